@@ -1,0 +1,102 @@
+//! An event: one committed change of one row (or one table), as write-ahead log tells it.
+//!
+//! This is the canonical form that everything after decoding works with. It holds enough to render every
+//! payload format later, and nothing that depends on who subscribed. Nothing in here knows Postgres.
+
+pub mod format;
+mod id;
+mod row;
+
+use std::sync::Arc;
+
+pub use id::{EventId, Fingerprint};
+pub use row::{Cell, Row, RowBuilder};
+
+/// A position in write-ahead log, in bytes since its beginning (`XLogRecPtr`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+/// A point in time: microseconds since 2000-01-01 00:00 UTC, as Postgres counts (`TimestampTz`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+/// What all events of one transaction share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// The top-level transaction id.
+    pub xid: u32,
+    /// Where the commit record begins: what orders transactions.
+    pub commit_lsn: Lsn,
+    /// The time in the commit record.
+    pub committed_at: Timestamp,
+    /// Tells this transaction from another that reused its place on a diverged timeline.
+    pub fingerprint: Fingerprint,
+}
+
+/// What happened to the row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// A row was inserted.
+    Insert,
+    /// A row was updated.
+    Update,
+    /// A row was deleted.
+    Delete,
+    /// A table was truncated.
+    Truncate,
+}
+
+/// A table's name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TableName {
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+}
+
+/// A column of a relation, dropped ones left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its `attnum`, counted from 1; survives renames.
+    pub number: i16,
+    /// Its type's oid.
+    pub type_oid: u32,
+    /// Its type as `format_type` prints it.
+    pub type_name: String,
+    /// Whether it belongs to the key: of the replica identity index, or of the primary key.
+    pub is_key: bool,
+}
+
+/// A relation as a stretch of write-ahead log knew it; a new one for each change of its definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    /// The oid of the table that holds the row.
+    pub oid: u32,
+    /// The oid of its topmost partitioned table, its own if it is no partition.
+    pub root_oid: u32,
+    /// Its name, then those of the partitioned tables above it, the topmost last. Never empty.
+    pub names: Vec<TableName>,
+    /// Its columns, in the order of the table.
+    pub columns: Vec<Column>,
+}
+
+/// One committed change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The transaction that committed it.
+    pub transaction: Arc<Transaction>,
+    /// Its place in the transaction, counted from 0 over all changes, wanted or not.
+    pub ordinal: u64,
+    /// What happened.
+    pub action: Action,
+    /// Where it happened.
+    pub relation: Arc<Relation>,
+    /// The row after the change: inserts and updates.
+    pub new: Option<Row>,
+    /// What WAL has of the row before the change: the key (other columns absent), or all under REPLICA IDENTITY
+    /// FULL; none when WAL has nothing.
+    pub old: Option<Row>,
+}
