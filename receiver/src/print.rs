@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Longer values are cut here, in characters.
 const WIDTH: usize = 400;
 
-/// Prints requests to standard output, in colour if that is a terminal.
+/// Prints requests to standard output, in colour if that is a terminal, or if `CLICOLOR_FORCE` is set.
 pub(crate) struct Printer {
     secret: Option<Secret>,
     colour: bool,
@@ -17,7 +17,8 @@ pub(crate) struct Printer {
 
 impl Printer {
     pub(crate) fn new(secret: Option<Secret>) -> Self {
-        Self { secret, colour: std::io::stdout().is_terminal() }
+        let forced = std::env::var_os("CLICOLOR_FORCE").is_some();
+        Self { secret, colour: forced || std::io::stdout().is_terminal() }
     }
 
     pub(crate) fn print(&self, request: &Request, reply: &Reply) {
