@@ -7,7 +7,8 @@ use std::process::Stdio;
 use postgres::error::{DbError, SqlState};
 use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
-use crate::{Server, eventually};
+use crate::event::{Event, distinct, events_of};
+use crate::{PATIENCE, Receiver, Server, eventually};
 
 /// One database of a cluster. Each call has a connection of its own, so a crash in between costs nothing.
 #[derive(Clone)]
@@ -161,6 +162,28 @@ impl Database {
             };
             (seen == "t").then_some(())
         });
+    }
+
+    /// Subscribes a receiver under a name, at the path of that name. `rest` are more arguments, such as
+    /// `tables => '{public.t}'`.
+    #[track_caller]
+    pub fn subscribe(&self, receiver: &Receiver, name: &str, rest: &str) {
+        let url = receiver.url(&format!("/{name}"));
+        let rest = if rest.is_empty() { String::new() } else { format!(", {rest}") };
+        self.sql(&format!("SELECT pgwh.subscribe('{url}', name => '{name}'{rest})"));
+    }
+
+    /// Waits until all that was committed before has reached a subscription made by [`Database::subscribe`], and
+    /// returns what it got, each event once.
+    #[track_caller]
+    pub fn delivered(&self, receiver: &Receiver, name: &str) -> Vec<Event> {
+        let seconds = PATIENCE.as_secs();
+        let reached = self.value(&format!("SELECT pgwh.wait('{name}', '{seconds} s')"));
+        if reached != "t" {
+            let state = self.rows("SELECT name, state, reason, pending, last_error FROM pgwh.status");
+            panic!("{name} was not reached within {seconds} s: {state:?}");
+        }
+        distinct(events_of(receiver, name))
     }
 
     /// Runs a script by `psql`, which must succeed, and returns what it printed.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -13,14 +14,19 @@ use crate::{Receiver, Request};
 pub struct Event {
     /// The whole of the webhook.
     pub whole: Value,
-    /// When it came.
-    pub arrived: Instant,
+    /// The request that brought it.
+    pub request: Arc<Request>,
 }
 
 impl Event {
     /// `schema.table action`, the shortest way to say what happened.
     pub fn what(&self) -> String {
         format!("{}.{} {}", self.text("schema"), self.text("table"), self.text("action"))
+    }
+
+    /// When it came.
+    pub fn arrived(&self) -> Instant {
+        self.request.arrived()
     }
 
     /// The event's id.
@@ -58,10 +64,16 @@ impl Deref for Event {
 
 /// All events of the requests a receiver kept, in order of arrival, repetitions included.
 pub fn events(receiver: &Receiver) -> Vec<Event> {
-    receiver.requests().iter().flat_map(|request| of(request)).collect()
+    receiver.requests().iter().flat_map(of).collect()
 }
 
-fn of(request: &Request) -> Vec<Event> {
+/// Those that came at one path; [`crate::Database::subscribe`] gives each subscription its own.
+pub fn events_of(receiver: &Receiver, subscription: &str) -> Vec<Event> {
+    let path = format!("/{subscription}");
+    receiver.requests().iter().filter(|request| request.path() == path).flat_map(of).collect()
+}
+
+fn of(request: &Arc<Request>) -> Vec<Event> {
     // Not by the receiver's own reading, which may round numbers.
     let whole: Value = serde_json::from_slice(request.body())
         .unwrap_or_else(|error| panic!("no JSON: {error} in {request:?}"));
@@ -69,7 +81,7 @@ fn of(request: &Request) -> Vec<Event> {
         Value::Array(members) => members,
         one => vec![one],
     };
-    members.into_iter().map(|whole| Event { whole, arrived: request.arrived() }).collect()
+    members.into_iter().map(|whole| Event { whole, request: Arc::clone(request) }).collect()
 }
 
 /// The events without those that came before, told by id: what a careful receiver acts on.
