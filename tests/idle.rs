@@ -1,0 +1,40 @@
+//! Who has nothing to do does nothing.
+
+use std::time::Duration;
+
+use harness::{Cluster, DECODER, DISPATCHER, LAUNCHER, Receiver};
+
+#[test]
+fn idle_processes_use_no_measurable_cpu_and_do_not_poll() {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "");
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 100) n");
+    cluster.delivered(&receiver, "s");
+    let processes = [LAUNCHER, DISPATCHER, DECODER].map(|kind| (kind, cluster.process(kind)));
+    // What they still write down after the last delivery is no idleness yet.
+    std::thread::sleep(Duration::from_secs(2));
+    let before = processes.map(|(_, process)| (process.cpu(), process.sleeps()));
+    let watched = Duration::from_secs(5);
+    std::thread::sleep(watched);
+    for ((kind, process), (cpu, sleeps)) in processes.into_iter().zip(before) {
+        // One tick of the clock is what can be measured.
+        assert!(process.cpu() - cpu <= Duration::from_millis(10), "{kind} used {:?}", process.cpu() - cpu);
+        let woken = process.sleeps() - sleeps;
+        assert!(woken <= 2 * watched.as_secs(), "{kind} woke up {woken} times in {watched:?}");
+    }
+}
+
+#[test]
+fn an_idle_slot_keeps_up_without_work_for_itself() {
+    let cluster = Cluster::with_extension();
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "");
+    cluster.delivered(&receiver, "s");
+    std::thread::sleep(Duration::from_secs(2));
+    // Nothing that we write makes us write again: WAL stands still but for the server's own records.
+    let before = cluster.value("SELECT pg_current_wal_insert_lsn()");
+    std::thread::sleep(Duration::from_secs(5));
+    cluster.wait_true(&format!("SELECT pg_current_wal_insert_lsn() - '{before}'::pg_lsn < 10000"));
+}
