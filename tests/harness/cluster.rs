@@ -238,6 +238,14 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
+    /// A new directory that the server may write to, and that goes with the cluster.
+    pub fn make_directory(&self, name: &str) -> PathBuf {
+        let path = self.directory.join(name);
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Server::get().own(&path);
+        path
+    }
+
     /// Where the data is.
     pub fn data(&self) -> PathBuf {
         self.directory.join("data")

@@ -75,13 +75,27 @@ impl Database {
 
     /// A connection, or why there is none.
     pub fn try_connect(&self) -> Result<Client, postgres::Error> {
-        Config::new()
+        self.config().connect(NoTls)
+    }
+
+    /// A connection that hands notices and warnings to `notice`.
+    #[track_caller]
+    pub fn connect_noticing(&self, notice: impl Fn(DbError) + Send + Sync + 'static) -> Client {
+        self.config()
+            .notice_callback(notice)
+            .connect(NoTls)
+            .unwrap_or_else(|error| panic!("{}", story(&error)))
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::new();
+        config
             .host_path(&self.socket)
             .port(PORT)
             .dbname(&self.name)
             .user(&self.user)
-            .application_name("test")
-            .connect(NoTls)
+            .application_name("test");
+        config
     }
 
     /// Runs statements, in one transaction if they are many and begin none.

@@ -1,0 +1,345 @@
+//! The extension comes, works, survives and goes by itself, with two lines of configuration.
+
+use harness::{
+    Cluster, DECODER, DISPATCHER, Database, LAUNCHER, PATIENCE, Process, Receiver, Setup, Stop, eventually,
+};
+
+const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
+
+/// Whether changes of this database arrive: the whole way, once.
+#[track_caller]
+fn works(database: &Database) {
+    let receiver = Receiver::start().unwrap();
+    database.sql("CREATE TABLE IF NOT EXISTS probe (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)");
+    database.subscribe(&receiver, "probe", "tables => '{public.probe}'");
+    database.sql("INSERT INTO probe DEFAULT VALUES");
+    assert_eq!(database.delivered(&receiver, "probe").len(), 1);
+    database.sql("SELECT pgwh.unsubscribe('probe')");
+}
+
+/// Waits until nothing of the extension is left in the cluster but the launcher.
+#[track_caller]
+fn nothing_is_left(cluster: &Cluster) {
+    cluster.wait_true("SELECT count(*) = 0 FROM pg_replication_slots");
+    cluster.wait_true(
+        "SELECT count(*) = 0 FROM pg_stat_activity \
+         WHERE backend_type IN ('pgstream_hooks dispatcher', 'pgstream_hooks decoder')",
+    );
+}
+
+#[test]
+fn two_lines_of_configuration_are_enough() {
+    let cluster = Setup::new()
+        // As the server ships, but for those two lines and where we listen.
+        .set("max_worker_processes = 8\nmax_replication_slots = 10\nmax_wal_senders = 10\nfsync = on")
+        .start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    works(&cluster);
+    for kind in [LAUNCHER, DISPATCHER, DECODER] {
+        cluster.process(kind);
+    }
+    assert_eq!(cluster.value("SELECT plugin FROM pg_replication_slots"), "pgstream_hooks");
+}
+
+#[test]
+fn a_preloaded_server_without_the_extension_has_a_launcher_and_no_slot() {
+    let cluster = Cluster::start();
+    cluster.process(LAUNCHER);
+    nothing_is_left(&cluster);
+}
+
+#[test]
+fn several_databases_have_their_own_slot_and_processes() {
+    let cluster = Cluster::with_extension();
+    let databases = ["one", "two", "three"].map(|name| cluster.create_database(name));
+    let receiver = Receiver::start().unwrap();
+    for database in &databases {
+        database.each(&["CREATE EXTENSION pgstream_hooks", "CREATE TABLE t (id int PRIMARY KEY)"]);
+        database.subscribe(&receiver, database.name(), "");
+    }
+    for database in &databases {
+        database.sql("INSERT INTO t VALUES (1)");
+    }
+    for database in &databases {
+        let events = database.delivered(&receiver, database.name());
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0]["database"], database.name());
+    }
+    assert_eq!(cluster.value(SLOTS), "4");
+    databases[0].sql("DROP EXTENSION pgstream_hooks");
+    cluster.wait_true("SELECT count(*) = 3 FROM pg_replication_slots");
+    works(&databases[1]);
+}
+
+#[test]
+fn not_preloaded_is_an_error_that_gives_the_line_to_add() {
+    let cluster = Setup::new().not_preloaded().start();
+    let refusal = cluster.refused("CREATE EXTENSION pgstream_hooks");
+    assert!(refusal.hint.contains("shared_preload_libraries = 'pgstream_hooks'"), "{refusal:?}");
+    assert_eq!(cluster.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgwh'"), "0");
+    cluster.set("shared_preload_libraries = 'pgstream_hooks'");
+    cluster.restart(Stop::Fast);
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    works(&cluster);
+}
+
+/// The warnings that statements give.
+#[track_caller]
+fn warnings(database: &Database, sql: &str) -> Vec<String> {
+    let log = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = std::sync::Arc::clone(&log);
+    let mut client = database.connect_noticing(move |notice| {
+        told.lock().unwrap().push(format!(
+            "{} {} {}",
+            notice.message(),
+            notice.detail().unwrap_or(""),
+            notice.hint().unwrap_or("")
+        ));
+    });
+    client.batch_execute(sql).unwrap();
+    drop(client);
+    std::mem::take(&mut log.lock().unwrap())
+}
+
+#[track_caller]
+fn says(database: &Database, check: &str, hint: &str) {
+    database.wait_true(&format!(
+        "SELECT NOT ok AND hint LIKE '%{hint}%' FROM pgwh.health() WHERE check_name = '{check}'"
+    ));
+}
+
+#[test]
+fn a_wal_level_too_low_warns_and_waits_and_goes_on_when_mended() {
+    let cluster = Setup::new().set("wal_level = replica").start();
+    let told = warnings(&cluster, "CREATE EXTENSION pgstream_hooks").join("\n");
+    assert!(told.contains("wal_level"), "{told}");
+    says(&cluster, "wal_level", "wal_level = logical");
+    let refusal = cluster.refused("SELECT pgwh.subscribe('http://127.0.0.1:9/')");
+    assert!(!refusal.detail.is_empty() && !refusal.hint.is_empty(), "{refusal:?}");
+    cluster.sql("ALTER SYSTEM SET wal_level = logical");
+    cluster.restart(Stop::Fast);
+    works(&cluster);
+}
+
+#[test]
+fn no_free_slot_warns_and_waits_and_goes_on_when_there_is_one() {
+    let cluster = Setup::new().set("max_replication_slots = 1").start();
+    cluster.sql("SELECT pg_create_physical_replication_slot('taken')");
+    let told = warnings(&cluster, "CREATE EXTENSION pgstream_hooks").join("\n");
+    assert!(told.contains("slot"), "{told}");
+    says(&cluster, "slot present and valid", "max_replication_slots");
+    cluster.sql("SELECT pg_drop_replication_slot('taken')");
+    works(&cluster);
+}
+
+#[test]
+fn no_free_worker_warns_and_waits_and_goes_on_when_there_is_one() {
+    // One for the launcher, one for logical replication's.
+    let cluster = Setup::new().set("max_worker_processes = 2").start();
+    let told = warnings(&cluster, "CREATE EXTENSION pgstream_hooks").join("\n");
+    assert!(told.contains("worker"), "{told}");
+    says(&cluster, "worker running", "");
+    cluster.set("max_worker_processes = 20");
+    cluster.restart(Stop::Fast);
+    works(&cluster);
+}
+
+#[test]
+fn killed_processes_come_back_by_themselves() {
+    let cluster = Cluster::with_extension();
+    for kind in [LAUNCHER, DISPATCHER, DECODER] {
+        cluster.kill9(kind);
+        works(&cluster);
+        for kind in [LAUNCHER, DISPATCHER, DECODER] {
+            cluster.process(kind);
+        }
+    }
+}
+
+#[test]
+fn terminated_processes_come_back_by_themselves() {
+    let cluster = Cluster::with_extension();
+    for kind in [DECODER, DISPATCHER, LAUNCHER] {
+        let process = cluster.process(kind);
+        cluster.sql(&format!("SELECT pg_terminate_backend({})", process.0));
+        eventually(&format!("another {kind}"), || {
+            (!process.is_alive() && !cluster.processes(kind).is_empty()).then_some(())
+        });
+        works(&cluster);
+    }
+    assert_eq!(cluster.value(SLOTS), "1");
+}
+
+#[test]
+fn every_way_to_restart_the_server_leaves_it_working() {
+    let cluster = Cluster::with_extension();
+    works(&cluster);
+    for how in [Stop::Fast, Stop::Immediate, Stop::Kill] {
+        cluster.restart(how);
+        works(&cluster);
+        assert_eq!(cluster.value(SLOTS), "1", "{how:?}");
+    }
+}
+
+#[test]
+fn a_stop_takes_no_longer_than_without_us() {
+    let cluster = Cluster::with_extension();
+    works(&cluster);
+    let begin = std::time::Instant::now();
+    cluster.stop(Stop::Fast);
+    assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(!cluster.log().contains("PANIC"), "no panic");
+}
+
+#[test]
+fn dropping_the_extension_leaves_nothing_and_creating_it_again_works() {
+    let cluster = Cluster::with_extension();
+    for statement in ["DROP EXTENSION pgstream_hooks", "DROP EXTENSION pgstream_hooks CASCADE"] {
+        works(&cluster);
+        cluster.sql(statement);
+        assert_eq!(cluster.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgwh'"), "0");
+        nothing_is_left(&cluster);
+        cluster.sql("CREATE EXTENSION pgstream_hooks");
+    }
+    works(&cluster);
+}
+
+#[test]
+fn dropping_counts_when_it_has_committed() {
+    let cluster = Cluster::with_extension();
+    works(&cluster);
+    let slot = cluster.value("SELECT slot_name FROM pg_replication_slots");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{public.probe}'");
+    cluster.sql("BEGIN; DROP EXTENSION pgstream_hooks; INSERT INTO probe DEFAULT VALUES; ROLLBACK");
+    cluster.sql("BEGIN; SAVEPOINT a; DROP EXTENSION pgstream_hooks; ROLLBACK TO a; INSERT INTO probe DEFAULT VALUES; COMMIT");
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 1);
+    assert_eq!(cluster.value("SELECT slot_name FROM pg_replication_slots"), slot, "the slot is the same");
+}
+
+#[test]
+fn dropping_and_creating_in_one_transaction_works() {
+    let cluster = Cluster::with_extension();
+    works(&cluster);
+    cluster.sql("BEGIN; DROP EXTENSION pgstream_hooks; CREATE EXTENSION pgstream_hooks; COMMIT");
+    works(&cluster);
+    cluster.wait_true("SELECT count(*) = 1 FROM pg_replication_slots");
+}
+
+#[test]
+fn creating_counts_when_it_has_committed() {
+    let cluster = Cluster::start();
+    cluster.sql("BEGIN; CREATE EXTENSION pgstream_hooks; ROLLBACK");
+    nothing_is_left(&cluster);
+    cluster.sql("BEGIN; CREATE TABLE other (n int); CREATE EXTENSION pgstream_hooks; COMMIT");
+    works(&cluster);
+}
+
+#[test]
+fn dropping_with_undelivered_events_and_under_load_leaves_nothing() {
+    let cluster = Cluster::with_extension();
+    let receiver = Receiver::start().unwrap();
+    receiver.behave(harness::Script::always(harness::Answer::Hang));
+    cluster.sql("CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)");
+    cluster.subscribe(&receiver, "s", "");
+    cluster.sql("INSERT INTO t SELECT FROM generate_series(1, 20000)");
+    receiver.wait_for(1, PATIENCE).unwrap();
+    cluster.sql("DROP EXTENSION pgstream_hooks");
+    nothing_is_left(&cluster);
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    works(&cluster);
+}
+
+#[test]
+fn a_server_killed_right_after_creating_or_dropping_finds_its_way() {
+    let cluster = Cluster::start();
+    for _ in 0..3 {
+        cluster.sql("CREATE EXTENSION pgstream_hooks");
+        cluster.restart(Stop::Kill);
+        works(&cluster);
+        cluster.sql("DROP EXTENSION pgstream_hooks");
+        cluster.restart(Stop::Kill);
+        nothing_is_left(&cluster);
+    }
+}
+
+/// A slot is consistent once every transaction that ran at its creation has ended.
+#[test]
+fn a_transaction_that_blocks_the_slot_is_named_by_health() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE TABLE held (n int)");
+    let mut writer = cluster.connect();
+    let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    writer.batch_execute("BEGIN; INSERT INTO held VALUES (1)").unwrap();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.wait_true(&format!(
+        "SELECT NOT ok AND detail LIKE '%{pid}%' AND hint IS NOT NULL FROM pgwh.health() \
+         WHERE check_name = 'slot present and valid'"
+    ));
+    // Subscribing in a transaction that has written would wait for itself.
+    let refusal =
+        cluster.refused("BEGIN; INSERT INTO held VALUES (2); SELECT pgwh.subscribe('http://127.0.0.1:9/')");
+    assert!(!refusal.hint.is_empty(), "{refusal:?}");
+    writer.batch_execute("COMMIT").unwrap();
+    works(&cluster);
+}
+
+#[test]
+fn workers_heed_no_setting_of_their_database() {
+    let cluster = Cluster::start();
+    let odd = cluster.create_database("odd");
+    for setting in [
+        "statement_timeout = '100ms'",
+        "lock_timeout = '100ms'",
+        "idle_in_transaction_session_timeout = '100ms'",
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = 'serializable'",
+        "search_path = 'nowhere'",
+        "TimeZone = 'Asia/Kathmandu'",
+        "DateStyle = 'German'",
+        "IntervalStyle = 'sql_standard'",
+        "bytea_output = 'escape'",
+        "extra_float_digits = -5",
+        "row_security = off",
+    ] {
+        cluster.sql(&format!("ALTER DATABASE odd SET {setting}"));
+    }
+    if harness::Server::get().major() >= 17 {
+        cluster.sql("ALTER DATABASE odd SET transaction_timeout = '100ms'");
+    }
+    let plain =
+        "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public; ";
+    odd.sql(&format!("{plain} CREATE EXTENSION pgstream_hooks"));
+    odd.sql(&format!(
+        "{plain} CREATE TABLE public.t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8);"
+    ));
+    let receiver = Receiver::start().unwrap();
+    // Not by the harness's way, which is subject to the settings.
+    let subscribe = format!("SELECT pgwh.subscribe('{}', name => 's')", receiver.url("/s"));
+    odd.each(&[plain, "SET transaction_isolation = 'read committed'", &subscribe]);
+    odd.each(&[plain, r"INSERT INTO t VALUES (1, '2026-11-20 12:00+00', '\x00ff', 0.1)"]);
+    receiver.wait_for(1, PATIENCE).unwrap();
+    let event = harness::events(&receiver).remove(0);
+    let expected =
+        serde_json::json!({"id": 1, "at": "2026-11-20T12:00:00+00:00", "raw": "\\x00ff", "f": 0.1});
+    assert_eq!(event["record"], expected);
+}
+
+#[test]
+fn the_log_is_quiet_when_all_is_well() {
+    let cluster = Cluster::with_extension();
+    works(&cluster);
+    let process: Process = cluster.process(DECODER);
+    assert!(process.is_alive());
+    cluster.stop(Stop::Fast);
+    let log = cluster.log();
+    for word in ["WARNING", "ERROR", "FATAL", "PANIC", "panicked"] {
+        let lines: Vec<_> = log
+            .lines()
+            .filter(|line| {
+                line.contains(word) && !line.contains("terminating") && !line.contains("starting up")
+            })
+            .collect();
+        assert!(lines.is_empty(), "{}", lines.join("\n"));
+    }
+}
