@@ -185,7 +185,12 @@ CREATE FUNCTION pgwh.delivery_stats(
 COMMENT ON FUNCTION pgwh.delivery_stats() IS 'what the dispatcher of this database counts for each subscription; pgwh.status() shows it in plain words';
 
 CREATE FUNCTION pgwh.slot_name() RETURNS name
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'slot_name_wrapper';
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT format('pgwh_%s_%s', d.oid, left(i.id::text, 8))::name
+        FROM pgwh.installation i, pg_catalog.pg_database d
+        WHERE d.datname = pg_catalog.current_database();
+    END;
 COMMENT ON FUNCTION pgwh.slot_name() IS 'name of this database''s replication slot';
 
 CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
@@ -194,9 +199,9 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         WITH processes AS MATERIALIZED (
             SELECT w.type, (
                 SELECT min(a.pid) FROM pg_catalog.pg_stat_activity a
-                WHERE a.backend_type = w.type AND (a.datname = current_database() OR w.type = 'pgwh launcher')
+                WHERE a.backend_type = w.type AND (a.datname = current_database() OR w.type = 'pgstream_hooks launcher')
             ) AS pid
-            FROM (VALUES ('pgwh launcher'), ('pgwh dispatcher'), ('pgwh decoder')) w (type)
+            FROM (VALUES ('pgstream_hooks launcher'), ('pgstream_hooks dispatcher'), ('pgstream_hooks decoder')) w (type)
         ), workers AS MATERIALIZED (
             -- What else was registered and is not connected can't be seen from here.
             SELECT count(*) AS used, current_setting('max_worker_processes')::integer AS most
