@@ -7,7 +7,6 @@ use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::api::event_types::UnknownEventType;
-use crate::api::pattern::PatternError;
 use crate::send::problem::Problem;
 
 /// Why a call was refused.
@@ -27,8 +26,8 @@ pub enum Error {
     Name(String),
     /// Not a kind of change.
     EventType(UnknownEventType),
-    /// Text that is no table pattern.
-    Pattern(String, PatternError),
+    /// Text that is no table pattern, and why.
+    Pattern(String, String),
     /// Both `tables` and `schema` or `table_name`.
     TablesTwice,
     /// A table that isn't there, and names that look like it.
@@ -121,11 +120,11 @@ impl Error {
                 format!("event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T."),
                 "For example: event_types => '{insert,update}'".into(),
             ),
-            Error::Pattern(pattern, error) => (
+            Error::Pattern(pattern, why) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "invalid table pattern".into(),
-                format!("The pattern {pattern:?} {error}."),
-                error.hint(),
+                format!("In '{pattern}', {why}."),
+                "Write 'schema.table', with * for any characters; names that are not lower case go into double quotes, as in SQL.".into(),
             ),
             Error::TablesTwice => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -15,6 +15,11 @@ pub struct UnknownEventType {
     pub later: bool,
 }
 
+/// All of them, which is the default.
+pub fn all() -> Vec<String> {
+    WORDS.map(str::to_owned).to_vec()
+}
+
 /// Brings words and letters (`I U D T`), in any case and order, into the stored form: each word once.
 pub fn normalise<S: AsRef<str>>(typed: &[S]) -> Result<Vec<String>, UnknownEventType> {
     let mut wanted = [false; WORDS.len()];
