@@ -6,6 +6,7 @@
 pub mod format;
 mod id;
 mod row;
+pub mod value;
 
 use std::sync::Arc;
 
