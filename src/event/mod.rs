@@ -8,6 +8,7 @@ mod id;
 mod lsn;
 mod row;
 mod time;
+pub mod value;
 
 use std::sync::Arc;
 
