@@ -7,7 +7,7 @@ use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::api::event_types::UnknownEventType;
-use crate::send::problem::Problem;
+use crate::send::Problem;
 
 /// Why a call was refused.
 #[derive(Clone, Debug)]

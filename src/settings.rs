@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
 
-use crate::send::guard::Guard;
+use crate::send::Guard;
 
 /// `pgwh.enabled`: whether anything is captured and sent. Off ends the workers of all databases; their slots stay.
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use super::subscribe::id_of;
 use super::tables;
 use crate::error::Error;
-use crate::send::endpoint::check_url;
+use crate::send::check_url;
 use crate::settings;
 use crate::worker::shmem;
 

@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 
 use super::near::near;
 use super::subscription::{Known, Subscription, Texts, Wish};
-use crate::decode::pattern::TablePattern;
+use super::tables;
+use crate::decode::pattern::NamePattern;
 use crate::error::Error;
 use crate::send::signature;
 use crate::settings;
@@ -53,13 +54,17 @@ fn subscribe(
 }
 
 /// One spelling out of `tables`, or `schema` and `table_name`.
-fn one_way(tables: Option<Texts>, schema: Option<String>, table: Option<String>) -> Result<Option<Texts>, Error> {
+fn one_way(
+    patterns: Option<Texts>,
+    schema: Option<String>,
+    table: Option<String>,
+) -> Result<Option<Texts>, Error> {
     let stands = |pattern: String| Some(vec![Some(pattern)]);
-    match (tables, schema, table) {
-        (tables, None, None) => Ok(tables),
-        (None, Some(schema), Some(table)) => Ok(stands(TablePattern::of_table(&schema, &table).to_string())),
-        (None, Some(schema), None) => Ok(stands(TablePattern::of_schema(&schema).to_string())),
-        (None, None, Some(table)) => Ok(stands(format!("\"{}\"", table.replace('"', "\"\"")))),
+    match (patterns, schema, table) {
+        (patterns, None, None) => Ok(patterns),
+        (None, Some(schema), Some(table)) => Ok(stands(tables::of_table(&schema, &table))),
+        (None, Some(schema), None) => Ok(stands(tables::of_schema(&schema))),
+        (None, None, Some(table)) => Ok(stands(NamePattern::exactly(&table).to_string())),
         (Some(_), ..) => Err(Error::TablesTwice),
     }
 }

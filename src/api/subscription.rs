@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{event_types, tables};
 use crate::error::Error;
-use crate::send::endpoint::{check_header, check_url};
+use crate::send::{check_header, check_url};
 use crate::settings;
 
 /// The longest name, in bytes.

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use pgrx::prelude::*;
 
 use super::near::near;
-use crate::decode::pattern::{ParsedPattern, TablePattern};
+use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
 use crate::error::Error;
 
 /// Schemas whose tables are never captured.
@@ -49,6 +49,17 @@ pub fn normalise(typed: &[String], known: &[String]) -> Result<Vec<String>, Erro
     Ok(patterns)
 }
 
+/// The stored form of exactly one table.
+pub fn of_table(schema: &str, table: &str) -> String {
+    let (schema, table) = (NamePattern::exactly(schema), NamePattern::exactly(table));
+    TablePattern { schema, table }.to_string()
+}
+
+/// The stored form of all tables of a schema.
+pub fn of_schema(schema: &str) -> String {
+    format!("{}.*", NamePattern::exactly(schema))
+}
+
 /// Checks that a pattern in stored form may be subscribed to now.
 pub fn check(stored: &str) -> Result<(), Error> {
     let pattern =
@@ -83,7 +94,7 @@ fn in_search_path(name: &str) -> Result<String, Error> {
         }
         std::ffi::CStr::from_ptr(schema).to_string_lossy().into_owned()
     };
-    Ok(TablePattern::of_table(&schema, name).to_string())
+    Ok(of_table(&schema, name))
 }
 
 /// The relation of that name, or the invalid oid.
@@ -107,7 +118,7 @@ fn check_table(name: &str, oid: pg_sys::Oid) -> Result<(), Error> {
     let (kind, persistence) =
         unsafe { (pg_sys::get_rel_relkind(oid) as u8, pg_sys::get_rel_persistence(oid) as u8) };
     let what = match (kind, persistence) {
-        (b'r' | b'p', b'p') if oid < pg_sys::Oid::from(pg_sys::FirstNormalObjectId) => "a system catalog",
+        (b'r' | b'p', b'p') if oid.to_u32() < pg_sys::FirstNormalObjectId => "a system catalog",
         (b'r' | b'p', b'p') => return Ok(()),
         (b'r' | b'p', b't') => "a temporary table",
         (b'r' | b'p', b'u') => "an unlogged table",
@@ -147,7 +158,7 @@ fn near_tables(name: &str) -> Result<Vec<String>, Error> {
     let mut found: Vec<String> = names
         .iter()
         .filter(|(_, table)| alike.contains(table))
-        .map(|(schema, table)| TablePattern::of_table(schema, table).to_string())
+        .map(|(schema, table)| of_table(schema, table))
         .collect();
     found.sort();
     found.truncate(alike.len());

@@ -40,14 +40,14 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             old_owner = old.get_by_name::<String>("owner")?;
             was_live = old.get_by_name::<bool>("enabled")?.unwrap_or_default();
             known.url = old.get_by_name::<String>("url")?;
-            known.tables = old.get_by_name::<Vec<String>>("tables")?.unwrap_or_default();
+            known.tables = texts(old, "tables")?.unwrap_or_default().into_iter().flatten().collect();
         }
     }
     let wish = Wish {
         name: new.get_by_name::<String>("name")?,
         url: new.get_by_name::<String>("url")?,
-        tables: new.get_by_name::<Texts>("tables")?,
-        event_types: new.get_by_name::<Texts>("event_types")?,
+        tables: texts(&new, "tables")?,
+        event_types: texts(&new, "event_types")?,
         headers: new.get_by_name::<JsonB>("headers")?,
         timeout: new.get_by_name::<Interval>("timeout")?,
         max_in_flight: new.get_by_name::<i32>("max_in_flight")?,
@@ -68,6 +68,11 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("timeout", subscription.timeout)?;
     new.set_by_name("max_in_flight", subscription.max_in_flight)?;
     Ok(new)
+}
+
+fn texts<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Result<Option<Texts>, Error> {
+    let array = row.get_by_name::<Array<'_, &str>>(column)?;
+    Ok(array.map(|array| array.iter().map(|text| text.map(str::to_owned)).collect()))
 }
 
 /// AFTER INSERT OR UPDATE OF home ON pgwh.subscriptions: a signing key for a subscription that has none.
