@@ -1,7 +1,6 @@
 //! A relation as the decoder knows it: who is interested, and how its rows are encoded.
 
 use std::ffi::CStr;
-use std::ptr;
 
 use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_64;
@@ -354,8 +353,5 @@ unsafe fn text(name: *const std::ffi::c_char) -> String {
         return String::new();
     }
     // SAFETY: as the caller promises.
-    unsafe { super::text::utf8(CStr::from_ptr(name).to_bytes()).into_owned_text() }
+    unsafe { super::text::utf8(CStr::from_ptr(name).to_bytes()).into_owned() }
 }
-
-#[allow(unused)]
-const _: *const () = ptr::null();
