@@ -421,11 +421,7 @@ impl Capture {
             }
         }
         if !edits.is_empty() {
-            let known = self.relations.values_mut();
-            known.for_each(|relation| relation.interests = self.router.interests(&relation.model.names));
-            // Those nobody wanted have no columns looked up yet.
-            self.relations
-                .retain(|_, relation| relation.interests.is_empty() || !relation.model.columns.is_empty());
+            self.relations.retain(|_, relation| relation.reroute(&self.router));
         }
         self.flush_when_full();
     }

@@ -28,6 +28,8 @@ pub struct CapturedRelation {
     pub model: Relation,
     /// Who may want its changes.
     pub interests: Vec<Interest>,
+    /// Whether anybody may want it at all: it is a table, and none of our own.
+    routable: bool,
     /// By which number the dispatcher knows it; none until it was told.
     pub reference: Option<u32>,
     identity: Identity,
@@ -80,7 +82,8 @@ impl CapturedRelation {
             let ours = names.0.first().is_some_and(|name| name.schema == "pgwh");
             let is_table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
                 || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
-            let interests = if ours || !is_table { Vec::new() } else { router.interests(&names.0) };
+            let routable = is_table && !ours;
+            let interests = if routable { router.interests(&names.0) } else { Vec::new() };
             let memory = Memory(pg_sys::AllocSetContextCreateExtended(
                 pg_sys::TopMemoryContext,
                 c"pgwh relation".as_ptr(),
@@ -101,6 +104,7 @@ impl CapturedRelation {
                     columns: Vec::new(),
                 },
                 interests,
+                routable,
                 reference: None,
                 identity,
                 columns: Vec::new(),
@@ -146,6 +150,14 @@ impl CapturedRelation {
                 });
             }
         }
+    }
+
+    /// Asks again who wants it; false when it has to be built anew, since nobody did before.
+    pub fn reroute(&mut self, router: &Router) -> bool {
+        if self.routable {
+            self.interests = router.interests(&self.model.names);
+        }
+        self.interests.is_empty() || !self.columns.is_empty() || !self.routable
     }
 
     /// Encodes the row after the change.
