@@ -6,7 +6,7 @@ use super::RenderContext;
 use super::json::{self, List};
 use crate::event::{Action, Cell, Cells, Column, Event, Row};
 
-/// Appends the body, as `docs` describe it: every member is there for every action.
+/// Appends the body. Every member is there for every action, in the same order.
 pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
     let names = &event.relation.names;
     let (schema, table) = names

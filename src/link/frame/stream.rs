@@ -125,7 +125,10 @@ impl Stream {
     /// # Errors
     ///
     /// When the stream is not what a decoder writes. It can't be relied on from there: begin a new session.
-    #[allow(clippy::should_implement_trait)]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "no iterator: none means not yet, and an error is the end"
+    )]
     pub fn next(&mut self) -> Result<Option<Item>, FrameError> {
         while let Some(body) = self.reader.next_frame()? {
             if let Some(item) = self.session.take(body)? {

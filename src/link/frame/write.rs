@@ -133,6 +133,10 @@ pub struct FailureHead<'a> {
 }
 
 /// A poison change, which becomes a dead letter.
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
 pub fn write_failed(out: &mut Vec<u8>, failure: &FailureHead<'_>) -> Result<(), TooLong> {
     let start = begin(out, tag::FAILED);
     put_option(out, failure.reference, put_u32);
@@ -146,6 +150,10 @@ pub fn write_failed(out: &mut Vec<u8>, failure: &FailureHead<'_>) -> Result<(), 
 }
 
 /// A version of a relation, known by `reference` from here on.
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
 pub fn write_relation(out: &mut Vec<u8>, reference: u32, relation: &Relation) -> Result<(), TooLong> {
     let start = begin(out, tag::RELATION);
     put_u32(out, reference);
@@ -198,6 +206,10 @@ pub fn write_image_end(out: &mut Vec<u8>, lsn: Lsn) {
 }
 
 /// What a subscription asks for from `lsn` on, as JSON text; none when it is gone.
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
 pub fn write_subscription(out: &mut Vec<u8>, id: i64, lsn: Lsn, spec: Option<&str>) -> Result<(), TooLong> {
     let start = begin(out, tag::SUBSCRIPTION);
     out.extend_from_slice(&id.to_le_bytes());
