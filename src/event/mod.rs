@@ -5,13 +5,16 @@
 
 pub mod format;
 mod id;
+mod lsn;
 mod row;
+mod time;
 pub mod value;
 
 use std::sync::Arc;
 
-pub use id::{EventId, Fingerprint};
-pub use row::{Cell, Row, RowBuilder};
+pub use id::{EventId, Fingerprint, InvalidEventId};
+pub use lsn::InvalidLsn;
+pub use row::{Cell, Cells, Row, RowBuilder, RowError};
 
 /// A position in write-ahead log, in bytes since its beginning (`XLogRecPtr`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

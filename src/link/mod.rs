@@ -1,0 +1,3 @@
+//! The link from decoder to dispatcher.
+
+pub mod frame;

@@ -1,0 +1,1 @@
+//! Payload formats: what a request's body looks like.
