@@ -19,7 +19,7 @@ CREATE FUNCTION compare(what text, source text) RETURNS bigint LANGUAGE plpgsql 
 DECLARE compared bigint;
 BEGIN
   EXECUTE format('WITH value AS MATERIALIZED (%s), pair AS MATERIALIZED (
-      SELECT pgwh_encode(v) AS ours, convert_to(to_json(v)::text, ''UTF8'') AS theirs FROM value WHERE v IS NOT NULL),
+      SELECT pgwh_encode(v) AS ours, convert_to(to_json(v)::text, ''UTF8'') AS theirs FROM value WHERE v IS DISTINCT FROM NULL),
     difference AS (INSERT INTO different SELECT %L, ours, theirs FROM pair WHERE ours IS DISTINCT FROM theirs)
     SELECT count(*) FROM pair', source, what) INTO compared;
   RETURN compared;
@@ -65,6 +65,22 @@ SELECT sum(compare(format('random %s', attname), format('SELECT %I AS v FROM ran
   FROM pg_attribute WHERE attrelid = 'random_value'::regclass AND attnum > 0;
 SELECT compare('random row', 'SELECT r AS v FROM random_value r') || ' random rows compared';
 SELECT compare('record', 'SELECT (1, ''a''::text, now(), null, row(2, row(3)))::record AS v') || ' record compared';
+
+-- Characters beyond ASCII of each encoding, as values and as names.
+CREATE TABLE beyond_ascii AS SELECT convert_from(bytes, getdatabaseencoding()) AS characters FROM (VALUES
+  ('LATIN1', decode('c3a9e9ff', 'hex')), ('EUC_JP', decode('c6fccbdcb8ec8fb0a1', 'hex'))) v (encoding, bytes)
+  WHERE encoding = getdatabaseencoding();
+SELECT format('CREATE TYPE "type %1$s" AS ("%1$s" text, e text[]); CREATE TYPE "enum %1$s" AS ENUM (%1$L);
+  CREATE TABLE of_characters AS SELECT %1$L::text AS t, %1$L::name AS n, to_jsonb(%1$L::text) AS j, (%1$L, array[%1$L])::"type %1$s" AS c,
+    to_json(%1$L::text) AS json, %1$L::"enum %1$s" AS e, hstore(%1$L, %1$L) AS h, array[%1$L] AS a, %1$L::citext AS ci', characters) FROM beyond_ascii \gexec
+SELECT sum(compare('beyond ASCII ' || attname, format('SELECT %I AS v FROM of_characters', attname))) || ' values beyond ASCII compared'
+  FROM pg_attribute WHERE attrelid = to_regclass('of_characters') AND attnum > 0;
+-- An SQL_ASCII database may hold any bytes; to_json would pass them on.
+SELECT getdatabaseencoding() = 'SQL_ASCII' AS any_bytes \gset
+\if :any_bytes
+INSERT INTO different SELECT 'invalid bytes', pgwh_encode(v), e FROM (VALUES
+  (E'a\xe9"\xc3\xa9\xff', decode('22' || '61efbfbd5c22c3a9efbfbd' || '22', 'hex'))) i (v, e) WHERE pgwh_encode(v) <> e;
+\endif
 
 -- Values that are equal have the same hash.
 CREATE TABLE unequal AS SELECT * FROM (VALUES

@@ -1,6 +1,6 @@
 -- Text beyond ASCII, after tests/types.sql, for databases whose encoding has it.
 INSERT INTO everyday (name, code, flag, data, raw, tags) VALUES
-  ('zażółć 🐢 日本語', 'żółw', 'żó', '{"ż": "🐢"}', '{"ż": "🐢"}', '{ż,🐢}'),
+  ('zażółć 🐢 日本語', 'żółw', 'żó', '{"ż": "🐢\u00e9"}', '{"ż": "🐢"}', '{ż,🐢}'),
   (repeat('€', 5000), 'é', 'é', '"é"', '"é"', '{é}');
 INSERT INTO every_type (c_name, c_text, c_char10, c_xml, c_tsvector) VALUES
   ('nazwa ż', E'\u2028\u00a0\ufeff\U0010ffff', 'żółw', '<ż>🐢</ż>', 'żółw:1');
