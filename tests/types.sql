@@ -98,8 +98,11 @@ INSERT INTO every_type (c_json) VALUES ('1'), ('"a"'), ('null'), (E'{"a"\n:\t[1,
   ((repeat('[', 500) || repeat(']', 500))::json);
 INSERT INTO every_type (c_jsonb) SELECT c_json::text::jsonb FROM every_type WHERE c_json::text !~ 'u0000';
 INSERT INTO every_type (c_jsonpath) VALUES ('$.a[*] ? (@ > 1 && @.b == "x")'), ('$');
-INSERT INTO every_type (c_xml) VALUES ('<a b="c">&lt;</a>'), (''), ('<?xml version="1.0"?><a/>'),
-  ('<?xml version="1.0" encoding="UTF-8" standalone="yes"?><a/>'), ('text');
+-- A server built without libxml has the type but takes no values.
+DO $$ BEGIN
+  INSERT INTO every_type (c_xml) VALUES ('<a b="c">&lt;</a>'), (''), ('<?xml version="1.0"?><a/>'),
+    ('<?xml version="1.0" encoding="UTF-8" standalone="yes"?><a/>'), ('text');
+EXCEPTION WHEN feature_not_supported THEN NULL; END $$;
 INSERT INTO every_type (c_point) VALUES ('(0,0)'), ('(1.5,-2e300)'), ('(NaN,Infinity)');
 INSERT INTO every_type (c_lseg) VALUES ('[(0,0),(1,1)]');
 INSERT INTO every_type (c_path) VALUES ('[(0,0),(1,1)]'), ('((0,0),(1,1),(2,0))');
