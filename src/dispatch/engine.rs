@@ -132,12 +132,15 @@ pub struct Engine<P> {
 }
 
 /// Lanes are kept for reuse unless they hold on to more memory than this many items take.
-const SPARE_CAPACITY: usize = 1024;
+const SPARE_CAPACITY: usize = 128;
 const SPARE_LANES: usize = 64;
 
 impl<P> Engine<P> {
     /// Bytes a delivery is charged for beside what [`Engine::arrive`] is told.
     pub const DELIVERY_BYTES: usize = Lanes::<Delivery<P>>::ITEM_BYTES;
+
+    /// Bytes a subscription is charged for while it has deliveries.
+    pub const SUBSCRIPTION_BYTES: usize = Lanes::<Delivery<P>>::BYTES;
 
     /// Everything that ended at or before `start` is done; at most `max_requests` are under way at once.
     pub fn new(start: Lsn, max_requests: usize) -> Engine<P> {
@@ -176,11 +179,12 @@ impl<P> Engine<P> {
         self.turns.withdraw(slot);
         self.timers.set(slot, None);
         let subscription = self.subscriptions.remove(slot as usize);
-        let mut dropped = 0;
-        for delivery in subscription.lanes.into_iter().flat_map(|lanes| lanes.into_items()) {
+        let Some(lanes) = subscription.lanes else { return 0 };
+        let dropped = lanes.len();
+        self.memory_used -= Self::SUBSCRIPTION_BYTES;
+        for delivery in lanes.into_items() {
             self.memory_used -= delivery.charge;
             self.progress.done(delivery.transaction);
-            dropped += 1;
         }
         dropped
     }
@@ -201,7 +205,10 @@ impl<P> Engine<P> {
         self.memory_used += charge;
         self.next_seq += 1;
         let lanes = &mut self.subscriptions[slot as usize].lanes;
-        let lanes = lanes.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        let lanes = lanes.get_or_insert_with(|| {
+            self.memory_used += Self::SUBSCRIPTION_BYTES;
+            self.spare.pop().unwrap_or_default()
+        });
         let delivery = Delivery { payload, charge, transaction, failures: 0, sent_at: None };
         lanes.arrive(self.next_seq, order, delivery);
         self.offer(slot);
@@ -250,10 +257,11 @@ impl<P> Engine<P> {
         let delivery = lanes.succeeded(ticket.item)?;
         if lanes.is_empty()
             && let Some(lanes) = subscription.lanes.take()
-            && self.spare.len() < SPARE_LANES
-            && lanes.capacity() <= SPARE_CAPACITY
         {
-            self.spare.push(lanes);
+            self.memory_used -= Self::SUBSCRIPTION_BYTES;
+            if self.spare.len() < SPARE_LANES && lanes.capacity() <= SPARE_CAPACITY {
+                self.spare.push(lanes);
+            }
         }
         subscription.delivered += 1;
         subscription.last_success_at = Some(now);
@@ -292,7 +300,7 @@ impl<P> Engine<P> {
         self.timers.next()
     }
 
-    /// Bytes charged for all deliveries that are not done.
+    /// Bytes charged for all deliveries that are not done; 0 when all are.
     pub fn memory_used(&self) -> usize {
         self.memory_used
     }

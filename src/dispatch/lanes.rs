@@ -114,6 +114,8 @@ pub(super) struct Lanes<T> {
     in_flight: usize,
     retrying: usize,
     blocked_keys: usize,
+    /// The most items there were since memory was last given back.
+    peak: usize,
 }
 
 impl<T> Default for Lanes<T> {
@@ -130,13 +132,17 @@ impl<T> Default for Lanes<T> {
             in_flight: 0,
             retrying: 0,
             blocked_keys: 0,
+            peak: 0,
         }
     }
 }
 
 impl<T> Lanes<T> {
-    /// Bytes that an item takes here at most, besides what it points to.
-    pub const ITEM_BYTES: usize = size_of::<Item<T>>() + 64;
+    /// Bytes that an item takes here at most, besides what it points to; tables have room for growth.
+    pub const ITEM_BYTES: usize = 2 * size_of::<Item<T>>();
+
+    /// Bytes that lanes take which hold a single item.
+    pub const BYTES: usize = size_of::<Self>() + 4 * size_of::<Item<T>>() + 512;
 
     /// Queues an item behind everything it must not overtake. `seq` rises with every arrival.
     pub fn arrive(&mut self, seq: u64, order: Order, value: T) {
@@ -159,6 +165,7 @@ impl<T> Lanes<T> {
             newest => self.item(newest).newer = slot,
         }
         self.newest = slot;
+        self.peak = self.peak.max(self.items.len());
 
         let waits_for = self.queue_behind_keys(slot, keys) + self.queue_behind_barrier(slot, table, barrier);
         if waits_for == 0 {
@@ -208,6 +215,7 @@ impl<T> Lanes<T> {
             }
         }
         self.leave_table(&item);
+        self.give_memory_back();
         Some(item.value)
     }
 
@@ -350,6 +358,21 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Tried whenever half of a burst is done, so an item's share in it is small. Items are not moved: theirs
+    /// goes back when the last of the burst are done, which hold the end of the slab.
+    fn give_memory_back(&mut self) {
+        if self.items.capacity() > 1024 && self.items.len() <= self.peak / 2 {
+            let room = self.peak;
+            self.peak = self.items.len();
+            self.items.shrink_to_fit();
+            self.last.shrink_to(room);
+            self.tables.shrink_to(room);
+            self.fresh.shrink_to(room);
+            self.woken.shrink_to(room);
+            self.blocked.shrink_to(room);
+        }
+    }
+
     fn waits_less(&mut self, slot: u32) {
         let item = self.item(slot);
         item.waits_for -= 1;
@@ -363,5 +386,25 @@ impl<T> Lanes<T> {
 impl<T> Item<T> {
     fn held_keys(&self) -> usize {
         self.keys.as_slice().len().max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_burst_is_given_back_though_one_item_stays_behind() {
+        let mut lanes = Lanes::default();
+        for seq in 0..100_000 {
+            lanes.arrive(seq, Order { keys: Keys::one(seq), table: 1, barrier: false }, ());
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| lanes.next().map(|(id, _)| id)).collect();
+        assert!(lanes.failed(sent[100], Instant::now()));
+        for (index, &id) in sent.iter().enumerate() {
+            assert_eq!(lanes.succeeded(id).is_some(), index != 100);
+        }
+        assert_eq!(lanes.len(), 1);
+        assert!(lanes.capacity() < 2_000, "{}", lanes.capacity());
     }
 }

@@ -204,7 +204,9 @@ impl World {
 
     fn check(&mut self) {
         let outstanding: usize = self.models.values().map(|(_, model)| model.outstanding()).sum();
-        assert_eq!(self.engine.memory_used(), outstanding * (CHARGE + Engine::<usize>::DELIVERY_BYTES));
+        let busy = self.models.values().filter(|(_, model)| model.outstanding() > 0).count();
+        let charged = outstanding * (CHARGE + Engine::<usize>::DELIVERY_BYTES);
+        assert_eq!(self.engine.memory_used(), charged + busy * Engine::<usize>::SUBSCRIPTION_BYTES);
         assert_eq!(self.engine.in_flight(), self.in_flight.len());
         let first = self.models.keys().filter_map(|&id| self.outstanding_of(id).min()).min();
         assert_eq!(self.engine.confirmed(), self.done_until(first));
