@@ -322,6 +322,11 @@ impl<P> Engine<P> {
         Some(oldest.map_or(self.progress.frontier(), |oldest| self.progress.commit_lsn(oldest.transaction)))
     }
 
+    /// What the oldest delivery that is not done carries.
+    pub fn oldest(&self, id: SubscriptionId) -> Option<&P> {
+        Some(&self.subscription(id)?.lanes.as_ref()?.oldest()?.payload)
+    }
+
     /// The subscriptions there are.
     pub fn subscriptions(&self) -> impl Iterator<Item = SubscriptionId> {
         self.subscriptions.iter().map(|(_, subscription)| subscription.id)
