@@ -28,6 +28,10 @@ const DRAIN_TIME: Duration = Duration::from_millis(100);
 /// A body buffer larger than this is not kept between requests.
 const KEPT_BODY: usize = 256 * 1024;
 
+/// The attempt at which a test's sender panics.
+#[cfg(test)]
+pub(super) const PANIC: u32 = u32::MAX;
+
 /// What one sender thread sends with.
 pub(super) struct Client {
     agent: Agent,
@@ -57,11 +61,12 @@ impl Client {
 
     /// Makes one attempt.
     pub fn deliver(&mut self, job: &Job) -> Outcome {
-        let (started_at, started) = (SystemTime::now(), Instant::now());
-        let deadline = started + job.endpoint.timeout;
         self.render(job);
-        let result = match self.head(job, started_at) {
-            Ok(headers) => self.exchange(job, &headers, deadline),
+        let started_at = SystemTime::now();
+        let head = self.head(job, started_at);
+        let started = Instant::now();
+        let result = match head {
+            Ok(headers) => self.exchange(job, &headers, started + job.endpoint.timeout),
             Err(error) => Err(Failure::unanswered(ErrorClass::Encode, error.to_string())),
         };
         if self.body.capacity() > KEPT_BODY {
@@ -71,6 +76,8 @@ impl Client {
     }
 
     fn render(&mut self, job: &Job) {
+        #[cfg(test)]
+        assert_ne!(job.attempt, PANIC, "for a test");
         let Endpoint { format, database, subscription, .. } = &*job.endpoint;
         let context = RenderContext { database, subscription };
         self.body.clear();
@@ -86,7 +93,7 @@ impl Client {
         let signature = signature::sign(&endpoint.keys, &id, timestamp, &self.body);
         let id = HeaderValue::from_maybe_shared(id)?;
         let mut headers = HeaderMap::with_capacity(8 + endpoint.headers.len());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.format.content_type()));
         headers.insert(
             USER_AGENT,
             HeaderValue::from_static(concat!("pgstream_hooks/", env!("CARGO_PKG_VERSION"))),
@@ -132,7 +139,8 @@ impl Client {
     /// Reads the body of an answer up to `limit` bytes, and a little more if that ends it.
     fn read(&self, response: Response<Body>, limit: usize) -> Result<Answer, ureq::Error> {
         let (head, body) = response.into_parts();
-        let mut answer = Answer { status: head.status, headers: head.headers, body: Vec::new(), complete: true };
+        let mut answer =
+            Answer { status: head.status, headers: head.headers, body: Vec::new(), complete: true };
         let mut reader = body.into_reader();
         answer.complete = (&mut reader).take(limit as u64).read_to_end(&mut answer.body).is_ok();
         if answer.body.len() >= limit {
@@ -159,11 +167,11 @@ impl Answer {
         let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
         let retry_after = text(RETRY_AFTER).and_then(|value| parse_retry_after(value, SystemTime::now()));
         let (class, message) = match status {
-            _ if !self.complete => {
+            200..300 if self.complete => return Ok(Success { status }),
+            200..300 => {
                 let fault = progress.fault.map(|fault| (fault.class, fault.message));
                 fault.unwrap_or((ErrorClass::Reset, "the answer's body is not valid HTTP".to_owned()))
             }
-            200..300 => return Ok(Success { status }),
             300..400 => {
                 let location = text(LOCATION).map(|to| format!(" to {}", &to[..to.len().min(200)]));
                 let location = location.unwrap_or_default();
