@@ -89,10 +89,14 @@ impl CompositeEncoder {
     fn shape(&mut self, type_oid: Oid, typmod: i32) -> &mut Shape {
         // SAFETY: a look-up in the type cache; it raises if there is no such type.
         let version = unsafe { pg_sys::assign_record_type_identifier(type_oid, typmod) };
-        let known = self
-            .shape
-            .take()
-            .filter(|shape| (shape.type_oid, shape.typmod, shape.version) == (type_oid, typmod, version));
+        let known = self.shape.take().filter(|shape| {
+            let is_same = (shape.type_oid, shape.typmod, shape.version) == (type_oid, typmod, version);
+            if !is_same {
+                // SAFETY: the copy is the shape's alone, and the shape goes.
+                unsafe { pg_sys::FreeTupleDesc(shape.tupdesc) };
+            }
+            is_same
+        });
         self.shape.insert(known.unwrap_or_else(|| Shape::look_up(type_oid, typmod, version, self.context)))
     }
 }
