@@ -97,9 +97,9 @@ impl Router {
         }
     }
 
-    /// Whether nobody wants anything.
-    pub fn is_empty(&self) -> bool {
-        self.subscriptions.is_empty()
+    /// Those who may get something.
+    pub fn ids(&self) -> impl Iterator<Item = i64> {
+        self.subscriptions.keys().copied()
     }
 
     /// Who is interested in a relation of these names (its own first, then those of the tables above it).

@@ -26,6 +26,12 @@ pub(crate) fn utf8(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
+/// A name out of a catalog.
+pub(crate) fn name(name: &pg_sys::NameData) -> String {
+    // SAFETY: a name is a C string within its 64 bytes.
+    unsafe { utf8(std::ffi::CStr::from_ptr(name.data.as_ptr()).to_bytes()).into_owned() }
+}
+
 /// Whether the database's encoding has other bytes than UTF-8 for what is not ASCII, and a conversion to it.
 fn must_be_converted() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();

@@ -1,0 +1,58 @@
+# What there is to do here. Every target works on a fresh machine, as root and as an ordinary user, and installs
+# only what it needs and the machine lacks.
+#
+#   make demo                          a throw-away server, a receiver, and webhooks to look at
+#   make test [PG=18]                  all tests, on PostgreSQL 15 or another major
+#   make [install] [PG_CONFIG=…]       compile the extension, install it into that server
+#   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
+#   make bench [PG=18]                 the figures of benches/README.md
+#   make lint                          format and clippy
+
+# The major that demo, test and bench run on; a server is found, installed or built.
+PG ?= 15
+# The server to install into; by default the one that demo and test would take.
+PG_CONFIG ?= $(shell scripts/postgres $(PG))
+# One directory for each major: the library is called the same in all.
+TARGET = target/pg$(PG)
+
+.PHONY: all demo test unit install installcheck bench lint clean
+.DEFAULT_GOAL := all
+
+all:
+	@scripts/build "$(PG_CONFIG)" release
+
+demo:
+	@PG=$(PG) scripts/demo
+
+unit:
+	cargo test --target-dir $(TARGET) --package pgstream_hooks --lib
+	cargo test --target-dir $(TARGET) --package receiver
+
+# Extra arguments of cargo test, such as TESTS='--test events toast'.
+test: unit
+	bindir=$$(scripts/server $(PG)) && \
+	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --target-dir $(TARGET) --package harness $(TESTS)
+
+install:
+	@scripts/install "$(PG_CONFIG)" "$$(scripts/build "$(PG_CONFIG)" release)"
+	@echo "Installed. Add to postgresql.conf, restart the server, and CREATE EXTENSION pgstream_hooks:"
+	@echo "    shared_preload_libraries = 'pgstream_hooks'"
+	@echo "    wal_level = logical"
+
+# As PGXS does it: the server is the one that PGHOST, PGPORT and PGUSER name.
+REGRESS = $(patsubst tests/regress/sql/%.sql,%,$(wildcard tests/regress/sql/*.sql))
+installcheck:
+	@scripts/regress "$(PG_CONFIG)" $(REGRESS)
+
+bench:
+	bindir=$$(scripts/server $(PG) release) && \
+	  PG=$(PG) PGWH_BINDIR=$$bindir cargo run --target-dir $(TARGET) --release --package benches -- $(BENCH)
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --target-dir $(TARGET) --workspace --all-targets -- -D warnings
+	@pg_config="$(PG_CONFIG)" && PGRX_PG_CONFIG_PATH=$$pg_config \
+	  cargo clippy --target-dir $(TARGET) --package pgstream_hooks --lib --features pg$(PG) -- -D warnings
+
+clean:
+	rm -rf target

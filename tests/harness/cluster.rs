@@ -1,0 +1,343 @@
+//! A throw-away cluster.
+
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+
+use crate::database::PORT;
+use crate::{Database, Process, Server, eventually};
+
+/// What every cluster is configured with: what the extension wants, and what makes a small server start fast.
+const SETTINGS: &[&str] = &[
+    "listen_addresses = ''",
+    "shared_preload_libraries = 'pgstream_hooks'",
+    "wal_level = logical",
+    "max_worker_processes = 40",
+    "max_replication_slots = 20",
+    "max_wal_senders = 20",
+    "shared_buffers = 32MB",
+    "pgwh.allowed_networks = '127.0.0.0/8'",
+    "log_line_prefix = '%m [%p] %b %d: '",
+    "log_error_verbosity = verbose",
+    // Nobody pulls the plug in a test; what is killed is a process, and files outlive it.
+    "fsync = off",
+];
+
+/// How a cluster is set up.
+#[derive(Default)]
+pub struct Setup {
+    settings: Vec<String>,
+}
+
+impl Setup {
+    /// As every cluster.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one more line of `postgresql.conf`, which wins over those before it.
+    pub fn set(mut self, line: &str) -> Self {
+        self.settings.push(line.to_owned());
+        self
+    }
+
+    /// Without the extension preloaded.
+    pub fn not_preloaded(self) -> Self {
+        self.set("shared_preload_libraries = ''")
+    }
+
+    /// Starts the cluster.
+    #[track_caller]
+    pub fn start(self) -> Cluster {
+        Cluster::with(&self.settings)
+    }
+}
+
+/// How to stop a server.
+#[derive(Clone, Copy, Debug)]
+pub enum Stop {
+    /// Ends sessions, writes a checkpoint.
+    Fast,
+    /// As in a crash: recovery follows.
+    Immediate,
+    /// `kill -9` of the postmaster and all its children: nobody has time to do anything.
+    Kill,
+}
+
+/// A running cluster in a temporary directory. Behind it is its database `postgres`. When dropped, it is stopped and
+/// removed; if a test fails, the end of its log is shown.
+pub struct Cluster {
+    directory: PathBuf,
+    postgres: Database,
+    server: Mutex<Option<Child>>,
+}
+
+impl Deref for Cluster {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.postgres
+    }
+}
+
+impl Cluster {
+    /// A cluster where the extension is preloaded and not created.
+    #[track_caller]
+    pub fn start() -> Self {
+        Setup::new().start()
+    }
+
+    /// A cluster whose database `postgres` has the extension.
+    #[track_caller]
+    pub fn with_extension() -> Self {
+        let cluster = Self::start();
+        cluster.sql("CREATE EXTENSION pgstream_hooks");
+        cluster
+    }
+
+    #[track_caller]
+    fn with(settings: &[String]) -> Self {
+        static SWEEP: Once = Once::new();
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        SWEEP.call_once(sweep);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // A socket's path may have some hundred characters only, so this one is short.
+        let directory = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
+        fs::create_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        Server::get().own(&directory);
+        copy(&template(), &directory.join("data"));
+        let cluster =
+            Self { postgres: Database::new(&directory, "postgres"), directory, server: Mutex::default() };
+        let socket = format!("unix_socket_directories = '{}'", cluster.directory.display());
+        let lines: Vec<&str> = SETTINGS
+            .iter()
+            .copied()
+            .chain([socket.as_str()])
+            .chain(settings.iter().map(String::as_str))
+            .collect();
+        cluster.set(&lines.join("\n"));
+        cluster.begin();
+        cluster
+    }
+
+    /// A database of it, there or not.
+    pub fn database(&self, name: &str) -> Database {
+        Database::new(&self.directory, name)
+    }
+
+    /// Creates a database.
+    #[track_caller]
+    pub fn create_database(&self, name: &str) -> Database {
+        self.sql(&format!("CREATE DATABASE {name}"));
+        self.database(name)
+    }
+
+    /// Adds to `postgresql.conf`; takes effect by [`Cluster::reload`] or [`Cluster::restart`].
+    pub fn set(&self, lines: &str) {
+        let path = self.directory.join("data/postgresql.conf");
+        let text = fs::read_to_string(&path).unwrap_or_default() + lines + "\n";
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Makes the server read its settings again.
+    #[track_caller]
+    pub fn reload(&self) {
+        self.sql("SELECT pg_reload_conf()");
+    }
+
+    /// Starts a server that was stopped.
+    #[track_caller]
+    pub fn begin(&self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
+        let mut postgres = Server::get().unprivileged("postgres");
+        postgres.arg("-D").arg(self.directory.join("data"));
+        let child = postgres
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start the server: {error}"));
+        *self.server() = Some(child);
+        eventually("ready for connections", || {
+            let ended = self.server().as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                panic!("the server ended: {status}\n{}", self.log());
+            }
+            self.postgres.try_connect().ok()
+        });
+    }
+
+    /// Stops the server, and waits until it has ended.
+    #[track_caller]
+    pub fn stop(&self, how: Stop) {
+        let Some(mut child) = self.server().take() else { return };
+        let postmaster = Process(child.id() as i32);
+        match how {
+            Stop::Fast => postmaster.signal(libc::SIGINT),
+            Stop::Immediate => postmaster.signal(libc::SIGQUIT),
+            Stop::Kill => {
+                // Stopped first, it sees no child die, and does nothing about it.
+                postmaster.pause();
+                let children = children(postmaster);
+                children.iter().chain([&postmaster]).for_each(|process| process.signal(libc::SIGKILL));
+                for process in children {
+                    eventually("gone after kill -9", || (!process.is_alive()).then_some(()));
+                }
+            }
+        }
+        eventually("the server ended", || child.try_wait().ok().flatten());
+    }
+
+    /// Stops and starts it.
+    #[track_caller]
+    pub fn restart(&self, how: Stop) {
+        self.stop(how);
+        self.begin();
+    }
+
+    /// The processes of a kind (`backend_type`), over all databases.
+    #[track_caller]
+    pub fn processes(&self, kind: &str) -> Vec<Process> {
+        self.processes_where(&format!("backend_type = '{kind}'"))
+    }
+
+    /// The one process of a kind in a database; waits until it is there.
+    #[track_caller]
+    pub fn process_of(&self, kind: &str, database: &str) -> Process {
+        eventually(&format!("a {kind} in {database}"), || {
+            let found = self.processes_where(&format!("backend_type = '{kind}' AND datname = '{database}'"));
+            found.first().copied()
+        })
+    }
+
+    /// The one process of a kind; waits until it is there.
+    #[track_caller]
+    pub fn process(&self, kind: &str) -> Process {
+        eventually(&format!("a {kind}"), || self.processes(kind).first().copied())
+    }
+
+    /// Kills the one process of a kind as `kill -9` does. The server then ends all sessions and recovers.
+    #[track_caller]
+    pub fn kill9(&self, kind: &str) {
+        self.process(kind).kill9();
+    }
+
+    #[track_caller]
+    fn processes_where(&self, condition: &str) -> Vec<Process> {
+        // A server in recovery has none.
+        let rows = self.try_rows(&format!("SELECT pid FROM pg_stat_activity WHERE {condition} ORDER BY pid"));
+        let pids = rows.unwrap_or_default().into_iter().flatten().flatten();
+        pids.filter_map(|pid| pid.parse().ok()).map(Process).collect()
+    }
+
+    /// What the server logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Where the data is.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// The directory of its socket: what `psql -h` wants.
+    pub fn host(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The port of its socket.
+    pub fn port(&self) -> u16 {
+        PORT
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    fn server(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("the end of the server's log:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+        if let Some(mut child) = self.server().take() {
+            Process(child.id() as i32).signal(libc::SIGQUIT);
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+const PREFIX: &str = "pgwh-";
+
+/// Ends and removes what tests that were killed have left.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')?.0.parse().ok());
+        let Some(owner) = owner.map(Process) else { continue };
+        if owner.is_alive() {
+            continue;
+        }
+        let pid_file = fs::read_to_string(entry.path().join("data/postmaster.pid")).unwrap_or_default();
+        if let Some(postmaster) = pid_file.lines().next().and_then(|pid| pid.parse().ok()).map(Process)
+            && fs::read_link(format!("/proc/{}/cwd", postmaster.0))
+                .is_ok_and(|cwd| cwd.starts_with(entry.path()))
+        {
+            postmaster.signal(libc::SIGQUIT);
+            eventually("a forgotten server ended", || (!postmaster.is_alive()).then_some(()));
+        }
+        let _ = fs::remove_dir_all(entry.path());
+    }
+}
+
+/// A data directory fresh from `initdb`, made once for each version and copied ever after.
+fn template() -> PathBuf {
+    let server = Server::get();
+    let keep = server.keep();
+    let name: String =
+        server.version().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let template = keep.join(&name);
+    if template.exists() {
+        return template;
+    }
+    let _ = fs::create_dir(&keep);
+    server.own(&keep);
+    // Several may be at it: each makes its own, and the first to finish wins.
+    let fresh = keep.join(format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
+    let initdb = server
+        .unprivileged("initdb")
+        .arg("-D")
+        .arg(&fresh)
+        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"])
+        .output()
+        .unwrap_or_else(|error| panic!("initdb: {error}"));
+    assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+    if let Err(error) = fs::rename(&fresh, &template) {
+        assert!(template.exists(), "{}: {error}", template.display());
+        let _ = fs::remove_dir_all(&fresh);
+    }
+    template
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done =
+        Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).stdin(Stdio::null()).status();
+    assert!(done.as_ref().is_ok_and(std::process::ExitStatus::success), "cannot copy the template: {done:?}");
+}
+
+fn children(of: Process) -> Vec<Process> {
+    let listed = |path: io::Result<String>| -> Vec<Process> {
+        path.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).map(Process).collect()
+    };
+    listed(fs::read_to_string(format!("/proc/{0}/task/{0}/children", of.0)))
+}

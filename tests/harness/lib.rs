@@ -1,0 +1,19 @@
+//! The harness of the end-to-end tests: throw-away clusters, what runs in them, and helpers that wait for
+//! conditions instead of sleeping.
+//!
+//! A failed expectation here is a panic with the story of what happened, since only tests and benchmarks use it.
+
+mod cluster;
+mod database;
+mod event;
+mod process;
+mod server;
+mod wait;
+
+pub use cluster::{Cluster, Setup, Stop};
+pub use database::{Database, Refusal};
+pub use event::{Event, distinct, events, events_of, in_key_order};
+pub use process::{DECODER, DISPATCHER, LAUNCHER, Process};
+pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
+pub use server::Server;
+pub use wait::{PATIENCE, eventually};

@@ -1,0 +1,80 @@
+//! The processes of a cluster, as the operating system sees them.
+
+use std::time::Duration;
+
+use crate::eventually;
+
+/// `backend_type` of the process that starts the others.
+pub const LAUNCHER: &str = "pgstream_hooks launcher";
+/// `backend_type` of the process that sends.
+pub const DISPATCHER: &str = "pgstream_hooks dispatcher";
+/// `backend_type` of the process that decodes.
+pub const DECODER: &str = "pgstream_hooks decoder";
+
+/// A process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Process(pub i32);
+
+impl Process {
+    /// Ends it at once, as `kill -9` does, and waits until it is gone.
+    #[track_caller]
+    pub fn kill9(self) {
+        self.signal(libc::SIGKILL);
+        eventually("gone after kill -9", || (!self.is_alive()).then_some(()));
+    }
+
+    /// Stops it where it is, until [`Process::resume`].
+    pub fn pause(self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    pub(crate) fn signal(self, signal: i32) {
+        // SAFETY: kill(2) takes any numbers.
+        unsafe { libc::kill(self.0, signal) };
+    }
+
+    /// Whether it is there, and no zombie.
+    pub fn is_alive(self) -> bool {
+        self.stat().is_some_and(|stat| stat[0] != "Z")
+    }
+
+    /// The processor time it used so far.
+    pub fn cpu(self) -> Duration {
+        let stat = self.stat().unwrap_or_default();
+        // proc(5): utime and stime are fields 14 and 15 of stat; the state, field 3, is our first.
+        let ticks: u64 = [11, 12].iter().filter_map(|at| stat.get(*at)?.parse::<u64>().ok()).sum();
+        // SAFETY: no pointers.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+        Duration::from_millis(ticks * 1000 / per_second)
+    }
+
+    /// How often it went to sleep so far, all its threads together.
+    pub fn sleeps(self) -> u64 {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.0)) else { return 0 };
+        threads
+            .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok())
+            .filter_map(|status| field(&status, "voluntary_ctxt_switches:"))
+            .sum()
+    }
+
+    /// Its memory that no file backs and nobody shares (RssAnon), in bytes.
+    pub fn memory(self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        field(&status, "RssAnon:").unwrap_or(0) * 1024
+    }
+
+    fn stat(self) -> Option<Vec<String>> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
+        // The name, in parentheses, may hold anything.
+        Some(stat.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
+    }
+}
+
+fn field(status: &str, name: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}

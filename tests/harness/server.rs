@@ -1,0 +1,116 @@
+//! Which server the tests run: its programs, and the user they run as.
+
+use std::ffi::{CString, OsStr};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// An installed server that has the extension.
+pub struct Server {
+    bindir: PathBuf,
+    /// Whom its programs run as; none stands for the user who runs the tests.
+    user: Option<(u32, u32)>,
+}
+
+impl Server {
+    /// The one that `PGWH_BINDIR` names; else a private copy of PostgreSQL `PG` (default 15), which
+    /// `scripts/server` makes with the extension compiled from this checkout.
+    pub fn get() -> &'static Server {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| {
+            let bindir = std::env::var_os("PGWH_BINDIR").map_or_else(build, PathBuf::from);
+            assert!(bindir.join("initdb").exists(), "there is no server in {}", bindir.display());
+            Server { bindir, user: unprivileged() }
+        })
+    }
+
+    /// Its major version.
+    pub fn major(&self) -> u32 {
+        static MAJOR: OnceLock<u32> = OnceLock::new();
+        *MAJOR.get_or_init(|| {
+            let text = self.version();
+            let digits: String =
+                text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+            digits.parse().unwrap_or_else(|_| panic!("no version in {text:?}"))
+        })
+    }
+
+    /// What `postgres --version` prints.
+    pub fn version(&self) -> String {
+        let output = self.command("postgres").arg("--version").output().expect("postgres runs");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// One of its programs, run by the user who runs the tests.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(self.bindir.join(program));
+        if let Some(lib) = self.own_libpq() {
+            command.env("LD_LIBRARY_PATH", lib);
+        }
+        // Tests say all there is to say to a client.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    /// One of its programs that refuses to run as root.
+    pub(crate) fn unprivileged(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = self.command(program);
+        command.stdin(Stdio::null()).current_dir("/");
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// Gives a file or directory to the user whom the server runs as.
+    pub(crate) fn own(&self, path: &Path) {
+        if let Some((uid, gid)) = self.user {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
+                .unwrap_or_else(|error| panic!("cannot give away {}: {error}", path.display()));
+        }
+    }
+
+    /// Where the tests keep what outlives them: beside the server's own directory.
+    pub(crate) fn keep(&self) -> PathBuf {
+        let user = self.user.map_or_else(|| "self".to_owned(), |(uid, _)| uid.to_string());
+        std::env::temp_dir().join(format!("pgwh-templates-{user}"))
+    }
+
+    fn own_libpq(&self) -> Option<PathBuf> {
+        let lib = self.bindir.parent()?.join("lib");
+        lib.join("libpq.so.5").exists().then_some(lib)
+    }
+}
+
+fn build() -> PathBuf {
+    let major = std::env::var("PG").unwrap_or_else(|_| "15".into());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/server");
+    let output = Command::new(&script)
+        .arg(major)
+        // cargo sets these for tests, and they are not meant for the cargo that the script runs.
+        .env_remove("CARGO_TARGET_DIR")
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    assert!(output.status.success(), "{} failed", script.display());
+    PathBuf::from(OsStr::new(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// `initdb` and `postgres` refuse to run as root: the user to be instead.
+fn unprivileged() -> Option<(u32, u32)> {
+    // SAFETY: no arguments, no failure.
+    if unsafe { libc::geteuid() } != 0 {
+        return None;
+    }
+    ["postgres", "nobody"].iter().find_map(|name| {
+        let name = CString::new(*name).ok()?;
+        // SAFETY: the name is a C string; the answer is read before anybody could ask again, from the one thread
+        // that initializes the server.
+        unsafe { libc::getpwnam(name.as_ptr()).as_ref() }.map(|entry| (entry.pw_uid, entry.pw_gid))
+    })
+}

@@ -1,0 +1,19 @@
+//! Waiting for conditions.
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits before it gives up: far longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until there is something to see, and returns it. Panics after [`PATIENCE`].
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?}, but never {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
