@@ -563,15 +563,10 @@ unsafe extern "C-unwind" fn startup(
 /// `ctx` is live, and no other reference to the capture is.
 unsafe fn capture<'a>(ctx: *mut pg_sys::LogicalDecodingContext) -> &'a mut Capture {
     // SAFETY: only the decoder sets the pointer, to a capture that outlives the context.
-    match unsafe { (*ctx).output_writer_private.cast::<Capture>().as_mut() } {
-        Some(capture) => capture,
-        None => pgrx::ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "this replication slot belongs to pgstream_hooks, which alone can read from it",
-            "SELECT * FROM pgwh.events shows what was captured."
-        ),
+    if let Some(capture) = unsafe { (*ctx).output_writer_private.cast::<Capture>().as_mut() } {
+        return capture;
     }
+    pgrx::error!("this replication slot belongs to pgstream_hooks, which alone can read from it")
 }
 
 #[pg_guard]

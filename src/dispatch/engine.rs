@@ -316,6 +316,11 @@ impl<P> Engine<P> {
         self.progress.confirmed()
     }
 
+    /// Everything that ended at or before this has arrived.
+    pub fn frontier(&self) -> Lsn {
+        self.progress.frontier()
+    }
+
     /// Every transaction that ended at or before this has reached this subscription.
     pub fn reached(&self, id: SubscriptionId) -> Option<Lsn> {
         let oldest = self.subscription(id)?.lanes.as_ref().and_then(|lanes| lanes.oldest());

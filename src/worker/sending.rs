@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,7 +30,8 @@ pub struct Sending {
     engine: Engine<Delivery>,
     pool: Pool,
     endpoints: HashMap<i64, Arc<Endpoint>>,
-    under_way: Slab<Ticket>,
+    /// By the number that the pool knows a request by.
+    under_way: Slab<(Ticket, i64)>,
     outcomes: Vec<Outcome>,
     /// Events that could not be encoded, by subscription.
     dead: HashMap<i64, u64>,
@@ -131,12 +132,7 @@ impl Sending {
 
     /// An event for each of its targets. Who is not known any more gets nothing.
     pub fn arrive(&mut self, event: &Arc<Event>, keys: LaneKeys, barrier: bool, targets: &[Target]) {
-        let keys = match (keys.key, keys.old) {
-            (Some(new), Some(old)) => Keys::two(old, new),
-            (Some(key), None) | (None, Some(key)) => Keys::one(key),
-            (None, None) => Keys::default(),
-        };
-        let order = Order { keys, table: event.relation.root_oid, barrier };
+        let order = Order { keys: Keys::of(keys.key, keys.old), table: event.relation.root_oid, barrier };
         // Shared by all targets, but charged to each: memory is then never more than what is charged.
         let charge = event.memory();
         for target in targets {
@@ -171,7 +167,7 @@ impl Sending {
             // The engine knows the subscriptions that have an endpoint.
             let Some(endpoint) = self.endpoints.get(&subscription.0) else { continue };
             let (endpoint, events) = (endpoint.clone(), vec![payload.clone()]);
-            let ticket = self.under_way.insert(ticket) as u64;
+            let ticket = self.under_way.insert((ticket, subscription.0)) as u64;
             self.pool.submit(Job { ticket, endpoint, events, attempt: number });
             self.changed.insert(subscription.0);
             any = true;
@@ -186,21 +182,18 @@ impl Sending {
         let any = !outcomes.is_empty();
         let now = Instant::now();
         for outcome in outcomes.drain(..) {
-            let Some(ticket) = self.under_way.try_remove(outcome.ticket as usize) else { continue };
+            let Some((ticket, id)) = self.under_way.try_remove(outcome.ticket as usize) else { continue };
             match outcome.result {
                 Ok(success) => {
-                    if let Some((_, id)) = self.engine.succeeded(ticket, success.status, now) {
-                        self.changed.insert(id.0);
-                    }
+                    self.engine.succeeded(ticket, success.status, now);
                 }
                 Err(failure) => {
                     let error = format!("{}: {}", failure.class.as_str(), failure.message);
                     let failure = Failure { status: failure.status, error, retry_after: failure.retry_after };
-                    if let Some((_, id)) = self.engine.failed(ticket, failure, now, jitter(outcome.ticket)) {
-                        self.changed.insert(id.0);
-                    }
+                    self.engine.failed(ticket, failure, now, jitter(outcome.ticket));
                 }
             }
+            self.changed.insert(id);
         }
         self.outcomes = outcomes;
         any
@@ -221,8 +214,9 @@ impl Sending {
         self.gone.drain(..).for_each(|id| publisher.withdraw(id));
         let changed = std::mem::take(&mut self.changed);
         for id in &changed {
-            if let Some(figures) = self.figures(*id, now) {
-                publisher.publish(&figures);
+            match self.figures(*id, now) {
+                Some(figures) => publisher.publish(&figures),
+                None => publisher.withdraw(*id),
             }
         }
         self.changed = changed;
@@ -259,7 +253,7 @@ impl Sending {
 
     /// What [`Sending::arm`] makes readable.
     pub fn wake_fd(&self) -> RawFd {
-        self.pool.wake_fd()
+        self.pool.wake_fd().as_raw_fd()
     }
 
     /// Asks to be woken by the next outcome; true if there are some already, or figures still to be shown.

@@ -133,6 +133,8 @@ pub struct Database {
     pub confirmable: AtomicU64,
     /// Up to here the slot is confirmed.
     pub confirmed: AtomicU64,
+    /// Up to here the slot's confirmed position is on disk: what a restart begins from is not before.
+    pub saved: AtomicU64,
     /// Up to here everything that ended has been handed to the dispatcher.
     pub frontier: AtomicU64,
     /// The first routing image is in its table: the slot may be made permanent.
@@ -193,7 +195,7 @@ impl Database {
         for number in [&self.phase, &self.queue, &self.figures, &self.failures, &self.problem_length] {
             number.store(0, Ordering::SeqCst);
         }
-        for lsn in [&self.confirmable, &self.confirmed, &self.frontier] {
+        for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier] {
             lsn.store(0, Ordering::SeqCst);
         }
         self.oid.store(oid.to_u32(), Ordering::SeqCst);
