@@ -175,6 +175,10 @@ CREATE FUNCTION pgwh.subscription_problem(url text, tables text[]) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'subscription_problem_wrapper';
 COMMENT ON FUNCTION pgwh.subscription_problem(text, text[]) IS 'why a subscription that was once accepted would be refused today; null when it would not';
 
+CREATE FUNCTION pgwh.capture_problem() RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
+COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
+
 CREATE FUNCTION pgwh.delivery_stats(
     OUT subscription_id bigint, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
     OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
@@ -245,7 +249,8 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         UNION ALL
         SELECT 'worker running', bool_and(p.pid IS NOT NULL),
             string_agg(p.type || coalesce(' has process id ' || p.pid, ' is not running'), ', ')
-                || format('; %s of %s worker processes in use', min(w.used), min(w.most)),
+                || format('; %s of %s worker processes in use', min(w.used), min(w.most))
+                || CASE WHEN bool_and(p.pid IS NOT NULL) THEN '' ELSE coalesce('; ' || pgwh.capture_problem(), '') END,
             CASE WHEN bool_and(p.pid IS NOT NULL) THEN NULL
                 WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
                 WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
@@ -270,7 +275,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         FROM slot s
         UNION ALL
         SELECT 'retained WAL', coalesce(s.wal_status, 'reserved') = 'reserved',
-            coalesce(format('the slot keeps %s of WAL', pg_size_pretty(s.retained)), 'the slot keeps no WAL'),
+            coalesce('the slot keeps ' || pg_size_pretty(s.retained) || ' of WAL', 'the slot keeps no WAL'),
             CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded or delivered: SELECT name, state, next_step FROM pgwh.status();' END
         FROM slot s
         UNION ALL

@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 
 use crate::error::Error;
 use crate::settings;
+use crate::worker::{shmem, wake};
 
 /// Refuses a server that has not preloaded the library; warns of what the workers will wait for.
 #[pg_extern(sql = false)]
@@ -35,7 +36,12 @@ fn extension_created() -> Result<(), ErrorReport> {
             "Raise max_worker_processes and restart the server.",
         );
     }
-    crate::worker::wake::ring_at_commit();
+    // The launcher is rung when this transaction commits; it is known by then which database to look at.
+    if let Some(shared) = shmem::shared() {
+        // SAFETY: reads a global of this process.
+        shared.claim(unsafe { pg_sys::MyDatabaseId });
+    }
+    wake::ring_at_commit();
     Ok(())
 }
 

@@ -33,7 +33,18 @@ fn preloaded() -> bool {
 #[pg_extern(sql = false)]
 fn subscription_problem(url: &str, tables: Vec<String>) -> Option<String> {
     let refusal = check_url(url, &settings::guard()).map(drop).map_err(Error::from);
-    tables.iter().map(|table| tables::check(table)).fold(refusal, Result::and).err().map(|error| error.in_one_line())
+    tables
+        .iter()
+        .map(|table| tables::check(table))
+        .fold(refusal, Result::and)
+        .err()
+        .map(|error| error.in_one_line())
+}
+
+/// Why this database's workers failed when they last tried.
+#[pg_extern(sql = false)]
+fn capture_problem() -> Option<String> {
+    shmem::my_database().map(|database| database.problem()).filter(|problem| !problem.is_empty())
 }
 
 /// Waits until everything committed before the call has reached the subscription.
@@ -46,6 +57,10 @@ fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorRe
     let timeout = timeout.ok_or(Error::Missing("timeout"))?;
     let patience = Duration::from_micros(u64::try_from(timeout.as_micros()).unwrap_or_default());
     let id = id_of(name)?;
+    if !is_live(id).map_err(Error::from)? {
+        notice!("the subscription is disabled or held, so nothing is sent to it");
+        return Ok(false);
+    }
     let end = shmem::wal_insert_end();
     // What a commit left in memory (synchronous_commit = off) would be decoded only after the next flush.
     // SAFETY: the position is one that has been inserted.
@@ -61,6 +76,19 @@ fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorRe
         pause = (pause * 2).min(LAST_PAUSE);
     }
     Ok(true)
+}
+
+/// Whether anything is sent to the subscription at all.
+fn is_live(id: i64) -> Result<bool, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let live = client.select(
+            "SELECT enabled AND home OPERATOR(pg_catalog.=) pgwh.home() FROM pgwh.subscriptions
+             WHERE id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        Ok(live.first().get_one::<bool>()?.unwrap_or_default())
+    })
 }
 
 /// Sleeps, giving way to cancel and to the end of the server.

@@ -1,5 +1,8 @@
 //! What SQL calls. `sql/` declares each function by hand; what a pure function can decide is decided in one.
 
+// pgrx raises an `ErrorReport`, which is large, and takes it by value only.
+#![allow(clippy::result_large_err)]
+
 pub mod event_types;
 
 #[cfg(feature = "server")]

@@ -145,11 +145,8 @@ fn unsubscribe(name: Option<String>) -> Result<i64, ErrorReport> {
     let id = id_of(name.clone())?;
     let pending = shmem::subscription_stats().into_iter().find(|stats| stats.subscription_id == id);
     let pending = pending.map_or(0, |stats| stats.pending);
-    Spi::run_with_args(
-        "DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
-        &[id.into()],
-    )
-    .map_err(Error::from)?;
+    Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])
+        .map_err(Error::from)?;
     if pending > 0 {
         notice!("{pending} undelivered events of subscription \"{}\" are dropped", name.unwrap_or_default());
     }

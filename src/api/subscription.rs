@@ -96,7 +96,8 @@ fn check_headers(headers: &serde_json::Value) -> Result<(), Error> {
     let mut seen = HashSet::new();
     for (name, value) in headers {
         // A value may be a secret, so no error repeats it.
-        let value = value.as_str().ok_or_else(|| Error::Headers(format!("The value of {name:?} is no string")))?;
+        let value =
+            value.as_str().ok_or_else(|| Error::Headers(format!("The value of {name:?} is no string")))?;
         check_header(name, value)?;
         if !seen.insert(name.to_ascii_lowercase()) {
             return Err(Error::HeaderTwice(name.clone()));

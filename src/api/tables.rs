@@ -27,14 +27,17 @@ const MOST_CANDIDATES: i64 = 20_000;
 pub fn normalise(typed: &[String], known: &[String]) -> Result<Vec<String>, Error> {
     let mut patterns = Vec::with_capacity(typed.len());
     for text in typed {
-        let parsed = ParsedPattern::parse(text).map_err(|error| Error::Pattern(text.clone(), error.to_string()))?;
+        let parsed =
+            ParsedPattern::parse(text).map_err(|error| Error::Pattern(text.clone(), error.to_string()))?;
         let pattern = match parsed {
             ParsedPattern::Qualified(pattern) => pattern.to_string(),
             ParsedPattern::Bare(name) if text.trim() == "*" => format!("{name}.{name}"),
             ParsedPattern::Bare(name) => match name.literal() {
                 Some(name) => in_search_path(name)?,
                 None => {
-                    let why = format!("there is a wildcard but no schema, as there is in 'public.{name}' or '*.{name}'");
+                    let why = format!(
+                        "there is a wildcard but no schema, as there is in 'public.{name}' or '*.{name}'"
+                    );
                     return Err(Error::Pattern(text.clone(), why));
                 }
             },
@@ -99,7 +102,9 @@ fn in_search_path(name: &str) -> Result<String, Error> {
 
 /// The relation of that name, or the invalid oid.
 fn find(schema: &str, table: &str) -> pg_sys::Oid {
-    let (Ok(schema), Ok(table)) = (CString::new(schema), CString::new(table)) else { return pg_sys::InvalidOid };
+    let (Ok(schema), Ok(table)) = (CString::new(schema), CString::new(table)) else {
+        return pg_sys::InvalidOid;
+    };
     // SAFETY: syscache look-ups in a transaction; both names are terminated.
     unsafe {
         match pg_sys::get_namespace_oid(schema.as_ptr(), true) {

@@ -1,10 +1,10 @@
 //! The triggers that make plain SQL on our tables as good as the functions.
 
-use pgrx::prelude::*;
-use pgrx::{AllocatedByRust, JsonB};
 use pgrx::datum::Interval;
 use pgrx::datum::datetime_support::transaction_timestamp;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
+use pgrx::prelude::*;
+use pgrx::{AllocatedByRust, JsonB};
 
 use super::subscribe::require_capture;
 use super::subscription::{Known, Texts, Wish};
@@ -22,7 +22,8 @@ fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>
 
 fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
     // What a BEFORE trigger calls new is the row as it is to be written.
-    let mut new = trigger.new().ok_or_else(|| Error::Internal("a trigger has no row".to_owned()))?.into_owned();
+    let mut new =
+        trigger.new().ok_or_else(|| Error::Internal("a trigger has no row".to_owned()))?.into_owned();
     let home = home()?;
     let is_copy = |row_home: Option<String>| row_home.is_some_and(|row_home| row_home != home);
     // A restored row stays as it is: its tables may be gone, its owner unknown, and it is held in any case.
