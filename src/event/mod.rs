@@ -5,12 +5,16 @@
 
 pub mod format;
 mod id;
+mod lsn;
 mod row;
+mod time;
+pub mod value;
 
 use std::sync::Arc;
 
-pub use id::{EventId, Fingerprint};
-pub use row::{Cell, Row, RowBuilder};
+pub use id::{EventId, Fingerprint, InvalidEventId};
+pub use lsn::InvalidLsn;
+pub use row::{Cell, Cells, Row, RowBuilder, RowError};
 
 /// A position in write-ahead log, in bytes since its beginning (`XLogRecPtr`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,4 +103,12 @@ pub struct Event {
     /// What WAL has of the row before the change: the key (other columns absent), or all under REPLICA IDENTITY
     /// FULL; none when WAL has nothing.
     pub old: Option<Row>,
+}
+
+impl Event {
+    /// The bytes of memory it takes, itself and its rows.
+    pub fn memory(&self) -> usize {
+        let rows = self.new.iter().chain(&self.old).map(|row| row.as_bytes().len());
+        size_of::<Event>() + rows.sum::<usize>()
+    }
 }

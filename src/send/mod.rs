@@ -1,0 +1,28 @@
+//! Sending: threads, HTTP, signatures and the network guard. Nothing in here knows Postgres.
+//!
+//! The dispatcher hands [`Job`]s to a [`Pool`] and collects an [`Outcome`] for each; what happens in between happens
+//! on the pool's threads, which own all they touch.
+
+mod buffers;
+mod client;
+mod connection;
+pub mod endpoint;
+mod exchange;
+pub mod guard;
+mod idle;
+mod network;
+mod outcome;
+mod pool;
+mod problem;
+mod resolver;
+pub mod signature;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod transport;
+
+pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url};
+pub use guard::Guard;
+pub use outcome::{ErrorClass, Failure, Outcome, Success};
+pub use pool::{Job, Pool, PoolSettings};
+pub use problem::Problem;

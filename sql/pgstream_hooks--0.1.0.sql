@@ -1,0 +1,402 @@
+\echo Use "CREATE EXTENSION pgstream_hooks" to load this file. \quit
+
+CREATE SCHEMA pgwh;
+COMMENT ON SCHEMA pgwh IS 'pgstream_hooks: committed row changes become webhooks. Start with \df+ pgwh.* and SELECT * FROM pgwh.health()';
+
+-- Refuses when the library is not preloaded, warns of what the workers will wait for.
+CREATE FUNCTION pgwh.extension_created() RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'extension_created_wrapper';
+COMMENT ON FUNCTION pgwh.extension_created() IS 'called once by CREATE EXTENSION: says what the server lacks';
+SELECT pgwh.extension_created();
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Who we are
+
+CREATE TABLE pgwh.installation (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    database_oid oid NOT NULL,
+    system_identifier bigint NOT NULL,
+    schema_version text NOT NULL
+);
+CREATE UNIQUE INDEX installation_is_one_row ON pgwh.installation ((true));
+COMMENT ON TABLE pgwh.installation IS 'one row: where and when this extension was created; a copy of the database tells itself from the original by it';
+COMMENT ON COLUMN pgwh.installation.id IS 'drawn at CREATE EXTENSION';
+COMMENT ON COLUMN pgwh.installation.database_oid IS 'the database''s oid at CREATE EXTENSION';
+COMMENT ON COLUMN pgwh.installation.system_identifier IS 'the cluster''s system identifier at CREATE EXTENSION';
+COMMENT ON COLUMN pgwh.installation.schema_version IS 'version of the tables and functions in this schema';
+
+INSERT INTO pgwh.installation (database_oid, system_identifier, schema_version)
+SELECT d.oid, c.system_identifier, '0.1.0'
+FROM pg_catalog.pg_database d, pg_catalog.pg_control_system() c
+WHERE d.datname = pg_catalog.current_database();
+
+CREATE FUNCTION pgwh.home() RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT i.id || '/' || d.oid || '/' || c.system_identifier
+        FROM pgwh.installation i, pg_catalog.pg_database d, pg_catalog.pg_control_system() c
+        WHERE d.datname = pg_catalog.current_database();
+    END;
+COMMENT ON FUNCTION pgwh.home() IS 'names this installation, database and cluster; a subscription whose home is another one is held';
+
+CREATE FUNCTION pgwh.version() RETURNS text
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'version_wrapper';
+COMMENT ON FUNCTION pgwh.version() IS 'version of the library that this server has loaded';
+
+CREATE FUNCTION pgwh.preloaded() RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'preloaded_wrapper';
+COMMENT ON FUNCTION pgwh.preloaded() IS 'whether shared_preload_libraries loaded the library at server start';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Subscriptions
+
+CREATE TABLE pgwh.subscriptions (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    url text NOT NULL,
+    tables text[] NOT NULL,
+    event_types text[] NOT NULL,
+    headers jsonb NOT NULL,
+    timeout interval NOT NULL,
+    max_in_flight integer NOT NULL,
+    enabled boolean NOT NULL DEFAULT true,
+    owner text NOT NULL DEFAULT current_user,
+    home text NOT NULL DEFAULT pgwh.home(),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+-- Its changes are decoded like any other's, and an update leaves unchanged TOAST out of WAL otherwise.
+ALTER TABLE pgwh.subscriptions REPLICA IDENTITY FULL;
+COMMENT ON TABLE pgwh.subscriptions IS 'who gets which changes; INSERT, UPDATE and DELETE are as good as pgwh.subscribe() and pgwh.unsubscribe(), under the same checks';
+COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never reused';
+COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url and tables when left out';
+COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
+COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
+COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
+COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
+COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
+COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are sent';
+COMMENT ON COLUMN pgwh.subscriptions.owner IS 'name of the role that it belongs to';
+COMMENT ON COLUMN pgwh.subscriptions.home IS 'where it was made, see pgwh.home(); SET home = DEFAULT arms it here';
+COMMENT ON COLUMN pgwh.subscriptions.created_at IS 'when it was made';
+COMMENT ON COLUMN pgwh.subscriptions.updated_at IS 'when it was last changed';
+
+CREATE FUNCTION pgwh.generate_secret() RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'generate_secret_wrapper';
+COMMENT ON FUNCTION pgwh.generate_secret() IS 'a new random signing key, whsec_…';
+
+CREATE TABLE pgwh.secrets (
+    subscription_id bigint PRIMARY KEY REFERENCES pgwh.subscriptions ON DELETE CASCADE,
+    secret text NOT NULL DEFAULT pgwh.generate_secret(),
+    previous_secret text,
+    previous_until timestamptz
+);
+COMMENT ON TABLE pgwh.secrets IS 'signing keys, apart from pgwh.subscriptions so that reading that shows none';
+COMMENT ON COLUMN pgwh.secrets.subscription_id IS 'the subscription it signs for';
+COMMENT ON COLUMN pgwh.secrets.secret IS 'whsec_ and 24 to 64 bytes in base64';
+COMMENT ON COLUMN pgwh.secrets.previous_secret IS 'the key before, which signs too until previous_until';
+COMMENT ON COLUMN pgwh.secrets.previous_until IS 'when the key before stops signing';
+
+CREATE TABLE pgwh.routing_image (
+    subscription_id bigint,
+    lsn pg_lsn,
+    spec text NOT NULL,
+    PRIMARY KEY (subscription_id, lsn)
+);
+COMMENT ON TABLE pgwh.routing_image IS 'subscriptions as write-ahead log has told of them so far; written by the dispatcher only, a restarted decoder begins from it';
+COMMENT ON COLUMN pgwh.routing_image.subscription_id IS 'the subscription, also when it is gone by now';
+COMMENT ON COLUMN pgwh.routing_image.lsn IS 'commit that made it so';
+COMMENT ON COLUMN pgwh.routing_image.spec IS 'the subscription as of that commit, as JSON';
+
+CREATE FUNCTION pgwh.check_subscription() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'check_subscription_wrapper';
+COMMENT ON FUNCTION pgwh.check_subscription() IS 'checks a subscription and stores it in one spelling';
+CREATE TRIGGER check_subscription BEFORE INSERT OR UPDATE ON pgwh.subscriptions
+    FOR EACH ROW EXECUTE FUNCTION pgwh.check_subscription();
+
+CREATE FUNCTION pgwh.provide_secret() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'provide_secret_wrapper';
+COMMENT ON FUNCTION pgwh.provide_secret() IS 'gives a subscription a signing key when it has none';
+-- A restored row keeps the key that the dump has for it.
+CREATE TRIGGER provide_secret AFTER INSERT OR UPDATE OF home ON pgwh.subscriptions
+    FOR EACH ROW WHEN (NEW.home = pgwh.home()) EXECUTE FUNCTION pgwh.provide_secret();
+
+CREATE FUNCTION pgwh.check_secret() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'check_secret_wrapper';
+COMMENT ON FUNCTION pgwh.check_secret() IS 'refuses what is no signing key';
+CREATE TRIGGER check_secret BEFORE INSERT OR UPDATE ON pgwh.secrets
+    FOR EACH ROW EXECUTE FUNCTION pgwh.check_secret();
+
+SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions', '');
+SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('pgwh.secrets', '');
+
+CREATE FUNCTION pgwh.subscribe(
+    url text,
+    name text DEFAULT NULL,
+    tables text[] DEFAULT NULL,
+    schema text DEFAULT NULL,
+    table_name text DEFAULT NULL,
+    event_types text[] DEFAULT '{insert,update,delete,truncate}',
+    headers jsonb DEFAULT '{}',
+    secret text DEFAULT NULL,
+    timeout interval DEFAULT '15 s',
+    max_in_flight integer DEFAULT 16,
+    enabled boolean DEFAULT true
+) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'subscribe_wrapper';
+COMMENT ON FUNCTION pgwh.subscribe IS
+'Sends every change committed from now on to an endpoint; returns the subscription''s id.
+  url            where to POST
+  name           identity: subscribing again under a name changes that subscription, without one the same url and tables do
+  tables         patterns schema.table with * wildcards, default {*.*}; a partitioned table stands for its partitions
+  schema, table_name   one schema or table, instead of tables
+  event_types    any of insert, update, delete, truncate (or I U D T)
+  headers        extra request headers, an object of strings
+  secret         signing key whsec_…, generated when left out: SELECT pgwh.secret(name)
+  timeout        limit of a whole request
+  max_in_flight  requests at once
+  enabled        whether to send
+Example: SELECT pgwh.subscribe(''https://example.com/hook'', tables => ''{public.orders}'');';
+
+CREATE FUNCTION pgwh.unsubscribe(name text) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'unsubscribe_wrapper';
+COMMENT ON FUNCTION pgwh.unsubscribe(text) IS 'ends a subscription; returns how many undelivered events are dropped with it';
+
+CREATE FUNCTION pgwh.secret(name text) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'secret_wrapper';
+COMMENT ON FUNCTION pgwh.secret(text) IS 'the key that signs a subscription''s requests';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Looking
+
+CREATE FUNCTION pgwh.subscription_problem(url text, tables text[]) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'subscription_problem_wrapper';
+COMMENT ON FUNCTION pgwh.subscription_problem(text, text[]) IS 'why a subscription that was once accepted would be refused today; null when it would not';
+
+CREATE FUNCTION pgwh.capture_problem() RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
+COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
+
+CREATE FUNCTION pgwh.delivery_stats(
+    OUT subscription_id bigint, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
+    OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
+    OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
+    OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
+COMMENT ON FUNCTION pgwh.delivery_stats() IS 'what the dispatcher of this database counts for each subscription; pgwh.status() shows it in plain words';
+
+CREATE FUNCTION pgwh.slot_name() RETURNS name
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT format('pgwh_%s_%s', d.oid, left(i.id::text, 8))::name
+        FROM pgwh.installation i, pg_catalog.pg_database d
+        WHERE d.datname = pg_catalog.current_database();
+    END;
+COMMENT ON FUNCTION pgwh.slot_name() IS 'name of this database''s replication slot';
+
+CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        WITH processes AS MATERIALIZED (
+            SELECT w.type, (
+                SELECT min(a.pid) FROM pg_catalog.pg_stat_activity a
+                WHERE a.backend_type = w.type AND (a.datname = current_database() OR w.type = 'pgstream_hooks launcher')
+            ) AS pid
+            FROM (VALUES ('pgstream_hooks launcher'), ('pgstream_hooks dispatcher'), ('pgstream_hooks decoder')) w (type)
+        ), workers AS MATERIALIZED (
+            -- What else was registered and is not connected can't be seen from here.
+            SELECT count(*) AS used, current_setting('max_worker_processes')::integer AS most
+            FROM pg_catalog.pg_stat_activity a
+            WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum worker', 'autovacuum launcher',
+                'background writer', 'checkpointer', 'walwriter', 'archiver', 'startup', 'walreceiver', 'logger',
+                'standalone backend', 'slotsync worker', 'walsummarizer', 'io worker')
+        ), slot AS MATERIALIZED (
+            SELECT s.*, CASE WHEN s.slot_name IS NULL THEN 'missing'
+                WHEN s.wal_status = 'lost' THEN 'invalid'
+                WHEN s.confirmed_flush_lsn IS NULL THEN 'being created' ELSE 'valid' END AS state,
+                pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                    ELSE pg_current_wal_lsn() END, s.restart_lsn) AS retained
+            FROM (SELECT pgwh.slot_name() AS wanted) n
+            LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = n.wanted
+        ), blocker AS MATERIALIZED (
+            -- A slot is consistent when every transaction that runs now has ended.
+            SELECT b.who, b.cure FROM (
+                SELECT a.backend_xid AS xid, format('transaction %s of process %s (%s, %s)', a.backend_xid, a.pid,
+                    a.usename, a.state) AS who, format('SELECT pg_terminate_backend(%s);', a.pid) AS cure
+                FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+                UNION ALL
+                SELECT p.transaction, format('prepared transaction %L', p.gid),
+                    format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database)
+                FROM pg_catalog.pg_prepared_xacts p
+            ) b ORDER BY age(b.xid) DESC LIMIT 1
+        ), subscription AS MATERIALIZED (
+            SELECT s.name, s.home <> pgwh.home() AS held,
+                CASE WHEN s.enabled THEN pgwh.subscription_problem(s.url, s.tables) END AS problem, s.updated_at
+            FROM pgwh.subscriptions s
+        ), endpoint AS MATERIALIZED (
+            SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
+            FROM pgwh.delivery_stats() t JOIN pgwh.subscriptions s ON s.id = t.subscription_id WHERE s.enabled
+        )
+        SELECT 'preloaded', pgwh.preloaded(),
+            CASE WHEN pgwh.preloaded() THEN 'loaded at server start' ELSE 'loaded by this session only' END,
+            CASE WHEN NOT pgwh.preloaded() THEN 'Add to postgresql.conf and restart the server: shared_preload_libraries = ''pgstream_hooks''' END
+        UNION ALL
+        SELECT 'wal_level', current_setting('wal_level') = 'logical', 'wal_level is ' || current_setting('wal_level'),
+            CASE WHEN current_setting('wal_level') <> 'logical' THEN 'ALTER SYSTEM SET wal_level = logical; and restart the server' END
+        UNION ALL
+        SELECT 'worker running', bool_and(p.pid IS NOT NULL),
+            string_agg(p.type || coalesce(' has process id ' || p.pid, ' is not running'), ', ')
+                || format('; %s of %s worker processes in use', min(w.used), min(w.most))
+                || CASE WHEN bool_and(p.pid IS NOT NULL) THEN '' ELSE coalesce('; ' || pgwh.capture_problem(), '') END,
+            CASE WHEN bool_and(p.pid IS NOT NULL) THEN NULL
+                WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
+                WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
+                ELSE 'They are started again within seconds; if they are not, the server''s log says why' END
+        FROM processes p, workers w
+        UNION ALL
+        SELECT 'slot present and valid', s.state = 'valid',
+            format('slot %s is %s; %s of %s slots in use', pgwh.slot_name(), s.state, u.used, current_setting('max_replication_slots'))
+                || CASE WHEN s.state = 'being created' THEN coalesce('; waiting for ' || (SELECT b.who FROM blocker b), '') ELSE '' END,
+            CASE s.state WHEN 'valid' THEN NULL
+                WHEN 'invalid' THEN 'The server gave the slot up; it is made again by itself, and what was not delivered by then is a gap'
+                WHEN 'being created' THEN coalesce('Creation ends when that transaction does: ' || (SELECT b.cure FROM blocker b), 'It will be ready in a moment')
+                ELSE CASE WHEN u.used >= current_setting('max_replication_slots')::integer
+                    THEN format('ALTER SYSTEM SET max_replication_slots = %s; and restart the server', u.used + 8)
+                    WHEN current_setting('wal_level') <> 'logical' THEN 'See check wal_level'
+                    ELSE 'The decoder makes it when it starts: see check worker running' END END
+        FROM slot s, (SELECT count(*) AS used FROM pg_catalog.pg_replication_slots) u
+        UNION ALL
+        SELECT 'slot plugin', coalesce(s.plugin = 'pgstream_hooks', true),
+            coalesce('plugin is ' || s.plugin, 'there is no slot yet'),
+            CASE WHEN s.plugin <> 'pgstream_hooks' THEN format('Another program made a slot of our name: SELECT pg_drop_replication_slot(%L);', s.slot_name) END
+        FROM slot s
+        UNION ALL
+        SELECT 'retained WAL', coalesce(s.wal_status, 'reserved') = 'reserved',
+            coalesce('the slot keeps ' || pg_size_pretty(s.retained) || ' of WAL', 'the slot keeps no WAL'),
+            CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded or delivered: SELECT name, state, next_step FROM pgwh.status();' END
+        FROM slot s
+        UNION ALL
+        SELECT 'schema version', e.extversion = i.schema_version AND e.extversion = pgwh.version(),
+            format('extension %s, schema %s, library %s', e.extversion, i.schema_version, pgwh.version()),
+            CASE WHEN e.extversion <> pgwh.version() THEN 'ALTER EXTENSION pgstream_hooks UPDATE; or, when the library is the older one, restart the server'
+                WHEN e.extversion <> i.schema_version THEN 'The row of pgwh.installation was changed by hand' END
+        FROM pgwh.installation i, pg_catalog.pg_extension e WHERE e.extname = 'pgstream_hooks'
+        UNION ALL
+        SELECT 'settings valid', current_setting('pgwh.enabled')::boolean AND f.wrong IS NULL,
+            coalesce(f.wrong, CASE WHEN current_setting('pgwh.enabled')::boolean THEN 'all settings pgwh.* are in effect' ELSE 'pgwh.enabled is off: nothing is captured or sent' END),
+            CASE WHEN f.wrong IS NOT NULL THEN 'Correct the file, then SELECT pg_reload_conf();'
+                WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();' END
+        FROM (SELECT string_agg(format('%s = %L: %s', c.name, c.setting, c.error), ', ') AS wrong
+            FROM pg_catalog.pg_file_settings c WHERE c.name LIKE 'pgwh.%' AND c.error IS NOT NULL
+                AND c.error <> 'setting could not be applied') f
+        UNION ALL
+        SELECT 'subscriptions valid', NOT coalesce(bool_or(s.held OR s.problem IS NOT NULL), false),
+            coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.held THEN 'held, made in another database' ELSE s.problem END), '; ' ORDER BY s.name)
+                FILTER (WHERE s.held OR s.problem IS NOT NULL), format('%s subscriptions', count(*))),
+            CASE WHEN bool_or(s.held OR s.problem IS NOT NULL) THEN 'SELECT name, state, reason, next_step FROM pgwh.status();' END
+        FROM subscription s
+        UNION ALL
+        SELECT 'endpoints reachable lately', NOT coalesce(bool_or(e.last_failure_at > coalesce(e.last_success_at, '-infinity')), false),
+            coalesce(string_agg(format('%s: %s', e.name, e.last_error), '; ' ORDER BY e.name)
+                FILTER (WHERE e.last_failure_at > coalesce(e.last_success_at, '-infinity')), 'no endpoint failed its last request'),
+            CASE WHEN bool_or(e.last_failure_at > coalesce(e.last_success_at, '-infinity')) THEN 'SELECT name, last_status, last_error, next_attempt_at FROM pgwh.status();' END
+        FROM endpoint e
+        UNION ALL
+        SELECT 'clock', c.latest <= clock_timestamp(), format('it is %s', clock_timestamp()),
+            CASE WHEN c.latest > clock_timestamp() THEN format('The server''s clock has gone back, it has already been %s: receivers refuse signatures that are off by minutes', c.latest) END
+        FROM (SELECT greatest(pg_postmaster_start_time(), (SELECT max(s.updated_at) FROM subscription s),
+            (SELECT max(e.last_success_at) FROM endpoint e)) AS latest) c;
+    END;
+COMMENT ON FUNCTION pgwh.health() IS 'one row a check: whether it is well, what was found, and what to type';
+
+CREATE VIEW pgwh.status AS
+    WITH broken AS MATERIALIZED (
+        SELECT h.detail, h.hint FROM pgwh.health() h
+        WHERE NOT h.ok AND h.check_name IN ('preloaded', 'wal_level', 'worker running', 'slot present and valid', 'slot plugin')
+        LIMIT 1
+    ), here AS MATERIALIZED (
+        SELECT pgwh.home() AS home, current_setting('pgwh.enabled')::boolean AS enabled,
+            CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
+    ), stats AS MATERIALIZED (
+        SELECT t.* FROM pgwh.delivery_stats() t
+    ), judged AS (
+        SELECT s.*, CASE
+            WHEN s.home <> h.home THEN 'held'
+            WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
+            WHEN p.problem IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN t.retrying > 0 THEN 'retrying'
+            ELSE 'active' END AS state,
+            p.problem
+        FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id,
+            LATERAL (SELECT CASE WHEN s.enabled AND s.home = h.home THEN pgwh.subscription_problem(s.url, s.tables) END) p (problem)
+    )
+    SELECT j.id AS subscription_id, j.name, j.url, j.state, 'live'::text AS mode,
+        CASE j.state
+            WHEN 'held' THEN 'it was made in another database, of which this one is a copy'
+            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE 'it is not enabled' END
+            WHEN 'error' THEN coalesce(j.problem, (SELECT b.detail FROM broken b))
+            WHEN 'retrying' THEN 'requests fail: ' || coalesce(t.last_error, 'status ' || t.last_status) END AS reason,
+        CASE j.state
+            WHEN 'held' THEN format('UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = %L;', j.name)
+            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
+                ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
+            WHEN 'error' THEN CASE WHEN j.problem IS NULL THEN (SELECT b.hint FROM broken b)
+                ELSE format('UPDATE pgwh.subscriptions SET url = …, tables = … WHERE name = %L;', j.name) END
+            END AS next_step,
+        coalesce(t.pending, 0) AS pending,
+        coalesce(t.retrying, 0) AS retrying,
+        coalesce(t.in_flight, 0) AS in_flight,
+        coalesce(t.delivered, 0) AS delivered,
+        coalesce(t.dead, 0) AS dead,
+        coalesce(t.blocked_keys, 0) AS blocked_keys,
+        NULL::text AS bottleneck,
+        NULL::text AS gap,
+        t.oldest_pending,
+        CASE WHEN t.reached IS NOT NULL THEN greatest(pg_wal_lsn_diff(h.lsn, '0/0'::pg_lsn + t.reached), 0)::bigint END AS lag_bytes,
+        CASE WHEN t.subscription_id IS NOT NULL
+            THEN coalesce(extract(epoch FROM clock_timestamp() - t.oldest_pending), 0)::double precision END AS lag_seconds,
+        t.last_success_at, t.last_failure_at, t.last_status, t.last_error, t.next_attempt_at, t.p50_ms, t.p99_ms
+    FROM judged j CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = j.id
+    ORDER BY j.id;
+COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
+COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
+COMMENT ON COLUMN pgwh.status.name IS 'its name';
+COMMENT ON COLUMN pgwh.status.url IS 'where it POSTs';
+COMMENT ON COLUMN pgwh.status.state IS 'active, retrying, disabled, held (a copy that must not send) or error (nothing can be sent)';
+COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory';
+COMMENT ON COLUMN pgwh.status.reason IS 'why it is in this state';
+COMMENT ON COLUMN pgwh.status.next_step IS 'what to type; null when there is nothing to do';
+COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet';
+COMMENT ON COLUMN pgwh.status.retrying IS 'of these, events that failed and wait for their next attempt';
+COMMENT ON COLUMN pgwh.status.in_flight IS 'requests under way';
+COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered since the dispatcher started';
+COMMENT ON COLUMN pgwh.status.dead IS 'events given up';
+COMMENT ON COLUMN pgwh.status.blocked_keys IS 'keys whose newer events wait behind a failed one';
+COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed';
+COMMENT ON COLUMN pgwh.status.gap IS 'changes that it will never get';
+COMMENT ON COLUMN pgwh.status.oldest_pending IS 'when the oldest pending event was committed';
+COMMENT ON COLUMN pgwh.status.lag_bytes IS 'WAL between the position it has reached and the end';
+COMMENT ON COLUMN pgwh.status.lag_seconds IS 'age of the oldest pending event, 0 when there is none';
+COMMENT ON COLUMN pgwh.status.last_success_at IS 'when a request last succeeded';
+COMMENT ON COLUMN pgwh.status.last_failure_at IS 'when a request last failed';
+COMMENT ON COLUMN pgwh.status.last_status IS 'HTTP status of the last response';
+COMMENT ON COLUMN pgwh.status.last_error IS 'what the last failure was';
+COMMENT ON COLUMN pgwh.status.next_attempt_at IS 'when the next retry is due';
+COMMENT ON COLUMN pgwh.status.p50_ms IS 'median duration of recent requests, in milliseconds';
+COMMENT ON COLUMN pgwh.status.p99_ms IS 'duration that 99 of 100 recent requests stayed below, in milliseconds';
+
+CREATE FUNCTION pgwh.status() RETURNS SETOF pgwh.status
+    LANGUAGE sql VOLATILE BEGIN ATOMIC SELECT * FROM pgwh.status; END;
+COMMENT ON FUNCTION pgwh.status() IS 'one row a subscription: how it fares, why, and what to type';
+
+CREATE FUNCTION pgwh.wait(name text, timeout interval DEFAULT '30 s') RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'wait_wrapper';
+COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committed before the call has reached the subscription; false when the time is up before';
+
+REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgwh FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA pgwh FROM PUBLIC;

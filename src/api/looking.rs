@@ -1,0 +1,107 @@
+//! `pgwh.wait` and what `pgwh.health` asks.
+
+use std::time::{Duration, Instant};
+
+use pgrx::datum::Interval;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::subscribe::id_of;
+use super::tables;
+use crate::error::Error;
+use crate::send::check_url;
+use crate::settings;
+use crate::worker::shmem;
+
+/// The first and the longest pause between two looks at what the dispatcher says.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Version of this library.
+#[pg_extern(sql = false)]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Whether the library was loaded at server start.
+#[pg_extern(sql = false)]
+fn preloaded() -> bool {
+    settings::preloaded()
+}
+
+/// Why a subscription that was once accepted would be refused today.
+#[pg_extern(sql = false)]
+fn subscription_problem(url: &str, tables: Vec<String>) -> Option<String> {
+    let refusal = check_url(url, &settings::guard()).map(drop).map_err(Error::from);
+    tables
+        .iter()
+        .map(|table| tables::check(table))
+        .fold(refusal, Result::and)
+        .err()
+        .map(|error| error.in_one_line())
+}
+
+/// Why this database's workers failed when they last tried.
+#[pg_extern(sql = false)]
+fn capture_problem() -> Option<String> {
+    shmem::my_database().map(|database| database.problem()).filter(|problem| !problem.is_empty())
+}
+
+/// Waits until everything committed before the call has reached the subscription.
+#[pg_extern(sql = false)]
+fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorReport> {
+    // SAFETY: reads a flag in shared memory.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(Error::OnStandby.into());
+    }
+    let timeout = timeout.ok_or(Error::Missing("timeout"))?;
+    let patience = Duration::from_micros(u64::try_from(timeout.as_micros()).unwrap_or_default());
+    let id = id_of(name)?;
+    if !is_live(id).map_err(Error::from)? {
+        notice!("the subscription is disabled or held, so nothing is sent to it");
+        return Ok(false);
+    }
+    let end = shmem::wal_insert_end();
+    // What a commit left in memory (synchronous_commit = off) would be decoded only after the next flush.
+    // SAFETY: the position is one that has been inserted.
+    unsafe { pg_sys::XLogFlush(end) };
+    let deadline = Instant::now().checked_add(patience);
+    let mut pause = FIRST_PAUSE;
+    while shmem::reached(id).is_none_or(|reached| reached < end) {
+        let left = deadline.map_or(LAST_PAUSE, |deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
+            return Ok(false);
+        }
+        sleep(pause.min(left));
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+    Ok(true)
+}
+
+/// Whether anything is sent to the subscription at all.
+fn is_live(id: i64) -> Result<bool, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let live = client.select(
+            "SELECT enabled AND home OPERATOR(pg_catalog.=) pgwh.home() FROM pgwh.subscriptions
+             WHERE id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        Ok(live.first().get_one::<bool>()?.unwrap_or_default())
+    })
+}
+
+/// Sleeps, giving way to cancel and to the end of the server.
+fn sleep(time: Duration) {
+    // SAFETY: the latch is the process' own.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            time.as_millis().max(1) as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}

@@ -1,0 +1,23 @@
+//! What SQL calls. `sql/` declares each function by hand; what a pure function can decide is decided in one.
+
+// pgrx raises an `ErrorReport`, which is large, and takes it by value only.
+#![allow(clippy::result_large_err)]
+
+pub mod event_types;
+
+#[cfg(feature = "server")]
+mod installed;
+#[cfg(feature = "server")]
+mod looking;
+#[cfg(feature = "server")]
+mod near;
+#[cfg(feature = "server")]
+pub mod status;
+#[cfg(feature = "server")]
+mod subscribe;
+#[cfg(feature = "server")]
+mod subscription;
+#[cfg(feature = "server")]
+mod tables;
+#[cfg(feature = "server")]
+mod triggers;

@@ -1,0 +1,198 @@
+//! `pgwh.subscribe`, `pgwh.unsubscribe` and `pgwh.secret`.
+
+use std::time::Duration;
+
+use pgrx::JsonB;
+use pgrx::datum::Interval;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::near::near;
+use super::subscription::{Known, Subscription, Texts, Wish};
+use super::tables;
+use crate::decode::pattern::NamePattern;
+use crate::error::Error;
+use crate::send::signature;
+use crate::settings;
+use crate::worker::shmem;
+
+/// How long to wait for capture to begin.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes or changes a subscription; returns its id.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn subscribe(
+    url: Option<String>,
+    name: Option<String>,
+    tables: Option<Texts>,
+    schema: Option<String>,
+    table_name: Option<String>,
+    event_types: Option<Texts>,
+    headers: Option<JsonB>,
+    secret: Option<String>,
+    timeout: Option<Interval>,
+    max_in_flight: Option<i32>,
+    enabled: Option<bool>,
+) -> Result<i64, ErrorReport> {
+    let enabled = enabled.unwrap_or(true);
+    if let Some(secret) = &secret {
+        signature::SigningKey::parse(secret).map_err(Error::from)?;
+    }
+    let tables = one_way(tables, schema, table_name)?;
+    let nameless = name.is_none();
+    let wish = Wish { name, url, tables, event_types, headers, timeout, max_in_flight };
+    // Bad input is refused at once, not after waiting for capture.
+    let mut wanted = wish.check(&Known::default())?;
+    if enabled {
+        require_capture()?;
+    }
+    if nameless && let Some(name) = name_of_the_same(&wanted)? {
+        wanted.name = name;
+    }
+    Ok(store(wanted, enabled, secret)?)
+}
+
+/// One spelling out of `tables`, or `schema` and `table_name`.
+fn one_way(
+    patterns: Option<Texts>,
+    schema: Option<String>,
+    table: Option<String>,
+) -> Result<Option<Texts>, Error> {
+    let stands = |pattern: String| Some(vec![Some(pattern)]);
+    match (patterns, schema, table) {
+        (patterns, None, None) => Ok(patterns),
+        (None, Some(schema), Some(table)) => Ok(stands(tables::of_table(&schema, &table))),
+        (None, Some(schema), None) => Ok(stands(tables::of_schema(&schema))),
+        (None, None, Some(table)) => Ok(stands(NamePattern::exactly(&table).to_string())),
+        (Some(_), ..) => Err(Error::TablesTwice),
+    }
+}
+
+/// Waits until changes are captured, so that none that is committed after the subscription is missed.
+///
+/// Capture begins when the transactions that have an xid by now have ended; one of them can't wait for it.
+pub fn require_capture() -> Result<(), Error> {
+    // SAFETY: reads the state of the present transaction.
+    let has_xid = unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId };
+    if !settings::preloaded() {
+        return Err(Error::NotPreloaded);
+    }
+    match shmem::await_capture(if has_xid { Duration::ZERO } else { PATIENCE }) {
+        Ok(()) => Ok(()),
+        Err(not_ready) if has_xid => Err(Error::NotReadyHere(not_ready.to_string())),
+        Err(not_ready) => Err(Error::NotReady(not_ready.to_string())),
+    }
+}
+
+/// The oldest subscription to the same url and tables: who gives no name means that one.
+fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
+    Ok(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT name FROM pgwh.subscriptions
+             WHERE url OPERATOR(pg_catalog.=) $1 AND tables OPERATOR(pg_catalog.=) $2 ORDER BY id LIMIT 1",
+            Some(1),
+            &[wanted.url.clone().into(), wanted.tables.clone().into()],
+        )?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
+    })?)
+}
+
+fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<i64, Error> {
+    Spi::connect_mut(|client| {
+        let id = client
+            .update(
+                "INSERT INTO pgwh.subscriptions AS s
+                   (name, url, tables, event_types, headers, timeout, max_in_flight, enabled)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                 ON CONFLICT (name) DO UPDATE SET
+                   (url, tables, event_types, headers, timeout, max_in_flight, enabled, home) =
+                   (EXCLUDED.url, EXCLUDED.tables, EXCLUDED.event_types, EXCLUDED.headers, EXCLUDED.timeout,
+                    EXCLUDED.max_in_flight, EXCLUDED.enabled, EXCLUDED.home)
+                 RETURNING s.id",
+                None,
+                &[
+                    wanted.name.into(),
+                    wanted.url.into(),
+                    wanted.tables.into(),
+                    wanted.event_types.into(),
+                    wanted.headers.into(),
+                    wanted.timeout.into(),
+                    wanted.max_in_flight.into(),
+                    enabled.into(),
+                ],
+            )?
+            .first()
+            .get_one::<i64>()?
+            .ok_or_else(|| Error::Internal("storing a subscription gave no id".to_owned()))?;
+        if let Some(secret) = secret {
+            // AFTER triggers of the INSERT have run by the end of its statement, so there is a row to change; a
+            // restored subscription may have none.
+            client.update(
+                "INSERT INTO pgwh.secrets (subscription_id, secret) VALUES ($1, $2)
+                 ON CONFLICT (subscription_id) DO UPDATE SET secret = EXCLUDED.secret",
+                None,
+                &[id.into(), secret.into()],
+            )?;
+        }
+        Ok(id)
+    })
+}
+
+/// Ends a subscription; returns how many undelivered events go with it.
+#[pg_extern(sql = false)]
+fn unsubscribe(name: Option<String>) -> Result<i64, ErrorReport> {
+    let id = id_of(name.clone())?;
+    let pending = shmem::subscription_stats().into_iter().find(|stats| stats.subscription_id == id);
+    let pending = pending.map_or(0, |stats| stats.pending);
+    Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])
+        .map_err(Error::from)?;
+    if pending > 0 {
+        notice!("{pending} undelivered events of subscription \"{}\" are dropped", name.unwrap_or_default());
+    }
+    Ok(pending)
+}
+
+/// The key that signs a subscription's requests.
+#[pg_extern(sql = false)]
+fn secret(name: Option<String>) -> Result<Option<String>, ErrorReport> {
+    let id = id_of(name)?;
+    let secret = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT secret FROM pgwh.secrets WHERE subscription_id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
+    });
+    Ok(secret.map_err(Error::from)?)
+}
+
+/// A new random signing key.
+#[pg_extern(sql = false)]
+fn generate_secret() -> Result<String, ErrorReport> {
+    Ok(signature::generate_secret().map_err(|error| Error::Internal(error.to_string()))?)
+}
+
+/// The id of the subscription of that name.
+pub fn id_of(name: Option<String>) -> Result<i64, Error> {
+    let name = name.ok_or(Error::Missing("name"))?;
+    Spi::connect(|client| {
+        let found = client.select(
+            "SELECT id FROM pgwh.subscriptions WHERE name OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[name.clone().into()],
+        )?;
+        if !found.is_empty()
+            && let Some(id) = found.first().get_one::<i64>()?
+        {
+            return Ok(id);
+        }
+        let mut names = Vec::new();
+        for row in client.select("SELECT name FROM pgwh.subscriptions", None, &[])? {
+            names.extend(row.get::<String>(1)?);
+        }
+        let near = near(&name, names).into_iter().map(|name| format!("\"{name}\"")).collect();
+        Err(Error::NoSuchSubscription(name, near))
+    })
+}

@@ -1,0 +1,171 @@
+//! Which tables a subscription means: patterns are brought into their stored spelling, and a name without wildcard
+//! must be a table whose changes are in write-ahead log.
+
+use std::ffi::CString;
+
+use pgrx::prelude::*;
+
+use super::near::near;
+use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
+use crate::error::Error;
+
+/// Schemas whose tables are never captured.
+const CLOSED_SCHEMAS: [(&str, &str); 4] = [
+    ("pgwh", "a table of pgstream_hooks itself"),
+    ("pg_catalog", "a system catalog"),
+    ("information_schema", "a system catalog"),
+    ("pg_toast", "a system catalog"),
+];
+
+/// How many names are looked at for a HINT; more tables than that are not worth the time.
+const MOST_CANDIDATES: i64 = 20_000;
+
+/// Brings patterns into their stored form: qualified, sorted, each once.
+///
+/// A name in `known` was accepted before and need not exist any more, so that a dropped table doesn't stand in the way
+/// of changing something else.
+pub fn normalise(typed: &[String], known: &[String]) -> Result<Vec<String>, Error> {
+    let mut patterns = Vec::with_capacity(typed.len());
+    for text in typed {
+        let parsed =
+            ParsedPattern::parse(text).map_err(|error| Error::Pattern(text.clone(), error.to_string()))?;
+        let pattern = match parsed {
+            ParsedPattern::Qualified(pattern) => pattern.to_string(),
+            ParsedPattern::Bare(name) if text.trim() == "*" => format!("{name}.{name}"),
+            ParsedPattern::Bare(name) => match name.literal() {
+                Some(name) => in_search_path(name)?,
+                None => {
+                    let why = format!(
+                        "there is a wildcard but no schema, as there is in 'public.{name}' or '*.{name}'"
+                    );
+                    return Err(Error::Pattern(text.clone(), why));
+                }
+            },
+        };
+        if !known.contains(&pattern) {
+            check(&pattern)?;
+        }
+        patterns.push(pattern);
+    }
+    patterns.sort();
+    patterns.dedup();
+    Ok(patterns)
+}
+
+/// The stored form of exactly one table.
+pub fn of_table(schema: &str, table: &str) -> String {
+    let (schema, table) = (NamePattern::exactly(schema), NamePattern::exactly(table));
+    TablePattern { schema, table }.to_string()
+}
+
+/// The stored form of all tables of a schema.
+pub fn of_schema(schema: &str) -> String {
+    format!("{}.*", NamePattern::exactly(schema))
+}
+
+/// Checks that a pattern in stored form may be subscribed to now.
+pub fn check(stored: &str) -> Result<(), Error> {
+    let pattern =
+        TablePattern::parse(stored).map_err(|error| Error::Pattern(stored.to_owned(), error.to_string()))?;
+    if let Some(schema) = pattern.schema.literal()
+        && let Some((_, what)) = CLOSED_SCHEMAS.iter().find(|(closed, _)| *closed == schema)
+    {
+        return Err(Error::NotATable(stored.to_owned(), what));
+    }
+    match pattern.literal() {
+        Some((schema, table)) => check_table(stored, find(schema, table)),
+        None => Ok(()),
+    }
+}
+
+/// The stored form of a name that the search path leads to.
+fn in_search_path(name: &str) -> Result<String, Error> {
+    let spelled = pgrx::spi::quote_identifier(name);
+    let Ok(c_name) = CString::new(name) else { return Err(Error::NoSuchTable(spelled, Vec::new())) };
+    // SAFETY: look-ups in a transaction; the name is terminated. `get_namespace_name` returns a copy or null.
+    let schema = unsafe {
+        let oid = pg_sys::RelnameGetRelid(c_name.as_ptr());
+        if oid == pg_sys::InvalidOid {
+            let near = near_tables(name)?;
+            return Err(Error::NoSuchTable(spelled, near));
+        }
+        // Before the schema is named: that of a temporary table says nothing to anybody.
+        check_table(&spelled, oid)?;
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid));
+        if schema.is_null() {
+            return Err(Error::NoSuchTable(spelled, Vec::new()));
+        }
+        std::ffi::CStr::from_ptr(schema).to_string_lossy().into_owned()
+    };
+    Ok(of_table(&schema, name))
+}
+
+/// The relation of that name, or the invalid oid.
+fn find(schema: &str, table: &str) -> pg_sys::Oid {
+    let (Ok(schema), Ok(table)) = (CString::new(schema), CString::new(table)) else {
+        return pg_sys::InvalidOid;
+    };
+    // SAFETY: syscache look-ups in a transaction; both names are terminated.
+    unsafe {
+        match pg_sys::get_namespace_oid(schema.as_ptr(), true) {
+            pg_sys::InvalidOid => pg_sys::InvalidOid,
+            namespace => pg_sys::get_relname_relid(table.as_ptr(), namespace),
+        }
+    }
+}
+
+/// As publications judge it (`is_publishable_class` in `pg_publication.c`), in words.
+fn check_table(name: &str, oid: pg_sys::Oid) -> Result<(), Error> {
+    if oid == pg_sys::InvalidOid {
+        return Err(Error::NoSuchTable(name.to_owned(), near_tables(name)?));
+    }
+    // SAFETY: syscache look-ups in a transaction; a relation that has gone meanwhile yields zeros.
+    let (kind, persistence) =
+        unsafe { (pg_sys::get_rel_relkind(oid) as u8, pg_sys::get_rel_persistence(oid) as u8) };
+    let what = match (kind, persistence) {
+        (b'r' | b'p', b'p') if oid.to_u32() < pg_sys::FirstNormalObjectId => "a system catalog",
+        (b'r' | b'p', b'p') => return Ok(()),
+        (b'r' | b'p', b't') => "a temporary table",
+        (b'r' | b'p', b'u') => "an unlogged table",
+        (b'v', _) => "a view",
+        (b'm', _) => "a materialized view",
+        (b'f', _) => "a foreign table",
+        (b'S', _) => "a sequence",
+        (b'i' | b'I', _) => "an index",
+        (b'c', _) => "a composite type",
+        _ => "no table",
+    };
+    Err(Error::NotATable(name.to_owned(), what))
+}
+
+/// Tables that could be subscribed to and whose name, with or without the schema, looks like this one.
+fn near_tables(name: &str) -> Result<Vec<String>, Error> {
+    let table = name.rsplit('.').next().unwrap_or(name).trim_matches('"');
+    let names = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT n.nspname::text, c.relname::text
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+             WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
+               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
+             LIMIT $1",
+            None,
+            &[MOST_CANDIDATES.into()],
+        )?;
+        let mut names = Vec::new();
+        for row in rows {
+            if let (Some(schema), Some(table)) = (row.get::<String>(1)?, row.get::<String>(2)?) {
+                names.push((schema, table));
+            }
+        }
+        Ok::<_, pgrx::spi::Error>(names)
+    })?;
+    let alike = near(table, names.iter().map(|(_, table)| table.clone()));
+    let mut found: Vec<String> = names
+        .iter()
+        .filter(|(_, table)| alike.contains(table))
+        .map(|(schema, table)| of_table(schema, table))
+        .collect();
+    found.sort();
+    found.truncate(alike.len());
+    Ok(found)
+}

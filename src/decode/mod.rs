@@ -1,0 +1,21 @@
+//! From write-ahead log to events: decode, route, encode.
+//!
+//! Routing is pure and tested without a server; the rest speaks to Postgres.
+
+pub mod pattern;
+pub mod route;
+
+#[cfg(feature = "server")]
+pub(crate) mod plugin;
+#[cfg(feature = "server")]
+pub(crate) mod raw;
+#[cfg(feature = "server")]
+pub(crate) mod relation;
+#[cfg(feature = "server")]
+pub(crate) mod session;
+#[cfg(feature = "server")]
+pub(crate) mod slot;
+#[cfg(feature = "server")]
+mod text;
+#[cfg(feature = "server")]
+pub(crate) mod value;

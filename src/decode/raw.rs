@@ -1,0 +1,276 @@
+//! Postgres as C knows it: symbols that pgrx doesn't bind, and every difference between the major versions.
+//!
+//! No other file names a version.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+
+/// What can raise or block must be called through [`pg_guard_ffi_boundary`]; the safe-looking names below do so.
+mod c {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub fn LogicalDecodingProcessRecord(
+            ctx: *mut pg_sys::LogicalDecodingContext,
+            record: *mut pg_sys::XLogReaderState,
+        );
+        pub fn read_local_xlog_page(
+            state: *mut pg_sys::XLogReaderState,
+            page: pg_sys::XLogRecPtr,
+            length: c_int,
+            target: pg_sys::XLogRecPtr,
+            buffer: *mut c_char,
+        ) -> c_int;
+        pub fn wal_segment_open(
+            state: *mut pg_sys::XLogReaderState,
+            segment: pg_sys::XLogSegNo,
+            timeline: *mut pg_sys::TimeLineID,
+        );
+        pub fn wal_segment_close(state: *mut pg_sys::XLogReaderState);
+        pub fn SnapBuildInitialSnapshot(builder: *mut pg_sys::SnapBuild) -> pg_sys::Snapshot;
+        pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+        pub fn die(signal: c_int);
+        pub fn SignalHandlerForConfigReload(signal: c_int);
+        #[cfg(not(feature = "pg18"))]
+        pub fn pqsignal(signal: c_int, handler: Option<unsafe extern "C-unwind" fn(c_int)>) -> *mut c_void;
+        #[cfg(feature = "pg18")]
+        #[link_name = "pqsignal_be"]
+        pub fn pqsignal(signal: c_int, handler: Option<unsafe extern "C-unwind" fn(c_int)>);
+    }
+}
+
+/// `SetLatch` without pgrx's guard: it can't raise, and is called where a commit must not be disturbed.
+pub mod unguarded {
+    use super::*;
+    unsafe extern "C-unwind" {
+        /// Sets a latch and wakes who waits on it (`storage/ipc/latch.c`).
+        pub fn SetLatch(latch: *mut pg_sys::Latch);
+    }
+}
+
+/// Installs the handlers of an ordinary backend: SIGTERM ends the process also out of a blocking wait in C, SIGHUP
+/// reloads the configuration.
+pub fn install_signal_handlers() {
+    // SAFETY: both handlers are the server's own and the process is a background worker that has not yet unblocked
+    // its signals.
+    unsafe {
+        c::pqsignal(libc::SIGTERM, Some(c::die));
+        c::pqsignal(libc::SIGHUP, Some(c::SignalHandlerForConfigReload));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// How write-ahead log is read on this machine, page by page (`xlogutils.c`).
+pub fn wal_reader_routine() -> pg_sys::XLogReaderRoutine {
+    pg_sys::XLogReaderRoutine {
+        page_read: Some(c::read_local_xlog_page),
+        segment_open: Some(c::wal_segment_open),
+        segment_close: Some(c::wal_segment_close),
+    }
+}
+
+/// Decodes the record that the context's reader holds; the plugin's callbacks run in here.
+///
+/// # Safety
+/// `ctx` is a live decoding context whose reader has just returned a record.
+pub unsafe fn process_record(ctx: *mut pg_sys::LogicalDecodingContext) {
+    // SAFETY: as the caller promises; an ERROR becomes a panic at this boundary.
+    unsafe { pg_guard_ffi_boundary(|| c::LogicalDecodingProcessRecord(ctx, (*ctx).reader)) }
+}
+
+/// Makes the present transaction see the database as of the slot's consistent point (as tablesync does).
+///
+/// # Safety
+/// `ctx` has found its start point with a full snapshot, and the present transaction is REPEATABLE READ and has not
+/// taken a snapshot.
+pub unsafe fn adopt_initial_snapshot(ctx: *mut pg_sys::LogicalDecodingContext) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let snapshot = pg_guard_ffi_boundary(|| c::SnapBuildInitialSnapshot((*ctx).snapshot_builder));
+        pg_sys::RestoreTransactionSnapshot(snapshot, pg_sys::MyProc.cast());
+    }
+}
+
+/// The partitioned tables above a partition, nearest first (`catalog/partition.c`).
+///
+/// # Safety
+/// A transaction is in progress and `relation` is a partition.
+pub unsafe fn partition_ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the caller promises; the list holds oids and lives in the current memory context.
+    unsafe {
+        let list = pg_guard_ffi_boundary(|| c::get_partition_ancestors(relation));
+        if list.is_null() {
+            return Vec::new();
+        }
+        (0..(*list).length as usize).map(|n| (*(*list).elements.add(n)).oid_value).collect()
+    }
+}
+
+/// Creates the slot, ephemeral: it goes with the process until it is persisted.
+///
+/// # Safety
+/// The process holds no slot.
+pub unsafe fn create_slot(name: &CStr) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_sys::ReplicationSlotCreate(
+            name.as_ptr(),
+            true,
+            pg_sys::ReplicationSlotPersistency::RS_EPHEMERAL,
+            false,
+        );
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_sys::ReplicationSlotCreate(
+            name.as_ptr(),
+            true,
+            pg_sys::ReplicationSlotPersistency::RS_EPHEMERAL,
+            false,
+            false,
+            false,
+        );
+    }
+}
+
+/// Takes the slot for this process; raises when another process holds it.
+///
+/// # Safety
+/// The process holds no slot.
+pub unsafe fn acquire_slot(name: &CStr) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true);
+        #[cfg(feature = "pg18")]
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true, false);
+    }
+}
+
+/// Whether the server has invalidated the slot, so that what it kept of WAL may be gone.
+pub fn slot_is_invalid(slot: &pg_sys::ReplicationSlotPersistentData) -> bool {
+    #[cfg(feature = "pg15")]
+    return slot.invalidated_at != 0;
+    #[cfg(not(feature = "pg15"))]
+    return slot.invalidated != pg_sys::ReplicationSlotInvalidationCause::RS_INVAL_NONE;
+}
+
+/// Releases what a failed decoding attempt left of slots.
+pub fn cleanup_slots() {
+    // SAFETY: releases the process' own ephemeral and temporary slots; it holds none afterwards.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_sys::ReplicationSlotCleanup();
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_sys::ReplicationSlotCleanup(false);
+    }
+}
+
+/// The old and the new tuple of a change, null where WAL has none.
+///
+/// # Safety
+/// `change` is an insert, update or delete that the reorder buffer handed to a change callback.
+pub unsafe fn tuples_of(change: *mut pg_sys::ReorderBufferChange) -> (pg_sys::HeapTuple, pg_sys::HeapTuple) {
+    // SAFETY: as the caller promises, so the `tp` member of the union is the one in use.
+    unsafe {
+        let tp = &(*change).data.tp;
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        {
+            let tuple = |buffer: *mut pg_sys::ReorderBufferTupleBuf| {
+                if buffer.is_null() { std::ptr::null_mut() } else { &raw mut (*buffer).tuple }
+            };
+            (tuple(tp.oldtuple), tuple(tp.newtuple))
+        }
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (tp.oldtuple, tp.newtuple)
+    }
+}
+
+/// The nth attribute of a tuple descriptor, counted from 0.
+///
+/// # Safety
+/// `desc` is a live descriptor with more than `n` attributes.
+pub unsafe fn attribute<'a>(desc: pg_sys::TupleDesc, n: usize) -> &'a pg_sys::FormData_pg_attribute {
+    // SAFETY: as the caller promises. Since 18 the full attributes stand behind the compact ones
+    // (`access/tupdesc.h`, TupleDescAttrAddress).
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return &*(*desc).attrs.as_ptr().add(n);
+        #[cfg(feature = "pg18")]
+        {
+            let compact = (*desc).compact_attrs.as_ptr();
+            let full = compact.add((*desc).natts as usize).cast::<pg_sys::FormData_pg_attribute>();
+            &*full.add(n)
+        }
+    }
+}
+
+/// The primary key's index of a relation, or the invalid oid.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn primary_key_index(relation: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::RelationGetPrimaryKeyIndex(relation);
+        #[cfg(feature = "pg18")]
+        return pg_sys::RelationGetPrimaryKeyIndex(relation, false);
+    }
+}
+
+/// Whether the role owns the database.
+pub fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalog by value; a transaction is in progress whenever a command runs.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_database_ownercheck(database, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role);
+    }
+}
+
+/// A wait set that lives as long as the process.
+pub fn create_wait_set(events: c_int) -> *mut pg_sys::WaitEventSet {
+    // SAFETY: the set is owned by the top memory context, or since 17 by no resource owner, which is as long.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, events);
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events);
+    }
+}
+
+/// The end of write-ahead log as inserted so far.
+///
+/// On a page boundary the server answers with the position behind the next page's header, where a reader does not
+/// yet stand: the boundary itself is what a reader reaches (`xlog.c`, XLogBytePosToRecPtr).
+pub fn wal_insert_end() -> u64 {
+    // SAFETY: reads shared memory.
+    let end = unsafe { pg_sys::GetXLogInsertRecPtr() };
+    let in_page = end % u64::from(pg_sys::XLOG_BLCKSZ);
+    let short = size_of::<pg_sys::XLogPageHeaderData>() as u64;
+    let long = size_of::<pg_sys::XLogLongPageHeaderData>() as u64;
+    if in_page == short || in_page == long { end - in_page } else { end }
+}
+
+/// The process number of a backend's slot in shared memory.
+pub fn my_process_number() -> i32 {
+    // SAFETY: MyProc points into the array that ProcGlobal names once the process is initialised.
+    unsafe { pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) as i32 }
+}
+
+/// The latch of the process with that number, null when out of range.
+///
+/// # Safety
+/// Shared memory is attached.
+pub unsafe fn latch_of(number: i32) -> *mut pg_sys::Latch {
+    // SAFETY: as the caller promises; the number is checked against the array's length.
+    unsafe {
+        let global = pg_sys::ProcGlobal;
+        if number < 0 || number as u32 >= (*global).allProcCount {
+            return std::ptr::null_mut();
+        }
+        &raw mut (*(*global).allProcs.add(number as usize)).procLatch
+    }
+}

@@ -1,0 +1,369 @@
+//! A relation as the decoder knows it: who is interested, and how its rows are encoded.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::raw;
+use super::route::{Interest, Router};
+use super::value::{KeyHasher, ValueEncoder, is_unchanged_toast};
+use crate::event::{Column, Relation, RowBuilder, TableName};
+use crate::link::frame::LaneKeys;
+
+/// What write-ahead log has of the old row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Identity {
+    /// The key's columns, when the key changed and in a delete.
+    Key,
+    /// All columns.
+    Full,
+    /// Nothing.
+    Nothing,
+}
+
+/// A relation as of one version of its definition.
+pub struct CapturedRelation {
+    /// What the dispatcher is told of it.
+    pub model: Relation,
+    /// Who may want its changes.
+    pub interests: Vec<Interest>,
+    /// Whether anybody may want it at all: it is a table, and none of our own.
+    routable: bool,
+    /// By which number the dispatcher knows it; none until it was told.
+    pub reference: Option<u32>,
+    identity: Identity,
+    columns: Vec<CapturedColumn>,
+    memory: Memory,
+}
+
+struct CapturedColumn {
+    /// Index into the tuple.
+    place: usize,
+    /// The type's length; -1 for values that may be stored elsewhere.
+    length: i16,
+    /// Whether write-ahead log carries it: virtual generated columns are nowhere.
+    stored: bool,
+    is_key: bool,
+    encoder: ValueEncoder,
+    hasher: Option<KeyHasher>,
+}
+
+/// A memory context that goes with its owner.
+struct Memory(pg_sys::MemoryContext);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: made by `CapturedRelation::build` for its owner alone.
+        unsafe { pg_sys::MemoryContextDelete(self.0) };
+    }
+}
+
+/// Room to take tuples apart, reused from row to row.
+#[derive(Default)]
+pub struct Scratch {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+    new_hashes: Vec<u64>,
+    old_hashes: Vec<u64>,
+}
+
+impl CapturedRelation {
+    /// Looks a relation up: its names as of the change being decoded, who wants it and, if anybody does (or `always`),
+    /// how its values are encoded.
+    ///
+    /// # Safety
+    /// `relation` is open, and a transaction with the change's historic snapshot is in progress.
+    pub unsafe fn build(relation: pg_sys::Relation, router: &Router, always: bool) -> CapturedRelation {
+        // SAFETY: as the caller promises; the context is owned by the result.
+        unsafe {
+            let form = &*(*relation).rd_rel;
+            let names = names_of(relation);
+            let ours = names.0.first().is_some_and(|name| name.schema == "pgwh");
+            let is_table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
+                || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
+            let routable = is_table && !ours;
+            let interests = if routable { router.interests(&names.0) } else { Vec::new() };
+            let memory = Memory(pg_sys::AllocSetContextCreateExtended(
+                pg_sys::TopMemoryContext,
+                c"pgwh relation".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as _,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as _,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as _,
+            ));
+            let identity = match form.relreplident as u8 {
+                pg_sys::REPLICA_IDENTITY_FULL => Identity::Full,
+                pg_sys::REPLICA_IDENTITY_NOTHING => Identity::Nothing,
+                _ => Identity::Key,
+            };
+            let mut captured = CapturedRelation {
+                model: Relation {
+                    oid: (*relation).rd_id.to_u32(),
+                    root_oid: names.1.to_u32(),
+                    names: names.0,
+                    columns: Vec::new(),
+                },
+                interests,
+                routable,
+                reference: None,
+                identity,
+                columns: Vec::new(),
+                memory,
+            };
+            if always || !captured.interests.is_empty() {
+                captured.add_columns(relation);
+            }
+            captured
+        }
+    }
+
+    /// # Safety
+    /// As [`CapturedRelation::build`].
+    unsafe fn add_columns(&mut self, relation: pg_sys::Relation) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let key = key_columns(relation);
+            let whole_row_is_key = key.is_empty() && self.identity == Identity::Full;
+            let desc = (*relation).rd_att;
+            for place in 0..(*desc).natts as usize {
+                let attribute = raw::attribute(desc, place);
+                if attribute.attisdropped {
+                    continue;
+                }
+                let is_key = key.contains(&attribute.attnum);
+                self.model.columns.push(Column {
+                    name: super::text::name(&attribute.attname),
+                    number: attribute.attnum,
+                    type_oid: attribute.atttypid.to_u32(),
+                    type_name: type_name(attribute.atttypid, attribute.atttypmod),
+                    is_key,
+                });
+                self.columns.push(CapturedColumn {
+                    place,
+                    length: attribute.attlen,
+                    stored: attribute.attgenerated as u8 != b'v',
+                    is_key: is_key || whole_row_is_key,
+                    encoder: ValueEncoder::new(attribute.atttypid, self.memory.0),
+                    hasher: (is_key && !whole_row_is_key).then(|| {
+                        KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.0)
+                    }),
+                });
+            }
+        }
+    }
+
+    /// Asks again who wants it; false when it has to be built anew, since nobody did before.
+    pub fn reroute(&mut self, router: &Router) -> bool {
+        if self.routable {
+            self.interests = router.interests(&self.model.names);
+        }
+        self.interests.is_empty() || !self.columns.is_empty() || !self.routable
+    }
+
+    /// Encodes the row after the change.
+    ///
+    /// # Safety
+    /// `tuple` is a row of this version of the relation, whose descriptor is `desc`.
+    pub unsafe fn encode_new(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        desc: pg_sys::TupleDesc,
+        scratch: &mut Scratch,
+        row: &mut RowBuilder<'_>,
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe { deform(tuple, desc, scratch) };
+        scratch.new_hashes.clear();
+        for column in &mut self.columns {
+            // SAFETY: the values were taken from the tuple just now.
+            let hash = unsafe { column.encode(scratch, row) };
+            if column.is_key {
+                // An unchanged large value is the old row's, if that was encoded.
+                let unchanged = scratch.old_hashes.get(scratch.new_hashes.len()).copied();
+                scratch.new_hashes.push(hash.or(unchanged).unwrap_or(0));
+            }
+        }
+    }
+
+    /// Encodes what is known of the row before the change. Must come before [`CapturedRelation::encode_new`].
+    ///
+    /// # Safety
+    /// As [`CapturedRelation::encode_new`].
+    pub unsafe fn encode_old(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        desc: pg_sys::TupleDesc,
+        scratch: &mut Scratch,
+        row: &mut RowBuilder<'_>,
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe { deform(tuple, desc, scratch) };
+        for column in &mut self.columns {
+            // Under any identity but FULL the other columns stand in the tuple as NULL.
+            if self.identity != Identity::Full && !column.is_key {
+                row.absent();
+                continue;
+            }
+            // SAFETY: the values were taken from the tuple just now.
+            let hash = unsafe { column.encode(scratch, row) };
+            if column.is_key {
+                scratch.old_hashes.push(hash.unwrap_or(0));
+            }
+        }
+    }
+
+    /// The keys that order a change, and whether it must hold back its whole table since its keys are not known.
+    pub fn lane(&self, scratch: &Scratch, has_new: bool, has_old: bool) -> (LaneKeys, bool) {
+        let has_key = self.columns.iter().any(|column| column.is_key);
+        let new = (has_key && has_new).then(|| self.combine(&scratch.new_hashes));
+        let old = (has_key && has_old).then(|| self.combine(&scratch.old_hashes));
+        match (new, old) {
+            (Some(key), Some(old)) => (LaneKeys { key: Some(key), old: (old != key).then_some(old) }, false),
+            (None, Some(old)) => (LaneKeys { key: Some(old), old: None }, false),
+            // An update without an old row kept its key, unless nothing is ever told of old rows.
+            (Some(key), None) => (LaneKeys { key: Some(key), old: None }, false),
+            (None, None) => (LaneKeys::default(), false),
+        }
+    }
+
+    /// Whether an update or delete says nothing of which row it was.
+    pub fn is_anonymous(&self, has_old: bool, is_update: bool) -> bool {
+        let has_key = self.columns.iter().any(|column| column.is_key);
+        !has_key || (!has_old && (!is_update || self.identity == Identity::Nothing))
+    }
+
+    fn combine(&self, hashes: &[u64]) -> u64 {
+        let mut bytes = Vec::with_capacity(8 * (hashes.len() + 1));
+        bytes.extend_from_slice(&u64::from(self.model.root_oid).to_le_bytes());
+        hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
+        xxh3_64(&bytes)
+    }
+}
+
+impl CapturedColumn {
+    /// Writes the column's cell; for a key column returns the value's hash, if the value is known.
+    ///
+    /// # Safety
+    /// `scratch` holds the values of a tuple of this column's relation.
+    unsafe fn encode(&mut self, scratch: &Scratch, row: &mut RowBuilder<'_>) -> Option<u64> {
+        if !self.stored {
+            row.absent();
+            return None;
+        }
+        if scratch.nulls[self.place] {
+            row.null();
+            return Some(0);
+        }
+        let datum = scratch.values[self.place];
+        // SAFETY: the datum is of the column's type, as the caller promises.
+        unsafe {
+            if is_unchanged_toast(self.length, datum) {
+                row.unchanged();
+                return None;
+            }
+            let out = row.begin_json();
+            let start = out.len();
+            self.encoder.encode(datum, out);
+            let hash = match &mut self.hasher {
+                Some(hasher) => Some(hasher.hash(datum, &out[start..])),
+                None if self.is_key => Some(xxh3_64(&out[start..])),
+                None => None,
+            };
+            row.end_json();
+            hash
+        }
+    }
+}
+
+impl Scratch {
+    /// Forgets the change before.
+    pub fn clear(&mut self) {
+        self.new_hashes.clear();
+        self.old_hashes.clear();
+    }
+}
+
+/// # Safety
+/// `tuple` is a row as `desc` describes it.
+unsafe fn deform(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, scratch: &mut Scratch) {
+    // SAFETY: as the caller promises; both arrays have room for every attribute.
+    unsafe {
+        let width = (*desc).natts as usize;
+        scratch.values.resize(width, pg_sys::Datum::null());
+        scratch.nulls.resize(width, true);
+        pg_sys::heap_deform_tuple(tuple, desc, scratch.values.as_mut_ptr(), scratch.nulls.as_mut_ptr());
+    }
+}
+
+/// The relation's name and those of the partitioned tables above it, and the oid of the topmost.
+///
+/// # Safety
+/// As [`CapturedRelation::build`].
+unsafe fn names_of(relation: pg_sys::Relation) -> (Vec<TableName>, pg_sys::Oid) {
+    // SAFETY: as the caller promises; catalog look-ups see the historic snapshot.
+    unsafe {
+        let form = &*(*relation).rd_rel;
+        let schema = |oid| text(pg_sys::get_namespace_name(oid));
+        let mut root = (*relation).rd_id;
+        let mut names =
+            vec![TableName { schema: schema(form.relnamespace), table: super::text::name(&form.relname) }];
+        if form.relispartition {
+            for ancestor in raw::partition_ancestors(root) {
+                names.push(TableName {
+                    schema: schema(pg_sys::get_rel_namespace(ancestor)),
+                    table: text(pg_sys::get_rel_name(ancestor)),
+                });
+                root = ancestor;
+            }
+        }
+        (names, root)
+    }
+}
+
+/// The attribute numbers of the key: of the replica identity's index, or else of the primary key.
+///
+/// # Safety
+/// As [`CapturedRelation::build`].
+unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
+    // SAFETY: as the caller promises. Indexes are opened as pgoutput does, without a lock, since under a historic
+    // snapshot they are only read from the caches (`relcache.c`, RelationGetIdentityKeyBitmap).
+    unsafe {
+        let by_index = (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_INDEX;
+        let index = if by_index {
+            pg_sys::RelationGetReplicaIndex(relation)
+        } else {
+            raw::primary_key_index(relation)
+        };
+        if index == pg_sys::InvalidOid {
+            return Vec::new();
+        }
+        let index = pg_sys::RelationIdGetRelation(index);
+        if index.is_null() {
+            return Vec::new();
+        }
+        let form = &*(*index).rd_index;
+        let columns = form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec();
+        pg_sys::RelationClose(index);
+        columns
+    }
+}
+
+/// # Safety
+/// A transaction is in progress.
+unsafe fn type_name(oid: pg_sys::Oid, typmod: i32) -> String {
+    // SAFETY: as the caller promises; a type that is gone is shown as ???.
+    unsafe {
+        let flags = (pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_ALLOW_INVALID) as u16;
+        text(pg_sys::format_type_extended(oid, typmod, flags))
+    }
+}
+
+/// # Safety
+/// `name` is null or a C string in the database's encoding.
+unsafe fn text(name: *const std::ffi::c_char) -> String {
+    if name.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the caller promises.
+    unsafe { super::text::utf8(CStr::from_ptr(name).to_bytes()).into_owned() }
+}

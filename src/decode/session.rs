@@ -1,0 +1,192 @@
+//! The decoding loop: a walsender in all but name.
+//!
+//! The context is created outside any transaction, so that others know this process for a decoding one. From then on
+//! it runs no ordinary transaction and never has an xid.
+
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use pgrx::{PgMemoryContexts, pg_sys};
+
+use super::plugin::Capture;
+use super::{raw, slot};
+use crate::event::Lsn;
+use crate::worker::process;
+use crate::worker::shmem::Database;
+
+/// After so much log that concerned nobody, the dispatcher is told how far we are all the same.
+const SILENT_BYTES: u64 = 1024 * 1024;
+/// How often the slot is confirmed while there is work.
+const CONFIRM_EVERY: Duration = Duration::from_millis(100);
+/// How often is looked for a flush that nobody tells of: an asynchronous commit's.
+const FIRST_POLL: Duration = Duration::from_millis(1);
+const LAST_POLL: Duration = Duration::from_millis(250);
+/// How long the decoder sleeps while something is still to be confirmed.
+const UNCONFIRMED_SLEEP: Duration = Duration::from_secs(1);
+
+/// A decoding session on the slot that the process holds.
+pub struct Session {
+    database: &'static Database,
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    capture: Box<Capture>,
+    owner: pg_sys::ResourceOwner,
+    told: u64,
+    confirmed: u64,
+    last_confirm: Instant,
+}
+
+impl Session {
+    /// Begins where the slot is confirmed.
+    pub fn begin(database: &'static Database, capture: Capture, start: Lsn) -> Session {
+        let mut capture = Box::new(capture);
+        // SAFETY: the process holds the slot and runs no transaction. The capture lives in a box that the session owns
+        // as long as the context is used.
+        unsafe {
+            allow_own_plugin();
+            let owner = pg_sys::ResourceOwnerCreate(std::ptr::null_mut(), c"pgwh decoder".as_ptr());
+            pg_sys::CurrentResourceOwner = owner;
+            let mut routine = raw::wal_reader_routine();
+            let ctx = PgMemoryContexts::TopMemoryContext.switch_to(|_| {
+                pg_sys::CreateDecodingContext(
+                    0,
+                    std::ptr::null_mut(),
+                    false,
+                    &mut routine,
+                    None,
+                    None,
+                    None,
+                )
+            });
+            (*ctx).output_writer_private = (&raw mut *capture).cast();
+            pg_sys::XLogBeginRead((*ctx).reader, (*pg_sys::MyReplicationSlot).data.restart_lsn);
+            pg_sys::InvalidateSystemCaches();
+            let confirmed = start.0;
+            Session { database, ctx, capture, owner, told: 0, confirmed, last_confirm: Instant::now() }
+        }
+    }
+
+    /// Decodes until somebody asks the pair to stop.
+    pub fn run(&mut self) {
+        let mut poll = FIRST_POLL;
+        while !self.database.stop.load(Ordering::SeqCst) {
+            if self.decode_what_is_flushed() {
+                poll = FIRST_POLL;
+            }
+            self.tell_progress();
+            self.confirm();
+            self.sleep(&mut poll);
+            process::see_to_interrupts();
+        }
+    }
+
+    /// Returns whether there was anything.
+    fn decode_what_is_flushed(&mut self) -> bool {
+        let mut any = false;
+        let mut end = flushed();
+        while self.position() < end && !self.database.stop.load(Ordering::Relaxed) {
+            if !any {
+                process::report_busy(c"decoding write-ahead log");
+                any = true;
+            }
+            self.decode_record();
+            if self.position() - self.told > SILENT_BYTES {
+                self.tell_progress();
+            }
+            if self.last_confirm.elapsed() > CONFIRM_EVERY {
+                self.confirm();
+            }
+            pgrx::check_for_interrupts!();
+            if self.position() >= end {
+                end = flushed();
+            }
+        }
+        any
+    }
+
+    fn decode_record(&mut self) {
+        // SAFETY: the context is live. A transaction in the reorder buffer leaves neither memory context nor resource
+        // owner as they were.
+        unsafe {
+            pg_sys::MemoryContextSwitchTo((*self.ctx).context);
+            pg_sys::CurrentResourceOwner = self.owner;
+            let mut problem = std::ptr::null_mut();
+            let record = pg_sys::XLogReadRecord((*self.ctx).reader, &mut problem);
+            if !problem.is_null() {
+                let problem = std::ffi::CStr::from_ptr(problem).to_string_lossy();
+                pgrx::error!("could not read write-ahead log for decoding: {problem}");
+            }
+            if !record.is_null() {
+                raw::process_record(self.ctx);
+            }
+        }
+    }
+
+    /// The end of what has been decoded.
+    fn position(&self) -> u64 {
+        // SAFETY: the reader lives with the context.
+        unsafe { (*(*self.ctx).reader).EndRecPtr }
+    }
+
+    /// Puts everything gathered on the queue, and how far we are.
+    fn tell_progress(&mut self) {
+        let position = self.position();
+        if position != self.told {
+            self.told = position;
+            self.capture.progress(Lsn(position));
+        }
+        self.capture.flush();
+    }
+
+    fn confirm(&mut self) {
+        self.last_confirm = Instant::now();
+        let confirmable = self.database.confirmable.load(Ordering::Acquire);
+        if confirmable > self.confirmed {
+            slot::confirm(Lsn(confirmable));
+            self.confirmed = confirmable;
+            self.database.confirmed.store(confirmable, Ordering::Release);
+        }
+    }
+
+    /// Sleeps until a commit rings, or shortly when the log has an end that is not flushed yet.
+    fn sleep(&mut self, poll: &mut Duration) {
+        // SAFETY: drops a snapshot that building relation cache entries has left, so that vacuum can go on.
+        unsafe { pg_sys::InvalidateCatalogSnapshot() };
+        process::report_idle(c"waiting for commits");
+        self.database.decoder_sleeps.store(true, Ordering::SeqCst);
+        // Whoever commits looks at the flag after writing the log, and we look at the log after setting the flag.
+        fence(Ordering::SeqCst);
+        if flushed() <= self.position() && !self.database.stop.load(Ordering::SeqCst) {
+            let timeout = if raw::wal_insert_end() > self.position() {
+                let timeout = *poll;
+                *poll = (*poll * 2).min(LAST_POLL);
+                Some(timeout)
+            } else {
+                (self.confirmed < self.told).then_some(UNCONFIRMED_SLEEP)
+            };
+            process::sleep(timeout);
+        }
+        self.database.decoder_sleeps.store(false, Ordering::SeqCst);
+    }
+}
+
+/// How far the log is safe on disk.
+fn flushed() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
+}
+
+/// Newer minor versions refuse an output plugin that a setting doesn't name; this process names its own.
+pub fn allow_own_plugin() {
+    let name = c"output_plugin_libraries";
+    // SAFETY: outside a transaction, so that it holds for the life of the process.
+    unsafe {
+        if !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                slot::PLUGIN.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
+}

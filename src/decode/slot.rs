@@ -1,0 +1,175 @@
+//! The database's replication slot: made once, with the image of subscriptions at its consistent point, then held.
+
+use std::ffi::CStr;
+
+use pgrx::{PgSqlErrorCode, pg_sys, spi};
+
+use super::raw;
+use super::route::Spec;
+use crate::event::Lsn;
+
+/// Name of the library, as slots know their plugin.
+pub const PLUGIN: &CStr = c"pgstream_hooks";
+
+/// Why the slot can't be used.
+pub enum Unusable {
+    /// The server has given it up, so that what it kept of WAL may be gone.
+    Invalid,
+}
+
+/// Whether a slot of that name exists.
+pub fn exists(name: &CStr) -> bool {
+    // SAFETY: looks through shared memory under its lock.
+    unsafe { !pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true).is_null() }
+}
+
+/// Slots of our plugin in a database, by name.
+pub fn of_database(database: pg_sys::Oid) -> Vec<std::ffi::CString> {
+    let mut names = Vec::new();
+    // SAFETY: reads each slot in use while the lock keeps them from being dropped.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(REPLICATION_SLOT_CONTROL_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+        for n in 0..pg_sys::max_replication_slots as usize {
+            let slot = &*(*pg_sys::ReplicationSlotCtl).replication_slots.as_ptr().add(n);
+            let ours = CStr::from_ptr(slot.data.plugin.data.as_ptr()) == PLUGIN;
+            if slot.in_use && slot.data.database == database && ours {
+                names.push(CStr::from_ptr(slot.data.name.data.as_ptr()).to_owned());
+            }
+        }
+        pg_sys::LWLockRelease(lock);
+    }
+    names
+}
+
+/// `ReplicationSlotControlLock` in the array of individual locks (`storage/lwlocknames.txt`), the same in all majors.
+const REPLICATION_SLOT_CONTROL_LOCK: usize = 37;
+
+/// Drops a slot that nobody holds.
+pub fn drop(name: &CStr) {
+    // SAFETY: the process holds no slot; raises when another process holds this one.
+    unsafe { pg_sys::ReplicationSlotDrop(name.as_ptr(), true) };
+}
+
+/// Lets go of whatever slot the process holds; an ephemeral one goes with that.
+pub fn release() {
+    // SAFETY: a global of this process.
+    unsafe {
+        if !pg_sys::MyReplicationSlot.is_null() {
+            pg_sys::ReplicationSlotRelease();
+        }
+    }
+}
+
+/// Whether there is room for another slot.
+pub fn there_is_room() -> bool {
+    // SAFETY: reads flags of shared memory; an answer that is outdated the next moment does no harm.
+    unsafe {
+        (0..pg_sys::max_replication_slots as usize)
+            .any(|n| !(*(*pg_sys::ReplicationSlotCtl).replication_slots.as_ptr().add(n)).in_use)
+    }
+}
+
+/// Takes hold of the slot and returns up to where it is confirmed, on disk too.
+pub fn acquire(name: &CStr) -> Result<Lsn, Unusable> {
+    // SAFETY: the process holds no slot; afterwards it is the only one that changes this one.
+    unsafe {
+        raw::acquire_slot(name);
+        let data = &(*pg_sys::MyReplicationSlot).data;
+        if raw::slot_is_invalid(data) || data.restart_lsn == 0 {
+            return Err(Unusable::Invalid);
+        }
+        pg_sys::ReplicationSlotMarkDirty();
+        pg_sys::ReplicationSlotSave();
+        Ok(Lsn(data.confirmed_flush))
+    }
+}
+
+/// Moves the slot's confirmed position forward. It is written to disk with the next checkpoint.
+pub fn confirm(lsn: Lsn) {
+    // SAFETY: the process holds the slot. Before 17 the position alone does not mark it as changed.
+    unsafe {
+        pg_sys::LogicalConfirmReceivedLocation(lsn.0);
+        pg_sys::ReplicationSlotMarkDirty();
+    }
+}
+
+/// Makes the slot, and reads every subscription exactly as of the point where its stream begins. `keep` is to store
+/// that image; only when it has done so the slot becomes permanent, so that neither is ever without the other.
+///
+/// Waits for every transaction that runs.
+pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
+    // SAFETY: outside any transaction and without a slot. The transaction sees the database as of the slot's
+    // consistent point (as `tablesync.c` does), writes nothing, and ends before the slot is let go.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as _;
+        pg_sys::XactReadOnly = true;
+        raw::create_slot(name);
+        let mut routine = raw::wal_reader_routine();
+        let ctx = pg_sys::CreateInitDecodingContext(
+            PLUGIN.as_ptr(),
+            std::ptr::null_mut(),
+            true,
+            0,
+            &mut routine,
+            None,
+            None,
+            None,
+        );
+        pg_sys::DecodingContextFindStartpoint(ctx);
+        raw::adopt_initial_snapshot(ctx);
+        let consistent = Lsn((*pg_sys::MyReplicationSlot).data.confirmed_flush);
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let image = read_subscriptions();
+        pg_sys::PopActiveSnapshot();
+        pg_sys::FreeDecodingContext(ctx);
+        pg_sys::CommitTransactionCommand();
+        keep(consistent, image);
+        pg_sys::ReplicationSlotPersist();
+    }
+    // Until it is let go, the slot holds back vacuum in every table, for a snapshot that has served its purpose.
+    release();
+}
+
+/// Every subscription, as the present snapshot sees it.
+fn read_subscriptions() -> Vec<(i64, Spec)> {
+    read_specs(
+        "SELECT id, json_build_object('tables', tables, 'event_types', event_types, 'enabled', enabled, 'home', home)::text
+         FROM pgwh.subscriptions",
+    )
+}
+
+/// Every subscription as of a position of the log: the image that a restarted decoder begins from.
+pub fn read_image(at: Lsn) -> Vec<(i64, Spec)> {
+    read_specs(&format!(
+        "SELECT subscription_id, spec FROM (
+             SELECT DISTINCT ON (subscription_id) subscription_id, spec FROM pgwh.routing_image
+             WHERE lsn <= '{at}' ORDER BY subscription_id, lsn DESC) image
+         WHERE spec <> ''"
+    ))
+}
+
+fn read_specs(query: &str) -> Vec<(i64, Spec)> {
+    let read = || -> spi::Result<Vec<(i64, Spec)>> {
+        pgrx::Spi::connect(|client| {
+            let mut found = Vec::new();
+            for row in client.select(query, None, &[])? {
+                let (Some(id), Some(text)) = (row.get::<i64>(1)?, row.get::<String>(2)?) else { continue };
+                match serde_json::from_str(&text) {
+                    Ok(spec) => found.push((id, spec)),
+                    Err(error) => pgrx::ereport!(
+                        WARNING,
+                        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                        format!("pgstream_hooks: subscription {id} can't be read and gets nothing: {error}")
+                    ),
+                }
+            }
+            Ok(found)
+        })
+    };
+    match read() {
+        Ok(found) => found,
+        Err(error) => pgrx::error!("pgstream_hooks: the subscriptions can't be read: {error}"),
+    }
+}

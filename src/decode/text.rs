@@ -1,0 +1,43 @@
+//! Text of this database as UTF-8, whatever encoding the database has.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use pgrx::pg_sys::{self, pg_enc};
+
+/// `bytes`, in the encoding of the database that this process is connected to, as UTF-8.
+///
+/// Bytes that are no text at all, as an SQL_ASCII database may hold, become U+FFFD. Must run in a transaction.
+/// Raises, as a Rust panic that carries the Postgres ERROR, when a character has no counterpart in Unicode.
+pub(crate) fn utf8(bytes: &[u8]) -> Cow<'_, str> {
+    if must_be_converted() && !bytes.is_ascii() {
+        let length = bytes.len() as i32;
+        // SAFETY: reads `length` bytes and returns a palloc'd string that ends in NUL, or the same pointer.
+        let converted = unsafe {
+            let converted = pg_sys::pg_server_to_any(bytes.as_ptr().cast(), length, pg_enc::PG_UTF8 as i32);
+            if converted.cast_const().cast() == bytes.as_ptr() {
+                bytes
+            } else {
+                std::ffi::CStr::from_ptr(converted).to_bytes()
+            }
+        };
+        return Cow::Owned(String::from_utf8_lossy(converted).into_owned());
+    }
+    String::from_utf8_lossy(bytes)
+}
+
+/// A name out of a catalog.
+pub(crate) fn name(name: &pg_sys::NameData) -> String {
+    // SAFETY: a name is a C string within its 64 bytes.
+    unsafe { utf8(std::ffi::CStr::from_ptr(name.data.as_ptr()).to_bytes()).into_owned() }
+}
+
+/// Whether the database's encoding has other bytes than UTF-8 for what is not ASCII, and a conversion to it.
+fn must_be_converted() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        // SAFETY: only reads a static of the process, which is connected to one database for life.
+        let encoding = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
+        encoding != pg_enc::PG_UTF8 && encoding != pg_enc::PG_SQL_ASCII
+    })
+}

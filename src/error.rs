@@ -1,0 +1,253 @@
+//! The one error type of what SQL calls. Inside it is an enum; at the boundary it becomes an `ErrorReport` with
+//! SQLSTATE, message in plain words, the offending value as DETAIL and what to type as HINT.
+
+use std::fmt;
+
+use pgrx::PgSqlErrorCode as SqlState;
+use pgrx::pg_sys::panic::ErrorReport;
+
+use crate::api::event_types::UnknownEventType;
+use crate::send::Problem;
+
+/// Why a call was refused.
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// The library was not loaded at server start.
+    NotPreloaded,
+    /// A standby can't be written to and captures nothing.
+    OnStandby,
+    /// An argument that must be given is null.
+    Missing(&'static str),
+    /// An array is empty or has a null in it.
+    Hollow(&'static str),
+    /// A url, header or signing key that the sending room refuses.
+    Refused(Problem),
+    /// A name that can't be one.
+    Name(String),
+    /// Not a kind of change.
+    EventType(UnknownEventType),
+    /// Text that is no table pattern, and why.
+    Pattern(String, String),
+    /// Both `tables` and `schema` or `table_name`.
+    TablesTwice,
+    /// A table that isn't there, and names that look like it.
+    NoSuchTable(String, Vec<String>),
+    /// A relation whose rows are no changes of a table: its name and what it is.
+    NotATable(String, &'static str),
+    /// Headers that are no object of strings.
+    Headers(String),
+    /// A header given twice.
+    HeaderTwice(String),
+    /// A timeout out of range, as text.
+    Timeout(String),
+    /// A number of requests out of range.
+    MaxInFlight(i32),
+    /// A role that doesn't exist or that the user can't act as.
+    Owner(String),
+    /// No subscription has this name; names that look like it.
+    NoSuchSubscription(String, Vec<String>),
+    /// Capture did not become ready in time, and why.
+    NotReady(String),
+    /// Capture is not ready, and this transaction would wait for itself.
+    NotReadyHere(String),
+    /// What should not happen: the server or pgrx refused what we asked.
+    Internal(String),
+}
+
+/// How an error looks in SQL.
+struct Words {
+    state: SqlState,
+    message: String,
+    detail: String,
+    hint: String,
+}
+
+impl Error {
+    fn words(&self) -> Words {
+        use SqlState::*;
+        let (state, message, detail, hint): (_, String, String, String) = match self {
+            Error::NotPreloaded => (
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "pgstream_hooks must be loaded when the server starts".into(),
+                "shared_preload_libraries does not name it, or the server has not been restarted since.".into(),
+                "Add to postgresql.conf and restart the server: shared_preload_libraries = 'pgstream_hooks'".into(),
+            ),
+            Error::OnStandby => (
+                ERRCODE_READ_ONLY_SQL_TRANSACTION,
+                "this server is a standby, which captures nothing".into(),
+                "Changes are captured and sent by the primary.".into(),
+                "Call this on the primary.".into(),
+            ),
+            Error::Missing(what) => (
+                ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                format!("{what} must be given"),
+                format!("\"{what}\" is null."),
+                match *what {
+                    "url" => "For example: SELECT pgwh.subscribe('https://example.com/hook');".into(),
+                    _ => format!("Give {what} a value."),
+                },
+            ),
+            Error::Hollow(what) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("{what} is empty or has a null in it"),
+                format!("\"{what}\" must be an array of at least one text, without nulls."),
+                match *what {
+                    "tables" => "Leave it out to mean all tables, or for example: tables => '{public.orders}'".into(),
+                    _ => "Leave it out to mean all, or for example: event_types => '{insert,update}'".into(),
+                },
+            ),
+            Error::Refused(problem) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                problem.message.clone(),
+                problem.detail.clone(),
+                problem.hint.clone(),
+            ),
+            Error::Name(name) => (
+                ERRCODE_INVALID_NAME,
+                "invalid subscription name".into(),
+                format!("The name {name:?} is empty, longer than 200 bytes, or has a control character in it."),
+                "Choose another, for example: name => 'orders-to-billing'".into(),
+            ),
+            Error::EventType(UnknownEventType { word, later: true }) => (
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                "this event type is not sent yet".into(),
+                format!("event_types has {word:?}; this version sends insert, update, delete and truncate."),
+                "For example: event_types => '{insert,update}'".into(),
+            ),
+            Error::EventType(UnknownEventType { word, later: false }) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "unknown event type".into(),
+                format!("event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T."),
+                "For example: event_types => '{insert,update}'".into(),
+            ),
+            Error::Pattern(pattern, why) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "invalid table pattern".into(),
+                format!("In '{pattern}', {why}."),
+                "Write 'schema.table', with * for any characters; names that are not lower case go into double quotes, as in SQL.".into(),
+            ),
+            Error::TablesTwice => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "tables are given in two ways".into(),
+                "\"tables\" can't be combined with \"schema\" and \"table_name\".".into(),
+                "Give only tables => '{schema.table}', which says the same.".into(),
+            ),
+            Error::NoSuchTable(table, near) => (
+                ERRCODE_UNDEFINED_TABLE,
+                "table does not exist".into(),
+                format!("There is no table {table}."),
+                did_you_mean(
+                    near,
+                    "Create the table first, or give a pattern with a wildcard, which may match nothing yet.",
+                ),
+            ),
+            Error::NotATable(table, what) => (
+                ERRCODE_WRONG_OBJECT_TYPE,
+                format!("changes of {what} can't be sent"),
+                format!("{table} is {what}."),
+                "Name an ordinary or partitioned table of this database.".into(),
+            ),
+            Error::Headers(what) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "headers must be an object of strings".into(),
+                format!("{what}."),
+                "For example: headers => '{\"x-api-key\": \"…\"}'".into(),
+            ),
+            Error::HeaderTwice(name) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "a header is given twice".into(),
+                format!("\"{name}\" differs from another header in upper and lower case only."),
+                "Leave one of them out.".into(),
+            ),
+            Error::Timeout(value) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "timeout is out of range".into(),
+                format!("The timeout is {value}; it must be from 1 ms to 1 hour."),
+                "For example: timeout => '15 s'".into(),
+            ),
+            Error::MaxInFlight(value) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "max_in_flight is out of range".into(),
+                format!("max_in_flight is {value}; it must be from 1 to 1000."),
+                "For example: max_in_flight => 16".into(),
+            ),
+            Error::Owner(role) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "you can't give a subscription to this role".into(),
+                format!("The role {role:?} does not exist, or you are no member of it."),
+                "Leave owner out to own the subscription yourself.".into(),
+            ),
+            Error::NoSuchSubscription(name, near) => (
+                ERRCODE_UNDEFINED_OBJECT,
+                "subscription does not exist".into(),
+                format!("There is no subscription named {name:?}."),
+                did_you_mean(near, "SELECT name, url FROM pgwh.subscriptions; shows those that there are."),
+            ),
+            Error::NotReady(reason) => (
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "changes are not being captured yet".into(),
+                format!("{reason}."),
+                "SELECT check_name, detail, hint FROM pgwh.health() WHERE NOT ok; says what is missing.".into(),
+            ),
+            Error::NotReadyHere(reason) => (
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "changes are not being captured yet, and this transaction keeps capture from starting".into(),
+                format!("{reason}. Capture begins when the transactions that write now have ended, this one included."),
+                "Commit first (CREATE EXTENSION, too), then subscribe in a transaction of its own.".into(),
+            ),
+            Error::Internal(what) => (
+                ERRCODE_INTERNAL_ERROR,
+                "something went wrong inside pgstream_hooks".into(),
+                format!("{what}."),
+                "This should not happen: please report it with these words.".into(),
+            ),
+        };
+        Words { state, message, detail, hint }
+    }
+
+    /// Message and detail in one line.
+    pub fn in_one_line(&self) -> String {
+        let Words { message, detail, .. } = self.words();
+        format!("{message}: {detail}")
+    }
+}
+
+fn did_you_mean(near: &[String], otherwise: &str) -> String {
+    match near {
+        [] => otherwise.to_owned(),
+        near => format!("Perhaps you meant {}.", near.join(" or ")),
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.in_one_line())
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> ErrorReport {
+        let Words { state, message, detail, hint } = error.words();
+        ErrorReport::new(state, message, "pgstream_hooks").set_detail(detail).set_hint(hint)
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Error {
+        Error::Refused(problem)
+    }
+}
+
+impl From<pgrx::spi::Error> for Error {
+    fn from(error: pgrx::spi::Error) -> Error {
+        Error::Internal(error.to_string())
+    }
+}
+
+impl From<pgrx::datum::TryFromDatumError> for Error {
+    fn from(error: pgrx::datum::TryFromDatumError) -> Error {
+        Error::Internal(error.to_string())
+    }
+}

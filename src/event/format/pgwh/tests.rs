@@ -1,0 +1,201 @@
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::super::Format;
+use super::*;
+use crate::event::{Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
+
+const CONTEXT: RenderContext<'_> = RenderContext { database: "shop", subscription: "orders-to-billing" };
+
+/// `orders (id integer primary key, status text, notes text)`, a partition of `sales.all_orders`.
+fn orders() -> Relation {
+    let name = |schema: &str, table: &str| TableName { schema: schema.into(), table: table.into() };
+    let column = |number, name: &str, type_oid, type_name: &str| Column {
+        name: name.into(),
+        number,
+        type_oid,
+        type_name: type_name.into(),
+        is_key: number == 1,
+    };
+    Relation {
+        oid: 16_385,
+        root_oid: 16_380,
+        names: vec![name("public", "orders"), name("sales", "all_orders")],
+        columns: vec![
+            column(1, "id", 23, "integer"),
+            column(2, "status", 25, "text"),
+            column(3, "notes", 25, "text"),
+        ],
+    }
+}
+
+fn event(action: Action, new: Option<[Cell<'_>; 3]>, old: Option<[Cell<'_>; 3]>) -> Event {
+    let committed_at = Timestamp(848_484_047_406_957);
+    let transaction = Transaction {
+        xid: 745,
+        commit_lsn: Lsn(0x15A_8F50),
+        committed_at,
+        fingerprint: Fingerprint::of(7_312_345_678_901_234_567, 745, committed_at),
+    };
+    Event {
+        transaction: Arc::new(transaction),
+        ordinal: 3,
+        action,
+        relation: Arc::new(orders()),
+        new: new.map(Row::from_iter),
+        old: old.map(Row::from_iter),
+    }
+}
+
+fn rendered(event: &Event, level: usize) -> String {
+    let mut out = Vec::new();
+    Format::Pgwh.render_one(&mut out, event, level, &CONTEXT);
+    String::from_utf8(out).unwrap()
+}
+
+/// The `data` of an event's body.
+fn data(event: &Event) -> Json {
+    serde_json::from_str::<Json>(&rendered(event, 0)).unwrap()["data"].take()
+}
+
+/// The file without the white space between its members.
+fn compact(pretty: &str) -> String {
+    let mut in_string = false;
+    let mut escaped = false;
+    pretty
+        .chars()
+        .filter(|character| {
+            match character {
+                '"' if !escaped => in_string = !in_string,
+                _ => {}
+            }
+            escaped = in_string && *character == '\\' && !escaped;
+            in_string || !character.is_whitespace()
+        })
+        .collect()
+}
+
+const ID: Cell<'_> = Cell::Json(b"1");
+const OPEN: Cell<'_> = Cell::Json(br#""open""#);
+const PAID: Cell<'_> = Cell::Json(br#""paid""#);
+const NOTES: Cell<'_> = Cell::Json(br#""a \"gift\" \\ \u00e9""#);
+use Cell::{Absent, Null, Unchanged};
+
+#[test]
+fn bodies_are_byte_for_byte_as_documented() {
+    let cases = [
+        (event(Action::Insert, Some([ID, OPEN, Null]), None), 0, include_str!("golden/insert.json")),
+        (
+            event(Action::Update, Some([ID, PAID, Unchanged]), Some([ID, OPEN, NOTES])),
+            0,
+            include_str!("golden/update_full.json"),
+        ),
+        (
+            event(Action::Update, Some([Cell::Json(b"2"), PAID, Unchanged]), Some([ID, Absent, Absent])),
+            1,
+            include_str!("golden/update_of_key.json"),
+        ),
+        (event(Action::Delete, None, Some([ID, Absent, Absent])), 0, include_str!("golden/delete.json")),
+        (event(Action::Truncate, None, None), 0, include_str!("golden/truncate.json")),
+    ];
+    for (event, level, golden) in cases {
+        assert_eq!(rendered(&event, level), compact(golden));
+    }
+}
+
+#[test]
+fn the_level_picks_the_name_the_subscription_knows() {
+    let event = event(Action::Insert, Some([ID, Null, Null]), None);
+    assert!(rendered(&event, 0).starts_with(r#"{"type":"public.orders.insert","#));
+    assert!(rendered(&event, 1).starts_with(r#"{"type":"sales.all_orders.insert","#));
+}
+
+#[test]
+fn changes_are_not_known_without_the_old_row() {
+    let data = data(&event(Action::Update, Some([ID, PAID, Null]), None));
+    assert_eq!(data["changes"], Json::Null);
+    assert_eq!(data["old_key"], Json::Null);
+    assert_eq!(data["key"], serde_json::json!({"id": 1}));
+}
+
+#[test]
+fn an_update_that_changes_nothing_has_no_changes() {
+    let data = data(&event(Action::Update, Some([ID, OPEN, Unchanged]), Some([ID, OPEN, NOTES])));
+    assert_eq!(data["changes"], serde_json::json!({}));
+}
+
+/// WAL carries the old key also when it is stored out of line.
+#[test]
+fn an_old_key_that_is_the_same_says_nothing_of_other_columns() {
+    let data = data(&event(Action::Update, Some([ID, PAID, Null]), Some([ID, Absent, Absent])));
+    assert_eq!(data["changes"], Json::Null);
+    assert_eq!(data["old_key"], Json::Null);
+}
+
+#[test]
+fn a_virtual_column_hides_no_changes() {
+    let data = data(&event(Action::Update, Some([ID, PAID, Absent]), Some([ID, Null, Absent])));
+    assert_eq!(data["changes"], serde_json::json!({"status": null}));
+    assert_eq!(data["record"], serde_json::json!({"id": 1, "status": "paid"}));
+    assert_eq!(data["unchanged"], serde_json::json!([]));
+}
+
+#[test]
+fn a_delete_shows_what_is_known_of_the_row() {
+    let full = data(&event(Action::Delete, None, Some([ID, OPEN, Null])));
+    assert_eq!(full["record"], serde_json::json!({"id": 1, "status": "open", "notes": null}));
+    assert_eq!(full["key"], serde_json::json!({"id": 1}));
+
+    let nothing = data(&event(Action::Delete, None, None));
+    assert_eq!(nothing["record"], serde_json::json!({}));
+    assert_eq!(nothing["key"], Json::Null);
+}
+
+#[test]
+fn a_key_is_whole_or_null() {
+    let mut event = event(Action::Insert, Some([ID, Unchanged, Null]), None);
+    let mut keyed = |numbers: &[i16]| {
+        let mut relation = orders();
+        for column in &mut relation.columns {
+            column.is_key = numbers.contains(&column.number);
+        }
+        event.relation = Arc::new(relation);
+        data(&event)["key"].take()
+    };
+    assert_eq!(keyed(&[]), Json::Null);
+    assert_eq!(keyed(&[1, 3]), serde_json::json!({"id": 1, "notes": null}));
+    assert_eq!(keyed(&[1, 2]), Json::Null);
+    assert_eq!(keyed(&[2, 3]), Json::Null);
+}
+
+#[test]
+fn names_of_any_characters_stay_what_they_are() {
+    let mut event = event(Action::Insert, Some([ID, Null, Unchanged]), None);
+    let mut relation = orders();
+    relation.names[0] = TableName { schema: "a\"b".into(), table: "c\\\n.é".into() };
+    for column in &mut relation.columns {
+        column.name.push_str("\"\t");
+    }
+    event.relation = Arc::new(relation);
+
+    let mut out = Vec::new();
+    let context = RenderContext { database: "d\"\u{1}", subscription: "s\\" };
+    render(&mut out, &event, 0, &context);
+    let body: Json = serde_json::from_slice(&out).unwrap();
+    assert_eq!(body["type"], "a\"b.c\\\n.é.insert");
+    assert_eq!(body["data"]["schema"], "a\"b");
+    assert_eq!(body["data"]["table"], "c\\\n.é");
+    assert_eq!(body["data"]["key"]["id\"\t"], 1);
+    assert_eq!(body["data"]["unchanged"][0], "notes\"\t");
+    assert_eq!(body["data"]["database"], "d\"\u{1}");
+    assert_eq!(body["data"]["subscription"], "s\\");
+}
+
+#[test]
+fn a_body_is_appended_to_what_is_there() {
+    let event = event(Action::Truncate, None, None);
+    let mut out = b"[".to_vec();
+    render(&mut out, &event, 0, &CONTEXT);
+    assert_eq!(out[1..], *rendered(&event, 0).as_bytes());
+}

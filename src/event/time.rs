@@ -1,0 +1,138 @@
+//! How a point in time is written as text, and told in the clock of the rest of the world.
+
+use std::fmt;
+
+use super::Timestamp;
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+const SECONDS_PER_DAY: i64 = 86_400;
+/// 1970-01-01 to 2000-01-01 (`POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE` in timestamp.h).
+const DAYS_FROM_UNIX_EPOCH: i64 = 10_957;
+
+impl Timestamp {
+    /// Whole seconds since 1970-01-01 00:00 UTC, rounded down.
+    pub fn unix_seconds(self) -> i64 {
+        self.0.div_euclid(MICROS_PER_SECOND) + DAYS_FROM_UNIX_EPOCH * SECONDS_PER_DAY
+    }
+
+    /// The point in time that many microseconds after 1970-01-01 00:00 UTC.
+    pub fn from_unix_micros(micros: i64) -> Self {
+        Timestamp(micros.saturating_sub(DAYS_FROM_UNIX_EPOCH * SECONDS_PER_DAY * MICROS_PER_SECOND))
+    }
+
+    /// Appends the ISO 8601 text, as [`Display`](fmt::Display) gives it.
+    pub fn write_to(self, out: &mut Vec<u8>) {
+        let seconds = self.0.div_euclid(MICROS_PER_SECOND);
+        let fraction = self.0.rem_euclid(MICROS_PER_SECOND);
+        let (year, month, day) = civil_date(seconds.div_euclid(SECONDS_PER_DAY));
+        let second_of_day = seconds.rem_euclid(SECONDS_PER_DAY);
+
+        if year < 0 {
+            out.push(b'-');
+        }
+        if year.abs() > 9999 {
+            digits(out, year.abs() / 10_000, if year.abs() > 99_999 { 2 } else { 1 });
+        }
+        digits(out, year.abs() % 10_000, 4);
+        for (separator, value) in [
+            (b'-', month),
+            (b'-', day),
+            (b'T', second_of_day / 3600),
+            (b':', second_of_day / 60 % 60),
+            (b':', second_of_day % 60),
+        ] {
+            out.push(separator);
+            digits(out, value, 2);
+        }
+        if fraction != 0 {
+            out.push(b'.');
+            digits(out, fraction, 6);
+            while out.last() == Some(&b'0') {
+                out.pop();
+            }
+        }
+        out.push(b'Z');
+    }
+}
+
+/// ISO 8601 in UTC. The fraction is what `to_json` makes of a `timestamptz`: six digits without trailing zeros,
+/// left out when it is zero (`AppendSeconds` in datetime.c).
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = Vec::with_capacity(32);
+        self.write_to(&mut text);
+        f.write_str(&String::from_utf8_lossy(&text))
+    }
+}
+
+/// Year, month and day of a day counted from 2000-01-01, in the Gregorian calendar extended backwards.
+///
+/// Years are counted from 1 March here, so that the leap day is the last of its year.
+fn civil_date(day: i64) -> (i64, i64, i64) {
+    const DAYS_PER_ERA: i64 = 146_097;
+    // 0000-03-01 to 2000-01-01.
+    let since_march_of_year_0 = day + 730_425;
+    let era = since_march_of_year_0.div_euclid(DAYS_PER_ERA);
+    let day_of_era = since_march_of_year_0.rem_euclid(DAYS_PER_ERA);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+/// Appends the lowest `width` decimal digits of a number that is not negative.
+fn digits(out: &mut Vec<u8>, value: i64, width: usize) {
+    let mut rest = value;
+    let start = out.len();
+    out.resize(start + width, b'0');
+    for place in out[start..].iter_mut().rev() {
+        *place += (rest % 10) as u8;
+        rest /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-11-20 10:00:47 UTC.
+    const MOMENT: i64 = 848_484_047 * MICROS_PER_SECOND;
+
+    #[test]
+    fn trailing_zeros_of_the_fraction_are_left_out() {
+        assert_eq!(Timestamp(MOMENT + 406_957).to_string(), "2026-11-20T10:00:47.406957Z");
+        assert_eq!(Timestamp(MOMENT + 406_900).to_string(), "2026-11-20T10:00:47.4069Z");
+        assert_eq!(Timestamp(MOMENT + 1).to_string(), "2026-11-20T10:00:47.000001Z");
+        assert_eq!(Timestamp(MOMENT).to_string(), "2026-11-20T10:00:47Z");
+    }
+
+    #[test]
+    fn dates_follow_the_calendar() {
+        let day = |day: i64| Timestamp(day * SECONDS_PER_DAY * MICROS_PER_SECOND).to_string();
+        assert_eq!(day(0), "2000-01-01T00:00:00Z");
+        assert_eq!(day(59), "2000-02-29T00:00:00Z");
+        assert_eq!(day(60), "2000-03-01T00:00:00Z");
+        assert_eq!(day(-1), "1999-12-31T00:00:00Z");
+        assert_eq!(day(-DAYS_FROM_UNIX_EPOCH), "1970-01-01T00:00:00Z");
+        // 2100 is no leap year.
+        assert_eq!(day(36_583), "2100-02-28T00:00:00Z");
+        assert_eq!(day(36_584), "2100-03-01T00:00:00Z");
+        assert_eq!(Timestamp(-1).to_string(), "1999-12-31T23:59:59.999999Z");
+    }
+
+    #[test]
+    fn any_number_has_a_text() {
+        assert_eq!(Timestamp(i64::MAX).to_string(), "294277-01-09T04:00:54.775807Z");
+        assert_eq!(Timestamp(i64::MIN).to_string(), "-290278-12-22T19:59:05.224192Z");
+    }
+
+    #[test]
+    fn unix_time_starts_thirty_years_earlier() {
+        assert_eq!(Timestamp(0).unix_seconds(), 946_684_800);
+        assert_eq!(Timestamp(MOMENT + 999_999).unix_seconds(), 1_795_168_847);
+        assert_eq!(Timestamp(-1).unix_seconds(), 946_684_799);
+        assert_eq!(Timestamp::from_unix_micros(946_684_800_000_001), Timestamp(1));
+    }
+}

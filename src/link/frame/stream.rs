@@ -1,0 +1,268 @@
+//! The dispatcher's view of the stream: frames with their references resolved.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::read::{FrameReader, Members};
+use super::{FrameError, LaneKeys, Target, action_of, tag};
+use crate::event::{
+    Action, Column, Event, EventId, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+};
+
+/// What the decoder told, in the order in which it told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A transaction's changes follow.
+    Begin(Arc<Transaction>),
+    /// A change that someone gets.
+    Change {
+        /// The change.
+        event: Arc<Event>,
+        /// The keys it is ordered by.
+        keys: LaneKeys,
+        /// Whether it waits for all that is older in its table, and all that is newer for it.
+        barrier: bool,
+        /// Who gets it.
+        targets: Vec<Target>,
+    },
+    /// A change that someone would get, had it been possible to encode it.
+    Failed {
+        /// The change and its error.
+        failure: Arc<Failure>,
+        /// The keys it is ordered by, where they are known.
+        keys: LaneKeys,
+        /// Whether it waits for all that is older in its table, and all that is newer for it.
+        barrier: bool,
+        /// Who would have got it.
+        targets: Vec<Target>,
+    },
+    /// The transaction is complete.
+    Commit {
+        /// Where its commit record ends.
+        end_lsn: Lsn,
+    },
+    /// Everything that ended at or before that position has been told.
+    Progress {
+        /// The position.
+        lsn: Lsn,
+    },
+    /// What a subscription asks for, from its transaction on.
+    Subscription {
+        /// Its id.
+        id: i64,
+        /// Where that transaction committed.
+        lsn: Lsn,
+        /// The part of its row that routing looks at, as JSON text; none when it is gone.
+        spec: Option<String>,
+    },
+    /// The first image of routing follows as subscriptions, as of the slot's consistent point.
+    ImageBegin {
+        /// That point.
+        lsn: Lsn,
+    },
+    /// The first image of routing is complete.
+    ImageEnd {
+        /// The slot's consistent point.
+        lsn: Lsn,
+    },
+}
+
+/// A change that could not be encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The transaction that committed it.
+    pub transaction: Arc<Transaction>,
+    /// Its place in the transaction.
+    pub ordinal: u64,
+    /// What happened.
+    pub action: Action,
+    /// Where it happened, if that much was found out.
+    pub relation: Option<Arc<Relation>>,
+    /// The error's SQLSTATE.
+    pub sqlstate: String,
+    /// The error's message.
+    pub message: String,
+}
+
+impl Failure {
+    /// The name of the event that the change would have become.
+    pub fn id(&self) -> EventId {
+        EventId {
+            commit_lsn: self.transaction.commit_lsn,
+            ordinal: self.ordinal,
+            fingerprint: self.transaction.fingerprint,
+        }
+    }
+}
+
+/// One session of the decoder, read from its first byte.
+#[derive(Debug, Default)]
+pub struct Stream {
+    reader: FrameReader,
+    session: Session,
+}
+
+/// What later frames refer to.
+#[derive(Debug, Default)]
+struct Session {
+    relations: HashMap<u32, Arc<Relation>>,
+    transaction: Option<Arc<Transaction>>,
+}
+
+impl Stream {
+    /// A session of which nothing has been read.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends the next piece of the stream, a message of the queue.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.reader.push(piece);
+    }
+
+    /// The next item, none until more is pushed.
+    ///
+    /// # Errors
+    ///
+    /// When the stream is not what a decoder writes. It can't be relied on from there: begin a new session.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "no iterator: none means not yet, and an error is the end"
+    )]
+    pub fn next(&mut self) -> Result<Option<Item>, FrameError> {
+        while let Some(body) = self.reader.next_frame()? {
+            if let Some(item) = self.session.take(body)? {
+                return Ok(Some(item));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes of memory that the unread part of the stream holds.
+    pub fn memory(&self) -> usize {
+        self.reader.memory()
+    }
+}
+
+impl Session {
+    /// The item that a frame stands for, none if it only tells what later ones refer to.
+    fn take(&mut self, body: &[u8]) -> Result<Option<Item>, FrameError> {
+        let mut members = Members::of(body);
+        let item = match members.u8()? {
+            tag::RELATION => {
+                let (reference, relation) = (members.u32()?, read_relation(&mut members)?);
+                members.end()?;
+                self.relations.insert(reference, Arc::new(relation));
+                return Ok(None);
+            }
+            tag::BEGIN => self.begin(&mut members)?,
+            tag::CHANGE => self.change(&mut members)?,
+            tag::FAILED => self.failed(&mut members)?,
+            tag::COMMIT => {
+                self.transaction.take().ok_or(FrameError::NoTransaction)?;
+                Item::Commit { end_lsn: Lsn(members.u64()?) }
+            }
+            tag::PROGRESS => Item::Progress { lsn: Lsn(members.u64()?) },
+            tag::SUBSCRIPTION => Item::Subscription {
+                id: members.i64()?,
+                lsn: Lsn(members.u64()?),
+                spec: members.option(Members::text)?,
+            },
+            tag::IMAGE_BEGIN => Item::ImageBegin { lsn: Lsn(members.u64()?) },
+            tag::IMAGE_END => Item::ImageEnd { lsn: Lsn(members.u64()?) },
+            other => return Err(FrameError::Tag(other)),
+        };
+        members.end()?;
+        Ok(Some(item))
+    }
+
+    fn begin(&mut self, members: &mut Members<'_>) -> Result<Item, FrameError> {
+        if self.transaction.is_some() {
+            return Err(FrameError::OpenTransaction);
+        }
+        let transaction = Arc::new(Transaction {
+            xid: members.u32()?,
+            commit_lsn: Lsn(members.u64()?),
+            committed_at: Timestamp(members.i64()?),
+            fingerprint: Fingerprint::from_bits(members.u64()?).ok_or(FrameError::Invalid("fingerprint"))?,
+        });
+        self.transaction = Some(Arc::clone(&transaction));
+        Ok(Item::Begin(transaction))
+    }
+
+    fn change(&self, members: &mut Members<'_>) -> Result<Item, FrameError> {
+        let transaction = self.open_transaction()?;
+        let relation = self.relation(members.u32()?)?;
+        let action = action_of(members.u8()?)?;
+        let ordinal = members.u64()?;
+        let (keys, barrier) = members.lanes()?;
+        let targets = members.targets()?;
+        check_levels(&targets, &relation)?;
+
+        let (mut new, mut old) = (None, None);
+        while !members.is_empty() {
+            let row = match members.u8()? {
+                tag::NEW_ROW => &mut new,
+                tag::OLD_ROW => &mut old,
+                _ => return Err(FrameError::Invalid("row")),
+            };
+            let cells = Row::parse(members.bytes()?, relation.columns.len())?;
+            if row.replace(cells).is_some() {
+                return Err(FrameError::Invalid("row"));
+            }
+        }
+        let event = Arc::new(Event { transaction, ordinal, action, relation, new, old });
+        Ok(Item::Change { event, keys, barrier, targets })
+    }
+
+    fn failed(&self, members: &mut Members<'_>) -> Result<Item, FrameError> {
+        let transaction = self.open_transaction()?;
+        let relation = members.option(Members::u32)?.map(|reference| self.relation(reference)).transpose()?;
+        let action = action_of(members.u8()?)?;
+        let ordinal = members.u64()?;
+        let (keys, barrier) = members.lanes()?;
+        let targets = members.targets()?;
+        if let Some(relation) = &relation {
+            check_levels(&targets, relation)?;
+        }
+        let (sqlstate, message) = (members.text()?, members.text()?);
+        let failure = Arc::new(Failure { transaction, ordinal, action, relation, sqlstate, message });
+        Ok(Item::Failed { failure, keys, barrier, targets })
+    }
+
+    fn open_transaction(&self) -> Result<Arc<Transaction>, FrameError> {
+        self.transaction.clone().ok_or(FrameError::NoTransaction)
+    }
+
+    fn relation(&self, reference: u32) -> Result<Arc<Relation>, FrameError> {
+        self.relations.get(&reference).cloned().ok_or(FrameError::UnknownReference(reference))
+    }
+}
+
+/// A target names one of the relation's names.
+fn check_levels(targets: &[Target], relation: &Relation) -> Result<(), FrameError> {
+    if targets.iter().all(|target| usize::from(target.level) < relation.names.len()) {
+        Ok(())
+    } else {
+        Err(FrameError::Invalid("level"))
+    }
+}
+
+fn read_relation(members: &mut Members<'_>) -> Result<Relation, FrameError> {
+    let relation = Relation {
+        oid: members.u32()?,
+        root_oid: members.u32()?,
+        names: members
+            .list(8, |members| Ok(TableName { schema: members.text()?, table: members.text()? }))?,
+        columns: members.list(15, |members| {
+            Ok(Column {
+                name: members.text()?,
+                number: members.i16()?,
+                type_oid: members.u32()?,
+                type_name: members.text()?,
+                is_key: members.bool()?,
+            })
+        })?,
+    };
+    if relation.names.is_empty() { Err(FrameError::Invalid("name")) } else { Ok(relation) }
+}

@@ -1,0 +1,303 @@
+//! The decoder's end: frames appended to a buffer, each value written once and into its place.
+
+use super::{LaneKeys, MAX_LENGTH, Target, TooLong, action_code, flag, tag};
+use crate::event::{Action, Cells, Lsn, Relation, RowBuilder, Transaction};
+
+const LENGTH_BYTES: usize = size_of::<u32>();
+/// Flags and two keys, in a fixed place so that they may be known last.
+const LANE_BYTES: usize = 1 + 2 * size_of::<u64>();
+
+/// Texts of an error are cut off behind so many bytes.
+const MAX_MESSAGE: usize = 64 * 1024;
+
+/// What is known of a change before its rows are encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeHead<'a> {
+    /// The relation's, from the [`write_relation`] before.
+    pub reference: u32,
+    /// What happened.
+    pub action: Action,
+    /// The change's place in its transaction.
+    pub ordinal: u64,
+    /// Who gets it.
+    pub targets: &'a [Target],
+}
+
+/// Which of a change's two rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// The row after the change.
+    New,
+    /// What is known of the row before it.
+    Old,
+}
+
+/// Begins the frame of a change at the end of `out`; its rows are encoded straight into it.
+pub fn begin_change<'a>(out: &'a mut Vec<u8>, head: &ChangeHead<'_>) -> ChangeFrame<'a> {
+    let start = begin(out, tag::CHANGE);
+    put_u32(out, head.reference);
+    out.push(action_code(head.action));
+    put_u64(out, head.ordinal);
+    let lanes = out.len();
+    put_lanes(out, LaneKeys::default(), false);
+    put_targets(out, head.targets);
+    ChangeFrame { out, start, lanes, rows: [None; 2], open: None, finished: false }
+}
+
+/// The frame of a change while its rows are being encoded. Dropped before [`finish`](Self::finish), it takes back all
+/// that was written: an ERROR raised by a type's output function unwinds through here.
+pub struct ChangeFrame<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    lanes: usize,
+    /// Where the cells of the new and the old row begin and end.
+    rows: [Option<(usize, usize)>; 2],
+    open: Option<Image>,
+    finished: bool,
+}
+
+impl ChangeFrame<'_> {
+    /// Begins one of the rows, each at most once; the builder's cells go straight into the frame.
+    pub fn row(&mut self, image: Image) -> RowBuilder<'_> {
+        self.close_row();
+        self.out.push(match image {
+            Image::New => tag::NEW_ROW,
+            Image::Old => tag::OLD_ROW,
+        });
+        self.out.extend_from_slice(&[0; LENGTH_BYTES]);
+        self.rows[image as usize] = Some((self.out.len(), self.out.len()));
+        self.open = Some(image);
+        RowBuilder::new(self.out)
+    }
+
+    /// The cells of a row written so far, none if it was not begun.
+    pub fn cells(&mut self, image: Image) -> Option<Cells<'_>> {
+        self.close_row();
+        let (start, end) = self.rows[image as usize]?;
+        Some(Cells::built(&self.out[start..end]))
+    }
+
+    /// Ends the frame.
+    ///
+    /// # Errors
+    ///
+    /// When the frame is too long; it is taken back then.
+    pub fn finish(mut self, keys: LaneKeys, barrier: bool) -> Result<(), TooLong> {
+        self.close_row();
+        let (flags, key, old) = lane_bytes(keys, barrier);
+        self.out[self.lanes] = flags;
+        self.out[self.lanes + 1..][..8].copy_from_slice(&key);
+        self.out[self.lanes + 9..][..8].copy_from_slice(&old);
+        finish(self.out, self.start)?;
+        self.finished = true;
+        Ok(())
+    }
+
+    fn close_row(&mut self) {
+        let Some(image) = self.open.take() else { return };
+        if let Some((start, end)) = &mut self.rows[image as usize] {
+            *end = self.out.len();
+            let length = (*end - *start) as u32;
+            self.out[*start - LENGTH_BYTES..*start].copy_from_slice(&length.to_le_bytes());
+        }
+    }
+}
+
+impl Drop for ChangeFrame<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.out.truncate(self.start);
+        }
+    }
+}
+
+/// What is known of a change that could not be encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct FailureHead<'a> {
+    /// The relation's, if it was told.
+    pub reference: Option<u32>,
+    /// What happened.
+    pub action: Action,
+    /// The change's place in its transaction.
+    pub ordinal: u64,
+    /// Who would have got it.
+    pub targets: &'a [Target],
+    /// The keys, where they are known.
+    pub keys: LaneKeys,
+    /// Whether it holds back its whole table, as it must when the keys are not known.
+    pub barrier: bool,
+    /// The error's SQLSTATE.
+    pub sqlstate: &'a str,
+    /// The error's message; cut off behind 64 kB.
+    pub message: &'a str,
+}
+
+/// A poison change, which becomes a dead letter.
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
+pub fn write_failed(out: &mut Vec<u8>, failure: &FailureHead<'_>) -> Result<(), TooLong> {
+    let start = begin(out, tag::FAILED);
+    put_option(out, failure.reference, put_u32);
+    out.push(action_code(failure.action));
+    put_u64(out, failure.ordinal);
+    put_lanes(out, failure.keys, failure.barrier);
+    put_targets(out, failure.targets);
+    put_text(out, cut(failure.sqlstate));
+    put_text(out, cut(failure.message));
+    finish(out, start)
+}
+
+/// A version of a relation, known by `reference` from here on.
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
+pub fn write_relation(out: &mut Vec<u8>, reference: u32, relation: &Relation) -> Result<(), TooLong> {
+    let start = begin(out, tag::RELATION);
+    put_u32(out, reference);
+    put_u32(out, relation.oid);
+    put_u32(out, relation.root_oid);
+    put_u32(out, relation.names.len() as u32);
+    for name in &relation.names {
+        put_text(out, &name.schema);
+        put_text(out, &name.table);
+    }
+    put_u32(out, relation.columns.len() as u32);
+    for column in &relation.columns {
+        put_text(out, &column.name);
+        out.extend_from_slice(&column.number.to_le_bytes());
+        put_u32(out, column.type_oid);
+        put_text(out, &column.type_name);
+        out.push(column.is_key.into());
+    }
+    finish(out, start)
+}
+
+/// A transaction's changes follow.
+pub fn write_begin(out: &mut Vec<u8>, transaction: &Transaction) {
+    let start = begin(out, tag::BEGIN);
+    put_u32(out, transaction.xid);
+    put_u64(out, transaction.commit_lsn.0);
+    out.extend_from_slice(&transaction.committed_at.0.to_le_bytes());
+    put_u64(out, transaction.fingerprint.bits());
+    finish_fixed(out, start);
+}
+
+/// The transaction is complete, and its commit record ends there.
+pub fn write_commit(out: &mut Vec<u8>, end_lsn: Lsn) {
+    write_position(out, tag::COMMIT, end_lsn);
+}
+
+/// Everything that ended at or before `lsn` has been told.
+pub fn write_progress(out: &mut Vec<u8>, lsn: Lsn) {
+    write_position(out, tag::PROGRESS, lsn);
+}
+
+/// The first image of routing follows, as of `lsn`, where the slot became consistent.
+pub fn write_image_begin(out: &mut Vec<u8>, lsn: Lsn) {
+    write_position(out, tag::IMAGE_BEGIN, lsn);
+}
+
+/// The first image of routing is complete.
+pub fn write_image_end(out: &mut Vec<u8>, lsn: Lsn) {
+    write_position(out, tag::IMAGE_END, lsn);
+}
+
+/// What a subscription asks for from `lsn` on, as JSON text; none when it is gone.
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
+pub fn write_subscription(out: &mut Vec<u8>, id: i64, lsn: Lsn, spec: Option<&str>) -> Result<(), TooLong> {
+    let start = begin(out, tag::SUBSCRIPTION);
+    out.extend_from_slice(&id.to_le_bytes());
+    put_u64(out, lsn.0);
+    put_option(out, spec, put_text);
+    finish(out, start)
+}
+
+fn write_position(out: &mut Vec<u8>, tag: u8, lsn: Lsn) {
+    let start = begin(out, tag);
+    put_u64(out, lsn.0);
+    finish_fixed(out, start);
+}
+
+/// Leaves room for the length; returns where the frame begins.
+fn begin(out: &mut Vec<u8>, tag: u8) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    out.push(tag);
+    start
+}
+
+fn finish(out: &mut Vec<u8>, start: usize) -> Result<(), TooLong> {
+    let length = out.len() - start - LENGTH_BYTES;
+    if length > MAX_LENGTH {
+        out.truncate(start);
+        return Err(TooLong { length });
+    }
+    finish_fixed(out, start);
+    Ok(())
+}
+
+fn finish_fixed(out: &mut [u8], start: usize) {
+    let length = (out.len() - start - LENGTH_BYTES) as u32;
+    out[start..][..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put_u64(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_u32(out, text.len() as u32);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    out.push(value.is_some().into());
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+fn put_targets(out: &mut Vec<u8>, targets: &[Target]) {
+    put_u32(out, targets.len() as u32);
+    for target in targets {
+        out.extend_from_slice(&target.subscription.to_le_bytes());
+        out.push(target.level);
+    }
+}
+
+fn put_lanes(out: &mut Vec<u8>, keys: LaneKeys, barrier: bool) {
+    let (flags, key, old) = lane_bytes(keys, barrier);
+    out.reserve(LANE_BYTES);
+    out.push(flags);
+    out.extend_from_slice(&key);
+    out.extend_from_slice(&old);
+}
+
+fn lane_bytes(keys: LaneKeys, barrier: bool) -> (u8, [u8; 8], [u8; 8]) {
+    let mut flags = 0;
+    if keys.key.is_some() {
+        flags |= flag::KEY;
+    }
+    if keys.old.is_some() {
+        flags |= flag::OLD_KEY;
+    }
+    if barrier {
+        flags |= flag::BARRIER;
+    }
+    (flags, keys.key.unwrap_or(0).to_le_bytes(), keys.old.unwrap_or(0).to_le_bytes())
+}
+
+/// As much of a text as an error message may have.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_MESSAGE)]
+}

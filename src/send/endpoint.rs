@@ -1,0 +1,275 @@
+//! An endpoint: what sender threads need to know of one subscription.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::http::{HeaderName, HeaderValue, Uri};
+use url::{Host, Url};
+
+use super::guard::Guard;
+use super::problem::Problem;
+use super::signature::SigningKey;
+use crate::event::format::Format;
+
+/// The longest URL in bytes: more than servers commonly take.
+const MAX_URL: usize = 8 * 1024;
+
+/// The longest value of one header, in bytes: what common servers accept for all of them together.
+const MAX_HEADER_VALUE: usize = 8 * 1024;
+
+/// Headers that describe the request as it is made here, so that nobody else can set them.
+const RESERVED_HEADERS: &[&str] = &[
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "idempotency-key",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
+/// A subscription's settings as its row has them.
+#[derive(Clone, Debug)]
+pub struct EndpointSettings {
+    /// The subscription's id; part of every `webhook-id`.
+    pub subscription_id: i64,
+    /// The subscription's name; part of the payload.
+    pub subscription: String,
+    /// The database; part of the payload.
+    pub database: String,
+    /// Where to POST.
+    pub url: String,
+    /// Extra request headers.
+    pub headers: Vec<(String, String)>,
+    /// The time for one request, from resolving the name to the last byte of the response.
+    pub timeout: Duration,
+    /// Signing secrets (`whsec_…`); each makes a signature.
+    pub secrets: Vec<String>,
+    /// The payload format.
+    pub format: Format,
+    /// How many bytes of a response's body are read.
+    pub max_response_size: usize,
+    /// Where requests may go.
+    pub guard: Arc<Guard>,
+}
+
+/// One subscription as sender threads see it: checked, immutable, replaced as a whole when the subscription is edited.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(super) subscription_id: i64,
+    pub(super) subscription: String,
+    pub(super) database: String,
+    pub(super) target: Target,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) timeout: Duration,
+    pub(super) keys: Vec<SigningKey>,
+    pub(super) format: Format,
+    pub(super) max_response_size: usize,
+    pub(super) guard: Arc<Guard>,
+}
+
+impl Endpoint {
+    /// Checks a subscription's settings, all but the network guard, which judges at every connection.
+    pub fn new(settings: EndpointSettings) -> Result<Endpoint, Problem> {
+        let headers = settings.headers.iter().map(|(name, value)| check_header(name, value));
+        Ok(Endpoint {
+            headers: headers.collect::<Result<_, _>>()?,
+            target: Target::parse(&settings.url)?,
+            keys: settings
+                .secrets
+                .iter()
+                .map(|secret| SigningKey::parse(secret))
+                .collect::<Result<_, _>>()?,
+            subscription_id: settings.subscription_id,
+            subscription: settings.subscription,
+            database: settings.database,
+            timeout: settings.timeout,
+            format: settings.format,
+            max_response_size: settings.max_response_size,
+            guard: settings.guard,
+        })
+    }
+
+    /// The subscription's id.
+    pub fn subscription_id(&self) -> i64 {
+        self.subscription_id
+    }
+
+    /// Host and port: what endpoints that share a server have in common.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.target.server
+    }
+}
+
+/// What a connection leads to; connections are kept and shared by it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// Whether by https.
+    pub secure: bool,
+    /// The host, normalised.
+    pub host: Host<String>,
+    /// The port.
+    pub port: u16,
+}
+
+/// A URL that requests can be sent to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub(super) uri: Uri,
+    pub(super) server: Arc<Server>,
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Target, Problem> {
+        let refuse = |detail: String| {
+            Problem::new("invalid endpoint URL", detail, "Give a URL such as 'https://example.com/hook'.")
+        };
+        // The URL standard lets these pass by dropping them, so that another URL than the one typed would be kept.
+        if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(refuse(format!("{text:?} contains a space or control character.")));
+        }
+        if text.len() > MAX_URL {
+            return Err(refuse(format!("The URL has {} bytes; {MAX_URL} are allowed.", text.len())));
+        }
+        let url = Url::parse(text).map_err(|error| refuse(format!("\"{text}\" is not a URL: {error}.")))?;
+        let secure = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            other => {
+                return Err(refuse(format!("The scheme of \"{text}\" is \"{other}\", not http or https.")));
+            }
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Problem::new(
+                "invalid endpoint URL",
+                "The URL contains a user name or password, which everyone who sees the subscription would see.",
+                "Send it as a header instead: headers => '{\"authorization\": \"Basic …\"}'.",
+            ));
+        }
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default().filter(|port| *port != 0))
+        else {
+            return Err(refuse(format!("\"{text}\" names no host and port that can be connected to.")));
+        };
+        let uri =
+            url.as_str().parse().map_err(|error| refuse(format!("\"{text}\" can't be sent to: {error}.")))?;
+        Ok(Target { uri, server: Arc::new(Server { secure, host: host.to_owned(), port }) })
+    }
+}
+
+/// Checks a subscription's URL: its form, and what the network guard can judge before a name is resolved.
+pub fn check_url(url: &str, guard: &Guard) -> Result<Target, Problem> {
+    let target = Target::parse(url)?;
+    let Server { secure, host, port } = &*target.server;
+    guard.check_target(*secure, host, *port)?;
+    Ok(target)
+}
+
+/// Checks one of a subscription's extra request headers.
+///
+/// Values may be secrets, so no error repeats them.
+pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Problem> {
+    let refuse = |detail: String| {
+        Problem::new(
+            "invalid request header",
+            detail,
+            "Give headers as an object of names and values: headers => '{\"x-api-key\": \"…\"}'.",
+        )
+    };
+    let parsed: HeaderName =
+        name.parse().map_err(|_| refuse(format!("{name:?} can't be the name of a header.")))?;
+    if RESERVED_HEADERS.contains(&parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
+        return Err(Problem::new(
+            "reserved request header",
+            format!("The header \"{name}\" is set by pgstream_hooks itself."),
+            format!("Leave \"{name}\" out of headers."),
+        ));
+    }
+    if value.contains(['\r', '\n', '\0']) {
+        return Err(refuse(format!("The value of \"{name}\" contains a line break or a NUL.")));
+    }
+    if value.len() > MAX_HEADER_VALUE {
+        return Err(refuse(format!(
+            "The value of \"{name}\" has {} bytes; {MAX_HEADER_VALUE} are allowed.",
+            value.len()
+        )));
+    }
+    let value = HeaderValue::from_bytes(value.as_bytes())
+        .map_err(|_| refuse(format!("The value of \"{name}\" contains a control character.")))?;
+    Ok((parsed, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_normalised_and_its_server_known() {
+        let target =
+            check_url("HTTPS://EXAMPLE.com:443/a b?q={x}#f".replace(' ', "%20").as_str(), &Guard::default());
+        let target = target.unwrap();
+        assert_eq!(target.uri.to_string(), "https://example.com/a%20b?q={x}");
+        assert_eq!(target.server.port, 443);
+        assert_eq!(target.server.host, Host::Domain("example.com".to_owned()));
+        assert!(check_url("https://bücher.example/", &Guard::default()).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_in_words() {
+        for (url, detail) in [
+            ("", "not a URL"),
+            ("example.com/hook", "not a URL"),
+            ("/hook", "not a URL"),
+            ("https://", "not a URL"),
+            ("https://exa mple.com", "space"),
+            (" https://example.com", "space"),
+            ("https://example.com/\n", "control"),
+            ("ftp://example.com", "ftp"),
+            ("file:///etc/passwd", "file"),
+            ("mailto:me@example.com", "mailto"),
+            ("https://me:secret@example.com", "password"),
+            ("https://example.com:0/", "port"),
+            ("https://example.com:70000/", "not a URL"),
+            ("https://1.2.3.4.5.6/", "not a URL"),
+            ("http://10.0.0.1/", "private"),
+        ] {
+            let problem = check_url(url, &Guard::default()).unwrap_err();
+            assert!(problem.detail.contains(detail), "{url:?}: {problem}");
+            assert!(!problem.message.is_empty() && !problem.hint.is_empty());
+        }
+    }
+
+    #[test]
+    fn headers_that_would_change_the_request_are_refused() {
+        for name in
+            ["Webhook-Id", "webhook-signature", "webhook-replay", "Host", "content-length", "Content-Type"]
+                .into_iter()
+                .chain(["Transfer-Encoding", "user-agent", "idempotency-key", "connection", "expect"])
+        {
+            assert_eq!(check_header(name, "x").unwrap_err().message, "reserved request header", "{name}");
+        }
+        for (name, value) in [
+            ("", "x"),
+            ("two words", "x"),
+            ("näme", "x"),
+            ("a:b", "x"),
+            ("x\r\nhost", "x"),
+            ("x-key", "a\r\nx: b"),
+            ("x-key", "a\nb"),
+            ("x-key", "a\0b"),
+            ("x-key", "\u{1}"),
+        ] {
+            assert_eq!(check_header(name, value).unwrap_err().message, "invalid request header", "{name}");
+        }
+        assert!(check_header("x-key", &"a".repeat(9000)).is_err());
+        assert!(check_header("Authorization", "Bearer t0ken").is_ok());
+        assert!(check_header("x-city", "Köln").is_ok());
+    }
+}

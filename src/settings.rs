@@ -1,0 +1,175 @@
+//! The settings `pgwh.*`: one documented static each. All of them can be changed by a reload.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
+
+use crate::send::Guard;
+
+/// `pgwh.enabled`: whether anything is captured and sent. Off ends the workers of all databases; their slots stay.
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// `pgwh.allowed_networks`: networks that endpoints may be in although they are not public, plain http included.
+static ALLOWED_NETWORKS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// `pgwh.max_memory`: kilobytes of undelivered events that a database's dispatcher keeps in memory.
+static MAX_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
+
+/// `pgwh.max_connections`: most sender threads of a database, each with one connection in use.
+static MAX_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(128);
+
+/// `pgwh.queue_size`: kilobytes of the queue between decoder and dispatcher.
+static QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024);
+
+/// `pgwh.max_response_size`: bytes of a response's body that are read.
+static MAX_RESPONSE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
+
+static PRELOADED: AtomicBool = AtomicBool::new(false);
+
+/// Defines the settings; called once, when the library is loaded.
+pub fn init() {
+    // SAFETY: reads a flag that the server sets while it loads shared_preload_libraries.
+    PRELOADED.store(unsafe { pg_sys::process_shared_preload_libraries_in_progress }, Ordering::Relaxed);
+    GucRegistry::define_bool_guc(
+        c"pgwh.enabled",
+        c"Whether changes are captured and sent.",
+        c"Off ends the workers of all databases. Their slots stay, and so does the WAL that is not delivered yet.",
+        &ENABLED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    // SAFETY: the hook is guarded and of the type that the server calls.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"pgwh.allowed_networks",
+            c"Networks that endpoints may be in although they are not public.",
+            c"CIDR notation, separated by commas. Plain http is allowed there, too. Empty: public addresses by https only.",
+            &ALLOWED_NETWORKS,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(check_networks),
+            None,
+            None,
+        );
+    }
+    for (name, short, long, setting, least, most, unit) in [
+        (
+            c"pgwh.max_memory",
+            c"Memory for undelivered events, in each database.",
+            c"Past it the dispatcher takes no more from the decoder until some are delivered.",
+            &MAX_MEMORY,
+            1024,
+            1024 * 1024 * 1024,
+            GucFlags::UNIT_KB,
+        ),
+        (
+            c"pgwh.max_connections",
+            c"Most requests under way at once, in each database.",
+            c"Each takes a thread of the dispatcher and a socket; threads are started as they are needed.",
+            &MAX_CONNECTIONS,
+            1,
+            4096,
+            GucFlags::default(),
+        ),
+        (
+            c"pgwh.queue_size",
+            c"Size of the queue from decoder to dispatcher, in each database.",
+            c"Takes effect when the workers of a database start.",
+            &QUEUE_SIZE,
+            64,
+            1024 * 1024,
+            GucFlags::UNIT_KB,
+        ),
+        (
+            c"pgwh.max_response_size",
+            c"How much of a response's body is read.",
+            c"The connection of a longer response is closed.",
+            &MAX_RESPONSE_SIZE,
+            0,
+            1024 * 1024,
+            GucFlags::UNIT_BYTE,
+        ),
+    ] {
+        define_int(name, short, long, setting, (least, most), unit);
+    }
+    // SAFETY: all settings of the prefix are defined by now.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"pgwh".as_ptr()) };
+}
+
+fn define_int(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    (least, most): (i32, i32),
+    unit: GucFlags,
+) {
+    GucRegistry::define_int_guc(name, short, long, setting, least, most, GucContext::Sighup, unit);
+}
+
+/// Whether the library was loaded when the server started.
+pub fn preloaded() -> bool {
+    PRELOADED.load(Ordering::Relaxed)
+}
+
+/// Whether anything is captured and sent.
+pub fn enabled() -> bool {
+    ENABLED.get()
+}
+
+/// Where requests may go.
+pub fn guard() -> Guard {
+    let list = ALLOWED_NETWORKS.get().unwrap_or_default();
+    // What the check let pass parses; were it not so, the guard that opens nothing is the safe one.
+    Guard::parse(&list.to_string_lossy()).unwrap_or_default()
+}
+
+/// Memory for undelivered events, in bytes.
+pub fn max_memory() -> usize {
+    kilobytes(&MAX_MEMORY)
+}
+
+/// Most sender threads.
+pub fn max_connections() -> usize {
+    usize::try_from(MAX_CONNECTIONS.get()).unwrap_or(1)
+}
+
+/// Size of the queue from decoder to dispatcher, in bytes.
+pub fn queue_size() -> usize {
+    kilobytes(&QUEUE_SIZE)
+}
+
+/// How many bytes of a response's body are read.
+pub fn max_response_size() -> usize {
+    usize::try_from(MAX_RESPONSE_SIZE.get()).unwrap_or_default()
+}
+
+fn kilobytes(setting: &GucSetting<i32>) -> usize {
+    usize::try_from(setting.get()).unwrap_or_default() * 1024
+}
+
+/// Refuses a list that is none, before it takes effect (a `GucStringCheckHook`).
+#[pg_guard]
+unsafe extern "C-unwind" fn check_networks(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the server passes a pointer to the new value, which may be null.
+    let list = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } };
+    let Err(problem) = Guard::parse(&list.to_string_lossy()) else { return true };
+    // SAFETY: the server reads both after this returns false, and frees nothing of them; they live in its error context.
+    unsafe {
+        pg_sys::GUC_check_errdetail_string = palloced(problem.detail);
+        pg_sys::GUC_check_errhint_string = palloced(problem.hint);
+    }
+    false
+}
+
+/// Copies a text to where the server keeps what it is about to report; null when there is a NUL in it.
+fn palloced(text: String) -> *mut c_char {
+    let Ok(text) = CString::new(text) else { return std::ptr::null_mut() };
+    // SAFETY: copies a terminated string into the error context, which is reset with the error.
+    unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
+}

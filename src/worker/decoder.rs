@@ -1,0 +1,151 @@
+//! The decoder: one a database, started by the dispatcher and ended with it. It holds the slot and never writes a table.
+
+use std::ffi::CString;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::process;
+use super::shmem::{self, Database, Phase};
+use crate::decode::plugin::Capture;
+use crate::decode::route::{Router, Spec};
+use crate::decode::session::{self, Session};
+use crate::decode::{raw, slot};
+use crate::event::Lsn;
+use crate::link::frame::{write_image_begin, write_image_end, write_subscription};
+use crate::link::mq::Sender;
+
+/// How often is looked whether a slot has become free.
+const NO_SLOT_PAUSE: Duration = Duration::from_secs(2);
+
+/// The decoder's main function; the argument is the database's oid.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
+    raw::install_signal_handlers();
+    let oid = pg_sys::Oid::from(argument.value() as u32);
+    let Some(database) = shmem::shared().and_then(|shared| shared.find(oid)) else { return };
+    process::connect(oid);
+    database.decoder.set_me();
+    database.decoder_pid.store(std::process::id() as i32, Ordering::SeqCst);
+    super::at_exit(leave);
+
+    let Ok(mut queue) = Sender::attach(database.queue.load(Ordering::SeqCst)) else { return };
+    session::allow_own_plugin();
+    let installation = process::in_transaction(Installation::read);
+    let name = process::slot_name(oid, &installation.id);
+    if !slot::exists(&name) && !create_slot(database, &name, &mut queue) {
+        return;
+    }
+    let Some(start) = acquire_slot(database, &name, &mut queue) else { return };
+    database.confirmed.store(start.0, Ordering::SeqCst);
+    database.saved.store(start.0, Ordering::SeqCst);
+
+    let mut router = Router::new(installation.home);
+    for (id, spec) in process::in_transaction(|| slot::read_image(start)) {
+        router.apply(id, Some(&spec));
+    }
+    let capture = Capture::new(database, queue, router, installation.subscriptions);
+    let mut session = Session::begin(database, capture, start);
+    database.set_phase(Phase::Ready);
+    database.failures.store(0, Ordering::SeqCst);
+    session.run();
+}
+
+/// Lets go of the slot before anybody is told that the process is gone.
+fn leave() {
+    slot::release();
+    if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
+        database.decoder.clear();
+        database.decoder_pid.store(0, Ordering::SeqCst);
+        database.decoder_sleeps.store(false, Ordering::SeqCst);
+        database.dispatcher.wake();
+        shared.launcher.wake();
+    }
+}
+
+/// Makes the slot, as soon as there is room for it; false when asked to stop meanwhile.
+fn create_slot(database: &Database, name: &CString, queue: &mut Sender) -> bool {
+    while !slot::there_is_room() {
+        database.set_phase(Phase::NoFreeSlot);
+        process::report_idle(c"waiting for a free replication slot");
+        process::sleep(Some(NO_SLOT_PAUSE));
+        if database.stop.load(Ordering::SeqCst) {
+            return false;
+        }
+    }
+    database.set_phase(Phase::CreatingSlot);
+    database.image_saved.store(false, Ordering::SeqCst);
+    process::report_busy(c"creating the replication slot, which waits for running transactions");
+    slot::create(name, |consistent, image| hand_over_image(database, queue, consistent, &image));
+    true
+}
+
+/// Has the dispatcher store the first image, and waits until it has.
+fn hand_over_image(database: &Database, queue: &mut Sender, consistent: Lsn, image: &[(i64, Spec)]) {
+    let mut frames = Vec::new();
+    write_image_begin(&mut frames, consistent);
+    for (id, spec) in image {
+        let text = serde_json::to_string(spec).unwrap_or_default();
+        if let Err(too_long) = write_subscription(&mut frames, *id, consistent, Some(&text)) {
+            pgrx::error!("pgstream_hooks: subscription {id} is too long: {too_long}");
+        }
+    }
+    write_image_end(&mut frames, consistent);
+    if queue.send(&frames).is_err() {
+        pgrx::error!("the dispatcher has gone away");
+    }
+    process::report_idle(c"waiting for the subscriptions' image to be stored");
+    while !database.image_saved.load(Ordering::SeqCst) {
+        process::sleep(Some(Duration::from_millis(100)));
+        if database.stop.load(Ordering::SeqCst) {
+            pgrx::error!("asked to stop before the replication slot was complete");
+        }
+    }
+}
+
+/// Takes hold of the slot. One that the server has given up is made anew: what happened meanwhile is a gap.
+fn acquire_slot(database: &Database, name: &CString, queue: &mut Sender) -> Option<Lsn> {
+    if let Ok(start) = slot::acquire(name) {
+        return Some(start);
+    }
+    slot::release();
+    slot::drop(name);
+    pgrx::warning!(
+        "pgstream_hooks: replication slot {} was invalidated by the server; it is made anew, and changes since are lost",
+        name.to_string_lossy()
+    );
+    create_slot(database, name, queue).then(|| slot::acquire(name).ok()).flatten()
+}
+
+/// What tells this installation of the extension from others.
+pub struct Installation {
+    /// Drawn at CREATE EXTENSION.
+    pub id: String,
+    /// `pgwh.home()`.
+    pub home: String,
+    /// The oid of `pgwh.subscriptions`.
+    pub subscriptions: pg_sys::Oid,
+}
+
+impl Installation {
+    /// Reads it; inside a transaction.
+    pub fn read() -> Installation {
+        let read = || -> pgrx::spi::Result<Option<Installation>> {
+            let (id, home, subscriptions) = pgrx::Spi::get_three::<String, String, pg_sys::Oid>(
+                "SELECT id::text, pgwh.home(), 'pgwh.subscriptions'::regclass::oid FROM pgwh.installation",
+            )?;
+            Ok(id.zip(home).zip(subscriptions).map(|((id, home), subscriptions)| Installation {
+                id,
+                home,
+                subscriptions,
+            }))
+        };
+        match read() {
+            Ok(Some(installation)) => installation,
+            Ok(None) => pgrx::error!("pgwh.installation has no row"),
+            Err(error) => pgrx::error!("pgwh.installation can't be read: {error}"),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What our background workers have in common: how they start, wait, take settings and run a transaction.
+
+use std::ffi::{CStr, CString};
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+/// Settings every worker pins for itself, since it would inherit `ALTER DATABASE … SET` and `ALTER ROLE … SET`.
+/// Values must render the same everywhere, and no time limit may end a worker that waits.
+const PINNED: &[(&CStr, &CStr)] = &[
+    (c"statement_timeout", c"0"),
+    (c"lock_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"idle_session_timeout", c"0"),
+    (c"transaction_timeout", c"0"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_deferrable", c"off"),
+    (c"search_path", c"pg_catalog"),
+    (c"row_security", c"off"),
+    (c"jit", c"off"),
+    (c"max_parallel_workers_per_gather", c"0"),
+    (c"TimeZone", c"UTC"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"IntervalStyle", c"postgres"),
+    (c"bytea_output", c"hex"),
+    (c"extra_float_digits", c"1"),
+    (c"xmlbinary", c"base64"),
+    (c"session_replication_role", c"origin"),
+];
+
+/// Connects the worker to its database, also to one that refuses connections, and pins its settings.
+pub fn connect(database: pg_sys::Oid) {
+    // SAFETY: called once, first thing in a background worker's main function.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            database,
+            pg_sys::InvalidOid,
+            pg_sys::BGWORKER_BYPASS_ALLOWCONN,
+        );
+    }
+    pin(PINNED);
+}
+
+/// Pins settings for the life of the process; those that this server doesn't have are passed over.
+pub fn pin(settings: &[(&CStr, &CStr)]) {
+    for (name, value) in settings {
+        // SAFETY: outside any transaction, so that the values outlive each; both strings are static.
+        unsafe {
+            if !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() {
+                pg_sys::SetConfigOption(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_SUSET,
+                    pg_sys::GucSource::PGC_S_OVERRIDE,
+                );
+            }
+        }
+    }
+}
+
+/// Runs the action in a transaction of its own, with a snapshot. An ERROR inside ends the process.
+pub fn in_transaction<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: workers run no transaction around this one; the calls pair up.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = action();
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+        result
+    }
+}
+
+/// Tells `pg_stat_activity` what the process does.
+pub fn report_busy(what: &CStr) {
+    report(pg_sys::BackendState::STATE_RUNNING, what);
+}
+
+/// Tells `pg_stat_activity` what the process waits for.
+pub fn report_idle(what: &CStr) {
+    report(pg_sys::BackendState::STATE_IDLE, what);
+}
+
+fn report(state: pg_sys::BackendState::Type, what: &CStr) {
+    // SAFETY: copies the string into the process' own entry.
+    unsafe { pg_sys::pgstat_report_activity(state, what.as_ptr()) };
+}
+
+/// Sleeps until the latch is set or the time has passed; without a time, until the latch is set. Then sees to
+/// interrupts and to a changed configuration; returns whether the configuration changed.
+pub fn sleep(timeout: Option<Duration>) -> bool {
+    let (flags, milliseconds) = match timeout {
+        Some(time) => (pg_sys::WL_TIMEOUT, time.as_millis().clamp(1, 86_400_000) as _),
+        None => (0, -1),
+    };
+    // SAFETY: the latch is the process' own.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH | flags) as _,
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    see_to_interrupts()
+}
+
+/// Ends the process if it was told to, and rereads the configuration if it changed; returns whether it did.
+pub fn see_to_interrupts() -> bool {
+    pgrx::check_for_interrupts!();
+    // SAFETY: a flag of this process that its SIGHUP handler sets.
+    unsafe {
+        if pg_sys::ConfigReloadPending == 0 {
+            return false;
+        }
+        pg_sys::ConfigReloadPending = 0;
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+    }
+    true
+}
+
+/// Starts a dynamic background worker; none when all worker processes are taken.
+///
+/// The handle must be kept as long as the worker's fate is of interest.
+pub fn start_worker(kind: &str, function: &str, database: pg_sys::Oid) -> Option<WorkerHandle> {
+    let mut worker = describe(kind, function, pg_sys::BGW_NEVER_RESTART as i32);
+    worker.bgw_flags |= pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION as i32;
+    worker.bgw_main_arg = pg_sys::Datum::from(database.to_u32());
+    // SAFETY: the description is complete; the notification goes to this process.
+    unsafe {
+        worker.bgw_notify_pid = pg_sys::MyProcPid;
+        let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let mut handle = std::ptr::null_mut();
+        let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
+        pg_sys::MemoryContextSwitchTo(previous);
+        started.then_some(WorkerHandle(handle))
+    }
+}
+
+/// Describes a worker of this library.
+pub fn describe(kind: &str, function: &str, restart_seconds: i32) -> pg_sys::BackgroundWorker {
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: pg_sys::BGWORKER_SHMEM_ACCESS as i32,
+        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        bgw_restart_time: restart_seconds,
+        ..Default::default()
+    };
+    let title = format!("pgstream_hooks {kind}");
+    copy_name(&mut worker.bgw_name, &title);
+    copy_name(&mut worker.bgw_type, &title);
+    copy_name(&mut worker.bgw_library_name, "pgstream_hooks");
+    copy_name(&mut worker.bgw_function_name, function);
+    worker
+}
+
+fn copy_name(target: &mut [std::ffi::c_char], name: &str) {
+    let name = CString::new(name).unwrap_or_default();
+    for (to, from) in target.iter_mut().zip(name.as_bytes_with_nul()) {
+        *to = *from as _;
+    }
+}
+
+/// A background worker that this process started.
+pub struct WorkerHandle(*mut pg_sys::BackgroundWorkerHandle);
+
+impl WorkerHandle {
+    /// Whether the worker has ended (or could never start).
+    pub fn has_ended(&self) -> bool {
+        let mut pid = 0;
+        // SAFETY: the handle was made by RegisterDynamicBackgroundWorker and is freed only on drop.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) };
+        !matches!(
+            status,
+            pg_sys::BgwHandleStatus::BGWH_STARTED | pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED
+        )
+    }
+
+    /// Sends the worker SIGTERM.
+    pub fn terminate(&self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::TerminateBackgroundWorker(self.0) };
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        // SAFETY: allocated by RegisterDynamicBackgroundWorker; nobody else has it.
+        unsafe { pg_sys::pfree(self.0.cast()) };
+    }
+}
+
+/// The name of the slot of this database: its installation tells it from the slot of another that had the same oid.
+pub fn slot_name(database: pg_sys::Oid, installation: &str) -> CString {
+    let short: String = installation.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    CString::new(format!("pgwh_{}_{short}", database.to_u32())).unwrap_or_default()
+}
+
+/// Waits a moment in a backend, without losing a wake-up meant for somebody else's wait on the same latch.
+pub fn pause(time: Duration) {
+    // SAFETY: the latch is the process' own.
+    unsafe {
+        let flags = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let events = pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            flags as _,
+            time.as_millis().max(1) as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        if events & pg_sys::WL_LATCH_SET as i32 != 0 {
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+    pgrx::check_for_interrupts!();
+}
+
+/// Runs the action in a transaction of its own that takes no snapshot but what catalog scans take.
+pub fn in_bare_transaction<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: workers run no transaction around this one; the calls pair up.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        let result = action();
+        pg_sys::CommitTransactionCommand();
+        result
+    }
+}

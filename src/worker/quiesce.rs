@@ -1,0 +1,250 @@
+//! Database commands work as if the extension weren't there: its workers stand back while one runs.
+//!
+//! An active slot refuses DROP DATABASE (also WITH (FORCE)) and SET TABLESPACE; connected workers refuse RENAME and
+//! being a TEMPLATE. So the workers of that database are stopped first, and let back at the end of the transaction.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_void};
+use std::ptr;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::shmem::{self, Database};
+use super::{process, wake};
+use crate::decode::raw;
+
+/// How long workers may take to stand back before the command goes on and reports what it finds in its way.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
+
+thread_local! {
+    /// Databases this transaction made stand back, to be let back at its end.
+    static STANDING_BACK: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+    /// Databases this transaction made, which may have brought the extension along from their template.
+    static COPIED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Installs the hooks, once, while the server preloads.
+pub fn init() {
+    // SAFETY: single-threaded start-up of the server; the previous hooks are kept and called.
+    unsafe {
+        PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+        PREVIOUS_ACCESS = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(object_access);
+        pg_sys::RegisterXactCallback(Some(at_transaction_end), ptr::null_mut());
+    }
+}
+
+#[pg_guard]
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query: *const std::ffi::c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    receiver: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
+    unsafe {
+        let affected = Affected::by((*statement).utilityStmt);
+        if let Some(name) = affected.as_ref().and_then(|affected| affected.existing) {
+            stand_back(name);
+        }
+        match PREVIOUS_UTILITY {
+            Some(previous) => pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                previous(
+                    statement,
+                    query,
+                    read_only_tree,
+                    context,
+                    params,
+                    environment,
+                    receiver,
+                    completion,
+                )
+            }),
+            None => pg_sys::standard_ProcessUtility(
+                statement,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                receiver,
+                completion,
+            ),
+        }
+        if let Some(copy) = affected.and_then(|affected| affected.created) {
+            let oid = pg_sys::get_database_oid(copy.as_ptr(), true);
+            if oid != pg_sys::InvalidOid {
+                COPIED.with_borrow_mut(|copied| copied.push(oid));
+            }
+        }
+    }
+}
+
+/// The databases that a command is about.
+struct Affected<'a> {
+    /// The one that must be left alone meanwhile.
+    existing: Option<&'a CStr>,
+    /// The one that the command makes.
+    created: Option<&'a CStr>,
+}
+
+impl Affected<'_> {
+    /// # Safety
+    /// `node` is a utility statement's parse tree.
+    unsafe fn by<'a>(node: *mut pg_sys::Node) -> Option<Affected<'a>> {
+        // SAFETY: as the caller promises; each cast follows the node's tag, and names live as long as the tree.
+        unsafe {
+            let name = |text: *const std::ffi::c_char| (!text.is_null()).then(|| CStr::from_ptr(text));
+            match (*node).type_ {
+                pg_sys::NodeTag::T_DropdbStmt => {
+                    let drop = &*node.cast::<pg_sys::DropdbStmt>();
+                    Some(Affected { existing: name(drop.dbname), created: None })
+                }
+                pg_sys::NodeTag::T_RenameStmt => {
+                    let rename = &*node.cast::<pg_sys::RenameStmt>();
+                    (rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
+                        .then(|| Affected { existing: name(rename.subname), created: None })
+                }
+                pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                    let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
+                    option(alter.options, c"tablespace")
+                        .map(|_| Affected { existing: name(alter.dbname), created: None })
+                }
+                pg_sys::NodeTag::T_CreatedbStmt => {
+                    let create = &*node.cast::<pg_sys::CreatedbStmt>();
+                    let template = option(create.options, c"template")
+                        .filter(|option| !(**option).arg.is_null())
+                        .and_then(|option| name(pg_sys::defGetString(option)));
+                    Some(Affected {
+                        existing: Some(template.unwrap_or(c"template1")),
+                        created: name(create.dbname),
+                    })
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `options` is a list of DefElem nodes.
+unsafe fn option(options: *mut pg_sys::List, wanted: &CStr) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let count = if options.is_null() { 0 } else { (*options).length as usize };
+        (0..count)
+            .map(|n| (*(*options).elements.add(n)).ptr_value.cast::<pg_sys::DefElem>())
+            .find(|option| CStr::from_ptr((**option).defname) == wanted)
+    }
+}
+
+/// Makes the workers of the named database stand back, if it has any and the caller may do such things to it.
+fn stand_back(name: &CStr) {
+    let Some(shared) = shmem::shared() else { return };
+    // SAFETY: a command runs, so a transaction is in progress.
+    let (oid, role) = unsafe {
+        if !pg_sys::IsTransactionState() {
+            return;
+        }
+        (pg_sys::get_database_oid(name.as_ptr(), true), pg_sys::GetUserId())
+    };
+    // Who may not do it is refused by the command itself, and must not disturb delivery by trying.
+    let Some(database) = shared.find(oid).filter(|_| may_affect(oid, role)) else { return };
+    database.quiesced.fetch_add(1, Ordering::SeqCst);
+    STANDING_BACK.with_borrow_mut(|list| list.push(oid));
+    ask_to_stop(database);
+    let deadline = Instant::now() + PATIENCE;
+    while database.dispatcher_pid.load(Ordering::SeqCst) != 0
+        || database.decoder_pid.load(Ordering::SeqCst) != 0
+    {
+        if Instant::now() > deadline {
+            break;
+        }
+        // The workers ring nobody when they are gone; they are gone within milliseconds.
+        process::pause(Duration::from_millis(2));
+    }
+}
+
+/// Asks the pair of a database to end.
+pub fn ask_to_stop(database: &Database) {
+    database.stop.store(true, Ordering::SeqCst);
+    database.dispatcher.wake();
+    database.decoder.wake();
+}
+
+fn may_affect(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    raw::owns_database(database, role) || role_may_create_databases(role)
+}
+
+fn role_may_create_databases(role: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up inside a transaction; the tuple is released before returning.
+    unsafe {
+        let tuple =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AUTHOID as _, pg_sys::Datum::from(role));
+        if tuple.is_null() {
+            return false;
+        }
+        let may = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_authid>()).rolcreatedb;
+        pg_sys::ReleaseSysCache(tuple);
+        may
+    }
+}
+
+/// Lets workers back, and has new databases looked at, once the transaction has ended either way.
+unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _: *mut c_void) {
+    if !matches!(
+        event,
+        pg_sys::XactEvent::XACT_EVENT_COMMIT
+            | pg_sys::XactEvent::XACT_EVENT_ABORT
+            | pg_sys::XactEvent::XACT_EVENT_PREPARE
+    ) {
+        return;
+    }
+    if STANDING_BACK.with_borrow(Vec::is_empty) && COPIED.with_borrow(Vec::is_empty) {
+        return;
+    }
+    let Some(shared) = shmem::shared() else { return };
+    for oid in STANDING_BACK.take() {
+        if let Some(database) = shared.find(oid) {
+            database.quiesced.fetch_sub(1, Ordering::SeqCst);
+            shared.ring(database);
+        }
+    }
+    for oid in COPIED.take() {
+        if let Some(database) = shared.claim(oid) {
+            shared.ring(database);
+        }
+    }
+}
+
+/// Notices that an extension is being dropped, however it comes about (DROP EXTENSION, DROP SCHEMA … CASCADE, DROP OWNED).
+#[pg_guard]
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub_object: i32,
+    argument: *mut c_void,
+) {
+    // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
+    unsafe {
+        if let Some(previous) = PREVIOUS_ACCESS {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub_object, argument));
+        }
+    }
+    if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId {
+        // Whichever extension it is: the dispatcher looks for itself, which costs nothing.
+        wake::recheck_at_commit();
+    }
+}

@@ -1,0 +1,399 @@
+//! What the processes know of each other: one fixed table in shared memory, an entry a database.
+//!
+//! Everything a commit looks at is an atomic, so that a commit takes no lock. The lock of the table is for those who
+//! claim or free an entry, and for the text of a problem.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use super::figures::{self, Figures};
+use super::process;
+use crate::api::status::SubscriptionStats;
+use crate::decode::raw;
+use crate::event::{Lsn, Timestamp};
+
+/// How many databases of a cluster can have the extension at work at once. Each takes two worker processes, so
+/// `max_worker_processes` is what limits in practice.
+pub const MAX_DATABASES: usize = 1024;
+
+const NAME: &CStr = c"pgstream_hooks";
+const PROBLEM_BYTES: usize = 512;
+
+/// What a database's workers are doing, or what they wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Phase {
+    /// No worker has been asked for, or it is not yet known whether the extension is here.
+    Unknown = 0,
+    /// The dispatcher is being started.
+    Starting = 1,
+    /// All worker processes of the cluster are taken.
+    NoFreeWorker = 2,
+    /// `wal_level` is below `logical`.
+    WalLevelTooLow = 3,
+    /// All replication slots of the cluster are taken.
+    NoFreeSlot = 4,
+    /// The slot is being created, which waits for the transactions that run.
+    CreatingSlot = 5,
+    /// Changes are captured.
+    Ready = 6,
+    /// The last try failed; another follows.
+    Failed = 7,
+    /// `pgwh.enabled` is off.
+    SwitchedOff = 8,
+    /// The database is being dropped, renamed, moved or copied: its workers stand back.
+    Quiesced = 9,
+}
+
+impl Phase {
+    fn from_code(code: u32) -> Phase {
+        const ALL: [Phase; 10] = [
+            Phase::Unknown,
+            Phase::Starting,
+            Phase::NoFreeWorker,
+            Phase::WalLevelTooLow,
+            Phase::NoFreeSlot,
+            Phase::CreatingSlot,
+            Phase::Ready,
+            Phase::Failed,
+            Phase::SwitchedOff,
+            Phase::Quiesced,
+        ];
+        ALL.get(code as usize).copied().unwrap_or(Phase::Unknown)
+    }
+}
+
+/// A process by its number in shared memory plus one; 0 stands for none.
+#[repr(transparent)]
+pub struct ProcessRef(AtomicI32);
+
+impl ProcessRef {
+    /// Says that the present process is the one.
+    pub fn set_me(&self) {
+        self.0.store(raw::my_process_number() + 1, Ordering::SeqCst);
+    }
+
+    /// Says that there is none.
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst) != 0
+    }
+
+    /// Wakes the process. Raises nothing, allocates nothing: safe where a commit has just happened.
+    #[inline]
+    pub fn wake(&self) {
+        let number = self.0.load(Ordering::Relaxed) - 1;
+        // SAFETY: shared memory is attached in every process that has a reference to this entry; `latch_of` checks
+        // the number, and setting the latch of a process that is gone is harmless.
+        unsafe {
+            let latch = raw::latch_of(number);
+            if !latch.is_null() {
+                raw::unguarded::SetLatch(latch);
+            }
+        }
+    }
+}
+
+/// One database that has, or may have, the extension.
+#[repr(C)]
+pub struct Database {
+    oid: AtomicU32,
+    /// Ends in the decoder's latch being set at the next commit: the decoder sleeps.
+    pub decoder_sleeps: AtomicBool,
+    /// Somebody wants the launcher to look whether workers are needed here.
+    pub wanted: AtomicBool,
+    /// Somebody committed a DROP EXTENSION here: look whether it is still installed.
+    pub recheck: AtomicBool,
+    /// The pair is to end: set by who quiesces and by a dispatcher that leaves.
+    pub stop: AtomicBool,
+    /// How many backends are about to drop, rename, move or copy the database.
+    pub quiesced: AtomicI32,
+    phase: AtomicU32,
+    /// The dispatcher.
+    pub dispatcher: ProcessRef,
+    /// The decoder.
+    pub decoder: ProcessRef,
+    /// The dispatcher's process id, 0 for none.
+    pub dispatcher_pid: AtomicI32,
+    /// The decoder's process id, 0 for none.
+    pub decoder_pid: AtomicI32,
+    /// The queue's segment, for the decoder to attach.
+    pub queue: AtomicU32,
+    /// The segment with the subscriptions' figures, 0 for none.
+    pub figures: AtomicU32,
+    /// Up to here nothing is outstanding: what the slot may be confirmed to.
+    pub confirmable: AtomicU64,
+    /// Up to here the slot is confirmed.
+    pub confirmed: AtomicU64,
+    /// Up to here the slot's confirmed position is on disk: what a restart begins from is not before.
+    pub saved: AtomicU64,
+    /// Up to here everything that ended has been handed to the dispatcher.
+    pub frontier: AtomicU64,
+    /// The first routing image is in its table: the slot may be made permanent.
+    pub image_saved: AtomicBool,
+    /// How often the pair has failed since it was last ready; paces the restarts.
+    pub failures: AtomicU32,
+    problem_length: AtomicU32,
+    problem: [u8; PROBLEM_BYTES],
+}
+
+impl Database {
+    /// The database's oid; the invalid one when the entry is free.
+    pub fn oid(&self) -> pg_sys::Oid {
+        pg_sys::Oid::from(self.oid.load(Ordering::Acquire))
+    }
+
+    /// What its workers are doing.
+    pub fn phase(&self) -> Phase {
+        Phase::from_code(self.phase.load(Ordering::Acquire))
+    }
+
+    /// Says what the workers are doing.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u32, Ordering::Release);
+    }
+
+    /// Why the last try failed; empty when it did not.
+    pub fn problem(&self) -> String {
+        with_lock(|| {
+            let length = self.problem_length.load(Ordering::Relaxed) as usize;
+            String::from_utf8_lossy(&self.problem[..length.min(PROBLEM_BYTES)]).into_owned()
+        })
+    }
+
+    /// Records why a try failed, for `pgwh.health()`.
+    pub fn set_problem(&self, text: &str) {
+        let bytes = &text.as_bytes()[..text.floor_char_boundary(PROBLEM_BYTES)];
+        with_lock(|| {
+            // SAFETY: the lock keeps every other reader and writer of the text away; the bytes fit.
+            unsafe {
+                let target = (&raw const self.problem).cast::<u8>().cast_mut();
+                ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+            }
+            self.problem_length.store(bytes.len() as u32, Ordering::Relaxed);
+        });
+    }
+
+    fn reset(&self, oid: pg_sys::Oid) {
+        for flag in [&self.decoder_sleeps, &self.wanted, &self.recheck, &self.stop, &self.image_saved] {
+            flag.store(false, Ordering::SeqCst);
+        }
+        self.quiesced.store(0, Ordering::SeqCst);
+        self.dispatcher.clear();
+        self.decoder.clear();
+        for number in [&self.dispatcher_pid, &self.decoder_pid] {
+            number.store(0, Ordering::SeqCst);
+        }
+        for number in [&self.phase, &self.queue, &self.figures, &self.failures, &self.problem_length] {
+            number.store(0, Ordering::SeqCst);
+        }
+        for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier] {
+            lsn.store(0, Ordering::SeqCst);
+        }
+        self.oid.store(oid.to_u32(), Ordering::SeqCst);
+    }
+}
+
+/// The whole table.
+#[repr(C)]
+pub struct Shared {
+    /// The launcher.
+    pub launcher: ProcessRef,
+    /// The launcher's process id, 0 for none.
+    pub launcher_pid: AtomicI32,
+    /// Changes whenever an entry is claimed or freed: what commits compare their memory of the table with.
+    pub generation: AtomicU32,
+    databases: [Database; MAX_DATABASES],
+}
+
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
+
+/// Asks for the memory and the lock; called while the server loads its preloaded libraries.
+pub fn request() {
+    // SAFETY: called from shmem_request_hook, where both may be asked for.
+    unsafe {
+        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 1);
+    }
+}
+
+/// Finds or makes the table; called when the server's shared memory is set up.
+pub fn attach() {
+    // SAFETY: called from shmem_startup_hook. Zeroed memory is a valid, empty table: every field is an atomic or bytes.
+    unsafe {
+        let mut found = false;
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let shared = pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<Shared>(), &mut found).cast::<Shared>();
+        if !found {
+            ptr::write_bytes(shared, 0, 1);
+        }
+        pg_sys::LWLockRelease(lock);
+        SHARED.store(shared, Ordering::Release);
+    }
+}
+
+/// `AddinShmemInitLock` in the array of individual locks (`storage/lwlocknames.txt`), the same in all majors.
+const ADDIN_SHMEM_INIT_LOCK: usize = 21;
+
+/// The table; none when the library was not preloaded.
+pub fn shared() -> Option<&'static Shared> {
+    // SAFETY: once set, the pointer stays good for the life of the process, and all fields are shared safely.
+    unsafe { SHARED.load(Ordering::Acquire).as_ref() }
+}
+
+fn with_lock<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: the tranche was asked for at preload; the lock is held for a few instructions that can't raise.
+    unsafe {
+        let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let result = action();
+        pg_sys::LWLockRelease(lock);
+        result
+    }
+}
+
+impl Shared {
+    /// The entries in use.
+    pub fn databases(&self) -> impl Iterator<Item = &Database> {
+        self.databases.iter().filter(|database| database.oid() != pg_sys::InvalidOid)
+    }
+
+    /// The entry of a database, if it has one.
+    pub fn find(&self, oid: pg_sys::Oid) -> Option<&Database> {
+        self.databases().find(|database| database.oid() == oid)
+    }
+
+    /// The entry of a database, claimed if it has none; none when the table is full.
+    pub fn claim(&self, oid: pg_sys::Oid) -> Option<&Database> {
+        with_lock(|| {
+            if let Some(known) = self.find(oid) {
+                return Some(known);
+            }
+            let free = self.databases.iter().find(|database| database.oid() == pg_sys::InvalidOid)?;
+            free.reset(oid);
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            Some(free)
+        })
+    }
+
+    /// Frees the entry of a database that needs no workers, unless somebody has asked for them meanwhile.
+    pub fn free(&self, database: &Database) {
+        with_lock(|| {
+            if !database.wanted.load(Ordering::SeqCst) && database.quiesced.load(Ordering::SeqCst) == 0 {
+                database.reset(pg_sys::InvalidOid);
+                self.generation.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+
+    /// Asks the launcher to see to a database.
+    pub fn ring(&self, database: &Database) {
+        database.wanted.store(true, Ordering::SeqCst);
+        self.launcher.wake();
+    }
+}
+
+/// The entry of the database this process is connected to, if it has one.
+pub fn my_database() -> Option<&'static Database> {
+    // SAFETY: reads a global of this process.
+    let oid = unsafe { pg_sys::MyDatabaseId };
+    shared()?.find(oid)
+}
+
+/// Why changes of this database are not captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotReady(Phase);
+
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Phase::Unknown | Phase::Starting => "The workers of this database are starting",
+            Phase::NoFreeWorker => "There is no free worker process (max_worker_processes)",
+            Phase::WalLevelTooLow => "wal_level is not logical",
+            Phase::NoFreeSlot => "There is no free replication slot (max_replication_slots)",
+            Phase::CreatingSlot => "The replication slot is being created, which waits for running transactions",
+            Phase::Ready => "Capture has just begun",
+            Phase::Failed => "The workers of this database failed and are tried again; the server's log says why",
+            Phase::SwitchedOff => "The setting pgwh.enabled is off",
+            Phase::Quiesced => "The database is being altered or copied",
+        })
+    }
+}
+
+/// Waits until changes of this database are captured. Has the launcher look, should it not know of us.
+pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
+    // SAFETY: reads a global of this process.
+    let oid = unsafe { pg_sys::MyDatabaseId };
+    let Some((shared, database)) = shared().and_then(|shared| Some((shared, shared.claim(oid)?))) else {
+        return Err(NotReady(Phase::Unknown));
+    };
+    if database.phase() == Phase::Ready {
+        return Ok(());
+    }
+    if !database.dispatcher.is_set() {
+        shared.ring(database);
+    }
+    let deadline = Instant::now() + patience;
+    loop {
+        match database.phase() {
+            Phase::Ready => return Ok(()),
+            // Nothing but a restart or a change of settings helps.
+            phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff) => return Err(NotReady(phase)),
+            phase if Instant::now() >= deadline => return Err(NotReady(phase)),
+            _ => process::pause(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Up to where everything that ended has reached the subscription; none while its dispatcher doesn't know of it.
+pub fn reached(subscription_id: i64) -> Option<u64> {
+    let database = my_database()?;
+    // The dispatcher shows a subscription's figures before the frontier they belong to: look the other way round.
+    let frontier = database.frontier.load(Ordering::Acquire);
+    let figures = figures::read_one(database, subscription_id)?;
+    Some(reached_by(&figures, frontier))
+}
+
+fn reached_by(figures: &Figures, frontier: u64) -> u64 {
+    if figures.oldest_lsn == 0 { frontier } else { figures.oldest_lsn.min(frontier) }
+}
+
+/// How all subscriptions of this database fare.
+pub fn subscription_stats() -> Vec<SubscriptionStats> {
+    let Some(database) = my_database() else { return Vec::new() };
+    let frontier = database.frontier.load(Ordering::Acquire);
+    let time = |at: i64| (at != 0).then_some(Timestamp(at));
+    let milliseconds = |us: u32| (us != 0).then(|| f64::from(us) / 1000.0);
+    figures::read(database)
+        .into_iter()
+        .map(|figures| SubscriptionStats {
+            subscription_id: figures.subscription_id,
+            pending: figures.pending as i64,
+            retrying: figures.retrying as i64,
+            in_flight: figures.in_flight as i64,
+            delivered: figures.delivered as i64,
+            dead: figures.dead as i64,
+            blocked_keys: figures.blocked_keys as i64,
+            oldest_pending: time(figures.oldest_pending),
+            last_success_at: time(figures.last_success_at),
+            last_failure_at: time(figures.last_failure_at),
+            last_status: (figures.last_status != 0).then_some(figures.last_status as i32),
+            last_error: figures.error(),
+            next_attempt_at: time(figures.next_attempt_at),
+            p50_ms: milliseconds(figures.p50_us),
+            p99_ms: milliseconds(figures.p99_us),
+            reached_lsn: Some(Lsn(reached_by(&figures, frontier))),
+        })
+        .collect()
+}
+
+pub use crate::decode::raw::wal_insert_end;

@@ -1,0 +1,107 @@
+//! What a commit pays: a look at shared memory and, if the decoder sleeps, a latch set.
+//!
+//! The callback is inherited by every backend through preloading. It runs after the commit, where an ERROR would be a
+//! PANIC: plain loads, no allocation, no pgrx guard.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{Ordering, fence};
+
+use pgrx::pg_sys;
+
+use super::shmem::{self, Database};
+
+thread_local! {
+    // A backend has one thread, so these are its globals, without `static mut`.
+    static LAST_COMMIT: Cell<u64> = const { Cell::new(0) };
+    static GENERATION: Cell<u32> = const { Cell::new(u32::MAX) };
+    static MINE: Cell<*const Database> = const { Cell::new(ptr::null()) };
+    static AT_COMMIT: Cell<AtCommit> = const { Cell::new(AtCommit::NOTHING) };
+}
+
+/// What a transaction asked to happen when it commits.
+#[derive(Clone, Copy)]
+struct AtCommit {
+    /// The extension was created here: the launcher should look.
+    ring: bool,
+    /// The extension was dropped here: the dispatcher should look.
+    recheck: bool,
+}
+
+impl AtCommit {
+    const NOTHING: AtCommit = AtCommit { ring: false, recheck: false };
+}
+
+/// Has the launcher look at this database when the present transaction commits.
+pub fn ring_at_commit() {
+    AT_COMMIT.set(AtCommit { ring: true, ..AT_COMMIT.get() });
+}
+
+/// Has the dispatcher look whether the extension is still there when the present transaction commits.
+pub fn recheck_at_commit() {
+    AT_COMMIT.set(AtCommit { recheck: true, ..AT_COMMIT.get() });
+}
+
+/// Registers the callback, once, while the server preloads.
+pub fn init() {
+    // SAFETY: the function lives as long as the library, which is never unloaded.
+    unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), ptr::null_mut()) };
+}
+
+unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _: *mut c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            wake_decoder();
+            act_on_wishes();
+        }
+        // Whoever commits it later has no such wishes: look now, and again soon.
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => act_on_wishes(),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => AT_COMMIT.set(AtCommit::NOTHING),
+        _ => {}
+    }
+}
+
+#[inline]
+fn wake_decoder() {
+    // SAFETY: reads a global of this process.
+    let end = unsafe { pg_sys::XactLastCommitEnd };
+    if LAST_COMMIT.replace(end) == end {
+        return;
+    }
+    if let Some(database) = mine() {
+        // The decoder says that it sleeps and then looks at the log; we have written the log and now look whether it
+        // sleeps. With a full barrier on both sides one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if database.decoder_sleeps.load(Ordering::Relaxed) {
+            database.decoder_sleeps.store(false, Ordering::Relaxed);
+            database.decoder.wake();
+        }
+    }
+}
+
+fn mine() -> Option<&'static Database> {
+    let shared = shmem::shared()?;
+    let generation = shared.generation.load(Ordering::Acquire);
+    if GENERATION.replace(generation) != generation {
+        MINE.set(shmem::my_database().map_or(ptr::null(), ptr::from_ref));
+    }
+    // SAFETY: null or an entry of the table, which lives as long as the process.
+    unsafe { MINE.get().as_ref() }
+}
+
+fn act_on_wishes() {
+    let wishes = AT_COMMIT.replace(AtCommit::NOTHING);
+    if !(wishes.ring || wishes.recheck) {
+        return;
+    }
+    if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
+        if wishes.ring {
+            shared.ring(database);
+        }
+        if wishes.recheck {
+            database.recheck.store(true, Ordering::SeqCst);
+            database.dispatcher.wake();
+        }
+    }
+}
