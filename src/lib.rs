@@ -3,8 +3,31 @@
 //! The write-ahead log is decoded inside the server and each committed change is POSTed to the endpoints
 //! subscribed to it. `docs/architecture.md` tells how the rooms below work together.
 
+pub mod api;
+pub mod decode;
+pub mod dispatch;
 pub mod event;
 pub mod link;
 pub mod send;
 
-pub mod dispatch;
+#[cfg(feature = "server")]
+mod error;
+#[cfg(feature = "server")]
+mod journal;
+#[cfg(feature = "server")]
+mod settings;
+#[cfg(feature = "server")]
+mod worker;
+
+#[cfg(feature = "server")]
+pgrx::pg_module_magic!();
+
+/// What is started when the server preloads the library, or a session loads it for a function.
+#[cfg(feature = "server")]
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::init();
+    if settings::preloaded() {
+        worker::init();
+    }
+}

@@ -37,7 +37,8 @@ pub struct Capture {
     subscriptions: pg_sys::Oid,
     router: Router,
     relations: HashMap<pg_sys::Oid, CapturedRelation>,
-    next_reference: u32,
+    /// By which number the dispatcher knows a table; a later version of its definition takes its predecessor's place.
+    references: HashMap<pg_sys::Oid, u32>,
     scratch: Scratch,
     targets: Vec<Target>,
     queue: Sender,
@@ -99,7 +100,7 @@ impl Capture {
             subscriptions,
             router,
             relations: HashMap::new(),
-            next_reference: 0,
+            references: HashMap::new(),
             scratch: Scratch::default(),
             targets: Vec::new(),
             queue,
@@ -312,12 +313,12 @@ impl Capture {
     fn announce_relation(&mut self, oid: pg_sys::Oid) -> Option<u32> {
         let relation = self.relations.get_mut(&oid)?;
         if relation.reference.is_none() {
-            let reference = self.next_reference;
+            let next = self.references.len() as u32;
+            let reference = *self.references.entry(oid).or_insert(next);
             if let Err(too_long) = write_relation(&mut self.buffer, reference, &relation.model) {
                 pgrx::warning!("pgstream_hooks: a table's description is too long: {too_long}");
                 return None;
             }
-            self.next_reference += 1;
             relation.reference = Some(reference);
         }
         relation.reference
@@ -562,15 +563,10 @@ unsafe extern "C-unwind" fn startup(
 /// `ctx` is live, and no other reference to the capture is.
 unsafe fn capture<'a>(ctx: *mut pg_sys::LogicalDecodingContext) -> &'a mut Capture {
     // SAFETY: only the decoder sets the pointer, to a capture that outlives the context.
-    match unsafe { (*ctx).output_writer_private.cast::<Capture>().as_mut() } {
-        Some(capture) => capture,
-        None => pgrx::ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "this replication slot belongs to pgstream_hooks, which alone can read from it",
-            "SELECT * FROM pgwh.events shows what was captured."
-        ),
+    if let Some(capture) = unsafe { (*ctx).output_writer_private.cast::<Capture>().as_mut() } {
+        return capture;
     }
+    pgrx::error!("this replication slot belongs to pgstream_hooks, which alone can read from it")
 }
 
 #[pg_guard]

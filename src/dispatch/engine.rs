@@ -316,10 +316,20 @@ impl<P> Engine<P> {
         self.progress.confirmed()
     }
 
+    /// Everything that ended at or before this has arrived.
+    pub fn frontier(&self) -> Lsn {
+        self.progress.frontier()
+    }
+
     /// Every transaction that ended at or before this has reached this subscription.
     pub fn reached(&self, id: SubscriptionId) -> Option<Lsn> {
         let oldest = self.subscription(id)?.lanes.as_ref().and_then(|lanes| lanes.oldest());
         Some(oldest.map_or(self.progress.frontier(), |oldest| self.progress.commit_lsn(oldest.transaction)))
+    }
+
+    /// What the oldest delivery that is not done carries.
+    pub fn oldest(&self, id: SubscriptionId) -> Option<&P> {
+        Some(&self.subscription(id)?.lanes.as_ref()?.oldest()?.payload)
     }
 
     /// The subscriptions there are.

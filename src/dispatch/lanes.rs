@@ -34,6 +34,15 @@ impl Keys {
         if old == new { Keys::one(old) } else { Keys { hashes: [old, new], count: 2 } }
     }
 
+    /// The row's key, and the one it had before if that was another.
+    pub fn of(key: Option<u64>, old: Option<u64>) -> Keys {
+        match (old, key) {
+            (Some(old), Some(new)) => Keys::two(old, new),
+            (Some(key), None) | (None, Some(key)) => Keys::one(key),
+            (None, None) => Keys::NONE,
+        }
+    }
+
     pub(super) fn as_slice(&self) -> &[u64] {
         &self.hashes[..usize::from(self.count)]
     }

@@ -104,3 +104,11 @@ pub struct Event {
     /// FULL; none when WAL has nothing.
     pub old: Option<Row>,
 }
+
+impl Event {
+    /// The bytes of memory it takes, itself and its rows.
+    pub fn memory(&self) -> usize {
+        let rows = self.new.iter().chain(&self.old).map(|row| row.as_bytes().len());
+        size_of::<Event>() + rows.sum::<usize>()
+    }
+}

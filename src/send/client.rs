@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
-use ureq::http::header::{CONTENT_TYPE, InvalidHeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
+use ureq::http::header::{CONTENT_TYPE, HeaderName, InvalidHeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use ureq::{Agent, Body};
 
@@ -27,6 +27,17 @@ const DRAINED: u64 = 16 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 /// A body buffer larger than this is not kept between requests.
 const KEPT_BODY: usize = 256 * 1024;
+
+// Made once, so that a request doesn't spell them out anew.
+static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+static WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The attempt at which a test's sender panics.
+#[cfg(test)]
+pub(super) const PANIC: u32 = u32::MAX;
 
 /// What one sender thread sends with.
 pub(super) struct Client {
@@ -57,13 +68,15 @@ impl Client {
 
     /// Makes one attempt.
     pub fn deliver(&mut self, job: &Job) -> Outcome {
-        let (started_at, started) = (SystemTime::now(), Instant::now());
-        let deadline = started + job.endpoint.timeout;
         self.render(job);
-        let result = match self.head(job, started_at) {
-            Ok(headers) => self.exchange(job, &headers, deadline),
-            Err(error) => Err(Failure::unanswered(ErrorClass::Encode, error.to_string())),
-        };
+        let started_at = SystemTime::now();
+        let head = self.head(job, started_at);
+        // The subscription's timeout is for the network; a large body may take a while to make.
+        let started = Instant::now();
+        let result = head.map_err(Failure::from).and_then(|head| {
+            let deadline = started + job.endpoint.timeout;
+            self.attempt(job, head, started_at, deadline)
+        });
         if self.body.capacity() > KEPT_BODY {
             self.body = Vec::new();
         }
@@ -71,6 +84,8 @@ impl Client {
     }
 
     fn render(&mut self, job: &Job) {
+        #[cfg(test)]
+        assert_ne!(job.attempt, PANIC, "for a test");
         let Endpoint { format, database, subscription, .. } = &*job.endpoint;
         let context = RenderContext { database, subscription };
         self.body.clear();
@@ -86,18 +101,18 @@ impl Client {
         let signature = signature::sign(&endpoint.keys, &id, timestamp, &self.body);
         let id = HeaderValue::from_maybe_shared(id)?;
         let mut headers = HeaderMap::with_capacity(8 + endpoint.headers.len());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.format.content_type()));
         headers.insert(
             USER_AGENT,
             HeaderValue::from_static(concat!("pgstream_hooks/", env!("CARGO_PKG_VERSION"))),
         );
-        headers.insert("webhook-id", id.clone());
-        headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
+        headers.insert(&WEBHOOK_ID, id.clone());
+        headers.insert(&WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
         if !signature.is_empty() {
-            headers.insert("webhook-signature", HeaderValue::from_maybe_shared(signature)?);
+            headers.insert(&WEBHOOK_SIGNATURE, HeaderValue::from_maybe_shared(signature)?);
         }
-        headers.insert("idempotency-key", id);
-        headers.insert("webhook-attempt", HeaderValue::from(job.attempt));
+        headers.insert(&IDEMPOTENCY_KEY, id);
+        headers.insert(&WEBHOOK_ATTEMPT, HeaderValue::from(job.attempt));
         for (name, value) in &endpoint.headers {
             headers.append(name.clone(), value.clone());
         }
@@ -105,23 +120,16 @@ impl Client {
     }
 
     /// Sends the request, once more if a kept connection turns out to be closed.
-    fn exchange(&self, job: &Job, headers: &HeaderMap, deadline: Instant) -> Result<Success, Failure> {
-        let endpoint = &job.endpoint;
-        let send = |reuse| {
-            self.exchange.begin(exchange::Request { endpoint: endpoint.clone(), deadline, reuse });
-            let mut request = Request::new(&self.body[..]);
-            *request.method_mut() = Method::POST;
-            *request.uri_mut() = endpoint.target.uri.clone();
-            *request.headers_mut() = headers.clone();
-            let answer = match self.agent.run(request) {
-                Ok(response) => self.read(response, endpoint.max_response_size),
-                Err(error) => Err(error),
-            };
-            (answer, self.exchange.end())
-        };
-        let (mut answer, mut progress) = send(true);
+    fn attempt(
+        &self,
+        job: &Job,
+        head: HeaderMap,
+        started_at: SystemTime,
+        deadline: Instant,
+    ) -> Result<Success, Failure> {
+        let (mut answer, mut progress) = self.send(job, head, deadline, true);
         if answer.is_err() && progress.was_stale() {
-            (answer, progress) = send(false);
+            (answer, progress) = self.send(job, self.head(job, started_at)?, deadline, false);
         }
         match answer {
             Ok(answer) => answer.judge(progress),
@@ -129,10 +137,30 @@ impl Client {
         }
     }
 
+    /// Sends the request over one connection, a kept one if it may be.
+    fn send(
+        &self,
+        job: &Job,
+        head: HeaderMap,
+        deadline: Instant,
+        reuse: bool,
+    ) -> (Result<Answer, ureq::Error>, Progress) {
+        let endpoint = &job.endpoint;
+        self.exchange.begin(exchange::Request { endpoint: endpoint.clone(), deadline, reuse });
+        let mut request = Request::new(&self.body[..]);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = endpoint.target.uri.clone();
+        *request.headers_mut() = head;
+        let response = self.agent.run(request);
+        let answer = response.map(|response| self.read(response, endpoint.max_response_size));
+        (answer, self.exchange.end())
+    }
+
     /// Reads the body of an answer up to `limit` bytes, and a little more if that ends it.
-    fn read(&self, response: Response<Body>, limit: usize) -> Result<Answer, ureq::Error> {
+    fn read(&self, response: Response<Body>, limit: usize) -> Answer {
         let (head, body) = response.into_parts();
-        let mut answer = Answer { status: head.status, headers: head.headers, body: Vec::new(), complete: true };
+        let mut answer =
+            Answer { status: head.status, headers: head.headers, body: Vec::new(), complete: true };
         let mut reader = body.into_reader();
         answer.complete = (&mut reader).take(limit as u64).read_to_end(&mut answer.body).is_ok();
         if answer.body.len() >= limit {
@@ -140,7 +168,7 @@ impl Client {
             // Whether it ends is all the same: what was wanted has been read.
             let _ = std::io::copy(&mut reader.take(DRAINED), &mut std::io::sink());
         }
-        Ok(answer)
+        answer
     }
 }
 
@@ -159,11 +187,11 @@ impl Answer {
         let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
         let retry_after = text(RETRY_AFTER).and_then(|value| parse_retry_after(value, SystemTime::now()));
         let (class, message) = match status {
-            _ if !self.complete => {
+            200..300 if self.complete => return Ok(Success { status }),
+            200..300 => {
                 let fault = progress.fault.map(|fault| (fault.class, fault.message));
                 fault.unwrap_or((ErrorClass::Reset, "the answer's body is not valid HTTP".to_owned()))
             }
-            200..300 => return Ok(Success { status }),
             300..400 => {
                 let location = text(LOCATION).map(|to| format!(" to {}", &to[..to.len().min(200)]));
                 let location = location.unwrap_or_default();
@@ -190,6 +218,12 @@ fn failure(error: &ureq::Error, progress: Progress) -> Failure {
         (error, _) => {
             Failure::unanswered(ErrorClass::Encode, format!("the request could not be made: {error}"))
         }
+    }
+}
+
+impl From<InvalidHeaderValue> for Failure {
+    fn from(error: InvalidHeaderValue) -> Failure {
+        Failure::unanswered(ErrorClass::Encode, error.to_string())
     }
 }
 

@@ -134,7 +134,8 @@ impl TimedSocket {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             match call(self, left) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 result => return result,
             }
         }

@@ -1,6 +1,5 @@
 //! An endpoint: what sender threads need to know of one subscription.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,9 @@ use super::guard::Guard;
 use super::problem::Problem;
 use super::signature::SigningKey;
 use crate::event::format::Format;
+
+/// The longest URL in bytes: more than servers commonly take.
+const MAX_URL: usize = 8 * 1024;
 
 /// The longest value of one header, in bytes: what common servers accept for all of them together.
 const MAX_HEADER_VALUE: usize = 8 * 1024;
@@ -81,7 +83,11 @@ impl Endpoint {
         Ok(Endpoint {
             headers: headers.collect::<Result<_, _>>()?,
             target: Target::parse(&settings.url)?,
-            keys: settings.secrets.iter().map(|secret| SigningKey::parse(secret)).collect::<Result<_, _>>()?,
+            keys: settings
+                .secrets
+                .iter()
+                .map(|secret| SigningKey::parse(secret))
+                .collect::<Result<_, _>>()?,
             subscription_id: settings.subscription_id,
             subscription: settings.subscription,
             database: settings.database,
@@ -108,21 +114,10 @@ impl Endpoint {
 pub struct Server {
     /// Whether by https.
     pub secure: bool,
-    /// The host, normalised; an IPv6 address stands in brackets.
+    /// The host, normalised.
     pub host: Host<String>,
     /// The port.
     pub port: u16,
-}
-
-impl Server {
-    /// The address, if the host is one and not a name.
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        match self.host {
-            Host::Ipv4(address) => Some(address.into()),
-            Host::Ipv6(address) => Some(address.into()),
-            Host::Domain(_) => None,
-        }
-    }
 }
 
 /// A URL that requests can be sent to.
@@ -141,11 +136,16 @@ impl Target {
         if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err(refuse(format!("{text:?} contains a space or control character.")));
         }
+        if text.len() > MAX_URL {
+            return Err(refuse(format!("The URL has {} bytes; {MAX_URL} are allowed.", text.len())));
+        }
         let url = Url::parse(text).map_err(|error| refuse(format!("\"{text}\" is not a URL: {error}.")))?;
         let secure = match url.scheme() {
             "https" => true,
             "http" => false,
-            other => return Err(refuse(format!("The scheme of \"{text}\" is \"{other}\", not http or https."))),
+            other => {
+                return Err(refuse(format!("The scheme of \"{text}\" is \"{other}\", not http or https.")));
+            }
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Problem::new(
@@ -154,10 +154,12 @@ impl Target {
                 "Send it as a header instead: headers => '{\"authorization\": \"Basic …\"}'.",
             ));
         }
-        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default().filter(|port| *port != 0)) else {
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default().filter(|port| *port != 0))
+        else {
             return Err(refuse(format!("\"{text}\" names no host and port that can be connected to.")));
         };
-        let uri = url.as_str().parse().map_err(|error| refuse(format!("\"{text}\" can't be sent to: {error}.")))?;
+        let uri =
+            url.as_str().parse().map_err(|error| refuse(format!("\"{text}\" can't be sent to: {error}.")))?;
         Ok(Target { uri, server: Arc::new(Server { secure, host: host.to_owned(), port }) })
     }
 }
@@ -210,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_url_is_normalised_and_its_server_known() {
-        let target = check_url("HTTPS://EXAMPLE.com:443/a b?q={x}#f".replace(' ', "%20").as_str(), &Guard::default());
+        let target =
+            check_url("HTTPS://EXAMPLE.com:443/a b?q={x}#f".replace(' ', "%20").as_str(), &Guard::default());
         let target = target.unwrap();
         assert_eq!(target.uri.to_string(), "https://example.com/a%20b?q={x}");
         assert_eq!(target.server.port, 443);
@@ -245,9 +248,10 @@ mod tests {
 
     #[test]
     fn headers_that_would_change_the_request_are_refused() {
-        for name in ["Webhook-Id", "webhook-signature", "webhook-replay", "Host", "content-length", "Content-Type"]
-            .into_iter()
-            .chain(["Transfer-Encoding", "user-agent", "idempotency-key", "connection", "expect"])
+        for name in
+            ["Webhook-Id", "webhook-signature", "webhook-replay", "Host", "content-length", "Content-Type"]
+                .into_iter()
+                .chain(["Transfer-Encoding", "user-agent", "idempotency-key", "connection", "expect"])
         {
             assert_eq!(check_header(name, "x").unwrap_err().message, "reserved request header", "{name}");
         }

@@ -43,7 +43,9 @@ impl Progress {
     /// Whether nothing is wrong but that the server had closed the kept connection: the request was not served,
     /// and on a new connection it may be.
     pub fn was_stale(&self) -> bool {
-        self.reused && !self.heard && self.fault.as_ref().is_some_and(|fault| fault.class == ErrorClass::Reset)
+        self.reused
+            && !self.heard
+            && self.fault.as_ref().is_some_and(|fault| fault.class == ErrorClass::Reset)
     }
 }
 
@@ -62,7 +64,8 @@ impl From<Fault> for Failure {
 
 impl Exchange {
     pub fn new() -> Exchange {
-        let state = State { request: None, buffers: RequestBuffers::default(), progress: Progress::default() };
+        let state =
+            State { request: None, buffers: RequestBuffers::default(), progress: Progress::default() };
         Exchange { state: Mutex::new(state) }
     }
 

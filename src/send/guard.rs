@@ -50,14 +50,16 @@ impl Guard {
         match host {
             Host::Ipv4(address) => self.check_address(secure, IpAddr::V4(*address), port),
             Host::Ipv6(address) => self.check_address(secure, IpAddr::V6(*address), port),
-            Host::Domain(name) if is_localhost(name) => self
-                .check_address(secure, IpAddr::V4(Ipv4Addr::LOCALHOST), port)
-                .or_else(|refusal| {
+            Host::Domain(name) if is_localhost(name) => {
+                self.check_address(secure, IpAddr::V4(Ipv4Addr::LOCALHOST), port).or_else(|refusal| {
                     self.check_address(secure, IpAddr::V6(Ipv6Addr::LOCALHOST), port).map_err(|_| refusal)
-                }),
+                })
+            }
             Host::Domain(name) if !secure && self.networks.is_empty() => Err(Problem::new(
                 "plain http is not allowed",
-                format!("The endpoint \"{name}\" would be sent to unencrypted, and {SETTING} opens no network."),
+                format!(
+                    "The endpoint \"{name}\" would be sent to unencrypted, and {SETTING} opens no network."
+                ),
                 format!(
                     "Use https, or open the endpoint's network: ALTER SYSTEM SET {SETTING} = '<network in CIDR notation>'; SELECT pg_reload_conf();"
                 ),
@@ -76,11 +78,16 @@ impl Guard {
         if let Some(special) = special::lookup(address) {
             return Err(self.refuse(
                 address,
-                format!("{address} is {} ({}); only public addresses are allowed.", special.name, special.network),
+                format!(
+                    "{address} is {} ({}); only public addresses are allowed.",
+                    special.name, special.network
+                ),
             ));
         }
         let embedded = special::embedded(address);
-        for inner in embedded.iter().flat_map(|form| form.addresses.iter().map(move |inner| (form.name, *inner))) {
+        for inner in
+            embedded.iter().flat_map(|form| form.addresses.iter().map(move |inner| (form.name, *inner)))
+        {
             let (form, inner) = (inner.0, IpAddr::V4(inner.1));
             if let Some(special) = special::lookup(inner).filter(|_| !self.opens(inner)) {
                 return Err(self.refuse(
@@ -234,8 +241,10 @@ mod tests {
 
     #[test]
     fn only_public_addresses_and_opened_networks_are_reached() {
-        let guards =
-            [(Guard::default(), WITHOUT_OPEN_NETWORKS), (Guard::parse("10.0.0.0/8, ::1").unwrap(), WITH_OPEN_NETWORKS)];
+        let guards = [
+            (Guard::default(), WITHOUT_OPEN_NETWORKS),
+            (Guard::parse("10.0.0.0/8, ::1").unwrap(), WITH_OPEN_NETWORKS),
+        ];
         for (guard, cases) in guards {
             for (url, refusal) in cases {
                 match verdict(&guard, url) {
@@ -250,7 +259,9 @@ mod tests {
     #[test]
     fn following_the_hint_of_a_refusal_allows_the_address() {
         let guard = Guard::parse("10.0.0.0/8").unwrap();
-        for url in ["http://127.0.0.1/", "http://localhost/", "https://[64:ff9b::192.168.0.1]/", "http://1.1.1.1/"] {
+        for url in
+            ["http://127.0.0.1/", "http://localhost/", "https://[64:ff9b::192.168.0.1]/", "http://1.1.1.1/"]
+        {
             let hint = verdict(&guard, url).unwrap_err().hint;
             let list = hint.split('\'').nth(1).unwrap();
             assert!(list.starts_with("10.0.0.0/8, "));

@@ -66,6 +66,12 @@ impl IdleConnections {
         self.lock().drop_older_than(MAX_IDLE, &mut dropped);
     }
 
+    /// How many are kept.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.lock().count
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,8 +81,7 @@ impl Kept {
     /// Lets go of the older part, so that making room is rare.
     fn make_room(&mut self, limit: usize, dropped: &mut Vec<Idle>) {
         self.drop_older_than(MAX_IDLE, dropped);
-        let mut ages: Vec<_> =
-            self.by_server.values().flatten().map(|idle| idle.since.elapsed()).collect();
+        let mut ages: Vec<_> = self.by_server.values().flatten().map(|idle| idle.since.elapsed()).collect();
         if ages.len() < limit {
             return;
         }

@@ -16,6 +16,8 @@ mod pool;
 mod problem;
 mod resolver;
 pub mod signature;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod transport;
 

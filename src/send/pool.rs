@@ -1,7 +1,7 @@
 //! The pool of sender threads, and how the dispatcher talks to it.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -22,13 +22,14 @@ pub struct PoolSettings {
     pub max_threads: usize,
     /// Bytes of stack a thread.
     pub stack_size: usize,
-    /// How long a thread waits for work before it ends.
+    /// How long a thread waits for work before it ends; longer than connections are kept, so that the last thread
+    /// to end closes them all.
     pub max_idle: Duration,
 }
 
 impl Default for PoolSettings {
     fn default() -> PoolSettings {
-        PoolSettings { max_threads: 256, stack_size: 512 * 1024, max_idle: Duration::from_secs(30) }
+        PoolSettings { max_threads: 256, stack_size: 512 * 1024, max_idle: Duration::from_secs(60) }
     }
 }
 
@@ -100,9 +101,9 @@ impl Pool {
         self.outcomes.disarm();
     }
 
-    /// The descriptor to wait on; lives as long as the pool.
-    pub fn wake_fd(&self) -> RawFd {
-        self.outcomes.bell.as_raw_fd()
+    /// The descriptor to wait on.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.outcomes.bell.as_fd()
     }
 }
 

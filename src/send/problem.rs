@@ -14,7 +14,11 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Problem {
+    pub(super) fn new(
+        message: impl Into<String>,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Problem {
         Problem { message: message.into(), detail: detail.into(), hint: hint.into() }
     }
 }

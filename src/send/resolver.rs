@@ -70,8 +70,7 @@ impl Resolver {
     }
 
     fn with_lookup(lookup: Lookup) -> Resolver {
-        let names =
-            Arc::new(Names { lookup, entries: Mutex::new(HashMap::new()), answered: Condvar::new() });
+        let names = Arc::new(Names { lookup, entries: Mutex::new(HashMap::new()), answered: Condvar::new() });
         let shared = names.clone();
         let threads = Threads::new(THREADS, move || {
             let names = shared.clone();
@@ -91,9 +90,9 @@ impl Resolver {
                 None => (false, true),
             };
             if renew && !entry.asked {
-                self.threads
-                    .submit(name.to_owned())
-                    .map_err(|(_, error)| Unresolved::Failed(format!("no thread could be started: {error}")))?;
+                self.threads.submit(name.to_owned()).map_err(|(_, error)| {
+                    Unresolved::Failed(format!("no thread could be started: {error}"))
+                })?;
                 entry.asked = true;
             }
             match &entry.answer {

@@ -36,8 +36,9 @@ impl SigningKey {
                 "Leave \"secret\" out to have one generated, or give 'whsec_' followed by 24 to 64 random bytes in base64.",
             )
         };
-        let encoded =
-            secret.strip_prefix(PREFIX).ok_or_else(|| refuse("The secret does not begin with \"whsec_\"."))?;
+        let encoded = secret
+            .strip_prefix(PREFIX)
+            .ok_or_else(|| refuse("The secret does not begin with \"whsec_\"."))?;
         let key = STANDARD.decode(encoded).map_err(|_| refuse("What follows \"whsec_\" is not base64."))?;
         if !(24..=64).contains(&key.len()) {
             return Err(refuse(&format!("The secret holds {} bytes.", key.len())));
@@ -113,10 +114,7 @@ mod tests {
         assert_eq!(vectors.len(), 3);
         for vector in vectors {
             let key = SigningKey::parse(&vector.secret).unwrap();
-            assert_eq!(
-                sign(&[key], &vector.id, vector.timestamp, vector.body.as_bytes()),
-                vector.signature
-            );
+            assert_eq!(sign(&[key], &vector.id, vector.timestamp, vector.body.as_bytes()), vector.signature);
         }
     }
 

@@ -168,8 +168,12 @@ mod tests {
     use super::*;
     use crossbeam_channel::{Sender, bounded, unbounded};
 
-    const SETTINGS: ThreadSettings =
-        ThreadSettings { name: "pgwh-test", max_threads: 4, stack_size: 128 * 1024, max_idle: Duration::from_secs(60) };
+    const SETTINGS: ThreadSettings = ThreadSettings {
+        name: "pgwh-test",
+        max_threads: 4,
+        stack_size: 128 * 1024,
+        max_idle: Duration::from_secs(60),
+    };
 
     type Task = Box<dyn FnOnce() + Send>;
 

@@ -218,7 +218,9 @@ impl Wire {
         let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
         self.exchange.fail(match error.kind() {
             io::ErrorKind::TimedOut => timed_out(self.timeout, doing),
-            _ if is_tls => Fault { class: ErrorClass::Tls, message: format!("TLS failed while {doing}: {error}") },
+            _ if is_tls => {
+                Fault { class: ErrorClass::Tls, message: format!("TLS failed while {doing}: {error}") }
+            }
             _ => Fault {
                 class: ErrorClass::Reset,
                 message: format!("the connection broke while {doing}: {error}"),

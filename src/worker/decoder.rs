@@ -40,6 +40,7 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
     }
     let Some(start) = acquire_slot(database, &name, &mut queue) else { return };
     database.confirmed.store(start.0, Ordering::SeqCst);
+    database.saved.store(start.0, Ordering::SeqCst);
 
     let mut router = Router::new(installation.home);
     for (id, spec) in process::in_transaction(|| slot::read_image(start)) {
@@ -55,11 +56,12 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
 /// Lets go of the slot before anybody is told that the process is gone.
 fn leave() {
     slot::release();
-    if let Some(database) = shmem::my_database() {
+    if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
         database.decoder.clear();
         database.decoder_pid.store(0, Ordering::SeqCst);
         database.decoder_sleeps.store(false, Ordering::SeqCst);
         database.dispatcher.wake();
+        shared.launcher.wake();
     }
 }
 

@@ -31,7 +31,7 @@ pub fn register() {
 /// The launcher's main function.
 #[pg_guard]
 #[unsafe(no_mangle)]
-pub extern "C-unwind" fn pgwh_launcher_main(_: pg_sys::Datum) {
+pub extern "C-unwind" fn pgwh_launcher_main(_argument: pg_sys::Datum) {
     let Some(shared) = shmem::shared() else { return };
     raw::install_signal_handlers();
     // SAFETY: called once, first thing in a background worker; without a database only shared catalogs are open to it,
@@ -97,7 +97,10 @@ impl Launcher {
     /// Starts a dispatcher where one is wanted and may run.
     fn start(&mut self, database: &Database, now: Instant) {
         let oid = database.oid();
-        let busy = self.children.contains_key(&oid) || database.dispatcher_pid.load(Ordering::SeqCst) != 0;
+        // A decoder outlives its dispatcher by a moment, and a launcher that comes back finds both at work.
+        let busy = self.children.contains_key(&oid)
+            || database.dispatcher_pid.load(Ordering::SeqCst) != 0
+            || database.decoder_pid.load(Ordering::SeqCst) != 0;
         if busy
             || oid == pg_sys::InvalidOid
             || !database.wanted.load(Ordering::SeqCst)

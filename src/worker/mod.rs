@@ -2,11 +2,13 @@
 
 mod decoder;
 mod dispatcher;
+mod figures;
 mod launcher;
 pub mod process;
 pub mod quiesce;
+mod sending;
 pub mod shmem;
-pub mod figures;
+mod waiting;
 pub mod wake;
 
 use std::cell::Cell;
@@ -68,7 +70,7 @@ fn at_exit(action: fn()) {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn run_at_exit(_: std::ffi::c_int, _: pg_sys::Datum) {
+unsafe extern "C-unwind" fn run_at_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     if let Some(action) = ON_EXIT.take() {
         action();
     }

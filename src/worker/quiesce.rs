@@ -9,7 +9,7 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pgrx::{PgList, pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys};
 
 use super::shmem::{self, Database};
 use super::{process, wake};
@@ -142,8 +142,9 @@ impl Affected<'_> {
 unsafe fn option(options: *mut pg_sys::List, wanted: &CStr) -> Option<*mut pg_sys::DefElem> {
     // SAFETY: as the caller promises.
     unsafe {
-        PgList::<pg_sys::DefElem>::from_pg(options)
-            .iter_ptr()
+        let count = if options.is_null() { 0 } else { (*options).length as usize };
+        (0..count)
+            .map(|n| (*(*options).elements.add(n)).ptr_value.cast::<pg_sys::DefElem>())
             .find(|option| CStr::from_ptr((**option).defname) == wanted)
     }
 }

@@ -5,8 +5,9 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, Datum, FormData_pg_attribute, MemoryContext, Oid, TupleDesc};
 use pgrx::varlena;
 
-use super::super::text::utf8;
 use super::{ValueEncoder, plain};
+use crate::decode::raw;
+use crate::decode::text::utf8;
 use crate::event::value as json;
 
 /// Encodes composite values. What their fields are, each value's header and the catalog say.
@@ -112,7 +113,7 @@ impl Shape {
             pg_sys::MemoryContextSwitchTo(caller);
             release(original);
             let count = (*tupdesc).natts as usize;
-            let fields = (0..count).map(|at| Field::of(&*attribute(tupdesc, at))).collect();
+            let fields = (0..count).map(|at| Field::of(raw::attribute(tupdesc, at))).collect();
             let (values, nulls) = (vec![Datum::null(); count], vec![true; count]);
             Self { type_oid, typmod, version, tupdesc, fields, values, nulls }
         }
@@ -133,8 +134,6 @@ impl Field {
     }
 }
 
-// --- Macros of the server, and what differs by version (for decode/raw.rs) ---
-
 /// `ReleaseTupleDesc`.
 ///
 /// # Safety
@@ -145,28 +144,5 @@ unsafe fn release(tupdesc: TupleDesc) {
         if (*tupdesc).tdrefcount >= 0 {
             pg_sys::DecrTupleDescRefCount(tupdesc);
         }
-    }
-}
-
-/// `TupleDescAttr`, counted from 0.
-///
-/// # Safety
-/// `tupdesc` is valid and has more than `at` attributes.
-#[cfg(not(feature = "pg18"))]
-unsafe fn attribute(tupdesc: TupleDesc, at: usize) -> *const FormData_pg_attribute {
-    // SAFETY: by the contract.
-    unsafe { (*tupdesc).attrs.as_ptr().add(at) }
-}
-
-/// `TupleDescAttr`, counted from 0: since 18 the attributes follow an array of compact ones.
-///
-/// # Safety
-/// `tupdesc` is valid and has more than `at` attributes.
-#[cfg(feature = "pg18")]
-unsafe fn attribute(tupdesc: TupleDesc, at: usize) -> *const FormData_pg_attribute {
-    // SAFETY: by the contract.
-    unsafe {
-        let compact = (*tupdesc).compact_attrs.as_ptr();
-        compact.add((*tupdesc).natts as usize).cast::<FormData_pg_attribute>().add(at)
     }
 }

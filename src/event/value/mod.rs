@@ -31,21 +31,20 @@ pub fn bytea(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Appends a `uuid` in groups of 8, 4, 4, 4 and 12 digits.
 pub fn uuid(out: &mut Vec<u8>, bytes: &[u8; 16]) {
-    out.push(b'"');
-    for (at, byte) in bytes.iter().enumerate() {
-        if matches!(at, 4 | 6 | 8 | 10) {
-            out.push(b'-');
-        }
-        hex(out, &[*byte]);
-    }
-    out.push(b'"');
+    let mut text = *b"\"00000000-0000-0000-0000-000000000000\"";
+    let digits = bytes.iter().flat_map(|&byte| hex_digits(byte));
+    let places = text.iter_mut().filter(|place| **place == b'0');
+    places.zip(digits).for_each(|(place, digit)| *place = digit);
+    out.extend_from_slice(&text);
 }
 
 fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend(bytes.iter().flat_map(|&byte| hex_digits(byte)));
+}
+
+fn hex_digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.extend(
-        bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
-    );
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 fn must_be_escaped(byte: u8) -> bool {

@@ -69,16 +69,14 @@ fn civil(days: i64) -> (i64, i64, i64) {
 
 fn year_month_day(out: &mut Vec<u8>, year: i64, month: i64, day: i64) {
     let year = if year > 0 { year } else { 1 - year };
-    if year < 10_000 {
-        two_digits(out, year / 100);
-        two_digits(out, year % 100);
-    } else {
+    if year >= 10_000 {
         out.extend_from_slice(itoa::Buffer::new().format(year).as_bytes());
+    } else {
+        let ([y1, y2], [y3, y4]) = (two_digits(year / 100), two_digits(year % 100));
+        out.extend_from_slice(&[y1, y2, y3, y4]);
     }
-    out.push(b'-');
-    two_digits(out, month);
-    out.push(b'-');
-    two_digits(out, day);
+    let ([m1, m2], [d1, d2]) = (two_digits(month), two_digits(day));
+    out.extend_from_slice(&[b'-', m1, m2, b'-', d1, d2]);
 }
 
 fn era(out: &mut Vec<u8>, year: i64) {
@@ -90,11 +88,10 @@ fn era(out: &mut Vec<u8>, year: i64) {
 /// `hh:mm:ss`, then the fraction of a second without trailing zeros.
 fn clock(out: &mut Vec<u8>, microseconds: i64) {
     let (seconds, mut fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
-    two_digits(out, seconds / 3_600);
-    out.push(b':');
-    two_digits(out, seconds / 60 % 60);
-    out.push(b':');
-    two_digits(out, seconds % 60);
+    let [h1, h2] = two_digits(seconds / 3_600);
+    let [m1, m2] = two_digits(seconds / 60 % 60);
+    let [s1, s2] = two_digits(seconds % 60);
+    out.extend_from_slice(&[h1, h2, b':', m1, m2, b':', s1, s2]);
     if fraction != 0 {
         out.push(b'.');
         let mut place = 100_000;
@@ -106,8 +103,8 @@ fn clock(out: &mut Vec<u8>, microseconds: i64) {
     }
 }
 
-fn two_digits(out: &mut Vec<u8>, number: i64) {
-    out.extend_from_slice(&[digit(number / 10), digit(number % 10)]);
+fn two_digits(number: i64) -> [u8; 2] {
+    [digit(number / 10), digit(number % 10)]
 }
 
 fn digit(number: i64) -> u8 {

@@ -60,10 +60,14 @@ const SPECIAL: &[Special] = &[
     v6(0xff00, 0, 0, 0, 8, "a multicast address"),
 ];
 
-const LOOPBACK: Special =
-    Special { network: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)), name: "the loopback address" };
-const UNSPECIFIED: Special =
-    Special { network: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)), name: "the unspecified address" };
+const LOOPBACK: Special = Special {
+    network: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    name: "the loopback address",
+};
+const UNSPECIFIED: Special = Special {
+    network: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+    name: "the unspecified address",
+};
 /// Teredo has its own entry among the embeddings; the rest of the block is for protocols.
 const ASSIGNMENTS: Special = v6(0x2001, 0, 0, 0, 23, "reserved for protocol assignments");
 /// Whatever lies outside global unicast, 2000::/3.

@@ -1,0 +1,101 @@
+//! How many requests a second the sender pool makes.
+//!
+//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [threads]
+//!
+//! wants a receiver listening there, such as `receiver --quiet`. Like the dispatcher, it keeps a window of requests
+//! in flight and sleeps when there is nothing to collect.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pgstream_hooks::event::format::Format;
+use pgstream_hooks::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
+use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Pool, PoolSettings, signature};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // `cargo bench` adds an option of its own.
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let Some(url) = arguments.next() else {
+        println!("send: no address of a receiver given, nothing measured");
+        return Ok(());
+    };
+    let requests: u64 = arguments.next().map_or(Ok(300_000), |count| count.parse())?;
+    let threads: usize = arguments.next().map_or(Ok(16), |count| count.parse())?;
+
+    let endpoint = Arc::new(Endpoint::new(EndpointSettings {
+        subscription_id: 1,
+        subscription: "bench".to_owned(),
+        database: "bench".to_owned(),
+        url,
+        headers: Vec::new(),
+        timeout: Duration::from_secs(15),
+        secrets: vec![signature::generate_secret()?],
+        format: Format::Pgwh,
+        max_response_size: 16 * 1024,
+        guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
+    })?);
+    let pool = Pool::start(PoolSettings { max_threads: threads, ..PoolSettings::default() })?;
+    // Some more than there are threads, so that none waits for this one.
+    let window = threads as u64 * 2;
+    let (mut submitted, mut done, mut failed) = (0, 0, 0);
+    let mut latencies = Vec::with_capacity(requests as usize);
+    let mut outcomes = Vec::new();
+    let started = Instant::now();
+    while done < requests {
+        while submitted < requests && submitted - done < window {
+            submitted += 1;
+            let events = vec![(event(submitted), 0)];
+            pool.submit(Job { ticket: submitted, endpoint: endpoint.clone(), events, attempt: 1 });
+        }
+        pool.outcomes(&mut outcomes);
+        if outcomes.is_empty() && !pool.arm() {
+            poll(&mut [PollFd::new(pool.wake_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+            pool.disarm();
+        }
+        for outcome in outcomes.drain(..) {
+            done += 1;
+            latencies.push(outcome.duration);
+            if let Err(failure) = outcome.result {
+                failed += 1;
+                if failed == 1 {
+                    println!("first failure: {failure:?}");
+                }
+            }
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    latencies.sort_unstable();
+    let percentile = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
+    println!(
+        "{requests} requests, {threads} threads, {failed} failed: {:.0} requests/s; request p50 {:?}, p99 {:?}",
+        requests as f64 / seconds,
+        percentile(0.5),
+        percentile(0.99)
+    );
+    Ok(())
+}
+
+fn event(ordinal: u64) -> Arc<Event> {
+    let committed_at = Timestamp(848_484_848_484_848);
+    let relation = Relation {
+        oid: 16_384,
+        root_oid: 16_384,
+        names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
+        columns: Vec::new(),
+    };
+    Arc::new(Event {
+        transaction: Arc::new(Transaction {
+            xid: 745,
+            commit_lsn: Lsn(0x15A_8F50),
+            committed_at,
+            fingerprint: Fingerprint::of(7, 745, committed_at),
+        }),
+        ordinal,
+        action: Action::Truncate,
+        relation: Arc::new(relation),
+        new: None,
+        old: None,
+    })
+}

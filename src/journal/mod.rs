@@ -1,0 +1,49 @@
+//! The only SPI that writes, and what the dispatcher reads.
+//!
+//! Nothing written here is news to anybody: it carries an origin that our own decoder drops before queueing it.
+
+mod image;
+mod subscriptions;
+
+use pgrx::pg_sys;
+
+pub use image::Version;
+pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
+
+use crate::decode::plugin::DO_NOT_REPLICATE;
+
+/// Marks everything that this process writes as no news.
+pub fn write_as_our_own() {
+    // SAFETY: a global of this process; this origin needs no catalog row.
+    unsafe { pg_sys::replorigin_session_origin = DO_NOT_REPLICATE };
+}
+
+/// Whether the extension is installed in this database. Inside a transaction.
+pub fn extension_is_here() -> bool {
+    // SAFETY: a catalog look-up.
+    unsafe { pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) != pg_sys::InvalidOid }
+}
+
+/// Stores versions of subscriptions' routing part. Inside a transaction.
+pub fn store_image(versions: &[Version]) {
+    check("the image of subscriptions can't be stored", image::store(versions));
+}
+
+/// Forgets all versions: a new slot begins from a new image. Inside a transaction.
+pub fn forget_image() {
+    check("the image of subscriptions can't be cleared", image::forget());
+}
+
+/// Forgets versions that nobody will begin from: those older than the one in force at `confirmed`, which must be the
+/// slot's position on disk. Inside a transaction.
+pub fn prune_image(confirmed: crate::event::Lsn) {
+    check("the image of subscriptions can't be pruned", image::prune(confirmed));
+}
+
+/// Ends the process on an error of its own tables: its restart begins from what was committed.
+fn check<T>(what: &str, result: pgrx::spi::Result<T>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => pgrx::error!("pgstream_hooks: {what}: {error}"),
+    }
+}

@@ -1,0 +1,217 @@
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::AsFd;
+use std::thread;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::server::Server;
+use super::*;
+
+fn failure(url: &str) -> Failure {
+    deliver(&pool(1), &endpoint(url)).unwrap_err()
+}
+
+/// What comes of an answer of these bytes, after which the connection closes.
+fn failure_of(answer: &[u8]) -> Failure {
+    let answer = answer.to_vec();
+    let server = Server::start(move |_, stream| stream.write_all(&answer).map(|()| false));
+    failure(&server.url())
+}
+
+#[test]
+fn a_status_other_than_2xx_is_a_failure_with_the_answer() {
+    for (answer, class, retry_after) in [
+        ("400 Bad Request\r\n", ErrorClass::Http4xx, None),
+        ("410 Gone\r\n", ErrorClass::Http4xx, None),
+        ("429 Too Many Requests\r\nretry-after: 7\r\n", ErrorClass::Http4xx, Some(7)),
+        ("429 Too Many Requests\r\nretry-after: later\r\n", ErrorClass::Http4xx, None),
+        ("500 Oops\r\n", ErrorClass::Http5xx, None),
+        ("503 Busy\r\nRetry-After: 999999999\r\n", ErrorClass::Http5xx, Some(86_400)),
+        ("503 Busy\r\nretry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", ErrorClass::Http5xx, Some(0)),
+        ("599 Odd\r\n", ErrorClass::Http5xx, None),
+    ] {
+        let failure = failure_of(format!("HTTP/1.1 {answer}content-length: 4\r\n\r\nwhy!").as_bytes());
+        assert_eq!(failure.class, class, "{answer}");
+        assert_eq!(failure.status.unwrap().to_string(), answer[..3]);
+        assert_eq!(failure.retry_after, retry_after.map(Duration::from_secs), "{answer}");
+        assert_eq!(failure.response, b"why!");
+        assert!(failure.message.starts_with(&answer[..3]));
+    }
+}
+
+#[test]
+fn a_redirect_is_a_failure_and_not_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let server = Server::answering(format!(
+            "HTTP/1.1 {status} Moved\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n"
+        ));
+        let failure = failure(&server.url());
+        assert_eq!((failure.class, failure.status), (ErrorClass::Http3xx, Some(status)));
+        assert!(failure.message.contains("/elsewhere"), "{}", failure.message);
+        assert_eq!(server.requests().len(), 1);
+    }
+}
+
+#[test]
+fn what_is_not_http_is_a_broken_connection() {
+    for answer in [
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "HTTP/1.1 twohundred OK\r\n\r\n",
+        "HTTP/9.9 200 OK\r\n\r\n",
+        "\r\n\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n: nameless\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\ntoo short",
+        "HTTP/1.1 200 OK\r\nx-half: ",
+        "",
+    ] {
+        assert_eq!(failure_of(answer.as_bytes()).class, ErrorClass::Reset, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_reset_is_a_broken_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            socket.read_exact(&mut [0]).unwrap();
+            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            setsockopt(&socket.as_fd(), sockopt::Linger, &linger).unwrap();
+        }
+    });
+    assert_eq!(failure(&url).class, ErrorClass::Reset);
+}
+
+#[test]
+fn a_closed_port_is_a_failure_to_connect() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let failure = failure(&format!("http://{address}/"));
+    assert_eq!(failure.class, ErrorClass::Connect);
+    assert!(failure.message.contains(&address.to_string()), "{}", failure.message);
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_a_dns_failure() {
+    // RFC 2606: there is no such domain.
+    let failure = failure("https://endpoint.invalid/");
+    assert_eq!(failure.class, ErrorClass::Dns);
+    assert!(failure.message.contains("endpoint.invalid"));
+}
+
+#[test]
+fn the_guard_judges_what_is_dialled_and_what_was_kept() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let pool = pool(1);
+    assert!(deliver(&pool, &endpoint(&server.url())).is_ok());
+    let url = server.url();
+    let by_name = url.replace("127.0.0.1", "localhost");
+    for url in [url, by_name] {
+        let guard = Arc::new(Guard::default());
+        let closed = Arc::new(Endpoint::new(EndpointSettings { guard, ..settings(&url) }).unwrap());
+        let failure = deliver(&pool, &closed).unwrap_err();
+        assert_eq!(failure.class, ErrorClass::Blocked);
+        assert!(failure.message.contains("ALTER SYSTEM SET pgwh.allowed_networks"), "{}", failure.message);
+    }
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn the_timeout_is_for_the_whole_request() {
+    let trickle = |before: &'static str| {
+        Server::start(move |_, stream| {
+            stream.write_all(before.as_bytes())?;
+            loop {
+                stream.write_all(b"x")?;
+                stream.flush()?;
+                thread::sleep(Duration::from_millis(20));
+            }
+        })
+    };
+    for before in ["", "HTTP/1.1 200 OK\r\nx-slow: ", "HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n"] {
+        let server = trickle(before);
+        let pool = pool(1);
+        pool.submit(job(1, &impatient(&server.url())));
+        let outcome = outcomes(&pool, 1).remove(0);
+        let failure = outcome.result.unwrap_err();
+        // A byte that is no HTTP may be noticed before the time is over.
+        if !before.is_empty() {
+            assert_eq!(failure.class, ErrorClass::Timeout, "{before:?}: {}", failure.message);
+            assert!(outcome.duration >= Duration::from_millis(300), "{:?}", outcome.duration);
+        }
+        assert!(outcome.duration < Duration::from_secs(3), "{:?}", outcome.duration);
+    }
+}
+
+#[test]
+fn an_endpoint_that_never_answers_or_never_reads_times_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let pool = pool(1);
+    assert_eq!(deliver(&pool, &impatient(&url)).unwrap_err().class, ErrorClass::Timeout);
+    let subscription = "x".repeat(20_000_000);
+    let timeout = Duration::from_millis(300);
+    let large = EndpointSettings { subscription, timeout, ..settings(&url) };
+    let failure = deliver(&pool, &Arc::new(Endpoint::new(large).unwrap())).unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Timeout);
+    assert!(failure.message.contains("sending"), "{}", failure.message);
+}
+
+#[test]
+fn endless_answers_are_bounded() {
+    let endless = |before: &'static str, again: &'static str| {
+        Server::start(move |_, stream| {
+            stream.write_all(before.as_bytes())?;
+            loop {
+                stream.write_all(again.as_bytes())?;
+            }
+        })
+    };
+    let pool = pool(1);
+    for (before, again, class) in [
+        ("HTTP/1.1 200 OK\r\nx: ", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", Some(ErrorClass::TooLarge)),
+        ("HTTP/1.1 200 OK\r\n", "x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n", Some(ErrorClass::Reset)),
+        ("HTTP/1.1 200 OK\r\n\r\n", "body without an end", None),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "4\r\nbody\r\n", None),
+    ] {
+        let server = endless(before, again);
+        let result = deliver(&pool, &endpoint(&server.url()));
+        assert_eq!(result.as_ref().err().map(|failure| failure.class), class, "{before:?}: {result:?}");
+    }
+    let server = endless("HTTP/1.1 500 Oops\r\n\r\n", "body without an end");
+    assert_eq!(deliver(&pool, &endpoint(&server.url())).unwrap_err().response.len(), 1000);
+}
+
+#[test]
+fn an_answer_that_comes_before_the_request_was_read_counts() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            socket.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            // Reads on, so that the answer isn't overtaken by a reset.
+            let _ = std::io::copy(&mut socket, &mut std::io::sink());
+        }
+    });
+    let large = EndpointSettings { subscription: "x".repeat(3_000_000), ..settings(&url) };
+    let failure = deliver(&pool(1), &Arc::new(Endpoint::new(large).unwrap())).unwrap_err();
+    assert_eq!((failure.class, failure.status), (ErrorClass::Http4xx, Some(413)));
+}
+
+#[test]
+fn a_panic_while_sending_is_an_outcome_and_the_thread_lives_on() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let (pool, endpoint) = (pool(1), endpoint(&server.url()));
+    pool.submit(Job { attempt: crate::send::client::PANIC, ..job(1, &endpoint) });
+    pool.submit(job(2, &endpoint));
+    let outcomes = outcomes(&pool, 2);
+    let failure = outcomes[0].result.as_ref().unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Encode);
+    assert!(failure.message.contains("for a test"), "{}", failure.message);
+    assert!(outcomes[1].result.is_ok());
+}

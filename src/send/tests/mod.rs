@@ -1,0 +1,104 @@
+//! Promises of the pool as a whole, held against real sockets.
+
+mod delivery;
+mod failures;
+mod server;
+mod tls;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::network::Network;
+use super::*;
+use crate::event::format::Format;
+use crate::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn event(ordinal: u64) -> Arc<Event> {
+    let committed_at = Timestamp(848_484_848_484_848);
+    Arc::new(Event {
+        transaction: Arc::new(Transaction {
+            xid: 745,
+            commit_lsn: Lsn(0x15A_8F50),
+            committed_at,
+            fingerprint: Fingerprint::of(7, 745, committed_at),
+        }),
+        ordinal,
+        action: Action::Truncate,
+        relation: Arc::new(Relation {
+            oid: 16_384,
+            root_oid: 16_384,
+            names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
+            columns: Vec::new(),
+        }),
+        new: None,
+        old: None,
+    })
+}
+
+fn settings(url: &str) -> EndpointSettings {
+    EndpointSettings {
+        subscription_id: 42,
+        subscription: "orders-to-billing".to_owned(),
+        database: "shop".to_owned(),
+        url: url.to_owned(),
+        headers: Vec::new(),
+        timeout: Duration::from_secs(30),
+        secrets: vec![SECRET.to_owned()],
+        format: Format::Pgwh,
+        max_response_size: 1000,
+        guard: Arc::new(Guard::parse("127.0.0.0/8").unwrap()),
+    }
+}
+
+fn endpoint(url: &str) -> Arc<Endpoint> {
+    Arc::new(Endpoint::new(settings(url)).unwrap())
+}
+
+/// An endpoint that gives up soon.
+fn impatient(url: &str) -> Arc<Endpoint> {
+    Arc::new(
+        Endpoint::new(EndpointSettings { timeout: Duration::from_millis(300), ..settings(url) }).unwrap(),
+    )
+}
+
+fn job(ticket: u64, endpoint: &Arc<Endpoint>) -> Job {
+    Job { ticket, endpoint: endpoint.clone(), events: vec![(event(ticket), 0)], attempt: 1 }
+}
+
+fn pool(max_threads: usize) -> Pool {
+    Pool::start(PoolSettings { max_threads, ..PoolSettings::default() }).unwrap()
+}
+
+fn pool_with(network: Network) -> Pool {
+    Pool::with_network(PoolSettings { max_threads: 1, ..PoolSettings::default() }, Arc::new(network)).unwrap()
+}
+
+/// Waits for so many outcomes as the dispatcher does; in the order of their tickets.
+fn outcomes(pool: &Pool, count: usize) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    let end = Instant::now() + Duration::from_secs(60);
+    while outcomes.len() < count {
+        assert!(Instant::now() < end, "only {} of {count} outcomes came", outcomes.len());
+        if !pool.arm() {
+            assert!(is_ringing(pool, 60_000), "the pool did not ring");
+        }
+        pool.disarm();
+        pool.outcomes(&mut outcomes);
+    }
+    outcomes.sort_by_key(|outcome| outcome.ticket);
+    outcomes
+}
+
+fn is_ringing(pool: &Pool, milliseconds: u16) -> bool {
+    poll(&mut [PollFd::new(pool.wake_fd(), PollFlags::POLLIN)], PollTimeout::from(milliseconds)).unwrap() == 1
+}
+
+/// Sends one request through a pool and returns what came of it.
+fn deliver(pool: &Pool, endpoint: &Arc<Endpoint>) -> Result<Success, Failure> {
+    pool.submit(job(1, endpoint));
+    outcomes(pool, 1).remove(0).result
+}

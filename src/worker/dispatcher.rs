@@ -1,0 +1,302 @@
+//! The dispatcher: one a database. It takes events from the decoder, decides what is sent when, and tells how far
+//! everything is done. It never decodes, and the threads that send are its own.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::decoder::Installation;
+use super::figures::Publisher;
+use super::process::{self, WorkerHandle};
+use super::sending::Sending;
+use super::shmem::{self, Database, Phase};
+use super::waiting::WaitSet;
+use crate::decode::{raw, slot};
+use crate::event::Lsn;
+use crate::journal::{self, Version};
+use crate::link::frame::{Item, Stream};
+use crate::link::mq::Receiver;
+use crate::settings;
+
+/// How long until a decoder is tried again for which there was no free worker process.
+const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
+/// How often is looked whether the extension is still here, should nobody have told.
+const RECHECK_EVERY: Duration = Duration::from_secs(30);
+/// How many items are taken from the decoder before outcomes are looked at again.
+const ITEMS_A_ROUND: usize = 512;
+
+/// The dispatcher's main function; the argument is the database's oid.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
+    raw::install_signal_handlers();
+    let oid = pg_sys::Oid::from(argument.value() as u32);
+    let Some(database) = shmem::shared().and_then(|shared| shared.find(oid)) else { return };
+    process::connect(oid);
+    process::pin(&[(c"synchronous_commit", c"local")]);
+    journal::write_as_our_own();
+    database.dispatcher.set_me();
+    database.dispatcher_pid.store(std::process::id() as i32, Ordering::SeqCst);
+    super::at_exit(leave);
+    process::report_busy(c"starting");
+
+    let Some(installation) = find_installation(database) else { return };
+    drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
+    if !wait_for_wal_level(database) {
+        return;
+    }
+    let mut receiver = Receiver::create(settings::queue_size());
+    database.queue.store(receiver.handle(), Ordering::SeqCst);
+    let Some(decoder) = start_decoder(database) else { return };
+    Dispatcher::new(database, decoder).run(&mut receiver);
+}
+
+/// Ends the decoder with us, and tells that we are gone.
+fn leave() {
+    if let Some(database) = shmem::my_database() {
+        super::quiesce::ask_to_stop(database);
+        database.figures.store(0, Ordering::SeqCst);
+        database.dispatcher.clear();
+        database.dispatcher_pid.store(0, Ordering::SeqCst);
+    }
+}
+
+/// The installation of the extension in this database. Without one there is nothing to do, and no slot is left behind.
+fn find_installation(database: &Database) -> Option<Installation> {
+    let installation =
+        process::in_transaction(|| journal::extension_is_here().then(Installation::read));
+    if installation.is_none() {
+        retire(database);
+    }
+    installation
+}
+
+/// The extension isn't here (any more): nothing of it stays.
+fn retire(database: &Database) {
+    drop_stale_slots(database.oid(), c"");
+    database.set_phase(Phase::Unknown);
+}
+
+/// Drops slots of an installation that is gone; a slot somebody has got hold of is left for the next time.
+fn drop_stale_slots(oid: pg_sys::Oid, keep: &std::ffi::CStr) {
+    for name in slot::of_database(oid).iter().filter(|name| name.as_c_str() != keep) {
+        slot::drop(name);
+    }
+}
+
+/// Where `wal_level` is too low nothing can be captured before the server is restarted. False when asked to stop.
+fn wait_for_wal_level(database: &Database) -> bool {
+    // SAFETY: reads a setting that only a restart changes.
+    while unsafe { pg_sys::wal_level } < pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32 {
+        database.set_phase(Phase::WalLevelTooLow);
+        process::report_idle(c"waiting for wal_level = logical");
+        process::sleep(Some(RECHECK_EVERY));
+        if must_end(database) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Starts the decoder, as soon as there is a worker process for it; none when asked to stop meanwhile.
+fn start_decoder(database: &Database) -> Option<WorkerHandle> {
+    loop {
+        if let Some(decoder) = process::start_worker("decoder", "pgwh_decoder_main", database.oid()) {
+            database.set_phase(Phase::Starting);
+            return Some(decoder);
+        }
+        database.set_phase(Phase::NoFreeWorker);
+        process::report_idle(c"waiting for a free worker process");
+        process::sleep(Some(NO_WORKER_PAUSE));
+        if must_end(database) {
+            return None;
+        }
+    }
+}
+
+/// Whether this dispatcher has to go, and if so with which words to the launcher.
+fn must_end(database: &Database) -> bool {
+    if database.stop.load(Ordering::SeqCst) {
+        database.set_phase(Phase::Quiesced);
+        return true;
+    }
+    if !settings::enabled() {
+        database.set_phase(Phase::SwitchedOff);
+        return true;
+    }
+    if database.recheck.swap(false, Ordering::SeqCst) && !process::in_transaction(journal::extension_is_here) {
+        database.stop.store(true, Ordering::SeqCst);
+        return true;
+    }
+    false
+}
+
+struct Dispatcher {
+    database: &'static Database,
+    decoder: WorkerHandle,
+    stream: Stream,
+    sending: Sending,
+    publisher: Publisher,
+    /// Versions of subscriptions that were told and are not stored yet.
+    versions: Vec<Version>,
+    /// The first image is being told: what is stored so far belongs to a slot that is gone.
+    image: Option<Vec<Version>>,
+    last_check: Instant,
+}
+
+impl Dispatcher {
+    fn new(database: &'static Database, decoder: WorkerHandle) -> Dispatcher {
+        let mut sending = Sending::new(database.oid());
+        sending.reload(process::in_transaction(journal::all_subscriptions));
+        Dispatcher {
+            database,
+            decoder,
+            stream: Stream::new(),
+            sending,
+            publisher: Publisher::new(database),
+            versions: Vec::new(),
+            image: None,
+            last_check: Instant::now(),
+        }
+    }
+
+    /// The main loop: outcomes, events, requests, progress; then sleep until one of them has news.
+    fn run(&mut self, receiver: &mut Receiver) {
+        let mut wait_set = WaitSet::new(self.sending.wake_fd());
+        loop {
+            if process::see_to_interrupts() {
+                self.sending.reload(process::in_transaction(journal::all_subscriptions));
+            }
+            if self.must_end() {
+                break;
+            }
+            let mut busy = self.sending.collect_outcomes();
+            busy |= self.receive(receiver);
+            self.store_versions();
+            busy |= self.sending.submit();
+            self.tell();
+            if !busy && !self.sending.arm() {
+                process::report_idle(self.sending.what_it_waits_for());
+                wait_set.wait(self.sending.next_wakeup(), RECHECK_EVERY);
+                self.sending.disarm();
+            }
+        }
+    }
+
+    /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
+    fn must_end(&mut self) -> bool {
+        if self.last_check.elapsed() > RECHECK_EVERY {
+            self.last_check = Instant::now();
+            self.database.recheck.store(true, Ordering::SeqCst);
+        }
+        if must_end(self.database) {
+            self.end_decoder();
+            if !process::in_transaction(journal::extension_is_here) {
+                retire(self.database);
+            }
+            return true;
+        }
+        if self.decoder.has_ended() {
+            pgrx::error!("the decoder of this database has ended; both are started again");
+        }
+        false
+    }
+
+    /// Waits for the decoder to end, so that its slot is free.
+    fn end_decoder(&self) {
+        super::quiesce::ask_to_stop(self.database);
+        process::report_busy(c"waiting for the decoder to end");
+        let gentle = Instant::now() + Duration::from_secs(2);
+        while !self.decoder.has_ended() {
+            if Instant::now() > gentle {
+                self.decoder.terminate();
+            }
+            // The decoder's end sets our latch.
+            process::sleep(Some(Duration::from_millis(100)));
+        }
+    }
+
+    /// Takes what the decoder has sent, as far as memory allows. Returns whether there was anything.
+    fn receive(&mut self, receiver: &mut Receiver) -> bool {
+        let mut items = 0;
+        while items < ITEMS_A_ROUND && self.sending.has_room(self.stream.memory()) {
+            match self.stream.next() {
+                Ok(Some(item)) => self.take(item),
+                Ok(None) => match receiver.receive() {
+                    Ok(Some(piece)) => self.stream.push(piece),
+                    Ok(None) => break,
+                    Err(_) => pgrx::error!("the decoder of this database has gone; both are started again"),
+                },
+                Err(error) => pgrx::error!("the decoder of this database is not understood: {error}"),
+            }
+            items += 1;
+        }
+        items > 0
+    }
+
+    fn take(&mut self, item: Item) {
+        match item {
+            Item::ImageBegin { .. } => self.image = Some(Vec::new()),
+            Item::Subscription { id, lsn, spec } => {
+                let version = Version { id, lsn, spec };
+                self.image.as_mut().unwrap_or(&mut self.versions).push(version);
+            }
+            Item::ImageEnd { .. } => self.store_first_image(),
+            // Its events may be for a subscription that was told of just before.
+            Item::Begin(transaction) => {
+                self.store_versions();
+                self.sending.begin(&transaction);
+            }
+            Item::Change { event, keys, barrier, targets } => {
+                self.sending.arrive(&event, keys, barrier, &targets);
+            }
+            Item::Failed { failure, targets, .. } => self.sending.failed_to_encode(&failure, &targets),
+            Item::Commit { end_lsn } => self.sending.commit(end_lsn),
+            Item::Progress { lsn } => self.sending.idle(lsn),
+        }
+    }
+
+    /// Replaces the image by the first one of a new slot; the decoder waits for that.
+    fn store_first_image(&mut self) {
+        let image = self.image.take().unwrap_or_default();
+        process::in_transaction(|| {
+            journal::forget_image();
+            journal::store_image(&image);
+        });
+        self.database.image_saved.store(true, Ordering::SeqCst);
+        self.database.decoder.wake();
+    }
+
+    /// Stores versions of subscriptions before any progress beyond them is told, and sends by them from here on.
+    fn store_versions(&mut self) {
+        if self.versions.is_empty() {
+            return;
+        }
+        let versions = std::mem::take(&mut self.versions);
+        let ids: HashSet<i64> = versions.iter().map(|version| version.id).collect();
+        let ids: Vec<i64> = ids.into_iter().collect();
+        let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
+        let rows = process::in_transaction(|| {
+            if !journal::extension_is_here() {
+                return None;
+            }
+            journal::store_image(&versions);
+            journal::prune_image(confirmed);
+            Some(journal::subscriptions(&ids))
+        });
+        match rows {
+            Some(rows) => self.sending.edit(&ids, rows),
+            None => self.database.recheck.store(true, Ordering::SeqCst),
+        }
+    }
+
+    /// Tells the decoder what may be confirmed, and everybody how subscriptions fare.
+    fn tell(&mut self) {
+        self.sending.publish(&mut self.publisher);
+        let (frontier, confirmable) = self.sending.progress();
+        self.database.frontier.store(frontier.0, Ordering::Release);
+        self.database.confirmable.store(confirmable.0, Ordering::Release);
+    }
+}
