@@ -326,25 +326,29 @@ CREATE VIEW pgwh.status AS
         SELECT s.*, CASE
             WHEN s.home <> h.home THEN 'held'
             WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
-            WHEN p.problem IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN p.refused IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
             WHEN t.retrying > 0 THEN 'retrying'
             ELSE 'active' END AS state,
-            p.problem
+            p.refused, p.missing
         FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id,
-            LATERAL (SELECT CASE WHEN s.enabled AND s.home = h.home THEN pgwh.subscription_problem(s.url, s.tables) END) p (problem)
+            -- Without its url nothing can be sent; without one of its tables the others still are.
+            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables)) p (refused, missing)
     )
     SELECT j.id AS subscription_id, j.name, j.url, j.state, 'live'::text AS mode,
         CASE j.state
             WHEN 'held' THEN 'it was made in another database, of which this one is a copy'
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE 'it is not enabled' END
-            WHEN 'error' THEN coalesce(j.problem, (SELECT b.detail FROM broken b))
-            WHEN 'retrying' THEN 'requests fail: ' || coalesce(t.last_error, 'status ' || t.last_status) END AS reason,
+            WHEN 'error' THEN coalesce(j.refused, (SELECT b.detail FROM broken b))
+            WHEN 'retrying' THEN 'requests fail: ' || coalesce(t.last_error, 'status ' || t.last_status)
+            ELSE j.missing END AS reason,
         CASE j.state
             WHEN 'held' THEN format('UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = %L;', j.name)
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
                 ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
-            WHEN 'error' THEN CASE WHEN j.problem IS NULL THEN (SELECT b.hint FROM broken b)
-                ELSE format('UPDATE pgwh.subscriptions SET url = …, tables = … WHERE name = %L;', j.name) END
+            WHEN 'error' THEN CASE WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
+                ELSE format('UPDATE pgwh.subscriptions SET url = ''https://…'' WHERE name = %L;', j.name) END
+            ELSE CASE WHEN j.missing IS NOT NULL
+                THEN format('UPDATE pgwh.subscriptions SET tables = ''{…}'' WHERE name = %L;', j.name) END
             END AS next_step,
         coalesce(t.pending, 0) AS pending,
         coalesce(t.retrying, 0) AS retrying,

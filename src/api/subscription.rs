@@ -114,7 +114,7 @@ fn seconds(timeout: &Interval) -> String {
 fn make_name(url: &str, tables: &[String]) -> String {
     let place = url.split_once("://").map_or(url, |(_, rest)| rest);
     let place = place.split(['?', '#']).next().unwrap_or_default();
-    let tables_text = tables.join("-").replace("*.*", "all");
+    let tables_text = tables.join("-").replace("*.*", "all").replace(".*", "");
     let mut readable = String::new();
     for c in format!("{place}-{tables_text}").chars() {
         let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c.to_ascii_lowercase() } else { '-' };

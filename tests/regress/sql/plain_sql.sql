@@ -1,0 +1,44 @@
+-- INSERT, UPDATE and DELETE are as good as the functions, and checked by the same rules.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS pgstream_hooks;
+RESET client_min_messages;
+CREATE TABLE public.orders (id integer PRIMARY KEY);
+-- Begins once changes are captured, which a transaction that has written can't wait for.
+SELECT pgwh.subscribe('https://example.com/first', name => 'first') IS NOT NULL AS ready;
+
+INSERT INTO pgwh.subscriptions (url, tables, event_types) VALUES ('https://example.com/plain', '{Orders}', '{d,I}')
+RETURNING name, tables, event_types, headers, timeout, max_in_flight, enabled;
+SELECT secret IS NOT NULL AS has_key FROM pgwh.secrets JOIN pgwh.subscriptions s ON s.id = subscription_id
+WHERE url = 'https://example.com/plain';
+INSERT INTO pgwh.subscriptions (url, tables) VALUES ('https://example.com/plain', '{public.orders}');
+INSERT INTO pgwh.subscriptions (name, url) VALUES ('bad', 'nonsense');
+INSERT INTO pgwh.subscriptions (name, url, owner) VALUES ('bad', 'https://example.com/', 'regress_nobody');
+INSERT INTO pgwh.subscriptions (name, url, enabled) VALUES ('bad', 'https://example.com/', NULL);
+
+UPDATE pgwh.subscriptions SET event_types = '{T,u}', timeout = '1 min' WHERE name = 'first' RETURNING event_types, timeout;
+UPDATE pgwh.subscriptions SET tables = '{public.ordrs}' WHERE name = 'first';
+UPDATE pgwh.subscriptions SET headers = '{"host": "x"}' WHERE name = 'first';
+UPDATE pgwh.secrets SET secret = 'hunter2';
+SELECT updated_at > created_at AS changed FROM pgwh.subscriptions WHERE name = 'first';
+
+-- A table that is gone does not stand in the way of changing something else.
+DROP TABLE public.orders;
+UPDATE pgwh.subscriptions SET enabled = false WHERE url = 'https://example.com/plain' RETURNING tables, enabled;
+
+-- A row that comes from elsewhere, as a dump has it, is kept as it is, and held.
+INSERT INTO pgwh.subscriptions (name, url, tables, event_types, headers, timeout, max_in_flight, owner, home)
+VALUES ('copy', 'https://192.0.2.1/', '{nowhere.nothing}', '{insert}', '{}', '1 s', 1, 'regress_nobody', 'elsewhere');
+SELECT name, state, reason, next_step FROM pgwh.status() WHERE name = 'copy';
+SELECT count(*) AS keys FROM pgwh.secrets JOIN pgwh.subscriptions s ON s.id = subscription_id WHERE s.name = 'copy';
+-- Armed here, it is checked.
+\set VERBOSITY terse
+UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = 'copy';
+\set VERBOSITY default
+UPDATE pgwh.subscriptions SET home = DEFAULT, owner = DEFAULT, url = 'https://example.com/', tables = '{*.*}' WHERE name = 'copy';
+SELECT count(*) AS keys FROM pgwh.secrets JOIN pgwh.subscriptions s ON s.id = subscription_id WHERE s.name = 'copy';
+
+BEGIN;
+DELETE FROM pgwh.subscriptions;
+ROLLBACK;
+SELECT count(*) FROM pgwh.subscriptions;
+DELETE FROM pgwh.subscriptions;
