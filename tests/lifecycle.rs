@@ -309,10 +309,11 @@ fn workers_heed_no_setting_of_their_database() {
     }
     let plain =
         "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public; ";
-    odd.sql(&format!("{plain} CREATE EXTENSION pgstream_hooks"));
-    odd.sql(&format!(
-        "{plain} CREATE TABLE public.t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8);"
-    ));
+    odd.each(&[
+        plain,
+        "CREATE EXTENSION pgstream_hooks",
+        "CREATE TABLE public.t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8)",
+    ]);
     let receiver = Receiver::start().unwrap();
     // Not by the harness's way, which is subject to the settings.
     let subscribe = format!("SELECT pgwh.subscribe('{}', name => 's')", receiver.url("/s"));
