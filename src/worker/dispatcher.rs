@@ -60,11 +60,13 @@ fn serve(database: &'static Database) {
 
 /// Ends the decoder with us, and tells that we are gone.
 fn leave() {
-    if let Some(database) = shmem::my_database() {
+    if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
         super::quiesce::ask_to_stop(database);
         database.figures.store(0, Ordering::SeqCst);
         database.dispatcher.clear();
         database.dispatcher_pid.store(0, Ordering::SeqCst);
+        // The launcher that started us may have been replaced; nobody tells its successor of our end.
+        shared.launcher.wake();
     }
 }
 
