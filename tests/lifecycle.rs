@@ -314,9 +314,8 @@ fn workers_heed_no_setting_of_their_database() {
         "{plain} CREATE TABLE public.t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8);"
     ));
     let receiver = Receiver::start().unwrap();
-    // Not by the harness's way, which is subject to the settings.
     let subscribe = format!("SELECT pgwh.subscribe('{}', name => 's')", receiver.url("/s"));
-    odd.each(&[plain, "SET transaction_isolation = 'read committed'", &subscribe]);
+    odd.each(&[plain, &subscribe]);
     odd.each(&[plain, r"INSERT INTO t VALUES (1, '2026-11-20 12:00+00', '\x00ff', 0.1)"]);
     receiver.wait_for(1, PATIENCE).unwrap();
     let event = harness::events(&receiver).remove(0);

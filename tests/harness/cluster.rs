@@ -22,7 +22,6 @@ const SETTINGS: &[&str] = &[
     "shared_buffers = 32MB",
     "pgwh.allowed_networks = '127.0.0.0/8'",
     "log_line_prefix = '%m [%p] %b %d: '",
-    "log_error_verbosity = verbose",
     // Nobody pulls the plug in a test; what is killed is a process, and files outlive it.
     "fsync = off",
 ];
