@@ -253,6 +253,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                 || CASE WHEN bool_and(p.pid IS NOT NULL) THEN '' ELSE coalesce('; ' || pgwh.capture_problem(), '') END,
             CASE WHEN bool_and(p.pid IS NOT NULL) THEN NULL
                 WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
+                WHEN current_setting('wal_level') <> 'logical' THEN 'See check wal_level'
                 WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
                 ELSE 'They are started again within seconds; if they are not, the server''s log says why' END
         FROM processes p, workers w

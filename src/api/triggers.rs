@@ -58,9 +58,11 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     if owner != old_owner {
         check_owner(owner)?;
     }
-    if new.get_by_name::<bool>("enabled")? == Some(true) && !was_live {
+    let enabled = new.get_by_name::<bool>("enabled")?.unwrap_or(true);
+    if enabled && !was_live {
         require_capture()?;
     }
+    new.set_by_name("enabled", enabled)?;
     new.set_by_name("name", subscription.name)?;
     new.set_by_name("url", subscription.url)?;
     new.set_by_name("tables", subscription.tables)?;

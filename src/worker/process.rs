@@ -136,7 +136,8 @@ pub fn start_worker(kind: &str, function: &str, database: pg_sys::Oid) -> Option
         let mut handle = std::ptr::null_mut();
         let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
         pg_sys::MemoryContextSwitchTo(previous);
-        started.then_some(WorkerHandle(handle))
+        // Not `then_some`: a handle that was never made must not be dropped.
+        started.then(|| WorkerHandle(handle))
     }
 }
 

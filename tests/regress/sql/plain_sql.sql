@@ -13,7 +13,7 @@ WHERE url = 'https://example.com/plain';
 INSERT INTO pgwh.subscriptions (url, tables) VALUES ('https://example.com/plain', '{public.orders}');
 INSERT INTO pgwh.subscriptions (name, url) VALUES ('bad', 'nonsense');
 INSERT INTO pgwh.subscriptions (name, url, owner) VALUES ('bad', 'https://example.com/', 'regress_nobody');
-INSERT INTO pgwh.subscriptions (name, url, enabled) VALUES ('bad', 'https://example.com/', NULL);
+INSERT INTO pgwh.subscriptions (name, url, enabled) VALUES ('unsaid', 'https://example.com/', NULL) RETURNING enabled;
 
 UPDATE pgwh.subscriptions SET event_types = '{T,u}', timeout = '1 min' WHERE name = 'first' RETURNING event_types, timeout;
 UPDATE pgwh.subscriptions SET tables = '{public.ordrs}' WHERE name = 'first';
