@@ -308,11 +308,10 @@ fn workers_heed_no_setting_of_their_database() {
         cluster.sql("ALTER DATABASE odd SET transaction_timeout = '100ms'");
     }
     let plain =
-        "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public; ";
-    odd.sql(&format!("{plain} CREATE EXTENSION pgstream_hooks"));
-    odd.sql(&format!(
-        "{plain} CREATE TABLE public.t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8);"
-    ));
+        "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public;
+                 SET default_transaction_isolation = 'read committed'";
+    odd.each(&[plain, "CREATE EXTENSION pgstream_hooks"]);
+    odd.each(&[plain, "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8)"]);
     let receiver = Receiver::start().unwrap();
     let subscribe = format!("SELECT pgwh.subscribe('{}', name => 's')", receiver.url("/s"));
     odd.each(&[plain, &subscribe]);

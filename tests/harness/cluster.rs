@@ -218,10 +218,15 @@ impl Cluster {
         eventually(&format!("a {kind}"), || self.processes(kind).first().copied())
     }
 
-    /// Kills the one process of a kind as `kill -9` does. The server then ends all sessions and recovers.
+    /// Kills the one process of a kind as `kill -9` does. The server then ends all sessions and recovers; returns when
+    /// it has.
     #[track_caller]
     pub fn kill9(&self, kind: &str) {
-        self.process(kind).kill9();
+        let process = self.process(kind);
+        let mut witness = self.connect();
+        process.kill9();
+        eventually("all sessions ended", || witness.batch_execute("").err());
+        drop(self.connect());
     }
 
     #[track_caller]

@@ -88,7 +88,8 @@ fn of(request: &Arc<Request>) -> Vec<Event> {
 /// Reads JSON with every digit. Half a surrogate pair, which Postgres' `json` lets through as JSON itself does, and which
 /// no string of Rust's can hold, is read as U+FFFD.
 pub fn json(text: &str) -> serde_json::Result<Value> {
-    serde_json::from_str(text).or_else(|_| serde_json::from_str(&text.replace("\\ud800", "\\ufffd")))
+    let halves = |text: &str| text.replace("\\ud800", "\\ufffd").replace("\\ud83d\"", "\\ufffd\"");
+    serde_json::from_str(text).or_else(|_| serde_json::from_str(&halves(text)))
 }
 
 /// The events without those that came before, told by id: what a careful receiver acts on.
