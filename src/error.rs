@@ -50,6 +50,8 @@ pub enum Error {
     NotReady(String),
     /// Capture is not ready, and this transaction would wait for itself.
     NotReadyHere(String),
+    /// A database is to be moved while it has undelivered events.
+    Undelivered,
     /// What should not happen: the server or pgrx refused what we asked.
     Internal(String),
 }
@@ -77,6 +79,13 @@ impl Error {
                 "this server is a standby, which captures nothing".into(),
                 "Changes are captured and sent by the primary.".into(),
                 "Call this on the primary.".into(),
+            ),
+            Error::Undelivered => (
+                ERRCODE_OBJECT_IN_USE,
+                "the database has events that are not delivered yet".into(),
+                "Write-ahead log from before a move to another tablespace can't be decoded after it.".into(),
+                "See SELECT * FROM pgwh.status() in that database; disable the subscriptions that fail, or try again later."
+                    .into(),
             ),
             Error::Missing(what) => (
                 ERRCODE_NULL_VALUE_NOT_ALLOWED,

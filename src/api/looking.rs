@@ -11,7 +11,7 @@ use super::tables;
 use crate::error::Error;
 use crate::send::check_url;
 use crate::settings;
-use crate::worker::shmem;
+use crate::worker::{process, shmem};
 
 /// The first and the longest pause between two looks at what the dispatcher says.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -72,7 +72,8 @@ fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorRe
         if left.is_zero() {
             return Ok(false);
         }
-        sleep(pause.min(left));
+        shmem::wake_decoder();
+        process::pause(pause.min(left));
         pause = (pause * 2).min(LAST_PAUSE);
     }
     Ok(true)
@@ -89,19 +90,4 @@ fn is_live(id: i64) -> Result<bool, pgrx::spi::Error> {
         )?;
         Ok(live.first().get_one::<bool>()?.unwrap_or_default())
     })
-}
-
-/// Sleeps, giving way to cancel and to the end of the server.
-fn sleep(time: Duration) {
-    // SAFETY: the latch is the process' own.
-    unsafe {
-        pg_sys::WaitLatch(
-            pg_sys::MyLatch,
-            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
-            time.as_millis().max(1) as _,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-    pgrx::check_for_interrupts!();
 }

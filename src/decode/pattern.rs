@@ -82,7 +82,7 @@ impl fmt::Display for TablePattern {
 }
 
 impl ParsedPattern {
-    /// Reads what a user wrote. Unquoted letters fold to lower case and `*` is a wildcard; between double quotes
+    /// Reads what a user wrote. Unquoted ASCII letters fold to lower case and `*` is a wildcard; between double quotes
     /// every character stands for itself, as in an SQL identifier.
     pub fn parse(text: &str) -> Result<ParsedPattern, PatternError> {
         let mut characters = text.trim().chars().peekable();
@@ -118,7 +118,8 @@ impl NamePattern {
                 }
                 _ if quoted => return Err(PatternError::AfterQuote),
                 '*' => pieces.push(String::new()),
-                _ => piece.extend(character.to_lowercase()),
+                // As Postgres folds identifiers in a database of multibyte encoding.
+                _ => piece.push(character.to_ascii_lowercase()),
             }
             anything = true;
         }

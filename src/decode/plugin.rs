@@ -118,11 +118,6 @@ impl Capture {
         }
     }
 
-    /// The buffer of what is to be sent next.
-    pub fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.buffer
-    }
-
     /// Tells the dispatcher that everything that ended at or before `lsn` has been told.
     pub fn progress(&mut self, lsn: Lsn) {
         write_progress(&mut self.buffer, lsn);

@@ -2,7 +2,9 @@
 //!
 //! No other file names a version.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int};
+#[cfg(not(feature = "pg18"))]
+use std::ffi::c_void;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -40,10 +42,23 @@ mod c {
     }
 }
 
-/// `SetLatch` without pgrx's guard: it can't raise, and is called where a commit must not be disturbed.
+/// What is called without pgrx's guard, from frames that own nothing that would have to be dropped.
 pub mod unguarded {
     use super::*;
     unsafe extern "C-unwind" {
+        /// Runs a utility command (`tcop/utility.c`). The guard would rebuild each ERROR of each command of the
+        /// cluster, and lose its position and context.
+        #[allow(clippy::too_many_arguments)]
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            query: *const c_char,
+            read_only_tree: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            params: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            receiver: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
         /// Sets a latch and wakes who waits on it (`storage/ipc/latch.c`).
         pub fn SetLatch(latch: *mut pg_sys::Latch);
     }
@@ -155,17 +170,6 @@ pub fn slot_is_invalid(slot: &pg_sys::ReplicationSlotPersistentData) -> bool {
     return slot.invalidated != pg_sys::ReplicationSlotInvalidationCause::RS_INVAL_NONE;
 }
 
-/// Releases what a failed decoding attempt left of slots.
-pub fn cleanup_slots() {
-    // SAFETY: releases the process' own ephemeral and temporary slots; it holds none afterwards.
-    unsafe {
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        pg_sys::ReplicationSlotCleanup();
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        pg_sys::ReplicationSlotCleanup(false);
-    }
-}
-
 /// The old and the new tuple of a change, null where WAL has none.
 ///
 /// # Safety
@@ -248,10 +252,14 @@ pub fn create_wait_set(events: c_int) -> *mut pg_sys::WaitEventSet {
 pub fn wal_insert_end() -> u64 {
     // SAFETY: reads shared memory.
     let end = unsafe { pg_sys::GetXLogInsertRecPtr() };
-    let in_page = end % u64::from(pg_sys::XLOG_BLCKSZ);
-    let short = size_of::<pg_sys::XLogPageHeaderData>() as u64;
-    let long = size_of::<pg_sys::XLogLongPageHeaderData>() as u64;
-    if in_page == short || in_page == long { end - in_page } else { end }
+    // SAFETY: a setting that is fixed when the cluster is made.
+    let segment = unsafe { pg_sys::wal_segment_size } as u64;
+    let header = if end % segment < u64::from(pg_sys::XLOG_BLCKSZ) {
+        size_of::<pg_sys::XLogLongPageHeaderData>() as u64
+    } else {
+        size_of::<pg_sys::XLogPageHeaderData>() as u64
+    };
+    if end % u64::from(pg_sys::XLOG_BLCKSZ) == header { end - header } else { end }
 }
 
 /// The process number of a backend's slot in shared memory.

@@ -23,6 +23,9 @@ const FIRST_POLL: Duration = Duration::from_millis(1);
 const LAST_POLL: Duration = Duration::from_millis(250);
 /// How long the decoder sleeps while something is still to be confirmed.
 const UNCONFIRMED_SLEEP: Duration = Duration::from_secs(1);
+/// How long it sleeps at most. Commits of other databases ring nobody here, and what they write to the log is kept
+/// until this slot has passed it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// A decoding session on the slot that the process holds.
 pub struct Session {
@@ -159,11 +162,13 @@ impl Session {
             let timeout = if raw::wal_insert_end() > self.position() {
                 let timeout = *poll;
                 *poll = (*poll * 2).min(LAST_POLL);
-                Some(timeout)
+                timeout
+            } else if self.confirmed < self.told {
+                UNCONFIRMED_SLEEP
             } else {
-                (self.confirmed < self.told).then_some(UNCONFIRMED_SLEEP)
+                LONGEST_SLEEP
             };
-            process::sleep(timeout);
+            process::sleep(Some(timeout));
         }
         self.database.decoder_sleeps.store(false, Ordering::SeqCst);
     }

@@ -18,10 +18,11 @@ pub fn write_as_our_own() {
     unsafe { pg_sys::replorigin_session_origin = DO_NOT_REPLICATE };
 }
 
-/// Whether the extension is installed in this database. Inside a transaction.
-pub fn extension_is_here() -> bool {
+/// The oid of the extension in this database, if it is installed. Inside a transaction.
+pub fn extension() -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up.
-    unsafe { pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) != pg_sys::InvalidOid }
+    let oid = unsafe { pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
 /// Stores versions of subscriptions' routing part. Inside a transaction.

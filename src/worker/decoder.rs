@@ -31,6 +31,11 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
     database.decoder_pid.store(std::process::id() as i32, Ordering::SeqCst);
     super::at_exit(leave);
 
+    process::on_failure(|message| database.set_problem(message), || capture(database));
+}
+
+fn capture(database: &'static Database) {
+    let oid = database.oid();
     let Ok(mut queue) = Sender::attach(database.queue.load(Ordering::SeqCst)) else { return };
     session::allow_own_plugin();
     let installation = process::in_transaction(Installation::read);
@@ -50,6 +55,7 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
     let mut session = Session::begin(database, capture, start);
     database.set_phase(Phase::Ready);
     database.failures.store(0, Ordering::SeqCst);
+    database.set_problem("");
     session.run();
 }
 
@@ -127,6 +133,8 @@ pub struct Installation {
     pub home: String,
     /// The oid of `pgwh.subscriptions`.
     pub subscriptions: pg_sys::Oid,
+    /// The extension's oid.
+    pub extension: pg_sys::Oid,
 }
 
 impl Installation {
@@ -136,11 +144,9 @@ impl Installation {
             let (id, home, subscriptions) = pgrx::Spi::get_three::<String, String, pg_sys::Oid>(
                 "SELECT id::text, pgwh.home(), 'pgwh.subscriptions'::regclass::oid FROM pgwh.installation",
             )?;
-            Ok(id.zip(home).zip(subscriptions).map(|((id, home), subscriptions)| Installation {
-                id,
-                home,
-                subscriptions,
-            }))
+            Ok(id.zip(home).zip(subscriptions).zip(crate::journal::extension()).map(
+                |(((id, home), subscriptions), extension)| Installation { id, home, subscriptions, extension },
+            ))
         };
         match read() {
             Ok(Some(installation)) => installation,

@@ -42,6 +42,11 @@ pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
     super::at_exit(leave);
     process::report_busy(c"starting");
 
+    process::on_failure(|message| database.set_problem(message), || serve(database));
+}
+
+fn serve(database: &'static Database) {
+    let oid = database.oid();
     let Some(installation) = find_installation(database) else { return };
     drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
     if !wait_for_wal_level(database) {
@@ -50,7 +55,7 @@ pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
     let mut receiver = Receiver::create(settings::queue_size());
     database.queue.store(receiver.handle(), Ordering::SeqCst);
     let Some(decoder) = start_decoder(database) else { return };
-    Dispatcher::new(database, decoder).run(&mut receiver);
+    Dispatcher::new(database, decoder, installation.extension).run(&mut receiver);
 }
 
 /// Ends the decoder with us, and tells that we are gone.
@@ -66,7 +71,7 @@ fn leave() {
 /// The installation of the extension in this database. Without one there is nothing to do, and no slot is left behind.
 fn find_installation(database: &Database) -> Option<Installation> {
     let installation =
-        process::in_transaction(|| journal::extension_is_here().then(Installation::read));
+        process::in_transaction(|| journal::extension().is_some().then(Installation::read));
     if installation.is_none() {
         retire(database);
     }
@@ -126,10 +131,6 @@ fn must_end(database: &Database) -> bool {
         database.set_phase(Phase::SwitchedOff);
         return true;
     }
-    if database.recheck.swap(false, Ordering::SeqCst) && !process::in_transaction(journal::extension_is_here) {
-        database.stop.store(true, Ordering::SeqCst);
-        return true;
-    }
     false
 }
 
@@ -143,11 +144,13 @@ struct Dispatcher {
     versions: Vec<Version>,
     /// The first image is being told: what is stored so far belongs to a slot that is gone.
     image: Option<Vec<Version>>,
+    /// The extension's oid: another one is another installation, whose slot is not ours.
+    extension: pg_sys::Oid,
     last_check: Instant,
 }
 
 impl Dispatcher {
-    fn new(database: &'static Database, decoder: WorkerHandle) -> Dispatcher {
+    fn new(database: &'static Database, decoder: WorkerHandle, extension: pg_sys::Oid) -> Dispatcher {
         let mut sending = Sending::new(database.oid());
         sending.reload(process::in_transaction(journal::all_subscriptions));
         Dispatcher {
@@ -158,6 +161,7 @@ impl Dispatcher {
             publisher: Publisher::new(database),
             versions: Vec::new(),
             image: None,
+            extension,
             last_check: Instant::now(),
         }
     }
@@ -187,21 +191,35 @@ impl Dispatcher {
 
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
     fn must_end(&mut self) -> bool {
-        if self.last_check.elapsed() > RECHECK_EVERY {
-            self.last_check = Instant::now();
-            self.database.recheck.store(true, Ordering::SeqCst);
-        }
-        if must_end(self.database) {
+        if must_end(self.database) || self.extension_has_gone() {
             self.end_decoder();
-            if !process::in_transaction(journal::extension_is_here) {
-                retire(self.database);
+            match process::in_transaction(journal::extension) {
+                None => retire(self.database),
+                Some(extension) if extension != self.extension => self.database.set_phase(Phase::Quiesced),
+                Some(_) => {}
             }
             return true;
         }
         if self.decoder.has_ended() {
-            pgrx::error!("the decoder of this database has ended; both are started again");
+            return self.decoder_has_gone();
         }
         false
+    }
+
+    /// Whether our installation has been dropped, by what somebody told or by looking now and then.
+    fn extension_has_gone(&mut self) -> bool {
+        let told = self.database.recheck.swap(false, Ordering::SeqCst);
+        if !told && self.last_check.elapsed() < RECHECK_EVERY {
+            return false;
+        }
+        self.last_check = Instant::now();
+        process::in_transaction(journal::extension) != Some(self.extension)
+    }
+
+    /// The server may be going down, or somebody has ended the decoder; its log says why.
+    fn decoder_has_gone(&self) -> bool {
+        pgrx::log!("pgstream_hooks: the decoder of this database has ended; both are started again");
+        true
     }
 
     /// Waits for the decoder to end, so that its slot is free.
@@ -227,7 +245,8 @@ impl Dispatcher {
                 Ok(None) => match receiver.receive() {
                     Ok(Some(piece)) => self.stream.push(piece),
                     Ok(None) => break,
-                    Err(_) => pgrx::error!("the decoder of this database has gone; both are started again"),
+                    // Its end is noticed in the next round.
+                    Err(_) => break,
                 },
                 Err(error) => pgrx::error!("the decoder of this database is not understood: {error}"),
             }
@@ -279,7 +298,7 @@ impl Dispatcher {
         let ids: Vec<i64> = ids.into_iter().collect();
         let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
         let rows = process::in_transaction(|| {
-            if !journal::extension_is_here() {
+            if journal::extension() != Some(self.extension) {
                 return None;
             }
             journal::store_image(&versions);
@@ -294,9 +313,11 @@ impl Dispatcher {
 
     /// Tells the decoder what may be confirmed, and everybody how subscriptions fare.
     fn tell(&mut self) {
-        self.sending.publish(&mut self.publisher);
         let (frontier, confirmable) = self.sending.progress();
-        self.database.frontier.store(frontier.0, Ordering::Release);
+        // Who looks at the frontier and then at figures must not find figures from before it.
+        if self.sending.publish(&mut self.publisher) {
+            self.database.frontier.store(frontier.0, Ordering::Release);
+        }
         self.database.confirmable.store(confirmable.0, Ordering::Release);
     }
 }

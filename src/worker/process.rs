@@ -1,9 +1,11 @@
 //! What our background workers have in common: how they start, wait, take settings and run a transaction.
 
 use std::ffi::{CStr, CString};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe};
 use std::time::Duration;
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgTryBuilder, pg_sys};
 
 /// Settings every worker pins for itself, since it would inherit `ALTER DATABASE … SET` and `ALTER ROLE … SET`.
 /// Values must render the same everywhere, and no time limit may end a worker that waits.
@@ -226,4 +228,16 @@ pub fn in_bare_transaction<T>(action: impl FnOnce() -> T) -> T {
         pg_sys::CommitTransactionCommand();
         result
     }
+}
+
+/// Runs the action; an ERROR that ends it is told before it is thrown on.
+pub fn on_failure(tell: impl Fn(&str) + RefUnwindSafe, action: impl FnOnce()) {
+    PgTryBuilder::new(AssertUnwindSafe(action))
+        .catch_others(|error| {
+            if let CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) = &error {
+                tell(report.message());
+            }
+            error.rethrow()
+        })
+        .execute();
 }

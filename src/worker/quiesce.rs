@@ -9,11 +9,13 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
-use super::shmem::{self, Database};
+use super::shmem::{self, Database, Phase};
 use super::{process, wake};
 use crate::decode::raw;
+use crate::error::Error;
 
 /// How long workers may take to stand back before the command goes on and reports what it finds in its way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,7 +42,7 @@ pub fn init() {
     }
 }
 
-#[pg_guard]
+/// Without pgrx's guard: an ERROR of any command passes through here untouched, so this frame owns nothing to drop.
 #[allow(clippy::too_many_arguments)]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
@@ -54,35 +56,50 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
     unsafe {
-        let affected = Affected::by((*statement).utilityStmt);
-        if let Some(name) = affected.as_ref().and_then(|affected| affected.existing) {
-            stand_back(name);
+        let node = (*statement).utilityStmt;
+        let concerns_databases = is_database_command(node);
+        if concerns_databases {
+            before_command(node);
         }
-        match PREVIOUS_UTILITY {
-            Some(previous) => pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                previous(
-                    statement,
-                    query,
-                    read_only_tree,
-                    context,
-                    params,
-                    environment,
-                    receiver,
-                    completion,
-                )
-            }),
-            None => pg_sys::standard_ProcessUtility(
-                statement,
-                query,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                receiver,
-                completion,
-            ),
+        let run = match PREVIOUS_UTILITY {
+            Some(previous) => previous,
+            None => raw::unguarded::standard_ProcessUtility,
+        };
+        run(statement, query, read_only_tree, context, params, environment, receiver, completion);
+        if concerns_databases {
+            after_command(node);
         }
-        if let Some(copy) = affected.and_then(|affected| affected.created) {
+    }
+}
+
+/// # Safety
+/// `node` is a utility statement's parse tree.
+unsafe fn is_database_command(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: as the caller promises.
+    matches!(
+        unsafe { (*node).type_ },
+        pg_sys::NodeTag::T_DropdbStmt
+            | pg_sys::NodeTag::T_RenameStmt
+            | pg_sys::NodeTag::T_AlterDatabaseStmt
+            | pg_sys::NodeTag::T_CreatedbStmt
+    )
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_command(node: *mut pg_sys::Node) {
+    // SAFETY: the statement's parse tree.
+    if let Some(affected) = unsafe { Affected::by(node) }
+        && let Some(name) = affected.existing
+    {
+        stand_back(name, affected.moves_files);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_command(node: *mut pg_sys::Node) {
+    // SAFETY: the statement's parse tree; a transaction is in progress, since CREATE DATABASE leaves one.
+    unsafe {
+        if let Some(copy) = Affected::by(node).and_then(|affected| affected.created) {
             let oid = pg_sys::get_database_oid(copy.as_ptr(), true);
             if oid != pg_sys::InvalidOid {
                 COPIED.with_borrow_mut(|copied| copied.push(oid));
@@ -97,6 +114,8 @@ struct Affected<'a> {
     existing: Option<&'a CStr>,
     /// The one that the command makes.
     created: Option<&'a CStr>,
+    /// Whether its files move to where write-ahead log from before the move doesn't find them.
+    moves_files: bool,
 }
 
 impl Affected<'_> {
@@ -109,17 +128,17 @@ impl Affected<'_> {
             match (*node).type_ {
                 pg_sys::NodeTag::T_DropdbStmt => {
                     let drop = &*node.cast::<pg_sys::DropdbStmt>();
-                    Some(Affected { existing: name(drop.dbname), created: None })
+                    Some(Affected { existing: name(drop.dbname), created: None, moves_files: false })
                 }
                 pg_sys::NodeTag::T_RenameStmt => {
                     let rename = &*node.cast::<pg_sys::RenameStmt>();
                     (rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
-                        .then(|| Affected { existing: name(rename.subname), created: None })
+                        .then(|| Affected { existing: name(rename.subname), created: None, moves_files: false })
                 }
                 pg_sys::NodeTag::T_AlterDatabaseStmt => {
                     let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
                     option(alter.options, c"tablespace")
-                        .map(|_| Affected { existing: name(alter.dbname), created: None })
+                        .map(|_| Affected { existing: name(alter.dbname), created: None, moves_files: true })
                 }
                 pg_sys::NodeTag::T_CreatedbStmt => {
                     let create = &*node.cast::<pg_sys::CreatedbStmt>();
@@ -129,6 +148,7 @@ impl Affected<'_> {
                     Some(Affected {
                         existing: Some(template.unwrap_or(c"template1")),
                         created: name(create.dbname),
+                        moves_files: false,
                     })
                 }
                 _ => None,
@@ -149,8 +169,9 @@ unsafe fn option(options: *mut pg_sys::List, wanted: &CStr) -> Option<*mut pg_sy
     }
 }
 
-/// Makes the workers of the named database stand back, if it has any and the caller may do such things to it.
-fn stand_back(name: &CStr) {
+/// Makes the workers of the named database stand back, if it has any and the caller may do such things to it. With
+/// `drain`, not before everything committed so far is delivered.
+fn stand_back(name: &CStr, drain: bool) {
     let Some(shared) = shmem::shared() else { return };
     // SAFETY: a command runs, so a transaction is in progress.
     let (oid, role) = unsafe {
@@ -161,6 +182,9 @@ fn stand_back(name: &CStr) {
     };
     // Who may not do it is refused by the command itself, and must not disturb delivery by trying.
     let Some(database) = shared.find(oid).filter(|_| may_affect(oid, role)) else { return };
+    if drain {
+        self::drain(database);
+    }
     database.quiesced.fetch_add(1, Ordering::SeqCst);
     STANDING_BACK.with_borrow_mut(|list| list.push(oid));
     ask_to_stop(database);
@@ -173,6 +197,25 @@ fn stand_back(name: &CStr) {
         }
         // The workers ring nobody when they are gone; they are gone within milliseconds.
         process::pause(Duration::from_millis(2));
+    }
+}
+
+/// Waits until everything committed so far is done with. Changes of tables in the database's default tablespace are
+/// found by that tablespace, so those from before a move can't be decoded after it.
+fn drain(database: &Database) {
+    if database.phase() != Phase::Ready {
+        return;
+    }
+    let end = raw::wal_insert_end();
+    // SAFETY: the position is one that has been inserted.
+    unsafe { pg_sys::XLogFlush(end) };
+    let deadline = Instant::now() + PATIENCE;
+    while database.confirmed.load(Ordering::SeqCst) < end {
+        if Instant::now() > deadline {
+            ErrorReport::from(Error::Undelivered).report(PgLogLevel::ERROR);
+        }
+        database.decoder.wake();
+        process::pause(Duration::from_millis(5));
     }
 }
 
@@ -229,7 +272,8 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
 }
 
 /// Notices that an extension is being dropped, however it comes about (DROP EXTENSION, DROP SCHEMA … CASCADE, DROP OWNED).
-#[pg_guard]
+///
+/// Without pgrx's guard, as the hook before.
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -237,14 +281,14 @@ unsafe extern "C-unwind" fn object_access(
     sub_object: i32,
     argument: *mut c_void,
 ) {
-    // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
-    unsafe {
-        if let Some(previous) = PREVIOUS_ACCESS {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub_object, argument));
-        }
-    }
     if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId {
         // Whichever extension it is: the dispatcher looks for itself, which costs nothing.
         wake::recheck_at_commit();
+    }
+    // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
+    unsafe {
+        if let Some(previous) = PREVIOUS_ACCESS {
+            previous(access, class, object, sub_object, argument);
+        }
     }
 }

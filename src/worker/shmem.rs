@@ -354,6 +354,13 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
     }
 }
 
+/// Has the decoder of this database look at the log: commits in other databases don't ring it.
+pub fn wake_decoder() {
+    if let Some(database) = my_database() {
+        database.decoder.wake();
+    }
+}
+
 /// Up to where everything that ended has reached the subscription; none while its dispatcher doesn't know of it.
 pub fn reached(subscription_id: i64) -> Option<u64> {
     let database = my_database()?;
