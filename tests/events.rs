@@ -56,7 +56,7 @@ impl Stage {
     #[track_caller]
     fn row(&self, table: &str, condition: &str) -> Value {
         let sql = format!("SET TimeZone = 'UTC'; SELECT to_json(r) FROM {table} r WHERE {condition}");
-        serde_json::from_str(&self.value(&sql)).unwrap()
+        harness::json(&self.value(&sql)).unwrap()
     }
 }
 

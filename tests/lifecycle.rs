@@ -308,16 +308,13 @@ fn workers_heed_no_setting_of_their_database() {
         cluster.sql("ALTER DATABASE odd SET transaction_timeout = '100ms'");
     }
     let plain =
-        "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public; ";
-    odd.each(&[
-        plain,
-        "CREATE EXTENSION pgstream_hooks",
-        "CREATE TABLE public.t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8)",
-    ]);
+        "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public;
+                 SET default_transaction_isolation = 'read committed'";
+    odd.each(&[plain, "CREATE EXTENSION pgstream_hooks"]);
+    odd.each(&[plain, "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8)"]);
     let receiver = Receiver::start().unwrap();
-    // Not by the harness's way, which is subject to the settings.
     let subscribe = format!("SELECT pgwh.subscribe('{}', name => 's')", receiver.url("/s"));
-    odd.each(&[plain, "SET transaction_isolation = 'read committed'", &subscribe]);
+    odd.each(&[plain, &subscribe]);
     odd.each(&[plain, r"INSERT INTO t VALUES (1, '2026-11-20 12:00+00', '\x00ff', 0.1)"]);
     receiver.wait_for(1, PATIENCE).unwrap();
     let event = harness::events(&receiver).remove(0);

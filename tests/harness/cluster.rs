@@ -22,7 +22,6 @@ const SETTINGS: &[&str] = &[
     "shared_buffers = 32MB",
     "pgwh.allowed_networks = '127.0.0.0/8'",
     "log_line_prefix = '%m [%p] %b %d: '",
-    "log_error_verbosity = verbose",
     // Nobody pulls the plug in a test; what is killed is a process, and files outlive it.
     "fsync = off",
 ];
@@ -219,10 +218,15 @@ impl Cluster {
         eventually(&format!("a {kind}"), || self.processes(kind).first().copied())
     }
 
-    /// Kills the one process of a kind as `kill -9` does. The server then ends all sessions and recovers.
+    /// Kills the one process of a kind as `kill -9` does. The server then ends all sessions and recovers; returns when
+    /// it has.
     #[track_caller]
     pub fn kill9(&self, kind: &str) {
-        self.process(kind).kill9();
+        let process = self.process(kind);
+        let mut witness = self.connect();
+        process.kill9();
+        eventually("all sessions ended", || witness.batch_execute("").err());
+        drop(self.connect());
     }
 
     #[track_caller]

@@ -12,7 +12,7 @@ mod wait;
 
 pub use cluster::{Cluster, Setup, Stop};
 pub use database::{Database, Refusal};
-pub use event::{Event, distinct, events, events_of, in_key_order};
+pub use event::{Event, distinct, events, events_of, in_key_order, json};
 pub use process::{DECODER, DISPATCHER, LAUNCHER, Process};
 pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
 pub use server::Server;

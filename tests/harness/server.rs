@@ -48,10 +48,11 @@ impl Server {
         if let Some(lib) = self.own_libpq() {
             command.env("LD_LIBRARY_PATH", lib);
         }
-        // Tests say all there is to say to a client.
+        // Tests say all there is to say to a client; and a backtrace is no part of an error's detail.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("PG") {
-                command.env_remove(name);
+            let name = name.to_string_lossy();
+            if name.starts_with("PG") || name == "RUST_BACKTRACE" {
+                command.env_remove(name.as_ref());
             }
         }
         command
