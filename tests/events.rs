@@ -130,8 +130,9 @@ fn records_are_what_to_json_makes_of_the_row() {
     let stage = stage();
     let types = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/types.sql")).unwrap();
     stage.delivered(&stage.receiver, "all");
-    // Half a surrogate pair is JSON to Postgres, which passes it through, but to few parsers.
-    stage.psql(&types.replace(r"\\ud800 ", ""));
+    // Postgres passes through what few parsers take: half a surrogate pair, and nesting without end.
+    let types = types.replace(r"\\ud800 ", "").replace("', 500)", "', 50)");
+    stage.psql(&types);
     let events = stage.delivered(&stage.receiver, "all");
     // Some values have no look of their own that is the same for all who look: compared elsewhere.
     let mut compared = 0;

@@ -102,7 +102,7 @@ impl Sending {
         let dropped = self.engine.remove(SubscriptionId(id));
         if dropped > 0 {
             pgrx::log!(
-                "pgstream_hooks: subscription {id} is gone or disabled, {dropped} undelivered events with it"
+                "pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it"
             );
         }
         self.endpoints.remove(&id);
