@@ -134,12 +134,15 @@ fn records_are_what_to_json_makes_of_the_row() {
     let types = types.replace(r"\\ud800 ", "").replace("', 500)", "', 50)");
     stage.psql(&types);
     let events = stage.delivered(&stage.receiver, "all");
-    // Some values have no look of their own that is the same for all who look: compared elsewhere.
     let mut compared = 0;
     for event in events.iter().filter(|event| event["action"] == "insert" && !event["key"]["id"].is_null()) {
         let table = event.text("table");
         let row = stage.row(&format!("public.\"{table}\""), &format!("id::text = '{}'", event["key"]["id"]));
         for (column, value) in row.as_object().unwrap() {
+            // Its label is renamed after the rows are in: the event has the name of its time.
+            if column == "c_moods" {
+                continue;
+            }
             assert_eq!(&event["record"][column], value, "{table}.{column} of id {}", event["key"]["id"]);
             compared += 1;
         }

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{Receiver, Request};
@@ -85,11 +86,16 @@ fn of(request: &Arc<Request>) -> Vec<Event> {
     members.into_iter().map(|whole| Event { whole, request: Arc::clone(request) }).collect()
 }
 
-/// Reads JSON with every digit. Half a surrogate pair, which Postgres' `json` lets through as JSON itself does, and which
-/// no string of Rust's can hold, is read as U+FFFD.
+/// Reads JSON with every digit and to any depth. Half a surrogate pair, which Postgres' `json` lets through as JSON itself
+/// does, and which no string of Rust's can hold, is read as U+FFFD.
 pub fn json(text: &str) -> serde_json::Result<Value> {
+    let read = |text: &str| {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        reader.disable_recursion_limit();
+        Value::deserialize(&mut reader)
+    };
     let halves = |text: &str| text.replace("\\ud800", "\\ufffd").replace("\\ud83d\"", "\\ufffd\"");
-    serde_json::from_str(text).or_else(|_| serde_json::from_str(&halves(text)))
+    read(text).or_else(|_| read(&halves(text)))
 }
 
 /// The events without those that came before, told by id: what a careful receiver acts on.
