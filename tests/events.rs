@@ -132,6 +132,8 @@ fn records_are_what_to_json_makes_of_the_row() {
     stage.delivered(&stage.receiver, "all");
     // Postgres passes through what few parsers take: half a surrogate pair, and nesting without end.
     let types = types.replace(r"\\ud800 ", "").replace("', 500)", "', 50)");
+    // An event has an enum's label of its own time, which is not what a later look at the row says.
+    let types = types.replace("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine';", "");
     stage.psql(&types);
     let events = stage.delivered(&stage.receiver, "all");
     let mut compared = 0;
@@ -139,10 +141,6 @@ fn records_are_what_to_json_makes_of_the_row() {
         let table = event.text("table");
         let row = stage.row(&format!("public.\"{table}\""), &format!("id::text = '{}'", event["key"]["id"]));
         for (column, value) in row.as_object().unwrap() {
-            // Its label is renamed after the rows are in: the event has the name of its time.
-            if column == "c_moods" {
-                continue;
-            }
             assert_eq!(&event["record"][column], value, "{table}.{column} of id {}", event["key"]["id"]);
             compared += 1;
         }

@@ -18,6 +18,9 @@ use crate::link::frame::{self, LaneKeys, Target};
 use crate::send::{Endpoint, EndpointSettings, Guard, Job, Outcome, Pool, PoolSettings};
 use crate::settings;
 
+/// The share of `pgwh.max_memory` that events may take; threads, their buffers and what the allocator leaves unused
+/// take the rest.
+const EVENTS_SHARE: f64 = 0.7;
 /// How often figures are shown while there is work; a commit that waits for them is shown at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(5);
 
@@ -38,7 +41,7 @@ pub struct Sending {
     changed: HashSet<i64>,
     gone: Vec<i64>,
     last_publish: Instant,
-    max_memory: usize,
+    event_memory: usize,
 }
 
 impl Sending {
@@ -60,13 +63,13 @@ impl Sending {
             changed: HashSet::new(),
             gone: Vec::new(),
             last_publish: Instant::now(),
-            max_memory: settings::max_memory(),
+            event_memory: event_memory(),
         }
     }
 
     /// Begins anew with the settings and subscriptions of now; deliveries stay.
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>) {
-        self.max_memory = settings::max_memory();
+        self.event_memory = event_memory();
         self.engine.set_max_requests(settings::max_connections());
         let known: Vec<i64> = self.endpoints.keys().copied().collect();
         self.edit(&known, rows);
@@ -112,7 +115,7 @@ impl Sending {
 
     /// Whether there is room for more from the decoder, which itself holds `stream` bytes half received.
     pub fn has_room(&self, stream: usize) -> bool {
-        self.engine.memory_used() + stream < self.max_memory
+        self.engine.memory_used() + stream < self.event_memory
     }
 
     /// A transaction's events follow.
@@ -300,6 +303,11 @@ fn endpoint(database: &str, row: SubscriptionRow, guard: &Arc<Guard>) -> Result<
         guard: guard.clone(),
     })
     .map_err(|problem| problem.to_string())
+}
+
+/// How much memory events may take, in bytes.
+fn event_memory() -> usize {
+    (settings::max_memory() as f64 * EVENTS_SHARE) as usize
 }
 
 /// The time of day at an instant, in microseconds since 2000.
