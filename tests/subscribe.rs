@@ -357,8 +357,7 @@ fn a_temporary_table_and_null_and_two_ways_at_once_are_refused() {
 fn addresses_outside_the_allowed_networks_are_refused() {
     let (cluster, _) = stage();
     // A name may lead into them: that is found out when it is dialled.
-    for url in ["http://10.0.0.1/", "http://[::1]/", "http://169.254.169.254/latest/"]
-    {
+    for url in ["http://10.0.0.1/", "http://[::1]/", "http://169.254.169.254/latest/"] {
         let refusal = cluster.refused(&format!("SELECT pgwh.subscribe('{url}')"));
         assert!(
             !refusal.detail.is_empty() && refusal.hint.contains("pgwh.allowed_networks"),

@@ -132,13 +132,19 @@ impl Affected<'_> {
                 }
                 pg_sys::NodeTag::T_RenameStmt => {
                     let rename = &*node.cast::<pg_sys::RenameStmt>();
-                    (rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
-                        .then(|| Affected { existing: name(rename.subname), created: None, moves_files: false })
+                    (rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE).then(|| Affected {
+                        existing: name(rename.subname),
+                        created: None,
+                        moves_files: false,
+                    })
                 }
                 pg_sys::NodeTag::T_AlterDatabaseStmt => {
                     let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
-                    option(alter.options, c"tablespace")
-                        .map(|_| Affected { existing: name(alter.dbname), created: None, moves_files: true })
+                    option(alter.options, c"tablespace").map(|_| Affected {
+                        existing: name(alter.dbname),
+                        created: None,
+                        moves_files: true,
+                    })
                 }
                 pg_sys::NodeTag::T_CreatedbStmt => {
                     let create = &*node.cast::<pg_sys::CreatedbStmt>();
