@@ -76,8 +76,9 @@ unsafe extern "C-unwind" fn process_utility(
 /// `node` is a utility statement's parse tree.
 unsafe fn is_database_command(node: *mut pg_sys::Node) -> bool {
     // SAFETY: as the caller promises.
+    let tag = unsafe { (*node).type_ };
     matches!(
-        unsafe { (*node).type_ },
+        tag,
         pg_sys::NodeTag::T_DropdbStmt
             | pg_sys::NodeTag::T_RenameStmt
             | pg_sys::NodeTag::T_AlterDatabaseStmt
