@@ -43,9 +43,7 @@ pub extern "C-unwind" fn pgwh_launcher_main(_argument: pg_sys::Datum) {
     // A launcher that comes back after an ERROR finds workers that its predecessor started.
     let mut launcher = Launcher { shared, children: HashMap::new(), not_before: HashMap::new() };
     for oid in databases() {
-        if let Some(database) = shared.claim(oid) {
-            database.wanted.store(true, Ordering::SeqCst);
-        }
+        shared.ring(oid);
     }
     loop {
         let next = launcher.round(Instant::now());

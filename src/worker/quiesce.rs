@@ -268,13 +268,11 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
     for oid in STANDING_BACK.take() {
         if let Some(database) = shared.find(oid) {
             database.quiesced.fetch_sub(1, Ordering::SeqCst);
-            shared.ring(database);
+            shared.ring(oid);
         }
     }
     for oid in COPIED.take() {
-        if let Some(database) = shared.claim(oid) {
-            shared.ring(database);
-        }
+        shared.ring(oid);
     }
 }
 
