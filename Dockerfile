@@ -1,18 +1,19 @@
-# PostgreSQL's official image with pgstream_hooks in it: docker build --build-arg PG=18 -t postgres-hooks .
+# The official image with the extension in it:
+#
+#   docker build --build-arg PG=18 -t pgstream_hooks .
+#   docker run -e POSTGRES_PASSWORD=secret pgstream_hooks
 ARG PG=18
 
 FROM postgres:${PG}-bookworm AS build
 ARG PG
-RUN apt-get update && apt-get install -y --no-install-recommends \
-      ca-certificates curl gcc libc6-dev libclang-dev make postgresql-server-dev-${PG} \
- && curl -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain 1.95
-ENV PATH=/root/.cargo/bin:$PATH
-WORKDIR /build
-COPY . .
-RUN make install PG_CONFIG=/usr/lib/postgresql/${PG}/bin/pg_config DESTDIR=/installed
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev libclang-dev make postgresql-server-dev-${PG}
+COPY --from=rust:1.95-slim-bookworm /usr/local/cargo /usr/local/cargo
+COPY --from=rust:1.95-slim-bookworm /usr/local/rustup /usr/local/rustup
+ENV CARGO_HOME=/usr/local/cargo RUSTUP_HOME=/usr/local/rustup PATH=/usr/local/cargo/bin:$PATH
+COPY . /source
+RUN make -C /source install PG_CONFIG=/usr/lib/postgresql/${PG}/bin/pg_config DESTDIR=/installed
 
 FROM postgres:${PG}-bookworm
 COPY --from=build /installed/ /
-# Endpoints are verified by the certificates that the system trusts.
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 CMD ["postgres", "-c", "shared_preload_libraries=pgstream_hooks", "-c", "wal_level=logical"]

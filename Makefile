@@ -6,6 +6,7 @@
 #   make [install] [PG_CONFIG=…]       compile the extension, install it into that server
 #   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
 #   make bench [PG=18]                 the figures of benches/README.md
+#   make receiver                      a receiver at 127.0.0.1:9000 that prints what it gets
 #   make lint                          format and clippy
 
 # The major that demo, test and bench run on; a server is found, installed or built.
@@ -15,7 +16,7 @@ PG_CONFIG ?= $(shell scripts/postgres $(PG))
 # One directory for each major: the library is called the same in all.
 TARGET = target/pg$(PG)
 
-.PHONY: all demo test unit install installcheck bench lint clean
+.PHONY: all demo test unit oracle receiver install installcheck bench lint clean
 .DEFAULT_GOAL := all
 
 all:
@@ -32,6 +33,13 @@ unit:
 test: unit
 	bindir=$$(scripts/server $(PG)) && \
 	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --target-dir $(TARGET) --package harness $(TESTS)
+
+# Every value of every type against to_json, in databases of several encodings.
+oracle:
+	tests/oracle $(PG)
+
+receiver:
+	@cargo run --quiet --target-dir $(TARGET) --package receiver -- $(RECEIVER)
 
 install:
 	@scripts/install "$(PG_CONFIG)" "$$(scripts/build "$(PG_CONFIG)" release)"

@@ -41,7 +41,8 @@ pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
 
 fn read(query: &str, ids: Option<&[i64]>) -> Result<Vec<SubscriptionRow>> {
     Spi::connect(|client| {
-        let arguments: Vec<pgrx::datum::DatumWithOid<'_>> = ids.map(|ids| ids.to_vec().into()).into_iter().collect();
+        let arguments: Vec<pgrx::datum::DatumWithOid<'_>> =
+            ids.map(|ids| ids.to_vec().into()).into_iter().collect();
         let mut found = Vec::new();
         for row in client.select(query, None, &arguments)? {
             found.push(SubscriptionRow {

@@ -72,8 +72,7 @@ fn leave() {
 
 /// The installation of the extension in this database. Without one there is nothing to do, and no slot is left behind.
 fn find_installation(database: &Database) -> Option<Installation> {
-    let installation =
-        process::in_transaction(|| journal::extension().is_some().then(Installation::read));
+    let installation = process::in_transaction(|| journal::extension().is_some().then(Installation::read));
     if installation.is_none() {
         retire(database);
     }

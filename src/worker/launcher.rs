@@ -157,8 +157,7 @@ fn databases() -> Vec<pg_sys::Oid> {
         let mut found = Vec::new();
         // SAFETY: scans a shared catalog inside a transaction, under a lock that the close releases with it.
         unsafe {
-            let relation =
-                pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as _);
+            let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as _);
             let scan = pg_sys::systable_beginscan(
                 relation,
                 pg_sys::InvalidOid,

@@ -84,8 +84,7 @@ impl Sending {
         let guard = Arc::new(settings::guard());
         for row in rows {
             let id = row.id;
-            let settings =
-                Settings { max_in_flight: row.max_in_flight.max(1) as u32, ..Settings::default() };
+            let settings = Settings { max_in_flight: row.max_in_flight.max(1) as u32, ..Settings::default() };
             match endpoint(&self.database, row, &guard) {
                 Ok(endpoint) => {
                     self.endpoints.insert(id, Arc::new(endpoint));
@@ -104,9 +103,7 @@ impl Sending {
     fn remove(&mut self, id: i64) {
         let dropped = self.engine.remove(SubscriptionId(id));
         if dropped > 0 {
-            pgrx::log!(
-                "pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it"
-            );
+            pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
         self.endpoints.remove(&id);
         self.changed.remove(&id);
@@ -231,7 +228,8 @@ impl Sending {
         let counters = self.engine.counters(SubscriptionId(id))?;
         let oldest = self.engine.oldest(SubscriptionId(id)).map(|(event, _)| &event.transaction);
         let wall = |at: Option<Instant>| at.map_or(0, |at| wall_clock(at, now));
-        let micros = |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
+        let micros =
+            |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
         let mut figures = Figures {
             subscription_id: id,
             pending: (counters.pending + counters.retrying) as u64,

@@ -320,9 +320,13 @@ impl std::fmt::Display for NotReady {
             Phase::NoFreeWorker => "There is no free worker process (max_worker_processes)",
             Phase::WalLevelTooLow => "wal_level is not logical",
             Phase::NoFreeSlot => "There is no free replication slot (max_replication_slots)",
-            Phase::CreatingSlot => "The replication slot is being created, which waits for running transactions",
+            Phase::CreatingSlot => {
+                "The replication slot is being created, which waits for running transactions"
+            }
             Phase::Ready => "Capture has just begun",
-            Phase::Failed => "The workers of this database failed and are tried again; the server's log says why",
+            Phase::Failed => {
+                "The workers of this database failed and are tried again; the server's log says why"
+            }
             Phase::SwitchedOff => "The setting pgwh.enabled is off",
             Phase::Quiesced => "The database is being altered or copied",
         })

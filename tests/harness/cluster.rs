@@ -90,11 +90,12 @@ impl Cluster {
         Setup::new().start()
     }
 
-    /// A cluster whose database `postgres` has the extension.
+    /// A cluster whose database `postgres` has the extension, and captures changes.
     #[track_caller]
     pub fn with_extension() -> Self {
         let cluster = Self::start();
         cluster.sql("CREATE EXTENSION pgstream_hooks");
+        cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
         cluster
     }
 
