@@ -265,7 +265,10 @@ impl Stage {
         );
         let packages = root().join("scripts/packages");
         let mut command = Command::new("bash");
-        command.args(["-euc", "command -v python3 >/dev/null || \"$0\" python3-minimal; exec python3 -c \"$1\""]);
+        command.args([
+            "-euc",
+            "command -v python3 >/dev/null || \"$0\" python3-minimal; exec python3 -c \"$1\"",
+        ]);
         command.arg(packages).arg(driver);
         succeeds(command, &serde_json::to_string(&headers).unwrap())
     }

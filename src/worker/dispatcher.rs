@@ -46,6 +46,9 @@ pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
 }
 
 fn serve(database: &'static Database) {
+    if must_end(database) {
+        return;
+    }
     let oid = database.oid();
     let Some(installation) = find_installation(database) else { return };
     drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
@@ -124,7 +127,8 @@ fn start_decoder(database: &Database) -> Option<WorkerHandle> {
 
 /// Whether this dispatcher has to go, and if so with which words to the launcher.
 fn must_end(database: &Database) -> bool {
-    if database.stop.load(Ordering::SeqCst) {
+    // Who quiesces may have asked between the launcher's look and our start.
+    if database.stop.load(Ordering::SeqCst) || database.quiesced.load(Ordering::SeqCst) > 0 {
         database.set_phase(Phase::Quiesced);
         return true;
     }

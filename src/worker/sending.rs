@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use slab::Slab;
 
 use super::figures::{Figures, Publisher};
+use super::files;
 use crate::dispatch::{Attempt, Engine, Failure, Keys, Order, Settings, SubscriptionId, Ticket};
 use crate::event::format::Format;
 use crate::event::{Event, Lsn, Timestamp, Transaction};
@@ -47,7 +48,7 @@ pub struct Sending {
 impl Sending {
     /// Nobody is subscribed yet.
     pub fn new(database: pg_sys::Oid) -> Sending {
-        let settings = PoolSettings { max_threads: settings::max_connections(), ..PoolSettings::default() };
+        let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
         let pool = match Pool::start(settings) {
             Ok(pool) => pool,
             Err(error) => pgrx::error!("pgstream_hooks: the sender threads can't be prepared: {error}"),
@@ -70,7 +71,7 @@ impl Sending {
     /// Begins anew with the settings and subscriptions of now; deliveries stay.
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>) {
         self.event_memory = event_memory();
-        self.engine.set_max_requests(settings::max_connections());
+        self.engine.set_max_requests(files::max_requests());
         let known: Vec<i64> = self.endpoints.keys().copied().collect();
         self.edit(&known, rows);
     }
