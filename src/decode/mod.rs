@@ -6,6 +6,12 @@ pub mod pattern;
 pub mod route;
 
 #[cfg(feature = "server")]
+pub(crate) mod capture;
+#[cfg(feature = "server")]
+mod edits;
+#[cfg(feature = "server")]
+mod invalidation;
+#[cfg(feature = "server")]
 pub(crate) mod plugin;
 #[cfg(feature = "server")]
 pub(crate) mod raw;
@@ -15,6 +21,8 @@ pub(crate) mod relation;
 pub(crate) mod session;
 #[cfg(feature = "server")]
 pub(crate) mod slot;
+#[cfg(feature = "server")]
+mod subtransaction;
 #[cfg(feature = "server")]
 mod text;
 #[cfg(feature = "server")]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::plugin::Capture;
+use super::capture::Capture;
 use super::{raw, slot};
 use crate::event::Lsn;
 use crate::worker::process;

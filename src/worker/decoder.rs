@@ -8,7 +8,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::process;
 use super::shmem::{self, Database, Phase};
-use crate::decode::plugin::Capture;
+use crate::decode::capture::Capture;
 use crate::decode::route::{Router, Spec};
 use crate::decode::session::{self, Session};
 use crate::decode::{raw, slot};

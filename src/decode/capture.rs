@@ -1,0 +1,389 @@
+//! The state of capture: what a transaction's changes are matched against, and how they get on the queue.
+//!
+//! A change is matched, encoded once and put on the queue. While the queue is full that waits, as a walsender waits on
+//! its socket, so a transaction of any size passes through bounded memory.
+
+use std::collections::HashMap;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use super::edits::{self, Edit};
+use super::invalidation::{self, Stale};
+use super::raw;
+use super::relation::{CapturedRelation, Scratch};
+use super::route::Router;
+use super::subtransaction::{in_subtransaction, sqlstate};
+use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
+use crate::link::frame::{
+    ChangeHead, FailureHead, Image, LaneKeys, Target, begin_change, write_begin, write_commit, write_failed,
+    write_progress, write_relation, write_subscription,
+};
+use crate::link::mq::Sender;
+use crate::worker::process;
+use crate::worker::shmem::Database;
+
+/// How much is gathered before it is put on the queue, while there is more to decode.
+const BATCH_BYTES: usize = 32 * 1024;
+/// How much room the buffer keeps after an event larger than that.
+const KEPT_BYTES: usize = 256 * 1024;
+
+/// The state of capture: one a decoder process, which the callbacks reach through the decoding context.
+pub struct Capture {
+    database: &'static Database,
+    system_identifier: u64,
+    /// The oid of `pgwh.subscriptions`, whose changes are routing's own.
+    subscriptions: pg_sys::Oid,
+    router: Router,
+    relations: HashMap<pg_sys::Oid, CapturedRelation>,
+    /// By which number the dispatcher knows a table; a later version of its definition takes its predecessor's place.
+    references: HashMap<pg_sys::Oid, u32>,
+    scratch: Scratch,
+    targets: Vec<Target>,
+    queue: Sender,
+    buffer: Vec<u8>,
+    /// Holds what output functions allocate; emptied after each change.
+    memory: pg_sys::MemoryContext,
+    transaction: Transaction,
+    /// Whether the dispatcher knows of the transaction being decoded.
+    begun: bool,
+    ordinal: u64,
+    /// What the transaction does to subscriptions, to take effect at its commit.
+    edits: Vec<Edit>,
+}
+
+impl Capture {
+    /// Begins with the subscriptions that `router` knows. Registers for what invalidates relations, so at most once a
+    /// process.
+    pub fn new(
+        database: &'static Database,
+        queue: Sender,
+        router: Router,
+        subscriptions: pg_sys::Oid,
+    ) -> Capture {
+        invalidation::register();
+        // SAFETY: the context is made once and lives as long as the process.
+        let (memory, system_identifier) = unsafe {
+            let memory = pg_sys::AllocSetContextCreateExtended(
+                pg_sys::TopMemoryContext,
+                c"pgwh change".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as _,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as _,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as _,
+            );
+            (memory, pg_sys::GetSystemIdentifier())
+        };
+        let nothing = Timestamp::default();
+        Capture {
+            database,
+            system_identifier,
+            subscriptions,
+            router,
+            relations: HashMap::new(),
+            references: HashMap::new(),
+            scratch: Scratch::default(),
+            targets: Vec::new(),
+            queue,
+            buffer: Vec::new(),
+            memory,
+            transaction: Transaction {
+                xid: 0,
+                commit_lsn: Lsn(0),
+                committed_at: nothing,
+                fingerprint: Fingerprint::of(system_identifier, 0, nothing),
+            },
+            begun: false,
+            ordinal: 0,
+            edits: Vec::new(),
+        }
+    }
+
+    /// Tells the dispatcher that everything that ended at or before `lsn` has been told.
+    pub fn progress(&mut self, lsn: Lsn) {
+        write_progress(&mut self.buffer, lsn);
+    }
+
+    /// Puts on the queue what is gathered. When the dispatcher is gone, so is this process' purpose.
+    pub fn flush(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        if self.queue.send(&self.buffer).is_err() {
+            pgrx::error!("the dispatcher has gone away");
+        }
+        self.buffer.clear();
+        if self.buffer.capacity() > KEPT_BYTES {
+            self.buffer.shrink_to(BATCH_BYTES);
+        }
+    }
+
+    fn flush_when_full(&mut self) {
+        if self.buffer.len() >= BATCH_BYTES {
+            self.flush();
+        }
+    }
+
+    /// A transaction is handed over.
+    pub fn begin(&mut self, xid: u32, commit_lsn: Lsn, committed_at: Timestamp) {
+        let fingerprint = Fingerprint::of(self.system_identifier, xid, committed_at);
+        self.transaction = Transaction { xid, commit_lsn, committed_at, fingerprint };
+        self.begun = false;
+        self.ordinal = 0;
+        self.edits.clear();
+    }
+
+    /// Tells of the transaction before the first of its events that somebody wants, as soon as a reader can see its
+    /// rows: its commit record is flushed before that, by a lot when a synchronous standby is missing.
+    fn announce_transaction(&mut self) {
+        if !self.begun {
+            self.wait_until_visible();
+            write_begin(&mut self.buffer, &self.transaction);
+            self.begun = true;
+        }
+    }
+
+    fn wait_until_visible(&mut self) {
+        let xid = pg_sys::TransactionId::from(self.transaction.xid);
+        // SAFETY: looks at the process array.
+        let running = || unsafe { pg_sys::TransactionIdIsInProgress(xid) };
+        let mut pause = Duration::from_millis(1);
+        while running() {
+            // What came before must not wait for it.
+            self.flush();
+            self.database.decoder_sleeps.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            if running() {
+                process::pause(pause);
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+            self.database.decoder_sleeps.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// A change of the transaction.
+    ///
+    /// # Safety
+    /// Called from a change callback with its arguments.
+    pub unsafe fn change(&mut self, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
+        let ordinal = self.next_ordinal();
+        // SAFETY: as the caller promises.
+        let (old, new) = unsafe { raw::tuples_of(change) };
+        // SAFETY: as the caller promises.
+        let action = match unsafe { (*change).action } {
+            pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT => Action::Insert,
+            pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_UPDATE => Action::Update,
+            pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_DELETE => Action::Delete,
+            _ => return,
+        };
+        // SAFETY: as the caller promises.
+        unsafe {
+            if (*relation).rd_id == self.subscriptions {
+                // The table has REPLICA IDENTITY FULL, so both rows are whole.
+                let mut table = CapturedRelation::build(relation, &self.router, true);
+                self.edits.extend(edits::read(&mut table, &mut self.scratch, (*relation).rd_att, old, new));
+                return;
+            }
+            self.look_up(relation);
+            self.capture((*relation).rd_id, (*relation).rd_att, action, ordinal, old, new);
+        }
+        self.flush_when_full();
+    }
+
+    fn next_ordinal(&mut self) -> u64 {
+        let ordinal = self.ordinal;
+        self.ordinal += 1;
+        ordinal
+    }
+
+    /// Makes sure that the relation is known as of this change.
+    ///
+    /// # Safety
+    /// Called from a callback with a relation that it was given.
+    unsafe fn look_up(&mut self, relation: pg_sys::Relation) {
+        self.forget_stale();
+        // SAFETY: as the caller promises.
+        unsafe {
+            let oid = (*relation).rd_id;
+            if !self.relations.contains_key(&oid) {
+                let captured = CapturedRelation::build(relation, &self.router, false);
+                self.relations.insert(oid, captured);
+            }
+        }
+    }
+
+    fn forget_stale(&mut self) {
+        match invalidation::take() {
+            Stale::Some(oids) => oids.iter().for_each(|oid| {
+                self.relations.remove(oid);
+            }),
+            Stale::All => self.relations.clear(),
+        }
+    }
+
+    /// Encodes a change for those who want it. One that can't be encoded is told as failed and stops nothing.
+    ///
+    /// # Safety
+    /// The tuples are null or rows of the relation `oid` as `desc` describes it.
+    unsafe fn capture(
+        &mut self,
+        oid: pg_sys::Oid,
+        desc: pg_sys::TupleDesc,
+        action: Action,
+        ordinal: u64,
+        old: pg_sys::HeapTuple,
+        new: pg_sys::HeapTuple,
+    ) {
+        let Some(relation) = self.relations.get(&oid) else { return };
+        self.targets.clear();
+        let wanting = relation.interests.iter().filter(|interest| interest.wants(action));
+        self.targets.extend(
+            wanting.map(|interest| Target { subscription: interest.subscription, level: interest.level }),
+        );
+        if self.targets.is_empty() {
+            return;
+        }
+        self.announce_transaction();
+        let Some(reference) = self.announce_relation(oid) else { return };
+        let start = self.buffer.len();
+        let head = ChangeHead { reference, action, ordinal, targets: &self.targets };
+        let (relation, scratch, buffer) = (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
+        let Some(relation) = relation else { return };
+        scratch.clear();
+        let encoded = in_subtransaction(self.memory, || {
+            let mut frame = begin_change(buffer, &head);
+            // SAFETY: as the caller promises.
+            unsafe {
+                if !old.is_null() {
+                    relation.encode_old(old, desc, scratch, &mut frame.row(Image::Old));
+                }
+                if !new.is_null() {
+                    relation.encode_new(new, desc, scratch, &mut frame.row(Image::New));
+                }
+            }
+            let (keys, barrier) = lane(relation, scratch, action, !old.is_null(), !new.is_null());
+            frame.finish(keys, barrier).map_err(|too_long| too_long.to_string())
+        });
+        let (sqlstate, message) = match encoded {
+            Ok(Ok(())) => return,
+            Ok(Err(message)) => (sqlstate(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED), message),
+            Err(error) => error,
+        };
+        self.buffer.truncate(start);
+        let failure = FailureHead {
+            reference: Some(reference),
+            action,
+            ordinal,
+            targets: &self.targets,
+            keys: LaneKeys::default(),
+            barrier: true,
+            sqlstate: &sqlstate,
+            message: &message,
+        };
+        // Too many targets for one frame is the only way this can fail; the message says so.
+        if let Err(too_long) = write_failed(&mut self.buffer, &failure) {
+            pgrx::warning!(
+                "pgstream_hooks: an event that can't be encoded can't be recorded either: {too_long}"
+            );
+        }
+    }
+
+    /// Tells of this version of a relation before its first event; returns the number it goes by.
+    fn announce_relation(&mut self, oid: pg_sys::Oid) -> Option<u32> {
+        let relation = self.relations.get_mut(&oid)?;
+        if relation.reference.is_none() {
+            let next = self.references.len() as u32;
+            let reference = *self.references.entry(oid).or_insert(next);
+            if let Err(too_long) = write_relation(&mut self.buffer, reference, &relation.model) {
+                pgrx::warning!("pgstream_hooks: a table's description is too long: {too_long}");
+                return None;
+            }
+            relation.reference = Some(reference);
+        }
+        relation.reference
+    }
+
+    /// Tables truncated by one command of the transaction.
+    ///
+    /// # Safety
+    /// Called from the truncate callback with its arguments.
+    pub unsafe fn truncate(&mut self, relations: &[pg_sys::Relation]) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let truncated: Vec<pg_sys::Oid> = relations.iter().map(|relation| (**relation).rd_id).collect();
+            for relation in relations {
+                let ordinal = self.next_ordinal();
+                let oid = (**relation).rd_id;
+                if oid == self.subscriptions {
+                    self.edits.extend(self.router.ids().map(|id| (id, None)));
+                    continue;
+                }
+                self.look_up(*relation);
+                self.capture_truncate(oid, &truncated, ordinal);
+            }
+        }
+        self.flush_when_full();
+    }
+
+    /// A truncated table is shown under its own name: to say of a whole partitioned table that it is empty when one
+    /// partition is would be wrong. When the whole was truncated, its own event says so, and the partitions' are left
+    /// out for those who know them by that name.
+    fn capture_truncate(&mut self, oid: pg_sys::Oid, truncated: &[pg_sys::Oid], ordinal: u64) {
+        let Some(relation) = self.relations.get(&oid) else { return };
+        let root = pg_sys::Oid::from(relation.model.root_oid);
+        let covered = root != oid && truncated.contains(&root);
+        let topmost = relation.model.names.len() - 1;
+        self.targets.clear();
+        let wanting = relation
+            .interests
+            .iter()
+            .filter(|interest| interest.wants(Action::Truncate))
+            .filter(|interest| !(covered && usize::from(interest.level) == topmost));
+        self.targets.extend(wanting.map(|interest| Target { subscription: interest.subscription, level: 0 }));
+        if self.targets.is_empty() {
+            return;
+        }
+        self.announce_transaction();
+        let Some(reference) = self.announce_relation(oid) else { return };
+        let head = ChangeHead { reference, action: Action::Truncate, ordinal, targets: &self.targets };
+        if let Err(too_long) = begin_change(&mut self.buffer, &head).finish(LaneKeys::default(), true) {
+            pgrx::warning!("pgstream_hooks: a truncate has too many subscribers for one event: {too_long}");
+        }
+    }
+
+    /// The transaction is complete: what it did to subscriptions counts for every transaction behind it.
+    pub fn commit(&mut self, end_lsn: Lsn) {
+        let edits = std::mem::take(&mut self.edits);
+        if !edits.is_empty() {
+            self.announce_transaction();
+        }
+        if self.begun {
+            write_commit(&mut self.buffer, end_lsn);
+        }
+        for (id, spec) in &edits {
+            self.router.apply(*id, spec.as_ref());
+            let text = spec.as_ref().and_then(|spec| serde_json::to_string(spec).ok());
+            if let Err(too_long) = write_subscription(&mut self.buffer, *id, end_lsn, text.as_deref()) {
+                pgrx::warning!("pgstream_hooks: subscription {id} is too long to be told: {too_long}");
+            }
+        }
+        if !edits.is_empty() {
+            self.relations.retain(|_, relation| relation.reroute(&self.router));
+        }
+        self.flush_when_full();
+    }
+}
+
+fn lane(
+    relation: &CapturedRelation,
+    scratch: &Scratch,
+    action: Action,
+    has_old: bool,
+    has_new: bool,
+) -> (LaneKeys, bool) {
+    let anonymous = action != Action::Insert && relation.is_anonymous(has_old, action == Action::Update);
+    if anonymous {
+        return (LaneKeys::default(), true);
+    }
+    relation.lane(scratch, has_new, has_old)
+}
