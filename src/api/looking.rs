@@ -11,7 +11,7 @@ use super::tables;
 use crate::error::Error;
 use crate::send::check_url;
 use crate::settings;
-use crate::worker::{process, shmem};
+use crate::worker::{ask, process};
 
 /// The first and the longest pause between two looks at what the dispatcher says.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -44,7 +44,7 @@ fn subscription_problem(url: &str, tables: Vec<String>) -> Option<String> {
 /// Why this database's workers failed when they last tried.
 #[pg_extern(sql = false)]
 fn capture_problem() -> Option<String> {
-    shmem::my_database().map(|database| database.problem()).filter(|problem| !problem.is_empty())
+    ask::problem()
 }
 
 /// Waits until everything committed before the call has reached the subscription.
@@ -61,18 +61,18 @@ fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorRe
         notice!("the subscription is disabled or held, so nothing is sent to it");
         return Ok(false);
     }
-    let end = shmem::wal_insert_end();
+    let end = ask::wal_insert_end();
     // What a commit left in memory (synchronous_commit = off) would be decoded only after the next flush.
     // SAFETY: the position is one that has been inserted.
     unsafe { pg_sys::XLogFlush(end) };
     let deadline = Instant::now().checked_add(patience);
     let mut pause = FIRST_PAUSE;
-    while shmem::reached(id).is_none_or(|reached| reached < end) {
+    while ask::standing(id).is_none_or(|standing| standing.reached < end) {
         let left = deadline.map_or(LAST_PAUSE, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return Ok(false);
         }
-        shmem::wake_decoder();
+        ask::wake_decoder();
         process::pause(pause.min(left));
         pause = (pause * 2).min(LAST_PAUSE);
     }

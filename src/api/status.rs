@@ -4,45 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::event::{Lsn, Timestamp};
-use crate::worker::shmem;
-
-/// How one subscription fares, as of now.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SubscriptionStats {
-    /// Its id.
-    pub subscription_id: i64,
-    /// Events captured and not delivered yet, those that wait for a retry included.
-    pub pending: i64,
-    /// Events that failed and wait for their next attempt.
-    pub retrying: i64,
-    /// Requests under way.
-    pub in_flight: i64,
-    /// Events delivered since the dispatcher started.
-    pub delivered: i64,
-    /// Events given up.
-    pub dead: i64,
-    /// Keys whose newer events wait behind a failed one.
-    pub blocked_keys: i64,
-    /// When the oldest pending event was committed.
-    pub oldest_pending: Option<Timestamp>,
-    /// When a request last succeeded.
-    pub last_success_at: Option<Timestamp>,
-    /// When a request last failed.
-    pub last_failure_at: Option<Timestamp>,
-    /// HTTP status of the last response.
-    pub last_status: Option<i32>,
-    /// What the last failure was.
-    pub last_error: Option<String>,
-    /// When the next retry is due.
-    pub next_attempt_at: Option<Timestamp>,
-    /// Median duration of recent requests, in milliseconds.
-    pub p50_ms: Option<f64>,
-    /// Duration that 99 of 100 recent requests stayed below, in milliseconds.
-    pub p99_ms: Option<f64>,
-    /// Everything that ended at or before this position has been delivered to it.
-    pub reached_lsn: Option<Lsn>,
-}
+use crate::worker::ask::{self, Standing};
 
 /// The statistics of all subscriptions of this database.
 #[pg_extern(sql = false)]
@@ -72,31 +34,38 @@ fn delivery_stats() -> Result<
     ErrorReport,
 > {
     let mut rows = Vec::new();
-    for stats in shmem::subscription_stats() {
+    for Standing { figures, reached } in ask::all_standings() {
         rows.push((
-            stats.subscription_id,
-            stats.pending,
-            stats.retrying,
-            stats.in_flight,
-            stats.delivered,
-            stats.dead,
-            stats.blocked_keys,
-            time(stats.oldest_pending)?,
-            time(stats.last_success_at)?,
-            time(stats.last_failure_at)?,
-            stats.last_status,
-            stats.last_error,
-            time(stats.next_attempt_at)?,
-            stats.p50_ms,
-            stats.p99_ms,
-            stats.reached_lsn.map(|lsn| lsn.0 as i64),
+            figures.subscription_id,
+            figures.pending as i64,
+            figures.retrying as i64,
+            figures.in_flight as i64,
+            figures.delivered as i64,
+            figures.dead as i64,
+            figures.blocked_keys as i64,
+            time(figures.oldest_pending)?,
+            time(figures.last_success_at)?,
+            time(figures.last_failure_at)?,
+            (figures.last_status != 0).then_some(figures.last_status as i32),
+            figures.error(),
+            time(figures.next_attempt_at)?,
+            milliseconds(figures.p50_us),
+            milliseconds(figures.p99_us),
+            Some(reached as i64),
         ));
     }
     Ok(TableIterator::new(rows))
 }
 
-fn time(at: Option<Timestamp>) -> Result<Option<TimestampWithTimeZone>, Error> {
-    at.map(|at| TimestampWithTimeZone::try_from(at.0))
+/// Microseconds since 2000 as SQL has it; 0 stands for never.
+fn time(at: i64) -> Result<Option<TimestampWithTimeZone>, Error> {
+    let at = (at != 0).then_some(at);
+    at.map(TimestampWithTimeZone::try_from)
         .transpose()
         .map_err(|_| Error::Internal("a time is out of range".to_owned()))
+}
+
+/// Microseconds as SQL has it; 0 stands for unknown.
+fn milliseconds(us: u32) -> Option<f64> {
+    (us != 0).then(|| f64::from(us) / 1000.0)
 }

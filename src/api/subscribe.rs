@@ -14,7 +14,7 @@ use crate::decode::pattern::NamePattern;
 use crate::error::Error;
 use crate::send::signature;
 use crate::settings;
-use crate::worker::shmem;
+use crate::worker::ask;
 
 /// How long to wait for capture to begin.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,7 +78,7 @@ pub fn require_capture() -> Result<(), Error> {
     if !settings::preloaded() {
         return Err(Error::NotPreloaded);
     }
-    match shmem::await_capture(if has_xid { Duration::ZERO } else { PATIENCE }) {
+    match ask::await_capture(if has_xid { Duration::ZERO } else { PATIENCE }) {
         Ok(()) => Ok(()),
         Err(not_ready) if has_xid => Err(Error::NotReadyHere(not_ready.to_string())),
         Err(not_ready) => Err(Error::NotReady(not_ready.to_string())),
@@ -143,8 +143,7 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
 #[pg_extern(sql = false)]
 fn unsubscribe(name: Option<String>) -> Result<i64, ErrorReport> {
     let id = id_of(name.clone())?;
-    let pending = shmem::subscription_stats().into_iter().find(|stats| stats.subscription_id == id);
-    let pending = pending.map_or(0, |stats| stats.pending);
+    let pending = ask::standing(id).map_or(0, |standing| standing.figures.pending as i64);
     Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])
         .map_err(Error::from)?;
     if pending > 0 {

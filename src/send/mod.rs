@@ -10,6 +10,7 @@ pub mod endpoint;
 mod exchange;
 pub mod guard;
 mod idle;
+mod job;
 mod network;
 mod outcome;
 mod pool;
@@ -23,6 +24,7 @@ mod transport;
 
 pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url};
 pub use guard::Guard;
+pub use job::Job;
 pub use outcome::{ErrorClass, Failure, Outcome, Success};
-pub use pool::{Job, Pool, PoolSettings};
+pub use pool::{Pool, PoolSettings};
 pub use problem::Problem;

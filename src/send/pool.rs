@@ -9,11 +9,10 @@ use std::time::{Duration, SystemTime};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::client::Client;
-use super::endpoint::Endpoint;
+use super::job::Job;
 use super::network::Network;
 use super::outcome::{ErrorClass, Failure, Outcome};
 use super::threads::{ThreadSettings, Threads};
-use crate::event::Event;
 
 /// How the pool is made.
 #[derive(Clone, Copy, Debug)]
@@ -31,18 +30,6 @@ impl Default for PoolSettings {
     fn default() -> PoolSettings {
         PoolSettings { max_threads: 256, stack_size: 512 * 1024, max_idle: Duration::from_secs(60) }
     }
-}
-
-/// One request to make.
-pub struct Job {
-    /// The dispatcher's number for it.
-    pub ticket: u64,
-    /// Where it goes.
-    pub endpoint: Arc<Endpoint>,
-    /// What it holds: events, each with how many levels of partitioned tables its name is to be taken from.
-    pub events: Vec<(Arc<Event>, u8)>,
-    /// Which attempt this is, counted from 1.
-    pub attempt: u32,
 }
 
 /// Sender threads. Calls never wait for a request; dropping the pool abandons those under way.

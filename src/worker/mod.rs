@@ -1,5 +1,6 @@
 //! The processes: what runs, and how they find and wake each other.
 
+pub mod ask;
 mod decoder;
 mod dispatcher;
 mod figures;

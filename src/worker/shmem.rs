@@ -6,15 +6,10 @@
 use std::ffi::CStr;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use super::figures::{self, Figures};
-use super::process;
-use crate::api::status::SubscriptionStats;
 use crate::decode::raw;
-use crate::event::{Lsn, Timestamp};
 
 /// How many databases of a cluster can have the extension at work at once. Each takes two worker processes, so
 /// `max_worker_processes` is what limits in practice.
@@ -314,97 +309,3 @@ pub fn my_database() -> Option<&'static Database> {
     let oid = unsafe { pg_sys::MyDatabaseId };
     shared()?.find(oid)
 }
-
-/// Why changes of this database are not captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotReady(Phase);
-
-impl std::fmt::Display for NotReady {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
-            Phase::Unknown | Phase::Starting => "The workers of this database are starting",
-            Phase::NoFreeWorker => "There is no free worker process (max_worker_processes)",
-            Phase::WalLevelTooLow => "wal_level is not logical",
-            Phase::NoFreeSlot => "There is no free replication slot (max_replication_slots)",
-            Phase::CreatingSlot => {
-                "The replication slot is being created, which waits for running transactions"
-            }
-            Phase::Ready => "Capture has just begun",
-            Phase::Failed => {
-                "The workers of this database failed and are tried again; the server's log says why"
-            }
-            Phase::SwitchedOff => "The setting pgwh.enabled is off",
-            Phase::Quiesced => "The database is being altered or copied",
-        })
-    }
-}
-
-/// Waits until changes of this database are captured. Has the launcher look, should it not know of us.
-pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
-    // SAFETY: reads a global of this process.
-    let oid = unsafe { pg_sys::MyDatabaseId };
-    let Some(shared) = shared() else { return Err(NotReady(Phase::Unknown)) };
-    let known = shared.find(oid).filter(|database| database.dispatcher.is_set());
-    let Some(database) = known.or_else(|| shared.ring(oid)) else { return Err(NotReady(Phase::Unknown)) };
-    let deadline = Instant::now() + patience;
-    loop {
-        match database.phase() {
-            Phase::Ready => return Ok(()),
-            // Nothing but a restart or a change of settings helps.
-            phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff) => return Err(NotReady(phase)),
-            phase if Instant::now() >= deadline => return Err(NotReady(phase)),
-            _ => process::pause(Duration::from_millis(5)),
-        }
-    }
-}
-
-/// Has the decoder of this database look at the log: commits in other databases don't ring it.
-pub fn wake_decoder() {
-    if let Some(database) = my_database() {
-        database.decoder.wake();
-    }
-}
-
-/// Up to where everything that ended has reached the subscription; none while its dispatcher doesn't know of it.
-pub fn reached(subscription_id: i64) -> Option<u64> {
-    let database = my_database()?;
-    // The dispatcher shows a subscription's figures before the frontier they belong to: look the other way round.
-    let frontier = database.frontier.load(Ordering::Acquire);
-    let figures = figures::read_one(database, subscription_id)?;
-    Some(reached_by(&figures, frontier))
-}
-
-fn reached_by(figures: &Figures, frontier: u64) -> u64 {
-    if figures.oldest_lsn == 0 { frontier } else { figures.oldest_lsn.min(frontier) }
-}
-
-/// How all subscriptions of this database fare.
-pub fn subscription_stats() -> Vec<SubscriptionStats> {
-    let Some(database) = my_database() else { return Vec::new() };
-    let frontier = database.frontier.load(Ordering::Acquire);
-    let time = |at: i64| (at != 0).then_some(Timestamp(at));
-    let milliseconds = |us: u32| (us != 0).then(|| f64::from(us) / 1000.0);
-    figures::read(database)
-        .into_iter()
-        .map(|figures| SubscriptionStats {
-            subscription_id: figures.subscription_id,
-            pending: figures.pending as i64,
-            retrying: figures.retrying as i64,
-            in_flight: figures.in_flight as i64,
-            delivered: figures.delivered as i64,
-            dead: figures.dead as i64,
-            blocked_keys: figures.blocked_keys as i64,
-            oldest_pending: time(figures.oldest_pending),
-            last_success_at: time(figures.last_success_at),
-            last_failure_at: time(figures.last_failure_at),
-            last_status: (figures.last_status != 0).then_some(figures.last_status as i32),
-            last_error: figures.error(),
-            next_attempt_at: time(figures.next_attempt_at),
-            p50_ms: milliseconds(figures.p50_us),
-            p99_ms: milliseconds(figures.p99_us),
-            reached_lsn: Some(Lsn(reached_by(&figures, frontier))),
-        })
-        .collect()
-}
-
-pub use crate::decode::raw::wal_insert_end;

@@ -1,0 +1,102 @@
+//! What a session may ask of the workers of its database.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use super::figures::{self, Figures};
+use super::process;
+use super::shmem::{self, Phase};
+
+pub use crate::decode::raw::wal_insert_end;
+
+/// Why changes of this database are not captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotReady(Phase);
+
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Phase::Unknown | Phase::Starting => "The workers of this database are starting",
+            Phase::NoFreeWorker => "There is no free worker process (max_worker_processes)",
+            Phase::WalLevelTooLow => "wal_level is not logical",
+            Phase::NoFreeSlot => "There is no free replication slot (max_replication_slots)",
+            Phase::CreatingSlot => {
+                "The replication slot is being created, which waits for running transactions"
+            }
+            Phase::Ready => "Capture has just begun",
+            Phase::Failed => {
+                "The workers of this database failed and are tried again; the server's log says why"
+            }
+            Phase::SwitchedOff => "The setting pgwh.enabled is off",
+            Phase::Quiesced => "The database is being altered or copied",
+        })
+    }
+}
+
+/// Waits until changes of this database are captured. Has the launcher look, should it not know of us.
+pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
+    // SAFETY: reads a global of this process.
+    let oid = unsafe { pg_sys::MyDatabaseId };
+    let Some(shared) = shmem::shared() else { return Err(NotReady(Phase::Unknown)) };
+    let known = shared.find(oid).filter(|database| database.dispatcher.is_set());
+    let Some(database) = known.or_else(|| shared.ring(oid)) else { return Err(NotReady(Phase::Unknown)) };
+    let deadline = Instant::now() + patience;
+    loop {
+        match database.phase() {
+            Phase::Ready => return Ok(()),
+            // Nothing but a restart or a change of settings helps.
+            phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff) => return Err(NotReady(phase)),
+            phase if Instant::now() >= deadline => return Err(NotReady(phase)),
+            _ => process::pause(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Why the workers of this database last failed; none when they did not.
+pub fn problem() -> Option<String> {
+    shmem::my_database().map(|database| database.problem()).filter(|problem| !problem.is_empty())
+}
+
+/// Has the decoder of this database look at the log: commits in other databases don't ring it.
+pub fn wake_decoder() {
+    if let Some(database) = shmem::my_database() {
+        database.decoder.wake();
+    }
+}
+
+/// How a subscription fares, and up to where everything that ended has reached it.
+pub struct Standing {
+    /// Its figures.
+    pub figures: Figures,
+    /// That position.
+    pub reached: u64,
+}
+
+/// How a subscription fares; none while its dispatcher doesn't know of it.
+pub fn standing(subscription_id: i64) -> Option<Standing> {
+    standings(|frontier, database| {
+        figures::read_one(database, subscription_id).map(|it| stand(frontier, it))
+    })?
+}
+
+/// How all subscriptions of this database fare.
+pub fn all_standings() -> Vec<Standing> {
+    standings(|frontier, database| {
+        figures::read(database).into_iter().map(|figures| stand(frontier, figures)).collect()
+    })
+    .unwrap_or_default()
+}
+
+/// The dispatcher shows a subscription's figures before the frontier they belong to: look the other way round.
+fn standings<T>(look: impl FnOnce(u64, &shmem::Database) -> T) -> Option<T> {
+    let database = shmem::my_database()?;
+    let frontier = database.frontier.load(Ordering::Acquire);
+    Some(look(frontier, database))
+}
+
+fn stand(frontier: u64, figures: Figures) -> Standing {
+    let reached = if figures.oldest_lsn == 0 { frontier } else { figures.oldest_lsn.min(frontier) };
+    Standing { figures, reached }
+}
