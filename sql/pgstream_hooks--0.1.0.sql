@@ -109,6 +109,12 @@ COMMENT ON COLUMN pgwh.routing_image.subscription_id IS 'the subscription, also 
 COMMENT ON COLUMN pgwh.routing_image.lsn IS 'commit that made it so';
 COMMENT ON COLUMN pgwh.routing_image.spec IS 'the subscription as of that commit, as JSON';
 
+CREATE FUNCTION pgwh.await_capture() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'await_capture_wrapper';
+COMMENT ON FUNCTION pgwh.await_capture() IS 'waits until changes are captured, so that none is missed after an INSERT';
+CREATE TRIGGER await_capture BEFORE INSERT ON pgwh.subscriptions
+    FOR EACH STATEMENT EXECUTE FUNCTION pgwh.await_capture();
+
 CREATE FUNCTION pgwh.check_subscription() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_subscription_wrapper';
 COMMENT ON FUNCTION pgwh.check_subscription() IS 'checks a subscription and stores it in one spelling';

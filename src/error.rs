@@ -84,7 +84,7 @@ impl Error {
                 ERRCODE_OBJECT_IN_USE,
                 "the database has events that are not delivered yet".into(),
                 "Write-ahead log from before a move to another tablespace can't be decoded after it.".into(),
-                "See SELECT * FROM pgwh.status() in that database; disable the subscriptions that fail, or try again later."
+                "See SELECT * FROM pgwh.status() in that database; unsubscribe what can't be reached, or try again later."
                     .into(),
             ),
             Error::Missing(what) => (

@@ -129,7 +129,10 @@ fn whatever_goes_wrong_is_tried_again_later() {
     cluster.sql("INSERT INTO t VALUES (1)");
     for name in &names {
         cluster.delivered(&receiver, name);
-        let attempts = events_of(&receiver, name);
+        let mut attempts = events_of(&receiver, name);
+        // A connection that was kept alive and ends without an answer may have ended before the request came: it is
+        // sent once more on a new one, which is no new attempt.
+        attempts.dedup_by_key(|event| event.request.attempt());
         assert_eq!(
             attempts.iter().map(|event| event.request.attempt()).collect::<Vec<_>>(),
             [1, 2],

@@ -265,14 +265,13 @@ fn headers_arrive_and_a_disabled_subscription_sends_nothing() {
     cluster.subscribe(
         &receiver,
         "s",
-        r#"headers => '{"X-Api-Key": "s3cret", "authorization": "Bearer abc", "x-note": "é"}'"#,
+        r#"headers => '{"X-Api-Key": "s3cret", "authorization": "Bearer abc"}'"#,
     );
     cluster.subscribe(&receiver, "off", "enabled => false");
     cluster.sql("INSERT INTO t VALUES (1)");
     let events = cluster.delivered(&receiver, "s");
     assert_eq!(events[0].request.header("x-api-key"), Some("s3cret"));
     assert_eq!(events[0].request.header("authorization"), Some("Bearer abc"));
-    assert_eq!(events[0].request.header("x-note"), Some("é"));
     assert_eq!(events[0].request.header("content-type"), Some("application/json"));
     assert!(events[0].request.header("user-agent").unwrap().starts_with("pgstream_hooks/"));
     assert_eq!(receiver.count(), 1);

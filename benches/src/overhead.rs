@@ -53,7 +53,7 @@ fn contender(name: &'static str, setup: Setup) -> Contender {
 }
 
 fn read_logically(cluster: &Cluster) -> Child {
-    cluster.sql("CREATE TABLE other (id int PRIMARY KEY); CREATE PUBLICATION some FOR TABLE other");
+    cluster.sql("CREATE TABLE other (id int PRIMARY KEY); CREATE PUBLICATION other FOR TABLE other");
     let reader = |arguments: &[&str]| -> Command {
         let mut command = Server::get().command("pg_recvlogical");
         command.arg("-h").arg(cluster.host()).args(["-U", "postgres", "-d", "postgres", "-S", "bench"]);
@@ -62,7 +62,7 @@ fn read_logically(cluster: &Cluster) -> Child {
     };
     let made = reader(&["--create-slot", "-P", "pgoutput"]).status();
     assert!(made.is_ok_and(|status| status.success()), "no slot for pg_recvlogical");
-    let start = ["--start", "-f", "/dev/null", "-o", "proto_version=1", "-o", "publication_names=some"];
+    let start = ["--start", "-f", "/dev/null", "-o", "proto_version=1", "-o", "publication_names=other"];
     reader(&start).stderr(Stdio::null()).spawn().expect("pg_recvlogical runs")
 }
 

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use crate::error::Error;
 use crate::settings;
-use crate::worker::{shmem, wake};
+use crate::worker::wake;
 
 /// Refuses a server that has not preloaded the library; warns of what the workers will wait for.
 #[pg_extern(sql = false)]
@@ -35,11 +35,6 @@ fn extension_created() -> Result<(), ErrorReport> {
             "Each database with pgstream_hooks takes two of max_worker_processes; the workers wait for them.",
             "Raise max_worker_processes and restart the server.",
         );
-    }
-    // The launcher is rung when this transaction commits; it is known by then which database to look at.
-    if let Some(shared) = shmem::shared() {
-        // SAFETY: reads a global of this process.
-        shared.claim(unsafe { pg_sys::MyDatabaseId });
     }
     wake::ring_at_commit();
     Ok(())

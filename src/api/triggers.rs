@@ -13,6 +13,14 @@ use crate::send::signature::SigningKey;
 
 type Tuple<'a> = PgHeapTuple<'a, AllocatedByRust>;
 
+/// BEFORE INSERT ON pgwh.subscriptions, once a statement: waits for capture while the transaction has no xid, which
+/// the new row's identity will give it. What then still stands in the way is judged row by row.
+#[pg_trigger(sql = false)]
+fn await_capture<'a>(_trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
+    let _ = require_capture();
+    Ok(None)
+}
+
 /// BEFORE INSERT OR UPDATE ON pgwh.subscriptions: checks the row and stores it in one spelling.
 #[pg_trigger(sql = false)]
 fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {

@@ -166,7 +166,8 @@ fn read_quoted(characters: &mut Peekable<Chars<'_>>, piece: &mut String) -> Resu
 impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(name) = self.literal() {
-            let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
+            let plain =
+                name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '$');
             return if plain { f.write_str(name) } else { write!(f, "\"{}\"", name.replace('"', "\"\"")) };
         }
         f.write_str(&self.0.join("*"))

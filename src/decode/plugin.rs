@@ -264,8 +264,7 @@ impl Capture {
         let Some(reference) = self.announce_relation(oid) else { return };
         let start = self.buffer.len();
         let head = ChangeHead { reference, action, ordinal, targets: &self.targets };
-        let (relation, scratch, buffer) =
-            (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
+        let (relation, scratch, buffer) = (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
         let Some(relation) = relation else { return };
         scratch.clear();
         let encoded = in_subtransaction(self.memory, || {
@@ -300,7 +299,9 @@ impl Capture {
         };
         // Too many targets for one frame is the only way this can fail; the message says so.
         if let Err(too_long) = write_failed(&mut self.buffer, &failure) {
-            pgrx::warning!("pgstream_hooks: an event that can't be encoded can't be recorded either: {too_long}");
+            pgrx::warning!(
+                "pgstream_hooks: an event that can't be encoded can't be recorded either: {too_long}"
+            );
         }
     }
 

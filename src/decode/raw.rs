@@ -2,9 +2,9 @@
 //!
 //! No other file names a version.
 
-use std::ffi::{CStr, c_char, c_int};
 #[cfg(not(feature = "pg18"))]
 use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;

@@ -144,9 +144,8 @@ impl CapturedRelation {
                     stored: attribute.attgenerated as u8 != b'v',
                     is_key: is_key || whole_row_is_key,
                     encoder: ValueEncoder::new(attribute.atttypid, self.memory.0),
-                    hasher: (is_key && !whole_row_is_key).then(|| {
-                        KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.0)
-                    }),
+                    hasher: (is_key && !whole_row_is_key)
+                        .then(|| KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.0)),
                 });
             }
         }

@@ -50,15 +50,7 @@ impl Session {
             pg_sys::CurrentResourceOwner = owner;
             let mut routine = raw::wal_reader_routine();
             let ctx = PgMemoryContexts::TopMemoryContext.switch_to(|_| {
-                pg_sys::CreateDecodingContext(
-                    0,
-                    std::ptr::null_mut(),
-                    false,
-                    &mut routine,
-                    None,
-                    None,
-                    None,
-                )
+                pg_sys::CreateDecodingContext(0, std::ptr::null_mut(), false, &mut routine, None, None, None)
             });
             (*ctx).output_writer_private = (&raw mut *capture).cast();
             pg_sys::XLogBeginRead((*ctx).reader, (*pg_sys::MyReplicationSlot).data.restart_lsn);

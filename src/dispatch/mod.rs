@@ -1,4 +1,3 @@
-
 //! Events to requests: which delivery goes out next, when it is tried again, and what is done.
 //!
 //! Pure logic: no Postgres, no I/O, no clock (the time is passed in). [`Engine`] is the way in; the main loop of

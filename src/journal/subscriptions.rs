@@ -27,9 +27,9 @@ const QUERY: &str = "
     SELECT s.id, s.name, s.url, s.headers::text, extract(epoch FROM s.timeout)::float8 * 1000, s.max_in_flight,
            array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL)
     FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
-    WHERE s.enabled AND s.home = pgwh.home()";
+    WHERE s.home = pgwh.home()";
 
-/// All subscriptions that may send. Inside a transaction.
+/// All subscriptions that may send; a disabled one sends what was committed before. Inside a transaction.
 pub fn all_subscriptions() -> Vec<SubscriptionRow> {
     check("subscriptions can't be read", read(QUERY, None))
 }
@@ -41,7 +41,8 @@ pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
 
 fn read(query: &str, ids: Option<&[i64]>) -> Result<Vec<SubscriptionRow>> {
     Spi::connect(|client| {
-        let arguments: Vec<pgrx::datum::DatumWithOid<'_>> = ids.map(|ids| ids.to_vec().into()).into_iter().collect();
+        let arguments: Vec<pgrx::datum::DatumWithOid<'_>> =
+            ids.map(|ids| ids.to_vec().into()).into_iter().collect();
         let mut found = Vec::new();
         for row in client.select(query, None, &arguments)? {
             found.push(SubscriptionRow {

@@ -195,6 +195,10 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     if value.contains(['\r', '\n', '\0']) {
         return Err(refuse(format!("The value of \"{name}\" contains a line break or a NUL.")));
     }
+    // Of other bytes a receiver may make anything (RFC 9110, section 5.5).
+    if !value.is_ascii() {
+        return Err(refuse(format!("The value of \"{name}\" contains a character that is not ASCII.")));
+    }
     if value.len() > MAX_HEADER_VALUE {
         return Err(refuse(format!(
             "The value of \"{name}\" has {} bytes; {MAX_HEADER_VALUE} are allowed.",

@@ -145,7 +145,12 @@ impl Installation {
                 "SELECT id::text, pgwh.home(), 'pgwh.subscriptions'::regclass::oid FROM pgwh.installation",
             )?;
             Ok(id.zip(home).zip(subscriptions).zip(crate::journal::extension()).map(
-                |(((id, home), subscriptions), extension)| Installation { id, home, subscriptions, extension },
+                |(((id, home), subscriptions), extension)| Installation {
+                    id,
+                    home,
+                    subscriptions,
+                    extension,
+                },
             ))
         };
         match read() {

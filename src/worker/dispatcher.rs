@@ -46,6 +46,9 @@ pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
 }
 
 fn serve(database: &'static Database) {
+    if must_end(database) {
+        return;
+    }
     let oid = database.oid();
     let Some(installation) = find_installation(database) else { return };
     drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
@@ -60,18 +63,19 @@ fn serve(database: &'static Database) {
 
 /// Ends the decoder with us, and tells that we are gone.
 fn leave() {
-    if let Some(database) = shmem::my_database() {
+    if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
         super::quiesce::ask_to_stop(database);
         database.figures.store(0, Ordering::SeqCst);
         database.dispatcher.clear();
         database.dispatcher_pid.store(0, Ordering::SeqCst);
+        // The launcher that started us may have been replaced; nobody tells its successor of our end.
+        shared.launcher.wake();
     }
 }
 
 /// The installation of the extension in this database. Without one there is nothing to do, and no slot is left behind.
 fn find_installation(database: &Database) -> Option<Installation> {
-    let installation =
-        process::in_transaction(|| journal::extension().is_some().then(Installation::read));
+    let installation = process::in_transaction(|| journal::extension().is_some().then(Installation::read));
     if installation.is_none() {
         retire(database);
     }
@@ -123,7 +127,8 @@ fn start_decoder(database: &Database) -> Option<WorkerHandle> {
 
 /// Whether this dispatcher has to go, and if so with which words to the launcher.
 fn must_end(database: &Database) -> bool {
-    if database.stop.load(Ordering::SeqCst) {
+    // Who quiesces may have asked between the launcher's look and our start.
+    if database.stop.load(Ordering::SeqCst) || database.quiesced.load(Ordering::SeqCst) > 0 {
         database.set_phase(Phase::Quiesced);
         return true;
     }

@@ -213,7 +213,7 @@ fn copy(entry: &Entry) -> Figures {
         // SAFETY: the memory is attached; a torn copy is thrown away.
         let figures = unsafe { ptr::read_volatile(entry.figures.get()) };
         fence(Ordering::SeqCst);
-        if before % 2 == 0 && entry.version.load(Ordering::Acquire) == before {
+        if before.is_multiple_of(2) && entry.version.load(Ordering::Acquire) == before {
             return figures;
         }
         std::hint::spin_loop();

@@ -43,9 +43,7 @@ pub extern "C-unwind" fn pgwh_launcher_main(_argument: pg_sys::Datum) {
     // A launcher that comes back after an ERROR finds workers that its predecessor started.
     let mut launcher = Launcher { shared, children: HashMap::new(), not_before: HashMap::new() };
     for oid in databases() {
-        if let Some(database) = shared.claim(oid) {
-            database.wanted.store(true, Ordering::SeqCst);
-        }
+        shared.ring(oid);
     }
     loop {
         let next = launcher.round(Instant::now());
@@ -157,8 +155,7 @@ fn databases() -> Vec<pg_sys::Oid> {
         let mut found = Vec::new();
         // SAFETY: scans a shared catalog inside a transaction, under a lock that the close releases with it.
         unsafe {
-            let relation =
-                pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as _);
+            let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as _);
             let scan = pg_sys::systable_beginscan(
                 relation,
                 pg_sys::InvalidOid,

@@ -3,6 +3,7 @@
 mod decoder;
 mod dispatcher;
 mod figures;
+mod files;
 mod launcher;
 pub mod process;
 pub mod quiesce;

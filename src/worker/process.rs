@@ -128,7 +128,7 @@ pub fn see_to_interrupts() -> bool {
 ///
 /// The handle must be kept as long as the worker's fate is of interest.
 pub fn start_worker(kind: &str, function: &str, database: pg_sys::Oid) -> Option<WorkerHandle> {
-    let mut worker = describe(kind, function, pg_sys::BGW_NEVER_RESTART as i32);
+    let mut worker = describe(kind, function, pg_sys::BGW_NEVER_RESTART);
     worker.bgw_flags |= pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION as i32;
     worker.bgw_main_arg = pg_sys::Datum::from(database.to_u32());
     // SAFETY: the description is complete; the notification goes to this process.

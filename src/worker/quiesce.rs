@@ -76,8 +76,9 @@ unsafe extern "C-unwind" fn process_utility(
 /// `node` is a utility statement's parse tree.
 unsafe fn is_database_command(node: *mut pg_sys::Node) -> bool {
     // SAFETY: as the caller promises.
+    let tag = unsafe { (*node).type_ };
     matches!(
-        unsafe { (*node).type_ },
+        tag,
         pg_sys::NodeTag::T_DropdbStmt
             | pg_sys::NodeTag::T_RenameStmt
             | pg_sys::NodeTag::T_AlterDatabaseStmt
@@ -132,13 +133,19 @@ impl Affected<'_> {
                 }
                 pg_sys::NodeTag::T_RenameStmt => {
                     let rename = &*node.cast::<pg_sys::RenameStmt>();
-                    (rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
-                        .then(|| Affected { existing: name(rename.subname), created: None, moves_files: false })
+                    (rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE).then(|| Affected {
+                        existing: name(rename.subname),
+                        created: None,
+                        moves_files: false,
+                    })
                 }
                 pg_sys::NodeTag::T_AlterDatabaseStmt => {
                     let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
-                    option(alter.options, c"tablespace")
-                        .map(|_| Affected { existing: name(alter.dbname), created: None, moves_files: true })
+                    option(alter.options, c"tablespace").map(|_| Affected {
+                        existing: name(alter.dbname),
+                        created: None,
+                        moves_files: true,
+                    })
                 }
                 pg_sys::NodeTag::T_CreatedbStmt => {
                     let create = &*node.cast::<pg_sys::CreatedbStmt>();
@@ -261,13 +268,11 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
     for oid in STANDING_BACK.take() {
         if let Some(database) = shared.find(oid) {
             database.quiesced.fetch_sub(1, Ordering::SeqCst);
-            shared.ring(database);
+            shared.ring(oid);
         }
     }
     for oid in COPIED.take() {
-        if let Some(database) = shared.claim(oid) {
-            shared.ring(database);
-        }
+        shared.ring(oid);
     }
 }
 

@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use slab::Slab;
 
 use super::figures::{Figures, Publisher};
+use super::files;
 use crate::dispatch::{Attempt, Engine, Failure, Keys, Order, Settings, SubscriptionId, Ticket};
 use crate::event::format::Format;
 use crate::event::{Event, Lsn, Timestamp, Transaction};
@@ -18,6 +19,9 @@ use crate::link::frame::{self, LaneKeys, Target};
 use crate::send::{Endpoint, EndpointSettings, Guard, Job, Outcome, Pool, PoolSettings};
 use crate::settings;
 
+/// The share of `pgwh.max_memory` that events may take; threads, their buffers and what the allocator leaves unused
+/// take the rest.
+const EVENTS_SHARE: f64 = 0.7;
 /// How often figures are shown while there is work; a commit that waits for them is shown at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(5);
 
@@ -38,13 +42,13 @@ pub struct Sending {
     changed: HashSet<i64>,
     gone: Vec<i64>,
     last_publish: Instant,
-    max_memory: usize,
+    event_memory: usize,
 }
 
 impl Sending {
     /// Nobody is subscribed yet.
     pub fn new(database: pg_sys::Oid) -> Sending {
-        let settings = PoolSettings { max_threads: settings::max_connections(), ..PoolSettings::default() };
+        let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
         let pool = match Pool::start(settings) {
             Ok(pool) => pool,
             Err(error) => pgrx::error!("pgstream_hooks: the sender threads can't be prepared: {error}"),
@@ -60,14 +64,14 @@ impl Sending {
             changed: HashSet::new(),
             gone: Vec::new(),
             last_publish: Instant::now(),
-            max_memory: settings::max_memory(),
+            event_memory: event_memory(),
         }
     }
 
     /// Begins anew with the settings and subscriptions of now; deliveries stay.
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>) {
-        self.max_memory = settings::max_memory();
-        self.engine.set_max_requests(settings::max_connections());
+        self.event_memory = event_memory();
+        self.engine.set_max_requests(files::max_requests());
         let known: Vec<i64> = self.endpoints.keys().copied().collect();
         self.edit(&known, rows);
     }
@@ -81,8 +85,7 @@ impl Sending {
         let guard = Arc::new(settings::guard());
         for row in rows {
             let id = row.id;
-            let settings =
-                Settings { max_in_flight: row.max_in_flight.max(1) as u32, ..Settings::default() };
+            let settings = Settings { max_in_flight: row.max_in_flight.max(1) as u32, ..Settings::default() };
             match endpoint(&self.database, row, &guard) {
                 Ok(endpoint) => {
                     self.endpoints.insert(id, Arc::new(endpoint));
@@ -101,9 +104,7 @@ impl Sending {
     fn remove(&mut self, id: i64) {
         let dropped = self.engine.remove(SubscriptionId(id));
         if dropped > 0 {
-            pgrx::log!(
-                "pgstream_hooks: subscription {id} is gone or disabled, {dropped} undelivered events with it"
-            );
+            pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
         self.endpoints.remove(&id);
         self.changed.remove(&id);
@@ -112,7 +113,7 @@ impl Sending {
 
     /// Whether there is room for more from the decoder, which itself holds `stream` bytes half received.
     pub fn has_room(&self, stream: usize) -> bool {
-        self.engine.memory_used() + stream < self.max_memory
+        self.engine.memory_used() + stream < self.event_memory
     }
 
     /// A transaction's events follow.
@@ -228,7 +229,8 @@ impl Sending {
         let counters = self.engine.counters(SubscriptionId(id))?;
         let oldest = self.engine.oldest(SubscriptionId(id)).map(|(event, _)| &event.transaction);
         let wall = |at: Option<Instant>| at.map_or(0, |at| wall_clock(at, now));
-        let micros = |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
+        let micros =
+            |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
         let mut figures = Figures {
             subscription_id: id,
             pending: (counters.pending + counters.retrying) as u64,
@@ -300,6 +302,11 @@ fn endpoint(database: &str, row: SubscriptionRow, guard: &Arc<Guard>) -> Result<
         guard: guard.clone(),
     })
     .map_err(|problem| problem.to_string())
+}
+
+/// How much memory events may take, in bytes.
+fn event_memory() -> usize {
+    (settings::max_memory() as f64 * EVENTS_SHARE) as usize
 }
 
 /// The time of day at an instant, in microseconds since 2000.

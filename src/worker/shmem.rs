@@ -273,15 +273,20 @@ impl Shared {
     }
 
     /// The entry of a database, claimed if it has none; none when the table is full.
-    pub fn claim(&self, oid: pg_sys::Oid) -> Option<&Database> {
+    /// The launcher is going to look at it, so that it isn't freed before.
+    fn claim(&self, oid: pg_sys::Oid) -> Option<&Database> {
         with_lock(|| {
-            if let Some(known) = self.find(oid) {
-                return Some(known);
-            }
-            let free = self.databases.iter().find(|database| database.oid() == pg_sys::InvalidOid)?;
-            free.reset(oid);
-            self.generation.fetch_add(1, Ordering::SeqCst);
-            Some(free)
+            let database = match self.find(oid) {
+                Some(known) => known,
+                None => {
+                    let free = self.databases.iter().find(|database| database.oid() == pg_sys::InvalidOid)?;
+                    free.reset(oid);
+                    self.generation.fetch_add(1, Ordering::SeqCst);
+                    free
+                }
+            };
+            database.wanted.store(true, Ordering::SeqCst);
+            Some(database)
         })
     }
 
@@ -295,10 +300,11 @@ impl Shared {
         });
     }
 
-    /// Asks the launcher to see to a database.
-    pub fn ring(&self, database: &Database) {
-        database.wanted.store(true, Ordering::SeqCst);
+    /// Asks the launcher to see to a database, and returns its entry; none when the table is full.
+    pub fn ring(&self, oid: pg_sys::Oid) -> Option<&Database> {
+        let database = self.claim(oid);
         self.launcher.wake();
+        database
     }
 }
 
@@ -320,9 +326,13 @@ impl std::fmt::Display for NotReady {
             Phase::NoFreeWorker => "There is no free worker process (max_worker_processes)",
             Phase::WalLevelTooLow => "wal_level is not logical",
             Phase::NoFreeSlot => "There is no free replication slot (max_replication_slots)",
-            Phase::CreatingSlot => "The replication slot is being created, which waits for running transactions",
+            Phase::CreatingSlot => {
+                "The replication slot is being created, which waits for running transactions"
+            }
             Phase::Ready => "Capture has just begun",
-            Phase::Failed => "The workers of this database failed and are tried again; the server's log says why",
+            Phase::Failed => {
+                "The workers of this database failed and are tried again; the server's log says why"
+            }
             Phase::SwitchedOff => "The setting pgwh.enabled is off",
             Phase::Quiesced => "The database is being altered or copied",
         })
@@ -333,15 +343,9 @@ impl std::fmt::Display for NotReady {
 pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
     // SAFETY: reads a global of this process.
     let oid = unsafe { pg_sys::MyDatabaseId };
-    let Some((shared, database)) = shared().and_then(|shared| Some((shared, shared.claim(oid)?))) else {
-        return Err(NotReady(Phase::Unknown));
-    };
-    if database.phase() == Phase::Ready {
-        return Ok(());
-    }
-    if !database.dispatcher.is_set() {
-        shared.ring(database);
-    }
+    let Some(shared) = shared() else { return Err(NotReady(Phase::Unknown)) };
+    let known = shared.find(oid).filter(|database| database.dispatcher.is_set());
+    let Some(database) = known.or_else(|| shared.ring(oid)) else { return Err(NotReady(Phase::Unknown)) };
     let deadline = Instant::now() + patience;
     loop {
         match database.phase() {

@@ -28,7 +28,8 @@ impl WaitSet {
 
     /// Sleeps until something happens or `until` has come, and at most for `longest`.
     pub fn wait(&mut self, until: Option<Instant>, longest: Duration) {
-        let left = until.map_or(longest, |until| until.saturating_duration_since(Instant::now()).min(longest));
+        let left =
+            until.map_or(longest, |until| until.saturating_duration_since(Instant::now()).min(longest));
         // Up to the next millisecond, so as not to wake before the time.
         let milliseconds = left.as_micros().div_ceil(1000);
         // SAFETY: there is room for one event, and the set is live.

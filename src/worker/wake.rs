@@ -95,13 +95,15 @@ fn act_on_wishes() {
     if !(wishes.ring || wishes.recheck) {
         return;
     }
-    if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
-        if wishes.ring {
-            shared.ring(database);
-        }
-        if wishes.recheck {
-            database.recheck.store(true, Ordering::SeqCst);
-            database.dispatcher.wake();
-        }
+    let Some(shared) = shmem::shared() else { return };
+    if wishes.ring {
+        // SAFETY: reads a global of this process.
+        shared.ring(unsafe { pg_sys::MyDatabaseId });
+    }
+    if wishes.recheck
+        && let Some(database) = shmem::my_database()
+    {
+        database.recheck.store(true, Ordering::SeqCst);
+        database.dispatcher.wake();
     }
 }
