@@ -32,7 +32,7 @@ unit:
 # Extra arguments of cargo test, such as TESTS='--test events toast'.
 test: unit
 	bindir=$$(scripts/server $(PG)) && \
-	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --target-dir $(TARGET) --package harness $(TESTS)
+	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --target-dir $(TARGET) --package harness --no-fail-fast $(TESTS)
 
 # Every value of every type against to_json, in databases of several encodings.
 oracle:

@@ -26,10 +26,9 @@ pub(crate) fn run(rows: u64) {
     let (Some(first), Some(last)) = (stats.first, stats.last) else { return };
     let sending = last - first;
     println!(
-        "burst: {rows} rows committed in {:.1} s, received in {:.1} s: {:.0} requests/s over {} connections",
+        "burst: {rows} rows committed in {:.1} s, received in {:.1} s: {:.0} requests/s",
         written.as_secs_f64(),
         (last - begin).as_secs_f64(),
         rows as f64 / sending.as_secs_f64(),
-        stats.connections,
     );
 }

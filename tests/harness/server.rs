@@ -76,9 +76,10 @@ impl Server {
         }
     }
 
-    /// Where the tests keep what outlives them: beside the server's own directory.
+    /// Where the tests keep what outlives them.
     pub(crate) fn keep(&self) -> PathBuf {
-        let user = self.user.map_or_else(|| "self".to_owned(), |(uid, _)| uid.to_string());
+        // SAFETY: no arguments, no failure.
+        let user = self.user.map_or_else(|| unsafe { libc::geteuid() }, |(uid, _)| uid);
         std::env::temp_dir().join(format!("pgwh-templates-{user}"))
     }
 
