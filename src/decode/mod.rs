@@ -16,6 +16,8 @@ pub(crate) mod plugin;
 #[cfg(feature = "server")]
 pub(crate) mod raw;
 #[cfg(feature = "server")]
+mod reader;
+#[cfg(feature = "server")]
 pub(crate) mod relation;
 #[cfg(feature = "server")]
 pub(crate) mod session;

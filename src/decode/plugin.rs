@@ -48,6 +48,17 @@ unsafe fn capture<'a>(ctx: *mut pg_sys::LogicalDecodingContext) -> &'a mut Captu
     pgrx::error!("this replication slot belongs to pgstream_hooks, which alone can read from it")
 }
 
+/// Puts on the queue what is gathered so far, before a wait. While a slot is being created there is nothing to send.
+///
+/// # Safety
+/// `ctx` is live.
+pub unsafe fn flush(ctx: *mut pg_sys::LogicalDecodingContext) {
+    // SAFETY: as `capture`.
+    if let Some(capture) = unsafe { (*ctx).output_writer_private.cast::<Capture>().as_mut() } {
+        capture.flush();
+    }
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn begin(
     ctx: *mut pg_sys::LogicalDecodingContext,

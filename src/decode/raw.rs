@@ -85,6 +85,21 @@ pub fn wal_reader_routine() -> pg_sys::XLogReaderRoutine {
     }
 }
 
+/// Reads a page of the log that is on disk.
+///
+/// # Safety
+/// The arguments are what a reader passed to its callback.
+pub unsafe fn read_local_page(
+    state: *mut pg_sys::XLogReaderState,
+    page: pg_sys::XLogRecPtr,
+    length: c_int,
+    target: pg_sys::XLogRecPtr,
+    buffer: *mut c_char,
+) -> c_int {
+    // SAFETY: as the caller promises.
+    unsafe { pg_guard_ffi_boundary(|| c::read_local_xlog_page(state, page, length, target, buffer)) }
+}
+
 /// Decodes the record that the context's reader holds; the plugin's callbacks run in here.
 ///
 /// # Safety

@@ -3,12 +3,13 @@
 //! The context is created outside any transaction, so that others know this process for a decoding one. From then on
 //! it runs no ordinary transaction and never has an xid.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::capture::Capture;
+use super::reader::{self, Poll, flushed};
 use super::{raw, slot};
 use crate::event::Lsn;
 use crate::worker::process;
@@ -18,9 +19,6 @@ use crate::worker::shmem::Database;
 const SILENT_BYTES: u64 = 1024 * 1024;
 /// How often the slot is confirmed while there is work.
 const CONFIRM_EVERY: Duration = Duration::from_millis(100);
-/// How often is looked for a flush that nobody tells of: an asynchronous commit's.
-const FIRST_POLL: Duration = Duration::from_millis(1);
-const LAST_POLL: Duration = Duration::from_millis(250);
 /// How long the decoder sleeps while something is still to be confirmed.
 const UNCONFIRMED_SLEEP: Duration = Duration::from_secs(1);
 /// How long it sleeps at most. Commits of other databases ring nobody here, and what they write to the log is kept
@@ -48,7 +46,7 @@ impl Session {
             allow_own_plugin();
             let owner = pg_sys::ResourceOwnerCreate(std::ptr::null_mut(), c"pgwh decoder".as_ptr());
             pg_sys::CurrentResourceOwner = owner;
-            let mut routine = raw::wal_reader_routine();
+            let mut routine = reader::routine();
             let ctx = PgMemoryContexts::TopMemoryContext.switch_to(|_| {
                 pg_sys::CreateDecodingContext(0, std::ptr::null_mut(), false, &mut routine, None, None, None)
             });
@@ -62,10 +60,10 @@ impl Session {
 
     /// Decodes until somebody asks the pair to stop.
     pub fn run(&mut self) {
-        let mut poll = FIRST_POLL;
+        let mut poll = Poll::new();
         while !self.database.stop.load(Ordering::SeqCst) {
             if self.decode_what_is_flushed() {
-                poll = FIRST_POLL;
+                poll = Poll::new();
             }
             self.tell_progress();
             self.confirm();
@@ -143,33 +141,17 @@ impl Session {
     }
 
     /// Sleeps until a commit rings, or shortly when the log has an end that is not flushed yet.
-    fn sleep(&mut self, poll: &mut Duration) {
-        // SAFETY: drops a snapshot that building relation cache entries has left, so that vacuum can go on.
-        unsafe { pg_sys::InvalidateCatalogSnapshot() };
+    fn sleep(&mut self, poll: &mut Poll) {
         process::report_idle(c"waiting for commits");
-        self.database.decoder_sleeps.store(true, Ordering::SeqCst);
-        // Whoever commits looks at the flag after writing the log, and we look at the log after setting the flag.
-        fence(Ordering::SeqCst);
-        if flushed() <= self.position() && !self.database.stop.load(Ordering::SeqCst) {
-            let timeout = if raw::wal_insert_end() > self.position() {
-                let timeout = *poll;
-                *poll = (*poll * 2).min(LAST_POLL);
-                timeout
-            } else if self.confirmed < self.told {
-                UNCONFIRMED_SLEEP
-            } else {
-                LONGEST_SLEEP
-            };
-            process::sleep(Some(timeout));
-        }
-        self.database.decoder_sleeps.store(false, Ordering::SeqCst);
+        let longest = if raw::wal_insert_end() > self.position() {
+            poll.next()
+        } else if self.confirmed < self.told {
+            UNCONFIRMED_SLEEP
+        } else {
+            LONGEST_SLEEP
+        };
+        reader::sleep_at(self.database, self.position(), longest);
     }
-}
-
-/// How far the log is safe on disk.
-fn flushed() -> u64 {
-    // SAFETY: reads shared memory.
-    unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
 }
 
 /// Newer minor versions refuse an output plugin that a setting doesn't name; this process names its own.

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::{PgSqlErrorCode, pg_sys, spi};
 
-use super::raw;
 use super::route::Spec;
+use super::{raw, reader};
 use crate::event::Lsn;
 
 /// Name of the library, as slots know their plugin.
@@ -106,7 +106,7 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
         pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as _;
         pg_sys::XactReadOnly = true;
         raw::create_slot(name);
-        let mut routine = raw::wal_reader_routine();
+        let mut routine = reader::routine();
         let ctx = pg_sys::CreateInitDecodingContext(
             PLUGIN.as_ptr(),
             std::ptr::null_mut(),

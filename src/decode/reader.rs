@@ -1,0 +1,94 @@
+//! Reading write-ahead log page by page, as `read_local_xlog_page` (`xlogutils.c`) does, but asleep while a record is
+//! only half on disk. That one looks each millisecond, for as long as a transaction that wrote it sits idle.
+
+use std::ffi::{c_char, c_int};
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::{plugin, raw};
+use crate::worker::process;
+use crate::worker::shmem::{self, Database};
+
+/// How often is looked for a flush that nobody tells of, an asynchronous commit's: from the first to the last pause.
+const FIRST_POLL: Duration = Duration::from_millis(1);
+const LAST_POLL: Duration = Duration::from_millis(250);
+
+/// How a decoding context reads the log.
+pub fn routine() -> pg_sys::XLogReaderRoutine {
+    pg_sys::XLogReaderRoutine { page_read: Some(read_page), ..raw::wal_reader_routine() }
+}
+
+/// How far the log is safe on disk.
+pub fn flushed() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
+}
+
+/// Pauses between looks that grow while nothing happens.
+pub struct Poll(Duration);
+
+impl Poll {
+    /// Begins with the shortest.
+    pub fn new() -> Poll {
+        Poll(FIRST_POLL)
+    }
+
+    /// The next pause.
+    pub fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LAST_POLL);
+        pause
+    }
+}
+
+/// Sleeps until a commit rings or the time has passed, unless the log has been flushed beyond `position`, or the
+/// decoder is asked to stop.
+pub fn sleep_at(database: &Database, position: u64, longest: Duration) {
+    // SAFETY: drops a snapshot that building relation cache entries has left, so that vacuum can go on.
+    unsafe { pg_sys::InvalidateCatalogSnapshot() };
+    database.decoder_sleeps.store(true, Ordering::SeqCst);
+    // Whoever commits looks at the flag after writing the log, and we look at the log after setting the flag.
+    fence(Ordering::SeqCst);
+    if flushed() <= position && !database.stop.load(Ordering::SeqCst) {
+        process::sleep(Some(longest));
+    }
+    database.decoder_sleeps.store(false, Ordering::SeqCst);
+}
+
+/// The reader's callback: -1 says that there is no such page, and none to wait for.
+#[pg_guard]
+unsafe extern "C-unwind" fn read_page(
+    state: *mut pg_sys::XLogReaderState,
+    page: pg_sys::XLogRecPtr,
+    length: c_int,
+    target: pg_sys::XLogRecPtr,
+    buffer: *mut c_char,
+) -> c_int {
+    let end = page + length as u64;
+    if flushed() < end {
+        // SAFETY: a decoding context's reader has that context as its private data (`logical.c`).
+        unsafe { plugin::flush((*state).private_data.cast()) };
+        if !wait_until_flushed(end) {
+            return -1;
+        }
+    }
+    // SAFETY: what the reader passed, passed on.
+    unsafe { raw::read_local_page(state, page, length, target, buffer) }
+}
+
+/// False when the decoder is asked to stop meanwhile.
+fn wait_until_flushed(end: u64) -> bool {
+    let Some(database) = shmem::my_database() else { return true };
+    let mut poll = Poll::new();
+    process::report_idle(c"waiting for commits");
+    while flushed() < end {
+        if database.stop.load(Ordering::SeqCst) {
+            return false;
+        }
+        sleep_at(database, end - 1, poll.next());
+    }
+    process::report_busy(c"decoding write-ahead log");
+    true
+}
