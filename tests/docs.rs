@@ -58,7 +58,7 @@ fn everything_that_a_user_sees_is_documented() {
            WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'v')
          UNION SELECT format('`%s`', attname) FROM pg_attribute
            WHERE attrelid IN ('pgwh.status'::regclass, 'pgwh.subscriptions'::regclass) AND attnum > 0
-         UNION SELECT format('`%s`', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
+         UNION SELECT format('`%s ', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
          UNION SELECT format('`%s`', check_name) FROM pgwh.health()
          UNION SELECT format('`%s`', name) FROM pg_settings WHERE name LIKE 'pgwh.%'",
     );
