@@ -13,7 +13,7 @@
 //! | `text`   | is not run: it is no program, or one for another machine |
 //!
 //! Any other fence is refused, so that nothing goes unchecked by accident. A receiver stands for
-//! `https://example.com`; it refuses what comes below `/down`. In `output` and `json`, `…` stands for any text, and
+//! `https://example.com` and for the one of `make receiver`; it refuses what comes to `/down`. In `output` and `json`, `…` stands for any text, and
 //! widths of columns do not matter; in `json`, ids, times and positions differ from run to run and need only be there.
 
 use std::collections::HashMap;
@@ -24,9 +24,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use harness::{Cluster, PATIENCE, Receiver, Reply, Request, Server, Stop, json};
+use receiver::Options;
 use serde_json::Value;
 
 const EXAMPLE: &str = "https://example.com";
+/// Where the receiver of the repository listens by default; the same one stands for it.
+const LOCAL: &str = "http://127.0.0.1:9000";
 
 #[test]
 fn every_block_of_the_documentation_works() {
@@ -46,7 +49,8 @@ fn every_block_of_the_documentation_works() {
 
 #[test]
 fn everything_that_a_user_sees_is_documented() {
-    let cluster = Cluster::with_extension();
+    let cluster = Cluster::start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
     let names = cluster.column(
         "SELECT 'pgwh.' || proname || '(' FROM pg_proc
            WHERE pronamespace = 'pgwh'::regnamespace AND prorettype <> 'trigger'::regtype
@@ -54,7 +58,7 @@ fn everything_that_a_user_sees_is_documented() {
            WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'v')
          UNION SELECT format('`%s`', attname) FROM pg_attribute
            WHERE attrelid IN ('pgwh.status'::regclass, 'pgwh.subscriptions'::regclass) AND attnum > 0
-         UNION SELECT format('`%s`', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
+         UNION SELECT format('`%s ', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
          UNION SELECT format('`%s`', check_name) FROM pgwh.health()
          UNION SELECT format('`%s`', name) FROM pg_settings WHERE name LIKE 'pgwh.%'",
     );
@@ -66,19 +70,33 @@ fn everything_that_a_user_sees_is_documented() {
 }
 
 #[test]
-fn links_lead_to_files_that_are_there() {
+fn links_lead_to_files_and_headings_that_are_there() {
     for path in documents() {
         let text = fs::read_to_string(&path).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
-            let target = path.with_file_name(link);
-            assert!(
-                link.is_empty() || link.contains("://") || target.exists(),
-                "{}: there is no {}",
-                path.display(),
-                target.display()
-            );
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(target.exists(), "{}: there is no {}", path.display(), target.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                assert!(
+                    text.lines().any(|line| anchor(line) == heading),
+                    "{}: there is no {link}",
+                    path.display()
+                );
+            }
         }
     }
+}
+
+/// What a heading is linked by.
+fn anchor(line: &str) -> String {
+    let heading = line.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 /// README.md, docs/**/*.md and benches/README.md.
@@ -150,7 +168,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Stage {
-        let receiver = Receiver::start().unwrap();
+        let receiver = Receiver::with(Options { control: true, ..Options::default() }).unwrap();
         receiver.behave(|request: &Request| {
             Reply::status(if request.path().starts_with("/down") { 503 } else { 200 })
         });
@@ -169,7 +187,7 @@ impl Stage {
                 self.cluster.restart(Stop::Fast);
                 Ok(())
             }
-            "sh" | "shell" => sh(&block.text),
+            "sh" | "shell" => sh(&block.text.replace(LOCAL, &self.receiver.url(""))),
             "text" | "mermaid" => Ok(()),
             other => Err(format!("there is nothing to do with {other:?}; what can't be run is \"text\"")),
         }
@@ -177,7 +195,7 @@ impl Stage {
 
     fn sql(&mut self, script: &str) -> Result<(), String> {
         let url = self.receiver.url("");
-        let script = script.replace(EXAMPLE, &url);
+        let script = script.replace(EXAMPLE, &url).replace(LOCAL, &url);
         let mut psql = Server::get()
             .command("psql")
             .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
