@@ -38,3 +38,32 @@ fn an_idle_slot_keeps_up_without_work_for_itself() {
     std::thread::sleep(Duration::from_secs(5));
     cluster.wait_true(&format!("SELECT pg_current_wal_insert_lsn() - '{before}'::pg_lsn < 10000"));
 }
+
+#[test]
+fn a_transaction_that_sits_idle_with_half_a_record_on_disk_keeps_nobody_awake() {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY, filling text)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "");
+    let mut sitting = cluster.connect();
+    // The last page that the WAL writer completes ends within one of these records, the rest of which stays in memory.
+    sitting
+        .batch_execute(
+            "BEGIN; INSERT INTO t SELECT n, repeat(md5(n::text), 45) FROM generate_series(1, 500) n",
+        )
+        .unwrap();
+    cluster.wait_true(
+        "SELECT pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn() AND pg_current_wal_flush_lsn() > '0/0' \
+         AND (pg_current_wal_flush_lsn() - '0/0'::pg_lsn) % 8192 = 0",
+    );
+    let decoder = cluster.process(DECODER);
+    // Its pauses grow to their longest first.
+    std::thread::sleep(Duration::from_secs(2));
+    let before = decoder.sleeps();
+    let watched = Duration::from_secs(3);
+    std::thread::sleep(watched);
+    let woken = decoder.sleeps() - before;
+    assert!(woken <= 8 * watched.as_secs(), "the decoder woke up {woken} times in {watched:?}");
+    sitting.batch_execute("COMMIT").unwrap();
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 500);
+}
