@@ -112,8 +112,9 @@ fn wait_for_wal_level(database: &Database) -> bool {
 /// Starts the decoder, as soon as there is a worker process for it; none when asked to stop meanwhile.
 fn start_decoder(database: &Database) -> Option<WorkerHandle> {
     loop {
+        // Before it starts: from then on the decoder says how far it is.
+        database.set_phase(Phase::Starting);
         if let Some(decoder) = process::start_worker("decoder", "pgwh_decoder_main", database.oid()) {
-            database.set_phase(Phase::Starting);
             return Some(decoder);
         }
         database.set_phase(Phase::NoFreeWorker);

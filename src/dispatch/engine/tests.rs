@@ -152,32 +152,3 @@ fn settings_change_without_touching_what_is_queued() {
     engine.subscribe(A, Settings { max_in_flight: 2, ..Settings::default() });
     assert_eq!(names(&send_all(&mut engine, now)), ["y"]);
 }
-
-/// `cargo test --release --lib -- --ignored --nocapture a_burst` prints what an event costs.
-#[test]
-#[ignore = "measures; run with --release"]
-fn a_burst_of_unique_keys_costs_little() {
-    const EVENTS: u64 = 1_000_000;
-    for (what, depth) in [("one by one", 1), ("batches of 1,000", 1_000), ("one million deep", EVENTS)] {
-        let mut engine: Engine<u64> = Engine::new(Lsn(0), usize::MAX);
-        engine.subscribe(A, Settings { max_in_flight: u32::MAX, ..Settings::default() });
-        let started = Instant::now();
-        engine.transaction_begin(Lsn(1));
-        let mut arrived = 0u64;
-        let mut tickets = Vec::new();
-        while arrived < EVENTS {
-            for _ in 0..depth {
-                arrived += 1;
-                let keys = Keys::one(arrived.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                engine.arrive(A, Order { keys, table: 1, barrier: false }, arrived, 300).unwrap();
-            }
-            while let Some(attempt) = engine.next_to_send(started) {
-                tickets.push(attempt.ticket);
-            }
-            for ticket in tickets.drain(..) {
-                engine.succeeded(ticket, 200, started);
-            }
-        }
-        println!("{what}: {} ns an event", started.elapsed().as_nanos() / u128::from(EVENTS));
-    }
-}
