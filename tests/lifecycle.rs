@@ -309,7 +309,8 @@ fn workers_heed_no_setting_of_their_database() {
     }
     let plain =
         "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public;
-                 SET default_transaction_isolation = 'read committed'";
+                 SET default_transaction_isolation = 'read committed'; SELECT set_config(name, '0', false)
+                 FROM pg_settings WHERE name = 'transaction_timeout'";
     odd.each(&[plain, "CREATE EXTENSION pgstream_hooks"]);
     odd.each(&[plain, "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8)"]);
     let receiver = Receiver::start().unwrap();
