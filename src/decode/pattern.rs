@@ -199,12 +199,6 @@ mod tests {
 
     #[test]
     fn quotes_take_every_character_literally() {
-        let pattern = TablePattern::parse(r#""My.Schema"."T*""x""#).unwrap_err();
-        assert_eq!(pattern, PatternError::OpenQuote);
-        let pattern = TablePattern::parse(r#""My.Schema"."T*""x""#.to_owned().as_str().trim_end_matches('x'));
-        assert!(pattern.is_err());
-        let pattern = TablePattern::parse(r#""My.Schema"."T*""x"""#);
-        assert!(pattern.is_err());
         let pattern = TablePattern::parse(r#""My.Schema"."T*""""#).unwrap();
         assert_eq!(pattern.literal(), Some(("My.Schema", "T*\"")));
         assert_eq!(pattern.to_string(), r#""My.Schema"."T*""""#);

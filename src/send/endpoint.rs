@@ -274,6 +274,6 @@ mod tests {
         }
         assert!(check_header("x-key", &"a".repeat(9000)).is_err());
         assert!(check_header("Authorization", "Bearer t0ken").is_ok());
-        assert!(check_header("x-city", "Köln").is_ok());
+        assert!(check_header("x-city", "Köln").is_err());
     }
 }
