@@ -134,6 +134,12 @@ COMMENT ON FUNCTION pgwh.check_secret() IS 'refuses what is no signing key';
 CREATE TRIGGER check_secret BEFORE INSERT OR UPDATE ON pgwh.secrets
     FOR EACH ROW EXECUTE FUNCTION pgwh.check_secret();
 
+CREATE FUNCTION pgwh.tell_of_secret() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tell_of_secret_wrapper';
+COMMENT ON FUNCTION pgwh.tell_of_secret() IS 'has requests signed by a changed key from now on';
+CREATE TRIGGER tell_of_secret AFTER UPDATE ON pgwh.secrets
+    FOR EACH ROW EXECUTE FUNCTION pgwh.tell_of_secret();
+
 SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions', '');
 SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgwh.secrets', '');
@@ -259,6 +265,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                 || CASE WHEN bool_and(p.pid IS NOT NULL) THEN '' ELSE coalesce('; ' || pgwh.capture_problem(), '') END,
             CASE WHEN bool_and(p.pid IS NOT NULL) THEN NULL
                 WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
+                WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'They rest while pgwh.enabled is off: see check settings valid'
                 WHEN current_setting('wal_level') <> 'logical' THEN 'See check wal_level'
                 WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
                 ELSE 'They are started again within seconds; if they are not, the server''s log says why' END

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Cluster, Event, PATIENCE, Process, Receiver, Reply, Request, Script, Stop, distinct, events,
-    events_of, eventually, in_key_order,
+    Answer, Cluster, Event, PATIENCE, Process, Receiver, Reply, Request, Script, Setup, Stop, distinct,
+    events, events_of, eventually, in_key_order,
 };
 use serde_json::json;
 
@@ -402,4 +402,31 @@ fn a_decoder_that_stands_still_stops_nobody_else() {
     assert_eq!(receiver.count(), 0);
     decoder.resume();
     assert_eq!(distinct(cluster.delivered(&receiver, "s")).len(), 100);
+}
+
+#[test]
+fn unsubscribing_what_fills_the_memory_lets_the_others_go_on() {
+    let cluster = Setup::new().set("pgwh.max_memory = '1MB'").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.sql("CREATE TABLE big (id int PRIMARY KEY, filling text); CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    cluster.sql("SELECT pgwh.subscribe('http://127.0.0.1:1/', name => 'down', tables => '{big}')");
+    cluster.subscribe(&receiver, "up", "tables => '{t}'");
+    cluster.sql("INSERT INTO big SELECT n, repeat('x', 1000) FROM generate_series(1, 20000) n");
+    cluster.sql("INSERT INTO t VALUES (1)");
+    cluster.wait_true("SELECT pending > 100 FROM pgwh.status WHERE name = 'down'");
+    cluster.sql("SELECT pgwh.unsubscribe('down')");
+    assert_eq!(cluster.delivered(&receiver, "up").len(), 1);
+}
+
+#[test]
+fn a_changed_signing_key_signs_what_is_sent_from_then_on() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'");
+    let new = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    cluster.sql(&format!("UPDATE pgwh.secrets SET secret = '{new}'"));
+    cluster.sql("INSERT INTO t VALUES (1)");
+    let events = cluster.delivered(&receiver, "s");
+    let new = receiver::Secret::parse(new).unwrap();
+    assert_eq!(new.verify(&events[0].request), receiver::Verdict::Valid);
 }

@@ -21,6 +21,17 @@ fn await_capture<'a>(_trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, E
     Ok(None)
 }
 
+/// AFTER UPDATE ON pgwh.secrets: touches the subscription, whose change is what the dispatcher hears of.
+#[pg_trigger(sql = false)]
+fn tell_of_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
+    let id = trigger.new().map(|row| row.get_by_name::<i64>("subscription_id")).transpose()?.flatten();
+    Spi::run_with_args(
+        "UPDATE pgwh.subscriptions SET updated_at = pg_catalog.now() WHERE id OPERATOR(pg_catalog.=) $1",
+        &[id.into()],
+    )?;
+    Ok(None)
+}
+
 /// BEFORE INSERT OR UPDATE ON pgwh.subscriptions: checks the row and stores it in one spelling.
 #[pg_trigger(sql = false)]
 fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {

@@ -11,6 +11,7 @@ pub use image::Version;
 pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
 
 use crate::decode::plugin::DO_NOT_REPLICATE;
+use crate::worker::process;
 
 /// Marks everything that this process writes as no news.
 pub fn write_as_our_own() {
@@ -23,6 +24,22 @@ pub fn extension() -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up.
     let oid = unsafe { pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Runs the action in a transaction that may use our tables; none when the extension isn't here.
+///
+/// DROP EXTENSION locks the extension first and its tables then; who holds nothing while it waits for the extension
+/// can't deadlock with that.
+pub fn with_tables<T>(action: impl FnOnce(pg_sys::Oid) -> T) -> Option<T> {
+    process::in_transaction(|| {
+        let wanted = extension()?;
+        // SAFETY: inside a transaction, whose end releases the lock.
+        unsafe {
+            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, wanted, 0, pg_sys::AccessShareLock as _);
+        }
+        // It may have been dropped, and created again, while we waited.
+        (extension() == Some(wanted)).then(|| action(wanted))
+    })
 }
 
 /// Stores versions of subscriptions' routing part. Inside a transaction.

@@ -13,6 +13,7 @@ use crate::decode::route::{Router, Spec};
 use crate::decode::session::{self, Session};
 use crate::decode::{raw, slot};
 use crate::event::Lsn;
+use crate::journal;
 use crate::link::frame::{write_image_begin, write_image_end, write_subscription};
 use crate::link::mq::Sender;
 
@@ -38,7 +39,8 @@ fn capture(database: &'static Database) {
     let oid = database.oid();
     let Ok(mut queue) = Sender::attach(database.queue.load(Ordering::SeqCst)) else { return };
     session::allow_own_plugin();
-    let installation = process::in_transaction(Installation::read);
+    // Without an installation the dispatcher ends, and we with it.
+    let Some(installation) = journal::with_tables(Installation::read) else { return };
     let name = process::slot_name(oid, &installation.id);
     if !slot::exists(&name) && !create_slot(database, &name, &mut queue) {
         return;
@@ -48,7 +50,7 @@ fn capture(database: &'static Database) {
     database.saved.store(start.0, Ordering::SeqCst);
 
     let mut router = Router::new(installation.home);
-    for (id, spec) in process::in_transaction(|| slot::read_image(start)) {
+    for (id, spec) in journal::with_tables(|_| slot::read_image(start)).unwrap_or_default() {
         router.apply(id, Some(&spec));
     }
     let capture = Capture::new(database, queue, router, installation.subscriptions);
@@ -138,20 +140,18 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Reads it; inside a transaction.
-    pub fn read() -> Installation {
+    /// Reads it; inside a transaction that may use our tables.
+    pub fn read(extension: pg_sys::Oid) -> Installation {
         let read = || -> pgrx::spi::Result<Option<Installation>> {
             let (id, home, subscriptions) = pgrx::Spi::get_three::<String, String, pg_sys::Oid>(
                 "SELECT id::text, pgwh.home(), 'pgwh.subscriptions'::regclass::oid FROM pgwh.installation",
             )?;
-            Ok(id.zip(home).zip(subscriptions).zip(crate::journal::extension()).map(
-                |(((id, home), subscriptions), extension)| Installation {
-                    id,
-                    home,
-                    subscriptions,
-                    extension,
-                },
-            ))
+            Ok(id.zip(home).zip(subscriptions).map(|((id, home), subscriptions)| Installation {
+                id,
+                home,
+                subscriptions,
+                extension,
+            }))
         };
         match read() {
             Ok(Some(installation)) => installation,

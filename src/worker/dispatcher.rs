@@ -24,6 +24,8 @@ use crate::settings;
 const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
 /// How often is looked whether the extension is still here, should nobody have told.
 const RECHECK_EVERY: Duration = Duration::from_secs(30);
+/// How often subscriptions are read again while there is no room for more events.
+const FULL_RELOAD_EVERY: Duration = Duration::from_secs(1);
 /// How many items are taken from the decoder before outcomes are looked at again.
 const ITEMS_A_ROUND: usize = 512;
 
@@ -75,7 +77,7 @@ fn leave() {
 
 /// The installation of the extension in this database. Without one there is nothing to do, and no slot is left behind.
 fn find_installation(database: &Database) -> Option<Installation> {
-    let installation = process::in_transaction(|| journal::extension().is_some().then(Installation::read));
+    let installation = journal::with_tables(Installation::read);
     if installation.is_none() {
         retire(database);
     }
@@ -153,12 +155,13 @@ struct Dispatcher {
     /// The extension's oid: another one is another installation, whose slot is not ours.
     extension: pg_sys::Oid,
     last_check: Instant,
+    last_reload: Instant,
 }
 
 impl Dispatcher {
     fn new(database: &'static Database, decoder: WorkerHandle, extension: pg_sys::Oid) -> Dispatcher {
         let mut sending = Sending::new(database.oid());
-        sending.reload(process::in_transaction(journal::all_subscriptions));
+        sending.reload(journal::with_tables(|_| journal::all_subscriptions()).unwrap_or_default());
         Dispatcher {
             database,
             decoder,
@@ -169,6 +172,7 @@ impl Dispatcher {
             image: None,
             extension,
             last_check: Instant::now(),
+            last_reload: Instant::now(),
         }
     }
 
@@ -177,7 +181,7 @@ impl Dispatcher {
         let mut wait_set = WaitSet::new(self.sending.wake_fd());
         loop {
             if process::see_to_interrupts() {
-                self.sending.reload(process::in_transaction(journal::all_subscriptions));
+                self.reload();
             }
             if self.must_end() {
                 break;
@@ -185,14 +189,45 @@ impl Dispatcher {
             let mut busy = self.sending.collect_outcomes();
             busy |= self.receive(receiver);
             self.store_versions();
+            self.hear_of_edits_when_full();
             busy |= self.sending.submit();
             self.tell();
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
-                wait_set.wait(self.sending.next_wakeup(), RECHECK_EVERY);
+                let longest = if self.has_room() { RECHECK_EVERY } else { FULL_RELOAD_EVERY };
+                wait_set.wait(self.sending.next_wakeup(), longest);
                 self.sending.disarm();
             }
         }
+    }
+
+    /// Sends by the settings and subscriptions of now.
+    fn reload(&mut self) {
+        self.last_reload = Instant::now();
+        if let Some(rows) = self.with_tables(journal::all_subscriptions) {
+            self.sending.reload(rows);
+        }
+    }
+
+    /// Runs the action in a transaction that may use our tables; none when they are not there any more.
+    fn with_tables<T>(&self, action: impl FnOnce() -> T) -> Option<T> {
+        let done = journal::with_tables(|extension| (extension == self.extension).then(action)).flatten();
+        if done.is_none() {
+            self.database.recheck.store(true, Ordering::SeqCst);
+        }
+        done
+    }
+
+    /// While there is no room for what the decoder has to say, edits of subscriptions are stuck behind it, and ending
+    /// the one whose events fill the memory is what would make room: look for ourselves.
+    fn hear_of_edits_when_full(&mut self) {
+        if !self.has_room() && self.last_reload.elapsed() >= FULL_RELOAD_EVERY {
+            self.reload();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.sending.has_room(self.stream.memory())
     }
 
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
@@ -245,7 +280,7 @@ impl Dispatcher {
     /// Takes what the decoder has sent, as far as memory allows. Returns whether there was anything.
     fn receive(&mut self, receiver: &mut Receiver) -> bool {
         let mut items = 0;
-        while items < ITEMS_A_ROUND && self.sending.has_room(self.stream.memory()) {
+        while items < ITEMS_A_ROUND && self.has_room() {
             match self.stream.next() {
                 Ok(Some(item)) => self.take(item),
                 Ok(None) => match receiver.receive() {
@@ -286,12 +321,14 @@ impl Dispatcher {
     /// Replaces the image by the first one of a new slot; the decoder waits for that.
     fn store_first_image(&mut self) {
         let image = self.image.take().unwrap_or_default();
-        process::in_transaction(|| {
+        let stored = self.with_tables(|| {
             journal::forget_image();
             journal::store_image(&image);
         });
-        self.database.image_saved.store(true, Ordering::SeqCst);
-        self.database.decoder.wake();
+        if stored.is_some() {
+            self.database.image_saved.store(true, Ordering::SeqCst);
+            self.database.decoder.wake();
+        }
     }
 
     /// Stores versions of subscriptions before any progress beyond them is told, and sends by them from here on.
@@ -303,17 +340,13 @@ impl Dispatcher {
         let ids: HashSet<i64> = versions.iter().map(|version| version.id).collect();
         let ids: Vec<i64> = ids.into_iter().collect();
         let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
-        let rows = process::in_transaction(|| {
-            if journal::extension() != Some(self.extension) {
-                return None;
-            }
+        let rows = self.with_tables(|| {
             journal::store_image(&versions);
             journal::prune_image(confirmed);
-            Some(journal::subscriptions(&ids))
+            journal::subscriptions(&ids)
         });
-        match rows {
-            Some(rows) => self.sending.edit(&ids, rows),
-            None => self.database.recheck.store(true, Ordering::SeqCst),
+        if let Some(rows) = rows {
+            self.sending.edit(&ids, rows);
         }
     }
 
