@@ -7,7 +7,8 @@ use pgrx::pg_sys;
 
 use super::figures::{self, Figures};
 use super::process;
-use super::shmem::{self, Phase};
+use super::shmem::{self, Database, Phase};
+use crate::journal;
 
 pub use crate::decode::raw::wal_insert_end;
 
@@ -40,11 +41,12 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
     // SAFETY: reads a global of this process.
     let oid = unsafe { pg_sys::MyDatabaseId };
     let Some(shared) = shmem::shared() else { return Err(NotReady(Phase::Unknown)) };
-    let known = shared.find(oid).filter(|database| database.dispatcher.is_set());
-    let Some(database) = known.or_else(|| shared.ring(oid)) else { return Err(NotReady(Phase::Unknown)) };
+    if shared.find(oid).is_none_or(|database| !database.dispatcher.is_set()) {
+        shared.ring(oid);
+    }
     let deadline = Instant::now() + patience;
     loop {
-        match database.phase() {
+        match shared.find(oid).map_or(Phase::Unknown, phase_of_installation) {
             Phase::Ready => return Ok(()),
             // Nothing but a restart or a change of settings helps.
             phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff) => return Err(NotReady(phase)),
@@ -52,6 +54,14 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
             _ => process::pause(Duration::from_millis(5)),
         }
     }
+}
+
+/// The phase of the workers. Those of an installation that has just been dropped may not have noticed yet, and what
+/// they are ready for is not ours.
+fn phase_of_installation(database: &Database) -> Phase {
+    let phase = database.phase();
+    let captured_for = pg_sys::Oid::from(database.extension.load(Ordering::SeqCst));
+    if phase == Phase::Ready && journal::extension() != Some(captured_for) { Phase::Starting } else { phase }
 }
 
 /// Why the workers of this database last failed; none when they did not.
@@ -90,7 +100,7 @@ pub fn all_standings() -> Vec<Standing> {
 }
 
 /// The dispatcher shows a subscription's figures before the frontier they belong to: look the other way round.
-fn standings<T>(look: impl FnOnce(u64, &shmem::Database) -> T) -> Option<T> {
+fn standings<T>(look: impl FnOnce(u64, &Database) -> T) -> Option<T> {
     let database = shmem::my_database()?;
     let frontier = database.frontier.load(Ordering::Acquire);
     Some(look(frontier, database))

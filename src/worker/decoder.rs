@@ -55,6 +55,7 @@ fn capture(database: &'static Database) {
     }
     let capture = Capture::new(database, queue, router, installation.subscriptions);
     let mut session = Session::begin(database, capture, start);
+    database.extension.store(installation.extension.to_u32(), Ordering::SeqCst);
     database.set_phase(Phase::Ready);
     database.failures.store(0, Ordering::SeqCst);
     database.set_problem("");

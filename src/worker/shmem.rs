@@ -120,6 +120,8 @@ pub struct Database {
     pub dispatcher_pid: AtomicI32,
     /// The decoder's process id, 0 for none.
     pub decoder_pid: AtomicI32,
+    /// The oid of the extension that the decoder captures for: of an installation, which DROP and CREATE replace.
+    pub extension: AtomicU32,
     /// The queue's segment, for the decoder to attach.
     pub queue: AtomicU32,
     /// The segment with the subscriptions' figures, 0 for none.
@@ -187,7 +189,9 @@ impl Database {
         for number in [&self.dispatcher_pid, &self.decoder_pid] {
             number.store(0, Ordering::SeqCst);
         }
-        for number in [&self.phase, &self.queue, &self.figures, &self.failures, &self.problem_length] {
+        for number in
+            [&self.phase, &self.extension, &self.queue, &self.figures, &self.failures, &self.problem_length]
+        {
             number.store(0, Ordering::SeqCst);
         }
         for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier] {
