@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_void};
-use std::ptr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -38,7 +37,6 @@ pub fn init() {
         pg_sys::ProcessUtility_hook = Some(process_utility);
         PREVIOUS_ACCESS = pg_sys::object_access_hook;
         pg_sys::object_access_hook = Some(object_access);
-        pg_sys::RegisterXactCallback(Some(at_transaction_end), ptr::null_mut());
     }
 }
 
@@ -251,16 +249,8 @@ fn role_may_create_databases(role: pg_sys::Oid) -> bool {
     }
 }
 
-/// Lets workers back, and has new databases looked at, once the transaction has ended either way.
-unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _: *mut c_void) {
-    if !matches!(
-        event,
-        pg_sys::XactEvent::XACT_EVENT_COMMIT
-            | pg_sys::XactEvent::XACT_EVENT_ABORT
-            | pg_sys::XactEvent::XACT_EVENT_PREPARE
-    ) {
-        return;
-    }
+/// Lets workers back, and has new databases looked at. Called when the transaction has ended either way.
+pub fn let_back() {
     if STANDING_BACK.with_borrow(Vec::is_empty) && COPIED.with_borrow(Vec::is_empty) {
         return;
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use pgrx::pg_sys;
 
+use super::quiesce;
 use super::shmem::{self, Database};
 
 thread_local! {
@@ -43,22 +44,37 @@ pub fn recheck_at_commit() {
     AT_COMMIT.set(AtCommit { recheck: true, ..AT_COMMIT.get() });
 }
 
-/// Registers the callback, once, while the server preloads.
+/// Registers the callbacks, once, while the server preloads.
 pub fn init() {
-    // SAFETY: the function lives as long as the library, which is never unloaded.
-    unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), ptr::null_mut()) };
+    // SAFETY: the functions live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(after_commit), ptr::null_mut());
+        pg_sys::RegisterResourceReleaseCallback(Some(after_release), ptr::null_mut());
+    }
 }
 
-unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _: *mut c_void) {
-    match event {
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
-            wake_decoder();
-            act_on_wishes();
-        }
-        // Whoever commits it later has no such wishes: look now, and again soon.
-        pg_sys::XactEvent::XACT_EVENT_PREPARE => act_on_wishes(),
-        pg_sys::XactEvent::XACT_EVENT_ABORT => AT_COMMIT.set(AtCommit::NOTHING),
-        _ => {}
+unsafe extern "C-unwind" fn after_commit(event: pg_sys::XactEvent::Type, _: *mut c_void) {
+    if event == pg_sys::XactEvent::XACT_EVENT_COMMIT {
+        wake_decoder();
+    }
+}
+
+/// Whoever is rung about a change of catalogs must see it: that is so when the invalidations are out and the locks are
+/// released, both of which come after the commit's own callbacks (`xact.c`, CommitTransaction). A prepared transaction
+/// ends here, too; who commits it later has no such wishes, and the dispatcher looks by itself now and then.
+unsafe extern "C-unwind" fn after_release(
+    phase: pg_sys::ResourceReleasePhase::Type,
+    is_commit: bool,
+    is_top_level: bool,
+    _: *mut c_void,
+) {
+    if !is_top_level || phase != pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS {
+        return;
+    }
+    quiesce::let_back();
+    let wishes = AT_COMMIT.replace(AtCommit::NOTHING);
+    if is_commit {
+        act_on(wishes);
     }
 }
 
@@ -90,8 +106,7 @@ fn mine() -> Option<&'static Database> {
     unsafe { MINE.get().as_ref() }
 }
 
-fn act_on_wishes() {
-    let wishes = AT_COMMIT.replace(AtCommit::NOTHING);
+fn act_on(wishes: AtCommit) {
     if !(wishes.ring || wishes.recheck) {
         return;
     }
