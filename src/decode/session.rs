@@ -19,8 +19,11 @@ use crate::worker::shmem::Database;
 const SILENT_BYTES: u64 = 1024 * 1024;
 /// How often the slot is confirmed while there is work.
 const CONFIRM_EVERY: Duration = Duration::from_millis(100);
-/// How long the decoder sleeps while something is still to be confirmed.
-const UNCONFIRMED_SLEEP: Duration = Duration::from_secs(1);
+/// How often the dispatcher is told how far we are, when there was nothing for it and nobody waits to hear of it: each
+/// time wakes it up, for a commit that concerns nobody.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+/// How long the decoder sleeps while something is still to be told or confirmed.
+const UNFINISHED_SLEEP: Duration = Duration::from_secs(1);
 /// How long it sleeps at most. Commits of other databases ring nobody here, and what they write to the log is kept
 /// until this slot has passed it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
@@ -32,6 +35,7 @@ pub struct Session {
     capture: Box<Capture>,
     owner: pg_sys::ResourceOwner,
     told: u64,
+    last_told: Instant,
     confirmed: u64,
     last_confirm: Instant,
 }
@@ -54,7 +58,16 @@ impl Session {
             pg_sys::XLogBeginRead((*ctx).reader, (*pg_sys::MyReplicationSlot).data.restart_lsn);
             pg_sys::InvalidateSystemCaches();
             let confirmed = start.0;
-            Session { database, ctx, capture, owner, told: 0, confirmed, last_confirm: Instant::now() }
+            Session {
+                database,
+                ctx,
+                capture,
+                owner,
+                told: 0,
+                last_told: Instant::now(),
+                confirmed,
+                last_confirm: Instant::now(),
+            }
         }
     }
 
@@ -65,7 +78,11 @@ impl Session {
             if self.decode_what_is_flushed() {
                 poll = Poll::new();
             }
-            self.tell_progress();
+            if self.progress_is_due() {
+                self.tell_progress();
+            } else {
+                self.capture.flush();
+            }
             self.confirm();
             self.sleep(&mut poll);
             process::see_to_interrupts();
@@ -120,8 +137,13 @@ impl Session {
         unsafe { (*(*self.ctx).reader).EndRecPtr }
     }
 
+    fn progress_is_due(&self) -> bool {
+        self.database.progress_wanted.swap(false, Ordering::SeqCst) || self.last_told.elapsed() >= TELL_EVERY
+    }
+
     /// Puts everything gathered on the queue, and how far we are.
     fn tell_progress(&mut self) {
+        self.last_told = Instant::now();
         let position = self.position();
         if position != self.told {
             self.told = position;
@@ -145,8 +167,8 @@ impl Session {
         process::report_idle(c"waiting for commits");
         let longest = if raw::wal_insert_end() > self.position() {
             poll.next()
-        } else if self.confirmed < self.told {
-            UNCONFIRMED_SLEEP
+        } else if self.confirmed < self.told || self.told < self.position() {
+            UNFINISHED_SLEEP
         } else {
             LONGEST_SLEEP
         };

@@ -72,7 +72,7 @@ pub fn problem() -> Option<String> {
 /// Has the decoder of this database look at the log: commits in other databases don't ring it.
 pub fn wake_decoder() {
     if let Some(database) = shmem::my_database() {
-        database.decoder.wake();
+        database.ask_for_progress();
     }
 }
 

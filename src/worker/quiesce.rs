@@ -219,7 +219,7 @@ fn drain(database: &Database) {
         if Instant::now() > deadline {
             ErrorReport::from(Error::Undelivered).report(PgLogLevel::ERROR);
         }
-        database.decoder.wake();
+        database.ask_for_progress();
         process::pause(Duration::from_millis(5));
     }
 }

@@ -103,6 +103,8 @@ pub struct Database {
     oid: AtomicU32,
     /// Ends in the decoder's latch being set at the next commit: the decoder sleeps.
     pub decoder_sleeps: AtomicBool,
+    /// Somebody waits for the frontier to move: the decoder should tell how far it is, at once.
+    pub progress_wanted: AtomicBool,
     /// Somebody wants the launcher to look whether workers are needed here.
     pub wanted: AtomicBool,
     /// Somebody committed a DROP EXTENSION here: look whether it is still installed.
@@ -158,6 +160,12 @@ impl Database {
         self.phase.store(phase as u32, Ordering::Release);
     }
 
+    /// Has the decoder look at the log and tell how far it is.
+    pub fn ask_for_progress(&self) {
+        self.progress_wanted.store(true, Ordering::SeqCst);
+        self.decoder.wake();
+    }
+
     /// Why the last try failed; empty when it did not.
     pub fn problem(&self) -> String {
         with_lock(|| {
@@ -180,7 +188,14 @@ impl Database {
     }
 
     fn reset(&self, oid: pg_sys::Oid) {
-        for flag in [&self.decoder_sleeps, &self.wanted, &self.recheck, &self.stop, &self.image_saved] {
+        for flag in [
+            &self.decoder_sleeps,
+            &self.progress_wanted,
+            &self.wanted,
+            &self.recheck,
+            &self.stop,
+            &self.image_saved,
+        ] {
             flag.store(false, Ordering::SeqCst);
         }
         self.quiesced.store(0, Ordering::SeqCst);
