@@ -23,9 +23,13 @@ impl Process {
         eventually("gone after kill -9", || (!self.is_alive()).then_some(()));
     }
 
-    /// Stops it where it is, until [`Process::resume`].
+    /// Stops it where it is, until [`Process::resume`]; returns when it stands still.
+    #[track_caller]
     pub fn pause(self) {
         self.signal(libc::SIGSTOP);
+        eventually("standing still", || {
+            self.stat().is_none_or(|stat| ["T", "Z"].contains(&stat[0].as_str())).then_some(())
+        });
     }
 
     /// Lets it go on.
