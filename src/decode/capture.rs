@@ -48,6 +48,8 @@ pub struct Capture {
     transaction: Transaction,
     /// Whether the dispatcher knows of the transaction being decoded.
     begun: bool,
+    /// Whether there was anything for anybody since that was last asked.
+    told_something: bool,
     ordinal: u64,
     /// What the transaction does to subscriptions, to take effect at its commit.
     edits: Vec<Edit>,
@@ -94,9 +96,15 @@ impl Capture {
                 fingerprint: Fingerprint::of(system_identifier, 0, nothing),
             },
             begun: false,
+            told_something: false,
             ordinal: 0,
             edits: Vec::new(),
         }
+    }
+
+    /// Whether there was a change that somebody wants since this was last asked.
+    pub fn told_something(&mut self) -> bool {
+        std::mem::take(&mut self.told_something)
     }
 
     /// Tells the dispatcher that everything that ended at or before `lsn` has been told.
@@ -140,6 +148,7 @@ impl Capture {
             self.wait_until_visible();
             write_begin(&mut self.buffer, &self.transaction);
             self.begun = true;
+            self.told_something = true;
         }
     }
 

@@ -43,11 +43,16 @@ impl Poll {
     }
 }
 
+/// Drops a snapshot that building relation cache entries has left, so that vacuum can go on while we sleep.
+pub fn release_snapshot() {
+    // SAFETY: nothing of this process reads by that snapshot between two records.
+    unsafe { pg_sys::InvalidateCatalogSnapshot() };
+}
+
 /// Sleeps until a commit rings or the time has passed, unless the log has been flushed beyond `position`, or the
 /// decoder is asked to stop.
 pub fn sleep_at(database: &Database, position: u64, longest: Duration) {
-    // SAFETY: drops a snapshot that building relation cache entries has left, so that vacuum can go on.
-    unsafe { pg_sys::InvalidateCatalogSnapshot() };
+    release_snapshot();
     database.decoder_sleeps.store(true, Ordering::SeqCst);
     // Whoever commits looks at the flag after writing the log, and we look at the log after setting the flag.
     fence(Ordering::SeqCst);

@@ -22,6 +22,10 @@ const CONFIRM_EVERY: Duration = Duration::from_millis(100);
 /// How often the dispatcher is told how far we are, when there was nothing for it and nobody waits to hear of it: each
 /// time wakes it up, for a commit that concerns nobody.
 const TELL_EVERY: Duration = Duration::from_millis(500);
+/// After so many wake-ups in a row that found nothing for anybody the decoder naps instead of being woken by each commit.
+const IDLE_WAKEUPS: u32 = 8;
+/// How long a nap is, and so how late a change can be noticed that comes among many which concern nobody.
+const NAP: Duration = Duration::from_millis(3);
 /// How long the decoder sleeps while something is still to be told or confirmed.
 const UNFINISHED_SLEEP: Duration = Duration::from_secs(1);
 /// How long it sleeps at most. Commits of other databases ring nobody here, and what they write to the log is kept
@@ -38,6 +42,8 @@ pub struct Session {
     last_told: Instant,
     confirmed: u64,
     last_confirm: Instant,
+    /// Wake-ups in a row that found log, and in it nothing for anybody.
+    idle_wakeups: u32,
 }
 
 impl Session {
@@ -67,6 +73,7 @@ impl Session {
                 last_told: Instant::now(),
                 confirmed,
                 last_confirm: Instant::now(),
+                idle_wakeups: 0,
             }
         }
     }
@@ -75,9 +82,12 @@ impl Session {
     pub fn run(&mut self) {
         let mut poll = Poll::new();
         while !self.database.stop.load(Ordering::SeqCst) {
-            if self.decode_what_is_flushed() {
+            let any = self.decode_what_is_flushed();
+            if any {
                 poll = Poll::new();
             }
+            self.idle_wakeups =
+                if any && !self.capture.told_something() { self.idle_wakeups.saturating_add(1) } else { 0 };
             if self.progress_is_due() {
                 self.tell_progress();
             } else {
@@ -162,9 +172,15 @@ impl Session {
         }
     }
 
-    /// Sleeps until a commit rings, or shortly when the log has an end that is not flushed yet.
+    /// Sleeps until a commit rings, or shortly when the log has an end that is not flushed yet. Among many commits that
+    /// concern nobody, each wake-up would take a processor from one of them: then nobody rings for a while.
     fn sleep(&mut self, poll: &mut Poll) {
         process::report_idle(c"waiting for commits");
+        if self.idle_wakeups >= IDLE_WAKEUPS {
+            reader::release_snapshot();
+            process::sleep(Some(NAP));
+            return;
+        }
         let longest = if raw::wal_insert_end() > self.position() {
             poll.next()
         } else if self.confirmed < self.told || self.told < self.position() {
