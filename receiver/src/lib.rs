@@ -108,6 +108,12 @@ impl Receiver {
         self.record.behave(Box::new(behaviour));
     }
 
+    /// From now on, replies to requests at this path, which begins with a slash, are made by this; it goes before what
+    /// [`Receiver::behave`] says.
+    pub fn behave_at(&self, path: &str, behaviour: impl Behaviour + 'static) {
+        self.record.behave_at(path, Box::new(behaviour));
+    }
+
     /// From now on, this is shown each request with its reply.
     pub fn observe(&self, observer: impl FnMut(&Request, &Reply) + Send + 'static) {
         self.record.observe(Box::new(observer));

@@ -1,6 +1,6 @@
 //! What was received, and who waits for more.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,12 +34,30 @@ pub(crate) struct All {
 /// Is shown each request with its reply.
 pub(crate) type Observer = dyn FnMut(&Request, &Reply) + Send;
 
+/// Who replies: at some paths somebody else than everywhere.
+struct Behaviours {
+    everywhere: Box<dyn Behaviour>,
+    at: HashMap<String, Box<dyn Behaviour>>,
+}
+
+impl Behaviour for Behaviours {
+    fn reply(&mut self, request: &Request) -> Reply {
+        // Most receivers treat all paths alike, and are spared the look at it.
+        if !self.at.is_empty()
+            && let Some(behaviour) = self.at.get_mut(request.path())
+        {
+            return behaviour.reply(request);
+        }
+        self.everywhere.reply(request)
+    }
+}
+
 /// What the serving thread and its user share.
 pub(crate) struct Record {
     all: Mutex<All>,
     changed: Condvar,
     // Not under the lock above, so that a behaviour may look at what was received.
-    behaviour: Mutex<Box<dyn Behaviour>>,
+    behaviours: Mutex<Behaviours>,
     observer: Mutex<Option<Box<Observer>>>,
     keep: usize,
     stopped: AtomicBool,
@@ -50,7 +68,10 @@ impl Record {
         Self {
             all: Mutex::default(),
             changed: Condvar::new(),
-            behaviour: Mutex::new(Box::new(|_: &Request| Reply::default())),
+            behaviours: Mutex::new(Behaviours {
+                everywhere: Box::new(|_: &Request| Reply::default()),
+                at: HashMap::new(),
+            }),
             observer: Mutex::default(),
             keep,
             stopped: AtomicBool::new(false),
@@ -75,7 +96,7 @@ impl Record {
                 self.changed.notify_all();
             }
         }
-        let reply = self.behaviour().reply(&request);
+        let reply = self.behaviours().reply(&request);
         if !reply.is_success() {
             self.all().stats.faults += 1;
         }
@@ -90,7 +111,11 @@ impl Record {
     }
 
     pub(crate) fn behave(&self, behaviour: Box<dyn Behaviour>) {
-        *self.behaviour() = behaviour;
+        self.behaviours().everywhere = behaviour;
+    }
+
+    pub(crate) fn behave_at(&self, path: &str, behaviour: Box<dyn Behaviour>) {
+        self.behaviours().at.insert(path.to_owned(), behaviour);
     }
 
     pub(crate) fn observe(&self, observer: Box<Observer>) {
@@ -145,8 +170,8 @@ impl Record {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn behaviour(&self) -> MutexGuard<'_, Box<dyn Behaviour>> {
-        self.behaviour.lock().unwrap_or_else(PoisonError::into_inner)
+    fn behaviours(&self) -> MutexGuard<'_, Behaviours> {
+        self.behaviours.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

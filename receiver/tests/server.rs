@@ -188,3 +188,14 @@ fn it_is_controlled_over_http() {
     assert!(ask("DELETE", "/_events", "").contains("200"));
     assert_eq!(receiver.count(), 0);
 }
+
+#[test]
+fn a_path_may_have_a_behaviour_of_its_own() {
+    let receiver = Receiver::start().unwrap();
+    receiver.behave_at("/hook", |_: &Request| Reply::status(503));
+    let mut stream = connect(receiver.address());
+    for (path, status) in [("/hook", "503"), ("/other", "200")] {
+        stream.write_all(post("x").replace("/hook", path).as_bytes()).unwrap();
+        assert!(response(&mut stream).contains(status), "{path}");
+    }
+}

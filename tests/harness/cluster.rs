@@ -198,6 +198,12 @@ impl Cluster {
         self.begin();
     }
 
+    /// The process that all others of the server come from, and inherit from.
+    #[track_caller]
+    pub fn postmaster(&self) -> Process {
+        Process(self.server().as_ref().expect("a running server").id() as i32)
+    }
+
     /// The processes of a kind (`backend_type`), over all databases.
     #[track_caller]
     pub fn processes(&self, kind: &str) -> Vec<Process> {

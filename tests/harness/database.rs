@@ -8,7 +8,7 @@ use postgres::error::{DbError, SqlState};
 use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::event::{Event, distinct, events_of};
-use crate::{PATIENCE, Receiver, Server, eventually};
+use crate::{Listener, PATIENCE, Receiver, Server, eventually};
 
 /// One database of a cluster. Each call has a connection of its own, so a crash in between costs nothing.
 #[derive(Clone)]
@@ -127,6 +127,38 @@ impl Database {
                 None => panic!("{}\nin: {sql}", story(&error)),
             },
         }
+    }
+
+    /// Runs statements that may be refused, or that the server may not live to answer.
+    pub fn try_sql(&self, sql: &str) -> Result<(), postgres::Error> {
+        self.connect().batch_execute(sql)
+    }
+
+    /// Listens to a channel of NOTIFY.
+    #[track_caller]
+    pub fn listen(&self, channel: &str) -> Listener {
+        Listener::new(self, channel)
+    }
+
+    /// A figure of a subscription, such as `pending`, as [`Database::value`] gives it.
+    #[track_caller]
+    pub fn status(&self, name: &str, column: &str) -> String {
+        self.value(&format!("SELECT {column} FROM pgwh.status WHERE name = '{name}'"))
+    }
+
+    /// Waits until a condition over the columns of `pgwh.status` holds for a subscription.
+    #[track_caller]
+    pub fn wait_status(&self, name: &str, condition: &str) {
+        self.wait_true(&format!("SELECT {condition} FROM pgwh.status WHERE name = '{name}'"));
+    }
+
+    /// Waits until the slot is confirmed up to all that was committed before: nothing of it would be decoded again.
+    #[track_caller]
+    pub fn wait_confirmed(&self) {
+        let end = self.value("SELECT pg_current_wal_lsn()");
+        self.wait_true(&format!(
+            "SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = pgwh.slot_name()"
+        ));
     }
 
     /// The rows of a query, as text.

@@ -114,3 +114,30 @@ pub fn in_key_order(events: &[Event]) {
         }
     }
 }
+
+/// Panics if an event of a row came before each earlier one of that row had been answered 2xx, or stood before it in the
+/// same request: whom the receiver refused must not be overtaken. `succeeded` tells of a request whether it was.
+#[track_caller]
+pub fn succeeded_in_key_order(receiver: &Receiver, succeeded: impl Fn(&Request) -> bool) {
+    let mut refused: HashMap<String, Event> = HashMap::new();
+    for event in events(receiver) {
+        if succeeded(&event.request) {
+            let overtaken = refused.remove(&event.row()).filter(|before| before.place() < event.place());
+            if let Some(before) = overtaken {
+                panic!("{} had not succeeded when {} came", before.whole, event.whole);
+            }
+            continue;
+        }
+        let before = refused.entry(event.row()).or_insert_with(|| event.clone());
+        let together = Arc::ptr_eq(&before.request, &event.request);
+        assert!(
+            together || before.place() >= event.place(),
+            "{} had not succeeded when {} came",
+            before.whole,
+            event.whole
+        );
+        if before.place() >= event.place() {
+            *before = event;
+        }
+    }
+}

@@ -6,14 +6,18 @@
 mod cluster;
 mod database;
 mod event;
+mod listener;
 mod process;
 mod server;
+mod tally;
 mod wait;
 
 pub use cluster::{Cluster, Setup, Stop};
 pub use database::{Database, Refusal};
-pub use event::{Event, distinct, events, events_of, in_key_order, json};
+pub use event::{Event, distinct, events, events_of, in_key_order, json, succeeded_in_key_order};
+pub use listener::Listener;
 pub use process::{DECODER, DISPATCHER, LAUNCHER, Process};
 pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
 pub use server::Server;
-pub use wait::{PATIENCE, eventually};
+pub use tally::{Counts, Tally};
+pub use wait::{PATIENCE, eventually, within};

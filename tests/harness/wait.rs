@@ -7,13 +7,19 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks again and again until there is something to see, and returns it. Panics after [`PATIENCE`].
 #[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, look)
+}
+
+/// As [`eventually`], for what takes longer than others have patience.
+#[track_caller]
+pub fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(seen) = look() {
             return seen;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?}, but never {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?}, but never {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,0 +1,151 @@
+//! One endpoint's trouble is no other's, and not the server's, however many they are.
+
+use std::time::{Duration, Instant};
+
+use harness::{
+    Answer, Cluster, DISPATCHER, Receiver, Script, Setup, Tally, within,
+};
+
+/// How long many subscriptions may take on a busy machine.
+const LONG: Duration = Duration::from_secs(180);
+
+fn many() -> u32 {
+    std::env::var("PGWH_SUBSCRIPTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+}
+
+/// A receiver of many addresses, each of them another host.
+fn everywhere() -> Receiver {
+    let listen = ([0, 0, 0, 0], 0).into();
+    Receiver::with(receiver::Options { listen, keep: 0, control: false }).unwrap()
+}
+
+/// The host of a subscription.
+fn host(number: u32) -> String {
+    format!("127.1.{}.{}", number / 250, number % 250 + 1)
+}
+
+fn subscribe(cluster: &Cluster, numbers: &[u32], port: u16, rest: &str) {
+    let mut client = cluster.connect();
+    for number in numbers {
+        let sql = format!(
+            "SELECT pgwh.subscribe('http://{}:{port}/{number}', name => 's{number}', tables => '{{public.t}}', {rest})",
+            host(*number)
+        );
+        client.batch_execute(&sql).unwrap();
+    }
+}
+
+#[test]
+fn the_healthy_of_many_endpoints_get_everything_while_others_hang_and_refuse() {
+    let limit = 128 << 20;
+    let cluster = Setup::new().start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY, filling text)");
+    let receiver = everywhere();
+    let tally = Tally::of(&receiver);
+    let port = receiver.address().port();
+    let numbers: Vec<u32> = (0..many()).collect();
+    let hangs = |number: &u32| number.is_multiple_of(10);
+    let refuses = |number: &u32| number % 20 == 5;
+    let of = |which: &dyn Fn(&u32) -> bool| numbers.iter().copied().filter(|n| which(n)).collect::<Vec<_>>();
+    let (hanging, refusing) = (of(&hangs), of(&refuses));
+    let healthy = of(&|number| !hangs(number) && !refuses(number));
+    for number in &hanging {
+        receiver.behave_at(&format!("/{number}"), Script::always(Answer::Hang));
+    }
+    subscribe(&cluster, &hanging, port, "timeout => '10 s'");
+    // Port 1 of loopback: nobody is there.
+    subscribe(&cluster, &refusing, 1, "timeout => '10 s'");
+    subscribe(&cluster, &healthy, port, "timeout => '10 s'");
+
+    let (rounds, rows) = (20, 10);
+    let mut most = 0;
+    let mut slowest = Duration::ZERO;
+    for round in 1..=rounds {
+        let begin = Instant::now();
+        cluster.sql(&format!(
+            "INSERT INTO t SELECT {round} * 1000 + n, repeat('x', 200) FROM generate_series(1, {rows}) n"
+        ));
+        within(LONG, "all healthy endpoints were reached", || {
+            most = cluster.process(DISPATCHER).memory().max(most);
+            healthy
+                .iter()
+                .all(|number| tally.at(&format!("/{number}")).requests >= round * rows)
+                .then_some(())
+        });
+        slowest = slowest.max(begin.elapsed());
+    }
+    cluster.wait_confirmed();
+    for number in &healthy {
+        assert_eq!(tally.at(&format!("/{number}")).requests, rounds * rows, "of {number}: each once");
+    }
+    println!(
+        "{} healthy endpoints beside {} that hang and {} that refuse: the slowest round of {rows} events took {slowest:?}; \
+         {:.1} MB",
+        healthy.len(),
+        hanging.len(),
+        refusing.len(),
+        most as f64 / 1e6
+    );
+    // No healthy one waits for the timeout of another.
+    assert!(slowest < Duration::from_secs(9), "{slowest:?}");
+    assert!(most < limit, "{most} bytes");
+    cluster.wait_true(&format!(
+        "SELECT count(*) = {} FROM pgwh.status WHERE pending = {} AND dead = 0",
+        hanging.len() + refusing.len(),
+        rounds * rows
+    ));
+}
+
+#[test]
+fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
+    let cluster = Setup::new().set("pgwh.max_connections = 64").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = everywhere();
+    let tally = Tally::of(&receiver);
+    receiver.behave(Script::always(Answer::Hang));
+    receiver.behave_at("/1000", Script::default());
+    let port = receiver.address().port();
+    // Together they want ten times the connections that there may be.
+    let mut client = cluster.connect();
+    for number in 0..40 {
+        let url = format!("http://127.0.0.2:{port}/{number}");
+        let sql = format!("SELECT pgwh.subscribe('{url}', name => 'h{number}', tables => '{{public.t}}', timeout => '60 s')");
+        client.batch_execute(&sql).unwrap();
+    }
+    subscribe(&cluster, &[1000], port, "timeout => '60 s'");
+    for n in 1..=10 {
+        let begin = Instant::now();
+        cluster.sql(&format!("INSERT INTO t SELECT {n} * 1000 + n FROM generate_series(1, 100) n"));
+        within(LONG, "the healthy one was reached", || {
+            (tally.at("/1000").requests >= n * 100).then_some(())
+        });
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    }
+    cluster.wait_confirmed();
+}
+
+#[test]
+fn a_lowered_file_limit_does_not_keep_the_server_from_opening_its_files() {
+    // As `ulimit -n` does: the workers will inherit it.
+    let cluster = Setup::new().set("max_files_per_process = 64").start();
+    cluster.postmaster().limit_files(300);
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = everywhere();
+    receiver.behave(Script::always(Answer::Hang));
+    let port = receiver.address().port();
+    let numbers: Vec<u32> = (0..300).collect();
+    subscribe(&cluster, &numbers, port, "timeout => '60 s'");
+    let healthy = Receiver::start().unwrap();
+    cluster.subscribe(&healthy, "well", "");
+    for n in 1..=10u64 {
+        cluster.sql(&format!("INSERT INTO t SELECT {n} * 1000 + n FROM generate_series(1, 200) n"));
+        // The dispatcher writes its journal, and new WAL, however many sockets it wants.
+        cluster.sql("SELECT pg_switch_wal(); CHECKPOINT");
+        assert_eq!(cluster.delivered(&healthy, "well").len() as u64, n * 200);
+        cluster.wait_confirmed();
+    }
+    let log = cluster.log();
+    for trouble in ["PANIC", "Too many open files", "out of file descriptors"] {
+        assert!(!log.contains(trouble), "{trouble} in the log");
+    }
+}
