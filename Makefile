@@ -5,6 +5,7 @@
 #   make test [PG=18]                  all tests, on PostgreSQL 15 or another major
 #   make [install] [PG_CONFIG=…]       compile the extension, install it into that server
 #   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
+#   make torture [SECONDS=3600]        everything at once, for an hour: kills, outages, a full disk (SEED=… repeats)
 #   make bench [PG=18]                 the figures of benches/README.md
 #   make receiver                      a receiver at 127.0.0.1:9000 that prints what it gets
 #   make lint                          format and clippy
@@ -16,7 +17,7 @@ PG_CONFIG ?= $(shell scripts/postgres $(PG))
 # One directory for each major: the library is called the same in all.
 TARGET = target/pg$(PG)
 
-.PHONY: all demo test unit oracle receiver install installcheck bench lint clean
+.PHONY: all demo test torture unit oracle receiver install installcheck bench lint clean
 .DEFAULT_GOAL := all
 
 all:
@@ -33,6 +34,13 @@ unit:
 test: unit
 	bindir=$$(scripts/server $(PG)) && \
 	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --target-dir $(TARGET) --package harness --no-fail-fast $(TESTS)
+
+# A minute of it is part of `make test`.
+SECONDS ?= 3600
+torture:
+	bindir=$$(scripts/server $(PG)) && \
+	  PG=$(PG) PGWH_BINDIR=$$bindir PGWH_TORTURE_SECONDS=$(SECONDS) $(if $(SEED),PGWH_SEED=$(SEED)) \
+	  cargo test --target-dir $(TARGET) --package harness --test torture -- --nocapture
 
 # Every value of every type against to_json, in databases of several encodings.
 oracle:

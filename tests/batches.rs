@@ -182,7 +182,11 @@ fn a_batch_refused_for_its_content_is_halved_until_the_poison_stands_alone() {
 fn a_batch_that_fails_twice_is_halved_too_and_the_poison_dies_alone() {
     let (cluster, receiver) = stage();
     poisoned(&receiver, 500);
-    cluster.subscribe(&receiver, "s", "batch_size => 100, retry_schedule => '{100ms,100ms,100ms,100ms,100ms}'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "batch_size => 100, retry_schedule => '{100ms,100ms,100ms,100ms,100ms}'",
+    );
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 100) n");
     cluster.delivered(&receiver, "s");
     cluster.wait_status("s", "(delivered, dead, pending) = (99, 1, 0)");
@@ -191,7 +195,8 @@ fn a_batch_that_fails_twice_is_halved_too_and_the_poison_dies_alone() {
     assert_eq!(refused[0].webhook_id(), refused[1].webhook_id());
     assert_eq!(refused[0].body(), refused[1].body());
     assert_eq!(refused.last().unwrap().events().len(), 1);
-    cluster.wait_true("SELECT count(*) = 1 AND min(event_count) = 1 FROM pgwh.deliveries WHERE state = 'dead'");
+    cluster
+        .wait_true("SELECT count(*) = 1 AND min(event_count) = 1 FROM pgwh.deliveries WHERE state = 'dead'");
 }
 
 #[test]

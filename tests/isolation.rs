@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{
-    Answer, Cluster, DISPATCHER, Receiver, Script, Setup, Tally, within,
-};
+use harness::{Answer, Cluster, DISPATCHER, Receiver, Script, Setup, Tally, within};
 
 /// How long many subscriptions may take on a busy machine.
 const LONG: Duration = Duration::from_secs(180);
@@ -109,16 +107,16 @@ fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
     let mut client = cluster.connect();
     for number in 0..40 {
         let url = format!("http://127.0.0.2:{port}/{number}");
-        let sql = format!("SELECT pgwh.subscribe('{url}', name => 'h{number}', tables => '{{public.t}}', timeout => '60 s')");
+        let sql = format!(
+            "SELECT pgwh.subscribe('{url}', name => 'h{number}', tables => '{{public.t}}', timeout => '60 s')"
+        );
         client.batch_execute(&sql).unwrap();
     }
     subscribe(&cluster, &[1000], port, "timeout => '60 s'");
     for n in 1..=10 {
         let begin = Instant::now();
         cluster.sql(&format!("INSERT INTO t SELECT {n} * 1000 + n FROM generate_series(1, 100) n"));
-        within(LONG, "the healthy one was reached", || {
-            (tally.at("/1000").requests >= n * 100).then_some(())
-        });
+        within(LONG, "the healthy one was reached", || (tally.at("/1000").requests >= n * 100).then_some(()));
         assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
     }
     cluster.wait_confirmed();

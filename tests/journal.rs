@@ -149,7 +149,8 @@ fn each_delivery_is_shown_with_its_event_and_its_attempts() {
         )
     );
     cluster.wait_true("SELECT committed_at <= now() AND data::text LIKE '%7%' FROM pgwh.events");
-    let shown = |condition: &str| cluster.value(&format!("SELECT count(*) FROM pgwh.events WHERE {condition}"));
+    let shown =
+        |condition: &str| cluster.value(&format!("SELECT count(*) FROM pgwh.events WHERE {condition}"));
     assert_eq!(shown(&format!("id = '{}'", came[0].id())), "1", "found by its id");
 }
 
@@ -171,7 +172,10 @@ fn a_delivery_is_pending_then_sending_then_retrying_then_delivered() {
     );
     receiver.behave(Script::default());
     states("delivered delivered");
-    assert_eq!(cluster.value("SELECT string_agg(attempts::text, ' ' ORDER BY id) FROM pgwh.deliveries"), "2 1");
+    assert_eq!(
+        cluster.value("SELECT string_agg(attempts::text, ' ' ORDER BY id) FROM pgwh.deliveries"),
+        "2 1"
+    );
 }
 
 #[test]
@@ -196,7 +200,9 @@ fn after_its_last_attempt_an_event_is_a_dead_letter_and_its_key_goes_on() {
         "SELECT count(*) = 1 FROM pgwh.dead_letters l WHERE to_jsonb(l)::text LIKE '%' || (SELECT id FROM pgwh.events WHERE action = 'insert') || '%'",
     );
     assert_eq!(
-        cluster.rows("SELECT state, attempts, status_code, error_class FROM pgwh.deliveries ORDER BY id LIMIT 1"),
+        cluster.rows(
+            "SELECT state, attempts, status_code, error_class FROM pgwh.deliveries ORDER BY id LIMIT 1"
+        ),
         [["dead", "3", "500", "http_5xx"].map(|text| Some(text.to_owned()))]
     );
     listener.wait_for(&["dead", "s"]);
@@ -232,7 +238,9 @@ fn who_listens_hears_of_what_was_disabled_and_of_what_recovered() {
 fn journal_size(cluster: &Cluster) -> (u64, u64) {
     let sum = |sql: &str| cluster.value(sql).parse::<f64>().unwrap_or(0.0) as u64;
     (
-        sum("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'"),
+        sum(
+            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'",
+        ),
         sum("SELECT sum(n_dead_tup) FROM pg_stat_all_tables WHERE schemaname = 'pgwh'"),
     )
 }
@@ -240,24 +248,27 @@ fn journal_size(cluster: &Cluster) -> (u64, u64) {
 #[test]
 fn the_journal_stays_as_large_as_its_retention_wants() {
     // Autovacuum has no part in it.
-    let (cluster, receiver) =
-        stage_with(Setup::new().set("pgwh.retention = '2s'").set("autovacuum = off"));
+    let (cluster, receiver) = stage_with(Setup::new().set("pgwh.retention = '2s'").set("autovacuum = off"));
     receiver.behave(Script::new(harness::Which::Percent { percent: 1.0, seed: 1 }, Reply::status(500)));
-    cluster.subscribe(&receiver, "s", "batch_size => 10, retry_schedule => '{100ms,100ms,100ms,100ms,100ms}'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "batch_size => 10, retry_schedule => '{100ms,100ms,100ms,100ms,100ms}'",
+    );
     let seconds = std::env::var("PGWH_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(16);
     let (begin, mut n, mut sizes) = (Instant::now(), 0, Vec::new());
     while begin.elapsed() < Duration::from_secs(seconds) {
         n += 1;
-        cluster.sql(&format!(
-            "INSERT INTO t SELECT {n} * 1000 + n FROM generate_series(1, 500) n; TRUNCATE t"
-        ));
+        cluster
+            .sql(&format!("INSERT INTO t SELECT {n} * 1000 + n FROM generate_series(1, 500) n; TRUNCATE t"));
         sizes.push((begin.elapsed(), journal_size(&cluster)));
     }
     cluster.delivered(&receiver, "s");
     // It grows while the ring of slices is filled for the first time, and never again.
     let (filling, later): (Vec<_>, Vec<_>) =
         sizes.iter().partition(|(when, _)| *when < Duration::from_secs(seconds / 2));
-    let most = |sizes: &[&(Duration, (u64, u64))]| sizes.iter().map(|(_, (bytes, _))| *bytes).max().unwrap_or(0);
+    let most =
+        |sizes: &[&(Duration, (u64, u64))]| sizes.iter().map(|(_, (bytes, _))| *bytes).max().unwrap_or(0);
     let (filling, later_most) = (most(&filling), most(&later));
     println!("{n} transactions of 500 rows; at most {filling} bytes, later {later_most}");
     assert!(later_most <= filling + filling / 2 + (1 << 20), "it grew from {filling} to {later_most} bytes");

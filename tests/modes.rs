@@ -110,11 +110,16 @@ fn a_backlog_larger_than_memory_drains_in_order() {
 #[test]
 fn an_outage_costs_no_attempts() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "s", "retry_schedule => '{50ms,50ms,50ms,50ms,50ms,50ms}', timeout => '500 ms'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "retry_schedule => '{50ms,50ms,50ms,50ms,50ms,50ms}', timeout => '500 ms'",
+    );
     // Neither when nobody is there, nor when who is there fails at everything.
     for fault in [Reply::status(500), Reply::from(Answer::Reset), Reply::status(503)] {
         receiver.behave(Script::always(fault));
-        cluster.sql("INSERT INTO t SELECT coalesce(max(id), 0) + n FROM t, generate_series(1, 40) n GROUP BY n");
+        cluster
+            .sql("INSERT INTO t SELECT coalesce(max(id), 0) + n FROM t, generate_series(1, 40) n GROUP BY n");
         cluster.wait_status("s", "mode = 'open'");
         // Long after the schedule's end.
         std::thread::sleep(Duration::from_secs(1));
@@ -147,7 +152,10 @@ fn after_an_outage_an_endpoint_is_not_trampled() {
     let within = |time: Duration| arrived.iter().filter(|when| **when - arrived[0] < time).count();
     // One request, and twice as many with each round that went well.
     let rounds = [round, round * 2, round * 3].map(|time| within(time - Duration::from_millis(2)));
-    assert!(rounds[0] <= 2 && rounds[1] <= 6 && rounds[2] <= 14, "so many requests by each round: {rounds:?}");
+    assert!(
+        rounds[0] <= 2 && rounds[1] <= 6 && rounds[2] <= 14,
+        "so many requests by each round: {rounds:?}"
+    );
 }
 
 /// Holds a subscription by one answer with `retry-after`; returns how long nothing came.
@@ -348,7 +356,11 @@ fn a_backlog_beyond_its_limit_disables_its_subscription_and_leaves_a_gap_on_reco
 fn strict_order_is_the_order_of_commits_whatever_fails() {
     let (cluster, receiver) = stage();
     receiver.behave(Script::new(harness::Which::Percent { percent: 10.0, seed: 3 }, Reply::status(500)));
-    cluster.subscribe(&receiver, "s", "ordering => 'strict', retry_schedule => '{50ms,50ms,50ms,50ms,50ms,50ms,50ms,50ms}'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "ordering => 'strict', retry_schedule => '{50ms,50ms,50ms,50ms,50ms,50ms,50ms,50ms}'",
+    );
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 50) n");
     for _ in 0..3 {
         cluster.sql("UPDATE t SET n = n + 1");

@@ -113,7 +113,11 @@ fn a_range_of_the_log_comes_again() {
 #[test]
 fn a_replay_keeps_the_order_of_each_row() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "s", "batch_size => 5, retry_schedule => '{50ms,50ms,50ms,50ms,50ms,50ms,50ms,50ms}'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "batch_size => 5, retry_schedule => '{50ms,50ms,50ms,50ms,50ms,50ms,50ms,50ms}'",
+    );
     let since = now(&cluster);
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 30) n");
     for _ in 1..=10 {
@@ -136,7 +140,7 @@ fn only_the_dead_or_the_undelivered_can_come_again() {
     let since = now(&cluster);
     receiver.behave(|request: &Request| {
         let id = request.events()[0]["data"]["key"]["id"].as_u64().unwrap();
-        Reply::status(if id % 10 == 0 { 500 } else { 200 })
+        Reply::status(if id.is_multiple_of(10) { 500 } else { 200 })
     });
     insert(&cluster, "t", 1, 50);
     cluster.wait_status("s", "(delivered, dead) = (45, 5)");
@@ -197,7 +201,11 @@ impl Gate {
 #[test]
 fn a_live_event_of_a_row_under_replay_waits_and_others_do_not() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "s", "retry_schedule => '{100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,1h}'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "retry_schedule => '{100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,1h}'",
+    );
     let since = now(&cluster);
     insert(&cluster, "t", 1, 1);
     cluster.sql("UPDATE t SET n = 1");
@@ -309,7 +317,8 @@ fn a_delivery_can_be_made_again_with_what_followed_it() {
     assert_eq!(first.len(), 5);
     let event = first.iter().find(|event| event["key"]["id"] == 1 && event["record"]["n"] == 1).unwrap();
     cluster.wait_true("SELECT count(*) = 5 FROM pgwh.deliveries WHERE state = 'delivered'");
-    let delivery = cluster.value(&format!("SELECT id FROM pgwh.deliveries WHERE event_id = '{}'", event.id()));
+    let delivery =
+        cluster.value(&format!("SELECT id FROM pgwh.deliveries WHERE event_id = '{}'", event.id()));
     receiver.clear();
     cluster.sql(&format!("SELECT pgwh.redeliver({delivery})"));
     receiver.wait_for(2, PATIENCE).unwrap();
@@ -347,7 +356,8 @@ fn a_skipped_delivery_is_given_up_now_and_its_row_goes_on() {
     cluster.each(&["INSERT INTO t VALUES (1)", "UPDATE t SET n = 1"]);
     cluster.wait_status("s", "(pending, retrying) = (2, 1)");
     let delivery = eventually("a retrying delivery", || {
-        Some(cluster.value("SELECT id FROM pgwh.deliveries WHERE state = 'retrying'")).filter(|id| !id.is_empty())
+        Some(cluster.value("SELECT id FROM pgwh.deliveries WHERE state = 'retrying'"))
+            .filter(|id| !id.is_empty())
     });
     cluster.sql(&format!("SELECT pgwh.skip({delivery})"));
     cluster.wait_status("s", "(delivered, dead, pending) = (1, 1, 0)");
@@ -363,11 +373,16 @@ fn a_skipped_delivery_is_given_up_now_and_its_row_goes_on() {
 fn why_tells_what_became_of_a_rows_changes() {
     let (cluster, receiver) = stage();
     receiver.behave(Script::fail_key(json!({"id": 2}), 500));
-    cluster.subscribe(&receiver, "s", "tables => '{public.t}', event_types => '{insert,update}', retry_schedule => '{1h}'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "tables => '{public.t}', event_types => '{insert,update}', retry_schedule => '{1h}'",
+    );
     cluster.each(&["INSERT INTO t VALUES (1), (2)", "UPDATE t SET n = 1"]);
     cluster.wait_status("s", "(delivered, pending) = (2, 2)");
     let why = |table: &str, id: u32| {
-        let rows = cluster.rows(&format!("SELECT to_jsonb(w) FROM pgwh.why('{table}', '{{\"id\": {id}}}') w"));
+        let rows =
+            cluster.rows(&format!("SELECT to_jsonb(w) FROM pgwh.why('{table}', '{{\"id\": {id}}}') w"));
         rows.into_iter().flatten().flatten().collect::<Vec<_>>().join("\n")
     };
     eventually("delivered", || why("public.t", 1).contains("delivered").then_some(()));
@@ -386,7 +401,9 @@ fn what_is_forgotten_is_nowhere_in_the_journal() {
     cluster.delivered(&receiver, "s");
     cluster.wait_true("SELECT count(*) = 2 FROM pgwh.events");
     cluster.sql("SELECT pgwh.forget('public.people', '{\"id\": 1}')");
-    cluster.wait_true("SELECT count(*) = 0 FROM pgwh.events WHERE data::text LIKE '%Ada%' OR key = '{\"id\": 1}'");
+    cluster.wait_true(
+        "SELECT count(*) = 0 FROM pgwh.events WHERE data::text LIKE '%Ada%' OR key = '{\"id\": 1}'",
+    );
     cluster.wait_true("SELECT count(*) = 1 FROM pgwh.events WHERE data::text LIKE '%Grace%'");
     // A replay does not bring it back.
     receiver.clear();

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod database;
+mod disk;
 mod event;
 mod listener;
 mod process;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use cluster::{Cluster, Setup, Stop};
 pub use database::{Database, Refusal};
+pub use disk::SmallDisk;
 pub use event::{Event, distinct, events, events_of, in_key_order, json, succeeded_in_key_order};
 pub use listener::Listener;
 pub use process::{DECODER, DISPATCHER, LAUNCHER, Process};

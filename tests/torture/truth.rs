@@ -1,0 +1,185 @@
+//! What was committed, what came, and whether they agree.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+
+use serde_json::Value;
+
+/// A committed change, as far as its event can be told from others: what happened to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub table: &'static str,
+    pub action: &'static str,
+    /// To which rows, `table key`, and what: the row itself, and by a change of key the one it was before.
+    pub marks: Vec<(String, String)>,
+}
+
+/// What a subscription is to get: which changes, and in which order.
+#[derive(Clone, Debug)]
+pub struct Want {
+    pub name: &'static str,
+    pub tables: Vec<&'static str>,
+    pub actions: Vec<&'static str>,
+    pub ordered: bool,
+}
+
+impl Want {
+    fn wants(&self, change: &Change) -> bool {
+        self.tables.contains(&change.table) && self.actions.contains(&change.action)
+    }
+}
+
+/// What each subscription is to get of what was committed, by row.
+#[derive(Default)]
+pub struct Ledger {
+    expected: HashMap<&'static str, HashMap<String, Vec<String>>>,
+    pub transactions: u64,
+    pub changes: u64,
+}
+
+impl Ledger {
+    /// Writes down a committed transaction, matched as of its commit.
+    pub fn commit(&mut self, changes: &[Change], wants: &[Want]) {
+        self.transactions += 1;
+        self.changes += changes.len() as u64;
+        for want in wants {
+            let rows = self.expected.entry(want.name).or_default();
+            for change in changes.iter().filter(|change| want.wants(change)) {
+                for (row, what) in &change.marks {
+                    rows.entry(row.clone()).or_default().push(what.clone());
+                }
+            }
+        }
+    }
+}
+
+/// An event that came.
+struct Arrival {
+    /// The request that brought it first, counted from 1.
+    first: u32,
+    /// The first request that was answered 2xx.
+    succeeded: Option<u32>,
+}
+
+/// What came to a subscription.
+#[derive(Default)]
+pub struct Seen {
+    pub requests: u32,
+    pub events: u64,
+    by_id: HashMap<String, usize>,
+    arrivals: Vec<Arrival>,
+    /// By row: what, and which arrival it was.
+    rows: HashMap<String, Vec<(String, usize)>>,
+}
+
+impl Seen {
+    /// Writes down a request and whether it is answered 2xx.
+    pub fn take(&mut self, events: &[Value], success: bool) {
+        self.requests += 1;
+        for event in events {
+            self.events += 1;
+            let data = &event["data"];
+            let id = data["id"].as_str().unwrap_or_default();
+            let at = match self.by_id.get(id) {
+                Some(at) => *at,
+                None => {
+                    let at = self.arrivals.len();
+                    self.by_id.insert(id.to_owned(), at);
+                    self.arrivals.push(Arrival { first: self.requests, succeeded: None });
+                    for (row, what) in marks(data) {
+                        self.rows.entry(row).or_default().push((what, at));
+                    }
+                    at
+                }
+            };
+            if success {
+                self.arrivals[at].succeeded.get_or_insert(self.requests);
+            }
+        }
+    }
+
+    pub fn distinct(&self) -> usize {
+        self.arrivals.len()
+    }
+}
+
+/// What an event says, in the words of [`Change::marks`].
+fn marks(data: &Value) -> Vec<(String, String)> {
+    let table = data["table"].as_str().unwrap_or_default();
+    let name = |key: &Value| match key.as_object() {
+        Some(key) => {
+            let mut columns: Vec<_> = key.iter().collect();
+            columns.sort_by_key(|(column, _)| column.as_str());
+            let values: Vec<_> = columns.iter().map(|(_, value)| text(value)).collect();
+            format!("{table} {}", values.join(","))
+        }
+        None => format!("{table} {}", text(&data["record"]["id"])),
+    };
+    let (row, version) = (name(&data["key"]), text(&data["record"]["version"]));
+    match data["action"].as_str().unwrap_or_default() {
+        "insert" => vec![(row, format!("insert {version}"))],
+        "update" if data["old_key"].is_null() => vec![(row, format!("update {version}"))],
+        "update" => {
+            let before = name(&data["old_key"]);
+            vec![(before, format!("becomes {row} {version}")), (row, format!("moved {version}"))]
+        }
+        // Without the whole old row its version is not known.
+        "delete" if table == "whole" => vec![(row, format!("delete {version}"))],
+        action => vec![(row, action.to_owned())],
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What is wrong with what a subscription got; nothing, if all is well.
+pub fn disagreements(want: &Want, ledger: &Ledger, seen: &Seen) -> Vec<String> {
+    let nothing = HashMap::new();
+    let expected = ledger.expected.get(want.name).unwrap_or(&nothing);
+    let mut wrong = Vec::new();
+    let rows: HashSet<&String> = expected.keys().chain(seen.rows.keys()).collect();
+    for row in rows {
+        let mut expected: Vec<&str> = expected.get(row).into_iter().flatten().map(String::as_str).collect();
+        let came = seen.rows.get(row).map(Vec::as_slice).unwrap_or_default();
+        let mut got: Vec<&str> = came.iter().map(|(what, _)| what.as_str()).collect();
+        if !want.ordered {
+            expected.sort_unstable();
+            got.sort_unstable();
+        }
+        if expected != got {
+            wrong.push(difference(row, &expected, &got));
+        }
+        if want.ordered {
+            wrong.extend(overtaken(row, came, &seen.arrivals));
+        }
+    }
+    wrong
+}
+
+fn difference(row: &str, expected: &[&str], got: &[&str]) -> String {
+    let same = expected.iter().zip(got).take_while(|(a, b)| a == b).count();
+    let mut text = format!("{row}: {} expected, {} came; after {same} in common", expected.len(), got.len());
+    let next =
+        |list: &[&str]| list[same..].iter().take(6).map(|s| (*s).to_owned()).collect::<Vec<_>>().join(", ");
+    let _ = write!(text, " expected [{}], came [{}]", next(expected), next(got));
+    text
+}
+
+/// Events of a row that came before the one in front of them was taken.
+fn overtaken(row: &str, came: &[(String, usize)], arrivals: &[Arrival]) -> Vec<String> {
+    came.windows(2)
+        .filter_map(|pair| {
+            let ((before, first), (after, second)) = (&pair[0], &pair[1]);
+            let (first, second) = (&arrivals[*first], &arrivals[*second]);
+            let together = first.first == second.first;
+            let taken = first.succeeded.is_some_and(|request| request <= second.first);
+            (!together && !taken).then(|| {
+                format!(
+                    "{row}: {after} came with request {} when {before} had not succeeded (tried first by {}, taken by {:?})",
+                    second.first, first.first, first.succeeded
+                )
+            })
+        })
+        .collect()
+}
