@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use harness::Client;
+
+use crate::{decoding, wrk};
+
 /// Rows of one transaction.
 const TRANSACTION: u64 = 10_000;
 
@@ -14,21 +18,36 @@ pub(crate) fn run(rows: u64) {
 
     let mut client = cluster.connect();
     let begin = Instant::now();
-    for first in (0..rows).step_by(TRANSACTION as usize) {
-        let last = (first + TRANSACTION).min(rows) - 1;
-        let sql =
-            format!("INSERT INTO orders SELECT n, 'open', 42.10 FROM generate_series({first}, {last}) n");
-        client.batch_execute(&sql).expect("rows go in");
-    }
+    write(&mut client, 0, rows);
     let written = begin.elapsed();
     receiver.wait_for(rows, Duration::from_secs(600)).expect("all arrive");
     let stats = receiver.stats();
     let (Some(first), Some(last)) = (stats.first, stats.last) else { return };
-    let sending = last - first;
+    let rate = rows as f64 / (last - first).as_secs_f64();
     println!(
-        "burst: {rows} rows committed in {:.1} s, received in {:.1} s: {:.0} requests/s",
+        "burst: {rows} rows committed in {:.1} s, received in {:.1} s: {rate:.0} requests/s",
         written.as_secs_f64(),
         (last - begin).as_secs_f64(),
-        rows as f64 / sending.as_secs_f64(),
     );
+    crate::wait_delivered(&cluster, Duration::from_secs(60));
+    println!("    {}", crate::journal_size(&cluster, rows));
+    drop((cluster, receiver));
+    if let Some(posts) = wrk::rate() {
+        println!("    {} of what wrk makes ({posts:.0} POSTs/s)", crate::ratio(rate, posts));
+    }
+    let decoded = decoding::rate(rows);
+    println!(
+        "    {} of the bare decode rate (pgoutput through SQL: {decoded:.0} changes/s)",
+        crate::ratio(rate, decoded)
+    );
+}
+
+/// Inserts rows numbered from `first` on, in transactions of [`TRANSACTION`].
+pub(crate) fn write(client: &mut Client, first: u64, rows: u64) {
+    let end = first + rows;
+    for from in (first..end).step_by(TRANSACTION as usize) {
+        let to = (from + TRANSACTION).min(end) - 1;
+        let sql = format!("INSERT INTO orders SELECT n, 'open', 42.10 FROM generate_series({from}, {to}) n");
+        client.batch_execute(&sql).expect("rows go in");
+    }
 }

@@ -1,19 +1,28 @@
 //! The figures of `benches/README.md`: `make bench`, or `make bench BENCH='burst 500000'` for one of them.
 
+mod batches;
 mod burst;
+mod decoding;
+mod drain;
 mod latency;
 mod memory;
 mod overhead;
+mod soak;
+mod wrk;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use harness::{Cluster, Receiver, Server, Setup};
+use harness::{Cluster, Receiver, Server, Setup, within};
 
 const USAGE: &str = "\
     burst [rows]            requests a second, one event each, while a burst of rows is committed    (500000)
-    latency [commits]       from commit to receipt on an idle system                                 (2000)
+    batches [rows]          events a second in batches of 100, while a burst of rows is committed    (2000000)
+    drain [rows]            a backlog against the same rows sent live                                (1000000)
+    latency [commits]       from commit to receipt on an idle system, and at 5,000 events a second   (2000)
     memory [rows]           of each process while one transaction of so many rows passes             (5000000)
     overhead [seconds]      pgbench on tables nobody subscribes to, with and without                 (30)
+    soak [seconds]          whether anything grows at a steady load                                  (120)
     all                     all of them; the default
 ";
 
@@ -35,14 +44,20 @@ fn main() -> ExitCode {
     );
     match which.as_str() {
         "burst" => burst::run(size.unwrap_or(500_000)),
+        "batches" => batches::run(size.unwrap_or(2_000_000)),
+        "drain" => drain::run(size.unwrap_or(1_000_000)),
+        "soak" => soak::run(size.unwrap_or(120)),
         "latency" => latency::run(size.unwrap_or(2_000)),
         "memory" => memory::run(size.unwrap_or(5_000_000)),
         "overhead" => overhead::run(size.unwrap_or(30)),
         "all" => {
             burst::run(500_000);
+            batches::run(2_000_000);
+            drain::run(1_000_000);
             latency::run(2_000);
             memory::run(5_000_000);
             overhead::run(30);
+            soak::run(120);
         }
         _ => {
             eprint!("{USAGE}");
@@ -61,14 +76,44 @@ fn setup() -> Setup {
         .set("fsync = on")
 }
 
+const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric, placed timestamptz DEFAULT now())";
+
 /// A cluster with a table, and a receiver subscribed to it that keeps so many requests.
 fn stage(keep: usize) -> (Cluster, Receiver) {
+    stage_with(keep, "max_in_flight => 64")
+}
+
+/// The same, subscribed as it pleases.
+fn stage_with(keep: usize, rest: &str) -> (Cluster, Receiver) {
     let cluster = setup().start();
-    cluster.each(&[
-        "CREATE EXTENSION pgstream_hooks",
-        "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric, placed timestamptz DEFAULT now())",
-    ]);
-    let receiver = Receiver::with(receiver::Options { keep, ..Default::default() }).expect("a receiver");
-    cluster.subscribe(&receiver, "bench", "tables => '{public.orders}', max_in_flight => 64");
+    cluster.each(&["CREATE EXTENSION pgstream_hooks", ORDERS]);
+    let receiver = receiver(keep);
+    cluster.subscribe(&receiver, "bench", &format!("tables => '{{public.orders}}', {rest}"));
     (cluster, receiver)
+}
+
+/// A receiver that keeps so many requests.
+fn receiver(keep: usize) -> Receiver {
+    Receiver::with(receiver::Options { keep, ..Default::default() }).expect("a receiver")
+}
+
+/// Waits until all that was committed has been delivered.
+fn wait_delivered(cluster: &Cluster, patience: Duration) {
+    within(patience, "all is delivered", || {
+        (cluster.value("SELECT pgwh.wait('bench', '10 s')") == "t").then_some(())
+    });
+}
+
+/// A figure as a share of another.
+fn ratio(mine: f64, theirs: f64) -> String {
+    format!("{:.2}", mine / theirs)
+}
+
+/// What the journal takes for so many events.
+fn journal_size(cluster: &Cluster, events: u64) -> String {
+    let bytes = cluster.value(
+        "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'",
+    );
+    let bytes: f64 = bytes.parse().unwrap_or(f64::NAN);
+    format!("journal: {:.1} MB, {:.0} bytes an event", bytes / 1e6, bytes / events as f64)
 }
