@@ -56,6 +56,8 @@ fn replay(cluster: &Cluster, receiver: &Receiver, rest: &str, count: usize) -> (
 #[track_caller]
 fn finished(cluster: &Cluster, id: &str) {
     cluster.wait_true(&format!("SELECT finished_at IS NOT NULL FROM pgwh.replays WHERE id = {id}"));
+    let state = cluster.value(&format!("SELECT state FROM pgwh.replays WHERE id = {id}"));
+    assert!(!["failed", "cancelled"].contains(&state.as_str()), "{state}");
 }
 
 fn keys(events: &[Event]) -> Vec<u64> {
