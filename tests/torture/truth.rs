@@ -183,3 +183,56 @@ fn overtaken(row: &str, came: &[(String, usize)], arrivals: &[Arrival]) -> Vec<S
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A subscription that is to get the insert and the update of one row.
+    fn stage() -> (Want, Ledger, Seen) {
+        let want =
+            Want { name: "s", tables: vec!["plain"], actions: vec!["insert", "update"], ordered: true };
+        let mut ledger = Ledger::default();
+        let change = |action, what: &str| Change {
+            table: "plain",
+            action,
+            marks: vec![("plain 1".to_owned(), what.to_owned())],
+        };
+        let changes =
+            [change("insert", "insert 1"), change("update", "update 2"), change("delete", "delete")];
+        ledger.commit(&changes, std::slice::from_ref(&want));
+        (want, ledger, Seen::default())
+    }
+
+    fn event(action: &str, version: u64) -> Value {
+        json!({"data": {"id": version.to_string(), "table": "plain", "action": action, "key": {"id": 1},
+            "record": {"id": 1, "version": version}, "old_key": null}})
+    }
+
+    #[track_caller]
+    fn found(came: &[(&[Value], bool)], what: &str) {
+        let (want, ledger, mut seen) = stage();
+        came.iter().for_each(|(events, success)| seen.take(events, *success));
+        let wrong = disagreements(&want, &ledger, &seen).join("\n");
+        assert!(wrong.contains(what) && wrong.is_empty() == what.is_empty(), "{wrong}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_seen_and_what_is_right_is_not() {
+        let (insert, update) = ([event("insert", 1)], [event("update", 2)]);
+        let both = [event("insert", 1), event("update", 2)];
+        found(&[(&insert, true), (&update, true)], "");
+        found(&[(&insert, false), (&insert, true), (&update, false), (&update, true)], "");
+        found(&[(&insert, true), (&update, true), (&insert, true), (&update, true)], "");
+        found(&[(&both, false), (&both, true)], "");
+        found(&[(&insert, true)], "2 expected, 1 came");
+        found(
+            &[(&update, true), (&insert, true)],
+            "expected [insert 1, update 2], came [update 2, insert 1]",
+        );
+        found(&[(&insert, false), (&update, true), (&insert, true)], "had not succeeded");
+        found(&[(&insert, true), (&update, true), (&[event("update", 3)], true)], "2 expected, 3 came");
+    }
+}

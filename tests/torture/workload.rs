@@ -143,7 +143,7 @@ impl Worker {
         let mut plan = Plan::default();
         match self.rng.u32(0..100) {
             0..4 => self.copied(&mut plan),
-            4..7 => self.large(&mut plan),
+            4 => self.large(&mut plan),
             _ => {
                 for _ in 0..self.rng.u32(1..6) {
                     match self.rng.u32(0..8) {
@@ -188,8 +188,8 @@ impl Worker {
         let (action, first, last) = match self.range {
             None => {
                 let first = self.unused();
-                self.clock += 1_500;
-                ("insert", first, first + self.rng.u64(200..1_500))
+                self.clock += 1_000;
+                ("insert", first, first + self.rng.u64(100..1_000))
             }
             Some((first, last)) => (if self.rng.bool() { "update" } else { "delete" }, first, last),
         };
