@@ -1,6 +1,7 @@
 //! What commits pay that nobody subscribed to: pgbench without the extension, with it, and with `pg_recvlogical` on
 //! `pgoutput` instead, each in turn and several times, since machines have moods.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use harness::{Cluster, Server, Setup};
@@ -23,10 +24,11 @@ impl Drop for Contender {
     }
 }
 
-/// What pgbench says of a run.
+/// What pgbench says of a run. The median says what most commits pay; a single stall of the disk is in the average.
 struct Run {
     rate: f64,
-    latency: f64,
+    average: f64,
+    median: f64,
 }
 
 pub(crate) fn run(seconds: u64) {
@@ -69,7 +71,10 @@ fn read_logically(cluster: &Cluster) -> Child {
 fn rounds(contenders: &[&Contender], seconds: u64, rate: Option<f64>) -> Vec<Vec<Run>> {
     let mut runs: Vec<Vec<Run>> = contenders.iter().map(|_| Vec::new()).collect();
     let (seconds, rate) = (seconds.to_string(), rate.map(|rate| format!("{rate:.0}")));
-    let mut arguments = vec!["-n", "-c", CLIENTS, "-j", "1", "-T", &seconds];
+    let log = std::env::temp_dir().join(format!("pgwh-overhead-{}", std::process::id()));
+    std::fs::create_dir_all(&log).expect("a directory for pgbench's log");
+    let prefix = log.join("log").display().to_string();
+    let mut arguments = vec!["-n", "-c", CLIENTS, "-j", "1", "-T", &seconds, "-l", "--log-prefix", &prefix];
     if let Some(rate) = &rate {
         arguments.extend(["-R", rate]);
     }
@@ -78,9 +83,11 @@ fn rounds(contenders: &[&Contender], seconds: u64, rate: Option<f64>) -> Vec<Vec
             // Who comes first in a round changes, too.
             let who = (turn + round) % contenders.len();
             contenders[who].cluster.sql("CHECKPOINT");
-            runs[who].push(figures(&pgbench(&contenders[who].cluster, &arguments)));
+            let told = pgbench(&contenders[who].cluster, &arguments);
+            runs[who].push(figures(&told, take_latencies(&log)));
         }
     }
+    std::fs::remove_dir_all(&log).expect("the logs' directory can be removed");
     runs
 }
 
@@ -92,18 +99,36 @@ fn pgbench(cluster: &Cluster, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn figures(text: &str) -> Run {
+/// The latency of each transaction in pgbench's logs, in milliseconds; the logs go.
+fn take_latencies(directory: &Path) -> Vec<f64> {
+    let mut latencies = Vec::new();
+    for file in std::fs::read_dir(directory).expect("pgbench's logs are there").flatten() {
+        let text = std::fs::read_to_string(file.path()).expect("a log can be read");
+        let microseconds = text.lines().filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok());
+        latencies.extend(microseconds.map(|time| time / 1000.0));
+        std::fs::remove_file(file.path()).expect("a log can be removed");
+    }
+    latencies
+}
+
+fn figures(text: &str, latencies: Vec<f64>) -> Run {
     let number = |before: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(before)).unwrap_or_default();
         line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)
     };
-    Run { rate: number("tps = "), latency: number("latency average = ") }
+    Run { rate: number("tps = "), average: number("latency average = "), median: middle(latencies) }
 }
 
 fn median(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
-    let mut values: Vec<f64> = runs.iter().map(of).collect();
+    middle(runs.iter().map(of).collect())
+}
+
+fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
+    match values.len() {
+        0 => f64::NAN,
+        count => (values[(count - 1) / 2] + values[count / 2]) / 2.0,
+    }
 }
 
 fn tell(how: &str, contenders: &[&Contender], runs: &[Vec<Run>]) {
@@ -111,12 +136,14 @@ fn tell(how: &str, contenders: &[&Contender], runs: &[Vec<Run>]) {
     let base = &runs[0];
     let against = |mine: f64, theirs: f64| (mine / theirs - 1.0) * 100.0;
     for (contender, runs) in contenders.iter().zip(runs) {
-        let (rate, latency) = (median(runs, |run| run.rate), median(runs, |run| run.latency));
+        let told = |of: fn(&Run) -> f64| (median(runs, of), against(median(runs, of), median(base, of)));
+        let (rate, rate_change) = told(|run| run.rate);
+        let (average, average_change) = told(|run| run.average);
+        let (middle, middle_change) = told(|run| run.median);
         println!(
-            "    {:20} {rate:8.0} transactions/s ({:+.1} %), latency {latency:.3} ms ({:+.1} %)",
+            "    {:20} {rate:8.0} transactions/s ({rate_change:+.1} %), latency: average {average:.3} ms \
+             ({average_change:+.1} %), median {middle:.3} ms ({middle_change:+.1} %)",
             contender.name,
-            against(rate, median(base, |run| run.rate)),
-            against(latency, median(base, |run| run.latency)),
         );
     }
 }
