@@ -1,28 +1,14 @@
 //! What commits pay that nobody subscribed to: pgbench without the extension, with it, and with `pg_recvlogical` on
-//! `pgoutput` instead, each in turn and several times, since machines have moods.
+//! `pgoutput` instead, each in turn and several times, since machines have moods. It is one and the same cluster,
+//! restarted in between: of two clusters one was seen to be a tenth faster, whichever had the extension.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use harness::{Cluster, Server, Setup};
+use harness::{Cluster, Server, Stop};
 
 const ROUNDS: usize = 4;
 const CLIENTS: &str = "4";
-
-struct Contender {
-    name: &'static str,
-    cluster: Cluster,
-    reader: Option<Child>,
-}
-
-impl Drop for Contender {
-    fn drop(&mut self) {
-        if let Some(reader) = &mut self.reader {
-            let _ = reader.kill();
-            let _ = reader.wait();
-        }
-    }
-}
 
 /// What pgbench says of a run. The median says what most commits pay; a single stall of the disk is in the average.
 struct Run {
@@ -31,31 +17,76 @@ struct Run {
     median: f64,
 }
 
-pub(crate) fn run(seconds: u64) {
-    let without = contender("without", crate::setup().not_preloaded());
-    let with = contender("with pgstream_hooks", crate::setup());
-    with.cluster.each(&["CREATE EXTENSION pgstream_hooks", "CREATE TABLE other (id int PRIMARY KEY)"]);
-    with.cluster.sql("SELECT pgwh.subscribe('http://127.0.0.1:9/', tables => '{public.other}')");
-    let mut rival = contender("with pg_recvlogical", crate::setup().not_preloaded());
-    rival.reader = Some(read_logically(&rival.cluster));
-
-    // Saturated first: it says what half of what the machine can do is.
-    let contenders = [&without, &with, &rival];
-    let saturated = rounds(&contenders, seconds, None);
-    tell("saturated", &contenders, &saturated);
-    let half = median(&saturated[0], |run| run.rate) / 2.0;
-    let throttled = rounds(&contenders[..2], seconds, Some(half));
-    tell(&format!("at {half:.0} transactions/s"), &contenders[..2], &throttled);
+#[derive(Clone, Copy, PartialEq)]
+enum Contender {
+    Without,
+    With,
+    Rival,
 }
 
-fn contender(name: &'static str, setup: Setup) -> Contender {
-    let cluster = setup.start();
+impl Contender {
+    const ALL: [Contender; 3] = [Contender::Without, Contender::With, Contender::Rival];
+
+    fn name(self) -> &'static str {
+        match self {
+            Contender::Without => "without",
+            Contender::With => "with pgstream_hooks",
+            Contender::Rival => "with pg_recvlogical",
+        }
+    }
+}
+
+pub(crate) fn run(seconds: u64) {
+    let cluster = crate::setup().start();
     pgbench(&cluster, &["-i", "-q", "-s", "10"]);
-    Contender { name, cluster, reader: None }
+    cluster.each(&[
+        "CREATE EXTENSION pgstream_hooks",
+        "CREATE TABLE other (id int PRIMARY KEY)",
+        "CREATE PUBLICATION other FOR TABLE other",
+        "SELECT pgwh.subscribe('http://127.0.0.1:9/', name => 'bench', tables => '{public.other}')",
+    ]);
+
+    // Saturated first: it says what half of what the machine can do is.
+    let saturated = rounds(&cluster, &Contender::ALL, seconds, None);
+    tell("saturated", &Contender::ALL, &saturated);
+    let half = median(&saturated[0], |run| run.rate) / 2.0;
+    let throttled = rounds(&cluster, &Contender::ALL, seconds, Some(half));
+    tell(&format!("at {half:.0} transactions/s"), &Contender::ALL, &throttled);
+}
+
+/// The cluster with one of the three, until this is dropped.
+struct Stage<'a> {
+    cluster: &'a Cluster,
+    reader: Option<Child>,
+}
+
+impl<'a> Stage<'a> {
+    fn set(cluster: &'a Cluster, contender: Contender) -> Stage<'a> {
+        let libraries = if contender == Contender::With { "pgstream_hooks" } else { "" };
+        cluster.set(&format!("shared_preload_libraries = '{libraries}'"));
+        cluster.restart(Stop::Fast);
+        // Its slot has kept what the others wrote.
+        if contender == Contender::With {
+            cluster.sql("SELECT pgwh.wait('bench', '2 min')");
+        }
+        let reader = (contender == Contender::Rival).then(|| read_logically(cluster));
+        cluster.sql("CHECKPOINT");
+        Stage { cluster, reader }
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            let _ = reader.kill();
+            let _ = reader.wait();
+            self.cluster.restart(Stop::Fast);
+            self.cluster.sql("SELECT pg_drop_replication_slot('bench')");
+        }
+    }
 }
 
 fn read_logically(cluster: &Cluster) -> Child {
-    cluster.sql("CREATE TABLE other (id int PRIMARY KEY); CREATE PUBLICATION other FOR TABLE other");
     let reader = |arguments: &[&str]| -> Command {
         let mut command = Server::get().command("pg_recvlogical");
         command.arg("-h").arg(cluster.host()).args(["-U", "postgres", "-d", "postgres", "-S", "bench"]);
@@ -68,13 +99,13 @@ fn read_logically(cluster: &Cluster) -> Child {
     reader(&start).stderr(Stdio::null()).spawn().expect("pg_recvlogical runs")
 }
 
-fn rounds(contenders: &[&Contender], seconds: u64, rate: Option<f64>) -> Vec<Vec<Run>> {
+fn rounds(cluster: &Cluster, contenders: &[Contender], seconds: u64, rate: Option<f64>) -> Vec<Vec<Run>> {
     let mut runs: Vec<Vec<Run>> = contenders.iter().map(|_| Vec::new()).collect();
     let (seconds, rate) = (seconds.to_string(), rate.map(|rate| format!("{rate:.0}")));
     let log = std::env::temp_dir().join(format!("pgwh-overhead-{}", std::process::id()));
     std::fs::create_dir_all(&log).expect("a directory for pgbench's log");
     let prefix = log.join("log").display().to_string();
-    let mut arguments = vec!["-n", "-c", CLIENTS, "-j", "1", "-T", &seconds, "-l", "--log-prefix", &prefix];
+    let mut arguments = vec!["-c", CLIENTS, "-j", "1", "-T", &seconds, "-l", "--log-prefix", &prefix];
     if let Some(rate) = &rate {
         arguments.extend(["-R", rate]);
     }
@@ -82,8 +113,8 @@ fn rounds(contenders: &[&Contender], seconds: u64, rate: Option<f64>) -> Vec<Vec
         for turn in 0..contenders.len() {
             // Who comes first in a round changes, too.
             let who = (turn + round) % contenders.len();
-            contenders[who].cluster.sql("CHECKPOINT");
-            let told = pgbench(&contenders[who].cluster, &arguments);
+            let stage = Stage::set(cluster, contenders[who]);
+            let told = pgbench(stage.cluster, &arguments);
             runs[who].push(figures(&told, take_latencies(&log)));
         }
     }
@@ -131,7 +162,7 @@ fn middle(mut values: Vec<f64>) -> f64 {
     }
 }
 
-fn tell(how: &str, contenders: &[&Contender], runs: &[Vec<Run>]) {
+fn tell(how: &str, contenders: &[Contender], runs: &[Vec<Run>]) {
     println!("overhead, {how}, median of {ROUNDS} runs:");
     let base = &runs[0];
     let against = |mine: f64, theirs: f64| (mine / theirs - 1.0) * 100.0;
@@ -143,7 +174,7 @@ fn tell(how: &str, contenders: &[&Contender], runs: &[Vec<Run>]) {
         println!(
             "    {:20} {rate:8.0} transactions/s ({rate_change:+.1} %), latency: average {average:.3} ms \
              ({average_change:+.1} %), median {middle:.3} ms ({middle_change:+.1} %)",
-            contender.name,
+            contender.name(),
         );
     }
 }
