@@ -6,6 +6,7 @@
 mod engine;
 mod lanes;
 mod latency;
+mod position;
 mod progress;
 mod retry;
 mod timers;
@@ -16,4 +17,5 @@ mod properties;
 
 pub use engine::{Attempt, Counters, Engine, Failure, Settings, SubscriptionId, Ticket};
 pub use lanes::{Keys, Order};
+pub use position::{Counts, DeliveryId, Mode, Pending, Position};
 pub use retry::Schedule;

@@ -3,7 +3,7 @@
 use pgrx::Spi;
 use pgrx::spi::Result;
 
-use super::check;
+use super::tables::check;
 
 /// What sending needs of a subscription's row and secrets.
 pub struct SubscriptionRow {
