@@ -8,7 +8,7 @@ mod subscriptions;
 use pgrx::pg_sys;
 
 pub use image::Version;
-pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
+pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};
 
 use crate::decode::plugin::DO_NOT_REPLICATE;
 use crate::worker::process;
