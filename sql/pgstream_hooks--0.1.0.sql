@@ -127,6 +127,23 @@ COMMENT ON COLUMN pgwh.routing_image.subscription_id IS 'the subscription, also 
 COMMENT ON COLUMN pgwh.routing_image.lsn IS 'commit that made it so';
 COMMENT ON COLUMN pgwh.routing_image.spec IS 'the subscription as of that commit, as JSON';
 
+CREATE TABLE pgwh.gaps (
+    subscription_id bigint,
+    from_lsn pg_lsn,
+    to_lsn pg_lsn,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    until timestamptz,
+    reason text NOT NULL,
+    PRIMARY KEY (subscription_id, from_lsn)
+);
+COMMENT ON TABLE pgwh.gaps IS 'what subscriptions will never get: changes committed while they were disabled, or lost with write-ahead log; written by the dispatcher only';
+COMMENT ON COLUMN pgwh.gaps.subscription_id IS 'the subscription, also when it is gone by now';
+COMMENT ON COLUMN pgwh.gaps.from_lsn IS 'changes committed behind this position are missing';
+COMMENT ON COLUMN pgwh.gaps.to_lsn IS 'up to this one; null while the gap is open';
+COMMENT ON COLUMN pgwh.gaps.since IS 'when it was noted';
+COMMENT ON COLUMN pgwh.gaps.until IS 'when its end was noted';
+COMMENT ON COLUMN pgwh.gaps.reason IS 'how it came about';
+
 CREATE FUNCTION pgwh.await_capture() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'await_capture_wrapper';
 COMMENT ON FUNCTION pgwh.await_capture() IS 'waits until changes are captured, so that none is missed after an INSERT';
@@ -223,7 +240,7 @@ CREATE FUNCTION pgwh.capture_problem() RETURNS text
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
 
 CREATE FUNCTION pgwh.delivery_stats(
-    OUT subscription_id bigint, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
+    OUT subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
     OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
     OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
     OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
@@ -371,25 +388,28 @@ CREATE VIEW pgwh.status AS
         SELECT s.*, CASE
             WHEN s.home <> h.home THEN 'held'
             WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
+            WHEN s.paused THEN 'paused'
             WHEN p.refused IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
-            WHEN t.retrying > 0 THEN 'retrying'
+            WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
             ELSE 'active' END AS state,
             p.refused, p.missing
         FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id,
             -- Without its url nothing can be sent; without one of its tables the others still are.
             LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables)) p (refused, missing)
     )
-    SELECT j.id AS subscription_id, j.name, j.url, j.state, 'live'::text AS mode,
+    SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
         CASE j.state
             WHEN 'held' THEN 'it was made in another database, of which this one is a copy'
-            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE 'it is not enabled' END
+            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
+            WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(j.refused, (SELECT b.detail FROM broken b))
-            WHEN 'retrying' THEN 'requests fail: ' || coalesce(t.last_error, 'status ' || t.last_status)
+            WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
             ELSE j.missing END AS reason,
         CASE j.state
             WHEN 'held' THEN format('UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = %L;', j.name)
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
                 ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
+            WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
                 ELSE format('UPDATE pgwh.subscriptions SET url = ''https://…'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
@@ -401,8 +421,9 @@ CREATE VIEW pgwh.status AS
         coalesce(t.delivered, 0) AS delivered,
         coalesce(t.dead, 0) AS dead,
         coalesce(t.blocked_keys, 0) AS blocked_keys,
-        NULL::text AS bottleneck,
-        NULL::text AS gap,
+        t.bottleneck,
+        (SELECT format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason)
+            FROM pgwh.gaps g WHERE g.subscription_id = j.id ORDER BY g.from_lsn DESC LIMIT 1) AS gap,
         t.oldest_pending,
         CASE WHEN t.reached IS NOT NULL THEN greatest(pg_wal_lsn_diff(h.lsn, '0/0'::pg_lsn + t.reached), 0)::bigint END AS lag_bytes,
         CASE WHEN t.subscription_id IS NOT NULL
@@ -414,18 +435,18 @@ COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and w
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
 COMMENT ON COLUMN pgwh.status.name IS 'its name';
 COMMENT ON COLUMN pgwh.status.url IS 'where it POSTs';
-COMMENT ON COLUMN pgwh.status.state IS 'active, retrying, disabled, held (a copy that must not send) or error (nothing can be sent)';
-COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory';
+COMMENT ON COLUMN pgwh.status.state IS 'active, retrying, paused, disabled, held (a copy that must not send) or error (nothing can be sent)';
+COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory; draining: what the journal holds is read back and sent; open: the endpoint fails as a whole and is only probed';
 COMMENT ON COLUMN pgwh.status.reason IS 'why it is in this state';
 COMMENT ON COLUMN pgwh.status.next_step IS 'what to type; null when there is nothing to do';
 COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet';
 COMMENT ON COLUMN pgwh.status.retrying IS 'of these, events that failed and wait for their next attempt';
 COMMENT ON COLUMN pgwh.status.in_flight IS 'requests under way';
-COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered since the dispatcher started';
+COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered so far';
 COMMENT ON COLUMN pgwh.status.dead IS 'events given up';
 COMMENT ON COLUMN pgwh.status.blocked_keys IS 'keys whose newer events wait behind a failed one';
-COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed';
-COMMENT ON COLUMN pgwh.status.gap IS 'changes that it will never get';
+COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed while something is pending';
+COMMENT ON COLUMN pgwh.status.gap IS 'the last range of changes that it will never get, see pgwh.gaps';
 COMMENT ON COLUMN pgwh.status.oldest_pending IS 'when the oldest pending event was committed';
 COMMENT ON COLUMN pgwh.status.lag_bytes IS 'WAL between the position it has reached and the end';
 COMMENT ON COLUMN pgwh.status.lag_seconds IS 'age of the oldest pending event, 0 when there is none';

@@ -3,25 +3,51 @@
 use pgrx::Spi;
 use pgrx::spi::Result;
 
+use super::image::Version;
+use crate::decode::route::Spec;
 use crate::event::Lsn;
 
-/// A subscription's gap begins where that commit ended, unless it lies in one already: decoding again tells the same
-/// gaps again.
-pub(super) fn open(subscription: i64, from: Lsn, reason: &str) -> Result<()> {
+/// Notes the gaps that these versions begin and end; the versions themselves are stored already. Decoding again tells
+/// the same versions again, so that what lies in a gap begins none.
+pub(super) fn note(versions: &[Version]) -> Result<()> {
+    for Version { id, lsn, spec } in versions {
+        let enabled = spec.as_ref().and_then(|spec| serde_json::from_str(spec).ok()).map(|spec: Spec| spec.enabled);
+        match enabled {
+            Some(false) => open_if_it_was_enabled(*id, *lsn)?,
+            Some(true) => close(*id, *lsn)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn open_if_it_was_enabled(subscription: i64, from: Lsn) -> Result<()> {
     Spi::run_with_args(
         "INSERT INTO pgwh.gaps (subscription_id, from_lsn, reason)
-         SELECT $1, $2::pg_lsn, $3 WHERE NOT EXISTS (
-             SELECT FROM pgwh.gaps WHERE subscription_id = $1 AND from_lsn <= $2::pg_lsn
-                 AND (to_lsn IS NULL OR to_lsn > $2::pg_lsn))",
-        &[subscription.into(), from.to_string().into(), reason.into()],
+         SELECT $1, $2::pg_lsn,
+             coalesce((SELECT s.disabled_reason FROM pgwh.subscriptions s WHERE s.id = $1), 'it was disabled')
+         WHERE (SELECT v.spec::jsonb ->> 'enabled' FROM pgwh.routing_image v
+                WHERE v.subscription_id = $1 AND v.lsn < $2::pg_lsn AND v.spec <> '' ORDER BY v.lsn DESC LIMIT 1) = 'true'
+           AND NOT EXISTS (SELECT FROM pgwh.gaps g WHERE g.subscription_id = $1 AND g.from_lsn <= $2::pg_lsn
+                AND (g.to_lsn IS NULL OR g.to_lsn > $2::pg_lsn))",
+        &[subscription.into(), from.to_string().into()],
     )
 }
 
-/// A subscription gets again what is committed from there on.
-pub(super) fn close(subscription: i64, to: Lsn) -> Result<()> {
+fn close(subscription: i64, to: Lsn) -> Result<()> {
     Spi::run_with_args(
-        "UPDATE pgwh.gaps SET to_lsn = $2::pg_lsn, until = now()
+        "UPDATE pgwh.gaps SET to_lsn = $2::pg_lsn, until = clock_timestamp()
          WHERE subscription_id = $1 AND to_lsn IS NULL AND from_lsn < $2::pg_lsn",
         &[subscription.into(), to.to_string().into()],
+    )
+}
+
+/// All subscriptions there are miss what was committed up to `to` and is not in the journal, which ends at `from`.
+pub(super) fn lost(from: Lsn, to: Lsn) -> Result<()> {
+    Spi::run_with_args(
+        "INSERT INTO pgwh.gaps (subscription_id, from_lsn, to_lsn, until, reason)
+         SELECT s.id, $1::pg_lsn, $2::pg_lsn, clock_timestamp(), 'the server gave the replication slot up'
+         FROM pgwh.subscriptions s WHERE s.enabled AND s.home = pgwh.home() ON CONFLICT DO NOTHING",
+        &[from.to_string().into(), to.to_string().into()],
     )
 }

@@ -10,6 +10,8 @@ pub mod position;
 pub mod restart;
 
 #[cfg(feature = "server")]
+mod gaps;
+#[cfg(feature = "server")]
 mod image;
 #[cfg(feature = "server")]
 mod load;

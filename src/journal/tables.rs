@@ -2,8 +2,10 @@
 
 use pgrx::pg_sys;
 
+use super::gaps;
 use super::image::{self, Version};
 use crate::decode::plugin::DO_NOT_REPLICATE;
+use crate::event::Lsn;
 use crate::worker::process;
 
 /// Marks everything that this process writes as no news.
@@ -47,8 +49,18 @@ pub fn forget_image() {
 
 /// Forgets versions that nobody will begin from: those older than the one in force at `confirmed`, which must be the
 /// slot's position on disk. Inside a transaction.
-pub fn prune_image(confirmed: crate::event::Lsn) {
+pub fn prune_image(confirmed: Lsn) {
     check("the image of subscriptions can't be pruned", image::prune(confirmed));
+}
+
+/// Notes which gaps these versions begin and end, once they are stored. Inside a transaction.
+pub fn note_gaps(versions: &[Version]) {
+    check("gaps can't be noted", gaps::note(versions));
+}
+
+/// Notes that what was committed between the two positions is lost to all subscriptions. Inside a transaction.
+pub fn note_loss(from: Lsn, to: Lsn) {
+    check("gaps can't be noted", gaps::lost(from, to));
 }
 
 /// Ends the process on an error of its own tables: its restart begins from what was committed.
