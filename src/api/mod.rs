@@ -8,6 +8,8 @@ pub mod event_types;
 #[cfg(feature = "server")]
 mod installed;
 #[cfg(feature = "server")]
+mod journal;
+#[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
 mod near;

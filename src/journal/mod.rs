@@ -14,6 +14,8 @@ mod image;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
+mod pending;
+#[cfg(feature = "server")]
 mod reader;
 #[cfg(feature = "server")]
 mod slices;
@@ -29,6 +31,8 @@ pub use image::Version;
 #[cfg(feature = "server")]
 pub use load::{Loaded, load};
 #[cfg(feature = "server")]
+pub use pending::{PendingDeliveries, PendingDelivery};
+#[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub use slices::Retention;
@@ -37,4 +41,4 @@ pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]
-pub use writer::{Attempt, Journal};
+pub use writer::{Attempt, Journal, printable};
