@@ -16,6 +16,8 @@ mod image;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
+mod pending;
+#[cfg(feature = "server")]
 mod reader;
 #[cfg(feature = "server")]
 mod slices;
@@ -31,6 +33,8 @@ pub use image::Version;
 #[cfg(feature = "server")]
 pub use load::{Loaded, load};
 #[cfg(feature = "server")]
+pub use pending::{PendingDeliveries, PendingDelivery};
+#[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub use slices::Retention;
@@ -39,4 +43,4 @@ pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]
-pub use writer::{Attempt, Journal};
+pub use writer::{Attempt, Journal, printable};
