@@ -181,7 +181,7 @@ fn names_of_any_characters_stay_what_they_are() {
     event.relation = Arc::new(relation);
 
     let mut out = Vec::new();
-    let context = RenderContext { database: "d\"\u{1}", subscription: "s\\" };
+    let context = RenderContext { database: "d\"\u{1}", subscription: "s\\", columns: &Shown::All };
     render(&mut out, &event, 0, &context);
     let body: Json = serde_json::from_slice(&out).unwrap();
     assert_eq!(body["type"], "a\"b.c\\\n.é.insert");
