@@ -235,7 +235,9 @@ impl ChunkPacker {
 /// About the bytes that a change takes in a chunk.
 fn size_of_rows(item: &Item) -> usize {
     match item {
-        Item::Change { event, .. } => event.new.iter().chain(&event.old).map(|row| row.as_bytes().len()).sum(),
+        Item::Change { event, .. } => {
+            event.new.iter().chain(&event.old).map(|row| row.as_bytes().len()).sum()
+        }
         _ => 0,
     }
 }

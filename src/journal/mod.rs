@@ -27,14 +27,14 @@ mod writer;
 #[cfg(feature = "server")]
 pub use image::Version;
 #[cfg(feature = "server")]
-pub(crate) use load::{Loaded, load};
+pub use load::{Loaded, load};
 #[cfg(feature = "server")]
-pub(crate) use reader::{Found, Page, What};
+pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
-pub(crate) use slices::Retention;
+pub use slices::Retention;
 #[cfg(feature = "server")]
 pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]
-pub(crate) use writer::{Attempt, Journal};
+pub use writer::{Attempt, Journal};

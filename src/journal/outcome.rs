@@ -294,7 +294,18 @@ fn read(records: &mut Unpacker<'_>, before: &Before) -> Result<Outcome, PackErro
         End::Delivered { status }
     };
     let event = EventId { commit_lsn, ordinal, fingerprint };
-    Ok(Outcome { subscription, id, others, event, committed_at, finished_at, duration, attempts, end, replay })
+    Ok(Outcome {
+        subscription,
+        id,
+        others,
+        event,
+        committed_at,
+        finished_at,
+        duration,
+        attempts,
+        end,
+        replay,
+    })
 }
 
 #[cfg(test)]
@@ -379,7 +390,8 @@ mod tests {
             let event = EventId {
                 commit_lsn: Lsn(0x16_B374_D848 + number * 800),
                 ordinal: 0,
-                fingerprint: Fingerprint::from_bits(number.wrapping_mul(0x9E37_79B9_7F4A) & 0xFFFF_FFFF_FFFF).unwrap(),
+                fingerprint: Fingerprint::from_bits(number.wrapping_mul(0x9E37_79B9_7F4A) & 0xFFFF_FFFF_FFFF)
+                    .unwrap(),
             };
             let at = 848_484_047_000_000 + number as i64 * 25;
             packer.add(&Outcome {

@@ -15,7 +15,8 @@ pub fn pack(position: &Position) -> Vec<u8> {
 
     pack_ids(&mut out, position.pending.iter().map(|pending| pending.id));
     // Most have never been tried.
-    let tried = || position.pending.iter().enumerate().filter(|(_, one)| one.failures > 0 || one.due.is_some());
+    let tried =
+        || position.pending.iter().enumerate().filter(|(_, one)| one.failures > 0 || one.due.is_some());
     out.number(tried().count() as u64);
     let mut next = 0;
     for (place, one) in tried() {

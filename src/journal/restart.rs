@@ -33,7 +33,8 @@ impl Restart {
     pub fn new(since: DeliveryId, checkpoint: impl IntoIterator<Item = (i64, Option<Position>)>) -> Restart {
         let standings = checkpoint.into_iter().map(|(subscription, position)| {
             let mut position = position.unwrap_or_else(|| Position::new(since));
-            let pending = std::mem::take(&mut position.pending).into_iter().map(|one| (one.id, one)).collect();
+            let pending =
+                std::mem::take(&mut position.pending).into_iter().map(|one| (one.id, one)).collect();
             let done_ahead = std::mem::take(&mut position.done_ahead).into_iter().collect();
             (subscription, Standing { position, pending, done_ahead })
         });
@@ -80,11 +81,8 @@ impl Restart {
         }
         for id in outcome.members() {
             let logged = standing.position.mode != Mode::Live && id > standing.position.reach;
-            let news = if logged {
-                standing.done_ahead.insert(id)
-            } else {
-                standing.pending.remove(&id).is_some()
-            };
+            let news =
+                if logged { standing.done_ahead.insert(id) } else { standing.pending.remove(&id).is_some() };
             if news {
                 standing.count(&outcome.end);
             }

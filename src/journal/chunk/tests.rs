@@ -5,8 +5,8 @@ use crate::link::frame::tests::{any_change, any_transaction};
 
 /// Changes of some transactions, in order.
 fn any_changes() -> impl Strategy<Value = Vec<Item>> {
-    let changes = any_transaction()
-        .prop_flat_map(|transaction| prop::collection::vec(any_change(transaction), 0..30));
+    let changes =
+        any_transaction().prop_flat_map(|transaction| prop::collection::vec(any_change(transaction), 0..30));
     prop::collection::vec(changes, 0..6).prop_map(|changes| changes.concat())
 }
 

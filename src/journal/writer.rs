@@ -1,0 +1,481 @@
+//! What the dispatcher tells its journal: buffered, then written in one transaction.
+
+use std::time::{Duration, Instant};
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use pgrx::spi::{OwnedPreparedStatement, SpiClient};
+use pgrx::{PgOid, Spi};
+
+use super::chunk::{Chunk, ChunkPacker, Place};
+use super::load::{self, Loaded};
+use super::outcome::{Outcome, OutcomeChunk, OutcomePacker};
+use super::pack::Packer;
+use super::position;
+use super::reader::Cache;
+use super::slices::Slices;
+use super::tables::{check, with_tables};
+use crate::dispatch::{DeliveryId, Position};
+use crate::event::{Lsn, Timestamp};
+use crate::link::frame::Item;
+
+/// A request that was answered by no success, or by one that was not the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Whose.
+    pub subscription: i64,
+    /// The deliveries it brought, never none; it goes by the first.
+    pub members: Vec<DeliveryId>,
+    /// Which one, counted from 1.
+    pub attempt: u32,
+    /// When it was sent.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
+    /// The HTTP status of the response, if there was one.
+    pub status: Option<u16>,
+    /// The word for the kind of error.
+    pub class: String,
+    /// What went wrong.
+    pub error: String,
+    /// The beginning of the response.
+    pub response: Option<String>,
+    /// How long after its end the next one is due; none if it was the last.
+    pub next_in: Option<Duration>,
+    /// The replay that it belongs to.
+    pub replay: Option<i64>,
+}
+
+/// The journal of this database. The dispatcher owns it, and nobody else writes.
+///
+/// Rows of outcomes, attempts and positions have one rising sequence, so that what came after a checkpoint is known
+/// by its number.
+pub struct Journal {
+    extension: pg_sys::Oid,
+    /// The last number given.
+    pub(super) last: DeliveryId,
+    /// The last number written.
+    pub(super) written: DeliveryId,
+    /// Where the last event stands; none before the first.
+    pub(super) high: Option<Place>,
+    /// The last number of the sequence.
+    sequence: i64,
+    buffer: Buffer,
+    plans: Option<Plans>,
+    /// Where the last commit's record ends.
+    committed: Lsn,
+    pub(super) slices: Slices,
+    pub(super) cache: Cache,
+}
+
+#[derive(Default)]
+struct Buffer {
+    events: ChunkPacker,
+    chunks: Vec<Chunk>,
+    outcomes: OutcomePacker,
+    outcome_rows: Vec<(i64, OutcomeChunk)>,
+    attempts: Vec<(i64, Attempt)>,
+    positions: Vec<PositionRow>,
+    /// The bytes of rows that are complete.
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+struct PositionRow {
+    sequence: i64,
+    subscription: i64,
+    reach: DeliveryId,
+    last: DeliveryId,
+    pending: u64,
+    body: Vec<u8>,
+}
+
+impl Journal {
+    /// Opens the journal of the extension in this database and loads where everything stands; none when the extension
+    /// isn't here. What was journaled and not decided yet is pending.
+    pub fn open() -> Option<(Journal, Loaded)> {
+        let (extension, mut loaded) =
+            with_tables(|extension| (extension, check("the journal can't be read", load::load())))?;
+        // SAFETY: reads shared memory.
+        let flushed = Lsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
+        if let Some((lsn, _)) = loaded.high.filter(|(lsn, _)| *lsn > flushed) {
+            pgrx::warning!(
+                "pgstream_hooks: the journal's last event is of {lsn}, but write-ahead log ends at {flushed}; \
+                 the journal comes from another history, and what follows is not compared with it"
+            );
+            loaded.high = None;
+        }
+        let journal = Journal {
+            extension,
+            last: loaded.last,
+            written: loaded.last,
+            high: loaded.high,
+            sequence: loaded.sequence,
+            buffer: Buffer::default(),
+            plans: None,
+            committed: Lsn(0),
+            slices: std::mem::take(&mut loaded.slices),
+            cache: Cache::default(),
+        };
+        Some((journal, loaded))
+    }
+
+    /// Takes a change that arrived; returns the number of the delivery to the first of its targets. None when it is in
+    /// the journal already, or nobody gets it.
+    pub fn append(&mut self, item: &Item) -> Option<DeliveryId> {
+        let id = item.event_id()?;
+        let place = (id.commit_lsn, id.ordinal);
+        if item.targets().is_empty() || self.high.is_some_and(|high| place <= high) {
+            return None;
+        }
+        let first = DeliveryId(self.last.0 + 1);
+        let complete = self.buffer.chunks.len();
+        // It came as a frame, so it fits into one.
+        if let Err(error) = self.buffer.events.add(first, item, &mut self.buffer.chunks) {
+            pgrx::error!("pgstream_hooks: event {id} can't be journaled: {error}");
+        }
+        self.buffer.bytes +=
+            self.buffer.chunks[complete..].iter().map(|chunk| chunk.body.len()).sum::<usize>();
+        self.buffer.touch();
+        self.high = Some(place);
+        self.last = DeliveryId(self.last.0 + item.targets().len() as u64);
+        Some(first)
+    }
+
+    /// Takes what became of a request.
+    pub fn finished(&mut self, outcome: &Outcome) {
+        if let Some(chunk) = self.buffer.outcomes.add(outcome) {
+            self.complete_outcomes(chunk);
+        }
+        self.buffer.touch();
+    }
+
+    /// Takes a request that failed, or one that succeeded after others had failed.
+    pub fn attempt(&mut self, attempt: Attempt) {
+        let sequence = self.next_in_sequence();
+        self.buffer.bytes += attempt.error.len() + attempt.response.as_ref().map_or(0, String::len) + 200;
+        self.buffer.attempts.push((sequence, attempt));
+        self.buffer.touch();
+    }
+
+    /// Takes the positions of all subscriptions that anything happened to since the last checkpoint.
+    pub fn checkpoint(&mut self, positions: &[(i64, Position)]) {
+        // What is packed so far is behind it then, not ahead.
+        if let Some(chunk) = self.buffer.outcomes.close() {
+            self.complete_outcomes(chunk);
+        }
+        for (subscription, position) in positions {
+            let sequence = self.next_in_sequence();
+            let body = position::pack(position);
+            self.buffer.bytes += body.len();
+            self.buffer.positions.push(PositionRow {
+                sequence,
+                subscription: *subscription,
+                reach: position.reach,
+                last: self.last,
+                pending: position.counts.pending,
+                body,
+            });
+            self.buffer.touch();
+        }
+    }
+
+    /// Takes the positions of all subscriptions there are, as [`Journal::retain`] asks for.
+    pub fn checkpoint_all(&mut self, positions: &[(i64, Position)]) {
+        self.checkpoint(positions);
+        self.slices.checkpointed();
+    }
+
+    /// The bytes taken since the last flush.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.bytes + self.buffer.events.buffered() + self.buffer.outcomes.buffered()
+    }
+
+    /// Since when something waits to be written.
+    pub fn buffered_since(&self) -> Option<Instant> {
+        self.buffer.since
+    }
+
+    /// Writes all that was taken, in one transaction; returns where the record of its commit ends (which may have to
+    /// be flushed yet), or of the last one when there was nothing to write. None when our tables are not here any more.
+    pub fn flush(&mut self) -> Option<Lsn> {
+        if self.buffer.since.take().is_none() {
+            return Some(self.committed);
+        }
+        self.buffer.chunks.extend(self.buffer.events.close());
+        if let Some(chunk) = self.buffer.outcomes.close() {
+            self.complete_outcomes(chunk);
+        }
+        let slice = self.slices.current();
+        let written = with_tables(|extension| {
+            (extension == self.extension)
+                .then(|| check("the journal can't be written", self.buffer.write(&mut self.plans, slice)))
+        });
+        let bytes = written.flatten()?;
+        self.slices.grown(bytes);
+        self.buffer.clear();
+        self.written = self.last;
+        // SAFETY: a global of this process that the commit has set.
+        self.committed = Lsn(unsafe { pg_sys::XactLastCommitEnd });
+        Some(self.committed)
+    }
+
+    /// Runs the action in a transaction that may use our tables; none when they are not here any more.
+    pub(super) fn with_tables<T>(&self, action: impl FnOnce() -> T) -> Option<T> {
+        with_tables(|extension| (extension == self.extension).then(action)).flatten()
+    }
+
+    fn complete_outcomes(&mut self, chunk: OutcomeChunk) {
+        let sequence = self.next_in_sequence();
+        self.buffer.bytes += chunk.body.len();
+        self.buffer.outcome_rows.push((sequence, chunk));
+    }
+
+    fn next_in_sequence(&mut self) -> i64 {
+        self.sequence += 1;
+        self.sequence
+    }
+}
+
+impl Buffer {
+    fn touch(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn clear(&mut self) {
+        self.chunks.clear();
+        self.outcome_rows.clear();
+        self.attempts.clear();
+        self.positions.clear();
+        self.bytes = 0;
+    }
+
+    /// Inserts all rows; returns their bytes.
+    fn write(&self, plans: &mut Option<Plans>, slice: i16) -> pgrx::spi::Result<u64> {
+        Spi::connect_mut(|client| {
+            let plans = match plans {
+                Some(plans) if plans.slice == slice => plans,
+                stale => stale.insert(Plans::prepare(client, slice)?),
+            };
+            for chunk in &self.chunks {
+                plans.event_chunk(client, chunk)?;
+            }
+            for (sequence, chunk) in &self.outcome_rows {
+                plans.outcome_chunk(client, *sequence, chunk)?;
+            }
+            for (sequence, attempt) in &self.attempts {
+                plans.attempt(client, *sequence, attempt)?;
+            }
+            for row in &self.positions {
+                plans.position(client, row)?;
+            }
+            let rows =
+                self.chunks.len() + self.outcome_rows.len() + self.attempts.len() + self.positions.len();
+            let bodies = self.bytes + self.chunks.last().map_or(0, |chunk| chunk.body.len());
+            Ok((bodies + 100 * rows) as u64)
+        })
+    }
+}
+
+/// Prepared inserts into the partitions of a slice.
+struct Plans {
+    slice: i16,
+    events: OwnedPreparedStatement,
+    outcomes: OwnedPreparedStatement,
+    attempts: OwnedPreparedStatement,
+    positions: OwnedPreparedStatement,
+}
+
+impl Plans {
+    fn prepare(client: &SpiClient<'_>, slice: i16) -> pgrx::spi::Result<Plans> {
+        use pg_sys::{
+            BYTEAOID, FLOAT8OID, INT4OID, INT8ARRAYOID, INT8OID, PG_LSNOID, TEXTOID, TIMESTAMPTZOID,
+        };
+        let insert = |table: &str, columns: &[(&str, pg_sys::Oid)]| {
+            let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+            let values: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
+            let types: Vec<PgOid> = columns.iter().map(|(_, kind)| PgOid::from(*kind)).collect();
+            let statement = format!(
+                "INSERT INTO pgwh.{table}_{slice} (slice, {}) VALUES ({slice}, {})",
+                names.join(", "),
+                values.join(", ")
+            );
+            client.prepare_mut(statement.as_str(), &types).map(|plan| plan.keep())
+        };
+        Ok(Plans {
+            slice,
+            events: insert(
+                "event_chunks",
+                &[
+                    ("first_id", INT8OID),
+                    ("last_id", INT8OID),
+                    ("first_lsn", PG_LSNOID),
+                    ("first_ordinal", INT8OID),
+                    ("last_lsn", PG_LSNOID),
+                    ("last_ordinal", INT8OID),
+                    ("first_at", TIMESTAMPTZOID),
+                    ("last_at", TIMESTAMPTZOID),
+                    ("events", INT4OID),
+                    ("subscriptions", INT8ARRAYOID),
+                    ("body", BYTEAOID),
+                ],
+            )?,
+            outcomes: insert(
+                "outcome_chunks",
+                &[
+                    ("seq", INT8OID),
+                    ("lowest_id", INT8OID),
+                    ("highest_id", INT8OID),
+                    ("first_at", TIMESTAMPTZOID),
+                    ("last_at", TIMESTAMPTZOID),
+                    ("outcomes", INT4OID),
+                    ("dead", INT4OID),
+                    ("subscriptions", INT8ARRAYOID),
+                    ("body", BYTEAOID),
+                ],
+            )?,
+            attempts: insert(
+                "attempt_rows",
+                &[
+                    ("seq", INT8OID),
+                    ("delivery_id", INT8OID),
+                    ("subscription_id", INT8OID),
+                    ("attempt", INT4OID),
+                    ("started_at", TIMESTAMPTZOID),
+                    ("duration_ms", FLOAT8OID),
+                    ("status_code", INT4OID),
+                    ("error_class", TEXTOID),
+                    ("error", TEXTOID),
+                    ("response", TEXTOID),
+                    ("next_attempt_at", TIMESTAMPTZOID),
+                    ("replay", INT8OID),
+                    ("members", BYTEAOID),
+                ],
+            )?,
+            positions: insert(
+                "positions",
+                &[
+                    ("seq", INT8OID),
+                    ("subscription_id", INT8OID),
+                    ("written_at", TIMESTAMPTZOID),
+                    ("reach", INT8OID),
+                    ("last_id", INT8OID),
+                    ("pending", INT8OID),
+                    ("body", BYTEAOID),
+                ],
+            )?,
+        })
+    }
+
+    fn event_chunk(&self, client: &mut SpiClient<'_>, chunk: &Chunk) -> pgrx::spi::Result<()> {
+        let row = [
+            number(chunk.first.0),
+            number(chunk.last.0),
+            lsn(chunk.first_place.0),
+            number(chunk.first_place.1),
+            lsn(chunk.last_place.0),
+            number(chunk.last_place.1),
+            time(chunk.first_at),
+            time(chunk.last_at),
+            (chunk.events as i32).into(),
+            chunk.subscriptions.clone().into(),
+            chunk.body.as_slice().into(),
+        ];
+        client.update(&self.events, None, &row).map(drop)
+    }
+
+    fn outcome_chunk(
+        &self,
+        client: &mut SpiClient<'_>,
+        sequence: i64,
+        chunk: &OutcomeChunk,
+    ) -> pgrx::spi::Result<()> {
+        let row = [
+            sequence.into(),
+            number(chunk.lowest.0),
+            number(chunk.highest.0),
+            time(chunk.first_at),
+            time(chunk.last_at),
+            (chunk.outcomes as i32).into(),
+            (chunk.dead as i32).into(),
+            chunk.subscriptions.clone().into(),
+            chunk.body.as_slice().into(),
+        ];
+        client.update(&self.outcomes, None, &row).map(drop)
+    }
+
+    fn attempt(&self, client: &mut SpiClient<'_>, sequence: i64, attempt: &Attempt) -> pgrx::spi::Result<()> {
+        let [first, others @ ..] = attempt.members.as_slice() else { return Ok(()) };
+        let others = (!others.is_empty()).then(|| pack_members(*first, others));
+        let ended = micros(attempt.started_at.0, attempt.duration);
+        let next = attempt.next_in.map(|delay| Timestamp(micros(ended, delay)));
+        let row = [
+            sequence.into(),
+            number(first.0),
+            attempt.subscription.into(),
+            (attempt.attempt as i32).into(),
+            time(attempt.started_at),
+            (attempt.duration.as_secs_f64() * 1000.0).into(),
+            attempt.status.map(i32::from).into(),
+            attempt.class.as_str().into(),
+            printable(&attempt.error).into(),
+            attempt.response.as_deref().map(printable).into(),
+            next.map_or_else(no_time, time),
+            attempt.replay.into(),
+            others.into(),
+        ];
+        client.update(&self.attempts, None, &row).map(drop)
+    }
+
+    fn position(&self, client: &mut SpiClient<'_>, row: &PositionRow) -> pgrx::spi::Result<()> {
+        let row = [
+            row.sequence.into(),
+            row.subscription.into(),
+            time(load::now()),
+            number(row.reach.0),
+            number(row.last.0),
+            number(row.pending),
+            row.body.as_slice().into(),
+        ];
+        client.update(&self.positions, None, &row).map(drop)
+    }
+}
+
+/// The members of a batch behind its first.
+fn pack_members(first: DeliveryId, others: &[DeliveryId]) -> Vec<u8> {
+    let mut out = Packer::default();
+    let mut from = first;
+    for id in others {
+        out.step(from.0, id.0);
+        from = *id;
+    }
+    out.seal()
+}
+
+/// What `text` can hold: Postgres has no NUL in it.
+fn printable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}
+
+fn micros(from: i64, time: Duration) -> i64 {
+    from.saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// SQL counts on the other side of 0 what is beyond 2^63, which nothing reaches.
+pub(super) fn number<'a>(number: u64) -> DatumWithOid<'a> {
+    (number as i64).into()
+}
+
+pub(super) fn lsn<'a>(lsn: Lsn) -> DatumWithOid<'a> {
+    // SAFETY: a pg_lsn is a 64 bit number, passed by value as a bigint is.
+    unsafe { DatumWithOid::new(lsn.0 as i64, pg_sys::PG_LSNOID) }
+}
+
+pub(super) fn time<'a>(time: Timestamp) -> DatumWithOid<'a> {
+    // SAFETY: a timestamptz is a 64 bit number, passed by value as a bigint is.
+    unsafe { DatumWithOid::new(time.0, pg_sys::TIMESTAMPTZOID) }
+}
+
+fn no_time<'a>() -> DatumWithOid<'a> {
+    DatumWithOid::null_oid(pg_sys::TIMESTAMPTZOID)
+}
