@@ -6,7 +6,9 @@
 use pgrx::Spi;
 use pgrx::spi::Result;
 
+use super::reader::Cache;
 use super::tables::check;
+use super::writer::Journal;
 use crate::dispatch::DeliveryId;
 
 /// Something that a session asked for.
@@ -15,12 +17,12 @@ pub struct Command {
     /// Its number in the table, to be named when it is done.
     pub id: i64,
     /// What to do.
-    pub what: What,
+    pub kind: CommandKind,
 }
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum CommandKind {
     /// Read a subscription's row again, without waiting until the log tells of its change.
     Reload {
         /// Which.
@@ -62,16 +64,16 @@ fn read() -> Result<Vec<Command>> {
         let mut commands = Vec::new();
         for row in rows {
             let number = |column| Ok::<_, pgrx::spi::Error>(row.get::<i64>(column)?.unwrap_or_default());
-            let what = match row.get::<String>(2)?.as_deref() {
-                Some("reload") => What::Reload { subscription: number(3)? },
+            let kind = match row.get::<String>(2)?.as_deref() {
+                Some("reload") => CommandKind::Reload { subscription: number(3)? },
                 Some("skip") => {
-                    What::Skip { subscription: number(3)?, delivery: DeliveryId(number(4)? as u64) }
+                    CommandKind::Skip { subscription: number(3)?, delivery: DeliveryId(number(4)? as u64) }
                 }
-                Some("replay") => What::Replay { replay: number(5)? },
-                Some("cancel_replay") => What::CancelReplay { replay: number(5)? },
-                _ => What::Forget,
+                Some("replay") => CommandKind::Replay { replay: number(5)? },
+                Some("cancel_replay") => CommandKind::CancelReplay { replay: number(5)? },
+                _ => CommandKind::Forget,
             };
-            commands.push(Command { id: number(1)?, what });
+            commands.push(Command { id: number(1)?, kind });
         }
         Ok(commands)
     })
@@ -89,4 +91,11 @@ pub fn commands_done(commands: &[Command]) {
             &[ids.into()],
         ),
     );
+}
+
+impl Journal {
+    /// Forgets all that was read, since the rows may have been rewritten meanwhile.
+    pub(crate) fn forget_read(&mut self) {
+        self.cache = Cache::default();
+    }
 }
