@@ -1,6 +1,6 @@
-//! How many requests a second the sender pool makes.
+//! How many requests a second the sender pool makes, and how many events they bring.
 //!
-//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [threads]
+//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [threads] [events a request]
 //!
 //! wants a receiver listening there, such as `receiver --quiet`. Like the dispatcher, it keeps a window of requests
 //! in flight and sleeps when there is nothing to collect.
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pgstream_hooks::event::format::Format;
+use pgstream_hooks::event::format::{Format, Shown};
 use pgstream_hooks::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
 use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Pool, PoolSettings, signature};
 
@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let requests: u64 = arguments.next().map_or(Ok(300_000), |count| count.parse())?;
     let threads: usize = arguments.next().map_or(Ok(16), |count| count.parse())?;
+    let batch: u64 = arguments.next().map_or(Ok(1), |count| count.parse())?;
 
     let endpoint = Arc::new(Endpoint::new(EndpointSettings {
         subscription_id: 1,
@@ -33,6 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         timeout: Duration::from_secs(15),
         secrets: vec![signature::generate_secret()?],
         format: Format::Pgwh,
+        columns: Shown::All,
+        batched: batch > 1,
         max_response_size: 16 * 1024,
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);
@@ -46,8 +49,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     while done < requests {
         while submitted < requests && submitted - done < window {
             submitted += 1;
-            let events = vec![(event(submitted), 0)];
-            pool.submit(Job { ticket: submitted, endpoint: endpoint.clone(), events, attempt: 1 });
+            let events = (0..batch).map(|member| (event(submitted * batch + member), 0)).collect();
+            pool.submit(Job {
+                ticket: submitted,
+                endpoint: endpoint.clone(),
+                events,
+                attempt: 1,
+                replay: None,
+            });
         }
         pool.outcomes(&mut outcomes);
         if outcomes.is_empty() && !pool.arm() {
@@ -69,8 +78,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     latencies.sort_unstable();
     let percentile = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
     println!(
-        "{requests} requests, {threads} threads, {failed} failed: {:.0} requests/s; request p50 {:?}, p99 {:?}",
+        "{requests} requests of {batch} events, {threads} threads, {failed} failed: {:.0} requests/s, {:.0} events/s; request p50 {:?}, p99 {:?}",
         requests as f64 / seconds,
+        (requests * batch) as f64 / seconds,
         percentile(0.5),
         percentile(0.99)
     );

@@ -56,10 +56,19 @@ CREATE TABLE pgwh.subscriptions (
     url text NOT NULL,
     tables text[] NOT NULL,
     event_types text[] NOT NULL,
+    columns text[],
+    exclude_columns text[],
     headers jsonb NOT NULL,
+    batch_size integer NOT NULL,
+    batch_wait interval NOT NULL,
+    ordering text NOT NULL,
     timeout interval NOT NULL,
     max_in_flight integer NOT NULL,
+    retry_schedule interval[] NOT NULL,
+    retention interval,
     enabled boolean NOT NULL DEFAULT true,
+    paused boolean NOT NULL DEFAULT false,
+    disabled_reason text,
     owner text NOT NULL DEFAULT current_user,
     home text NOT NULL DEFAULT pgwh.home(),
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -73,10 +82,19 @@ COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url and tables
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
+COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
+COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
+COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commit order; strict: all changes, one request at a time; none: no order (default key)';
 COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
-COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are sent';
+COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
+COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
+COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured for it';
+COMMENT ON COLUMN pgwh.subscriptions.paused IS 'whether changes are kept for later instead of being sent';
+COMMENT ON COLUMN pgwh.subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
 COMMENT ON COLUMN pgwh.subscriptions.owner IS 'name of the role that it belongs to';
 COMMENT ON COLUMN pgwh.subscriptions.home IS 'where it was made, see pgwh.home(); SET home = DEFAULT arms it here';
 COMMENT ON COLUMN pgwh.subscriptions.created_at IS 'when it was made';
@@ -151,10 +169,17 @@ CREATE FUNCTION pgwh.subscribe(
     schema text DEFAULT NULL,
     table_name text DEFAULT NULL,
     event_types text[] DEFAULT '{insert,update,delete,truncate}',
+    columns text[] DEFAULT NULL,
+    exclude_columns text[] DEFAULT NULL,
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
+    batch_size integer DEFAULT 1,
+    batch_wait interval DEFAULT '0 s',
+    ordering text DEFAULT 'key',
     timeout interval DEFAULT '15 s',
     max_in_flight integer DEFAULT 16,
+    retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
+    retention interval DEFAULT NULL,
     enabled boolean DEFAULT true
 ) RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'subscribe_wrapper';
@@ -165,11 +190,17 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   tables         patterns schema.table with * wildcards, default {*.*}; a partitioned table stands for its partitions
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T)
+  columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
   headers        extra request headers, an object of strings
   secret         signing key whsec_…, generated when left out: SELECT pgwh.secret(name)
+  batch_size     most events in a request; more than 1 makes every body an array
+  batch_wait     how long an event waits for others to share its request
+  ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
   timeout        limit of a whole request
   max_in_flight  requests at once
-  enabled        whether to send
+  retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
+  retention      how long events stay for replay, by default as the setting pgwh.retention says
+  enabled        whether changes are captured for it
 Example: SELECT pgwh.subscribe(''https://example.com/hook'', tables => ''{public.orders}'');';
 
 CREATE FUNCTION pgwh.unsubscribe(name text) RETURNS bigint

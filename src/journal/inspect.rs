@@ -58,40 +58,25 @@ pub(crate) fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
     })
 }
 
-/// The first delivery of the first chunk with an event that was committed then or later, as far as commits come in the
-/// order of their times; a number behind all when there is none.
-pub(crate) fn first_since_time(since: Timestamp) -> Result<DeliveryId> {
-    first_chunk("last_at >= $2", || writer::time(since))
+/// A delivery before which nothing was committed then or later, as far as commits come in the order of their times.
+/// None when nothing was.
+pub(crate) fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
+    first("last_at >= $1 ORDER BY last_at", writer::time(since))
 }
 
-/// The first delivery of the first chunk with an event committed at that position or behind it; a number behind all
-/// when there is none.
-pub(crate) fn first_since_lsn(since: Lsn) -> Result<DeliveryId> {
-    first_chunk("last_lsn >= $2", || writer::lsn(since))
+/// A delivery before which nothing was committed at that position or behind it. None when nothing was.
+pub(crate) fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
+    first("last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
 }
 
-/// Halves the range of numbers until it holds one chunk: only numbers have an index.
-fn first_chunk(condition: &str, since: impl Fn() -> DatumWithOid<'static>) -> Result<DeliveryId> {
-    let query = format!(
-        "SELECT first_id, last_id, {condition} FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1"
-    );
+fn first(condition: &str, since: DatumWithOid<'_>) -> Result<Option<DeliveryId>> {
+    let query = format!("SELECT first_id FROM pgwh.event_chunks WHERE {condition}, last_id LIMIT 1");
     Spi::connect(|client| {
-        let ends = client.select("SELECT min(last_id), max(last_id) FROM pgwh.event_chunks", Some(1), &[])?;
-        let (Some(mut low), Some(last)) = ends.first().get_two::<i64, i64>()? else {
-            return Ok(DeliveryId(1));
-        };
-        let behind = last + 1;
-        let (mut high, mut found) = (behind, behind);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let rows = client.select(query.as_str(), Some(1), &[middle.into(), since()])?;
-            match rows.first().get_three::<i64, i64, bool>()? {
-                (Some(first), Some(_), Some(true)) => (found, high) = (first, first.min(middle)),
-                (_, Some(last), _) => low = last + 1,
-                _ => high = middle,
-            }
+        let mut first = None;
+        for row in client.select(query.as_str(), Some(1), &[since])? {
+            first = Some(id(row.get(1)?));
         }
-        Ok(DeliveryId(found as u64))
+        Ok(first)
     })
 }
 
@@ -130,14 +115,14 @@ pub(crate) fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFl
 
 /// The outcomes of any of these deliveries (rising numbers).
 pub(crate) fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
-    let (Some(lowest), Some(highest)) = (ids.first(), ids.last()) else { return Ok(Vec::new()) };
     let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT body FROM pgwh.outcome_chunks WHERE highest_id >= $1 AND lowest_id <= $2
-                 AND EXISTS (SELECT FROM unnest($3) AS wanted (id) WHERE id BETWEEN lowest_id AND highest_id)",
+            "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
+                 JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
+             ORDER BY c.seq",
             None,
-            &[parameter(*lowest), parameter(*highest), numbers.into()],
+            &[numbers.into()],
         )?;
         let mut found = Vec::new();
         for row in rows {

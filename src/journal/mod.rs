@@ -41,7 +41,7 @@ pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub use slices::Retention;
 #[cfg(feature = "server")]
-pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
+pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]

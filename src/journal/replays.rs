@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use pgrx::Spi;
 use pgrx::spi::Result;
 
+use super::inspect;
 use super::load::{id, intact, lsn, parameter};
 use super::outcome::{self, End, Outcome};
 use super::reader::{Found, What};
@@ -18,6 +19,8 @@ use crate::event::{Event, Lsn, Timestamp};
 
 /// Dead letters that are looked for at once.
 const DEAD_AT_ONCE: usize = 1000;
+/// How far times of commits may be out of order, in microseconds.
+const SLACK: i64 = 60_000_000;
 
 /// What somebody wants to be sent again.
 #[derive(Clone, Debug)]
@@ -198,7 +201,8 @@ impl Journal {
         let selection = &replay.selection;
         let range = self.with_tables(|| {
             let first = check("the beginning of a replay can't be found", selection.first());
-            let range = Range { first: first.max(oldest), last };
+            let range =
+                Range { first: first.map_or(DeliveryId(last.0 + 1), |first| first.max(oldest)), last };
             let noted = Spi::run_with_args(
                 "UPDATE pgwh.replays SET state = 'running', started_at = clock_timestamp(), first_id = $2,
                      last_id = $3, cursor_id = $4
@@ -224,18 +228,16 @@ fn before(id: DeliveryId) -> DeliveryId {
 }
 
 impl Selection {
-    /// A delivery before which there is none of it. Inside a transaction.
-    fn first(&self) -> Result<DeliveryId> {
+    /// A delivery before which there is none of it; none when there is nothing. Inside a transaction.
+    fn first(&self) -> Result<Option<DeliveryId>> {
         if let Some(first) = self.deliveries.as_ref().and_then(|ids| ids.first()) {
-            return Ok(*first);
+            return Ok(Some(*first));
         }
         match self.since {
-            Bound::None => Ok(DeliveryId(1)),
+            Bound::None => Ok(Some(DeliveryId(1))),
             // Commits that come close together may have their times the other way round.
-            Bound::Time(time) => {
-                super::inspect::first_since_time(Timestamp(time.0.saturating_sub(60_000_000)))
-            }
-            Bound::Lsn(lsn) => super::inspect::first_since_lsn(lsn),
+            Bound::Time(time) => inspect::first_since_time(Timestamp(time.0.saturating_sub(SLACK))),
+            Bound::Lsn(lsn) => inspect::first_since_lsn(lsn),
         }
     }
 
@@ -353,6 +355,9 @@ impl ReplayReader {
 
     /// The next page, of about `max_bytes`. None when our tables are not here any more.
     pub(crate) fn page(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<ReplayPage> {
+        if self.at >= self.range.last {
+            return Some(ReplayPage { found: Vec::new(), upto: self.at, at_end: true });
+        }
         let mut page = match self.selection.only {
             Only::All => self.all(journal, max_bytes)?,
             Only::Dead | Only::Undelivered => self.some(journal)?,

@@ -33,6 +33,7 @@ static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 static WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
+static WEBHOOK_REPLAY: HeaderName = HeaderName::from_static("webhook-replay");
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The attempt at which a test's sender panics.
@@ -86,11 +87,15 @@ impl Client {
     fn render(&mut self, job: &Job) {
         #[cfg(test)]
         assert_ne!(job.attempt, PANIC, "for a test");
-        let Endpoint { format, database, subscription, .. } = &*job.endpoint;
-        let context = RenderContext { database, subscription };
-        self.body.clear();
-        for (event, level) in &job.events {
-            format.render_one(&mut self.body, event, usize::from(*level), &context);
+        let Endpoint { format, database, subscription, columns, .. } = &*job.endpoint;
+        let context = RenderContext { database, subscription, columns };
+        let body = &mut self.body;
+        body.clear();
+        let mut events = job.events.iter().map(|(event, level)| (&**event, usize::from(*level)));
+        if job.endpoint.batched {
+            format.render_batch(body, events, &context);
+        } else if let Some((event, level)) = events.next() {
+            format.render_one(body, event, level, &context);
         }
     }
 
@@ -100,7 +105,7 @@ impl Client {
         let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let signature = signature::sign(&endpoint.keys, &id, timestamp, &self.body);
         let id = HeaderValue::from_maybe_shared(id)?;
-        let mut headers = HeaderMap::with_capacity(8 + endpoint.headers.len());
+        let mut headers = HeaderMap::with_capacity(9 + endpoint.headers.len());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.format.content_type()));
         headers.insert(
             USER_AGENT,
@@ -113,6 +118,9 @@ impl Client {
         }
         headers.insert(&IDEMPOTENCY_KEY, id);
         headers.insert(&WEBHOOK_ATTEMPT, HeaderValue::from(job.attempt));
+        if let Some(replay) = job.replay {
+            headers.insert(&WEBHOOK_REPLAY, HeaderValue::from(replay));
+        }
         for (name, value) in &endpoint.headers {
             headers.append(name.clone(), value.clone());
         }
@@ -200,7 +208,9 @@ impl Answer {
             400..500 => (ErrorClass::Http4xx, self.status.to_string()),
             _ => (ErrorClass::Http5xx, self.status.to_string()),
         };
-        Err(Failure { class, status: Some(status), message, retry_after, response: self.body })
+        // Text that Postgres can store.
+        let response = String::from_utf8_lossy(&self.body).replace('\0', "");
+        Err(Failure { class, status: Some(status), message, retry_after, response })
     }
 }
 

@@ -12,7 +12,7 @@ use slab::Slab;
 use super::figures::{Figures, Publisher};
 use super::files;
 use crate::dispatch::{Attempt, Engine, Failure, Keys, Order, Settings, SubscriptionId, Ticket};
-use crate::event::format::Format;
+use crate::event::format::{Format, Shown};
 use crate::event::{Event, Lsn, Timestamp, Transaction};
 use crate::journal::SubscriptionRow;
 use crate::link::frame::{self, LaneKeys, Target};
@@ -85,7 +85,7 @@ impl Sending {
         let guard = Arc::new(settings::guard());
         for row in rows {
             let id = row.id;
-            let settings = Settings { max_in_flight: row.max_in_flight.max(1) as u32, ..Settings::default() };
+            let settings = Settings { max_in_flight: row.max_in_flight, ..Settings::default() };
             match endpoint(&self.database, row, &guard) {
                 Ok(endpoint) => {
                     self.endpoints.insert(id, Arc::new(endpoint));
@@ -169,7 +169,7 @@ impl Sending {
             let Some(endpoint) = self.endpoints.get(&subscription.0) else { continue };
             let (endpoint, events) = (endpoint.clone(), vec![payload.clone()]);
             let ticket = self.under_way.insert((ticket, subscription.0)) as u64;
-            self.pool.submit(Job { ticket, endpoint, events, attempt: number });
+            self.pool.submit(Job { ticket, endpoint, events, attempt: number, replay: None });
             self.changed.insert(subscription.0);
             any = true;
         }
@@ -295,9 +295,15 @@ fn endpoint(database: &str, row: SubscriptionRow, guard: &Arc<Guard>) -> Result<
         database: database.to_owned(),
         url: row.url,
         headers: headers.into_iter().collect(),
-        timeout: Duration::from_secs_f64((row.timeout_ms / 1000.0).clamp(0.001, 86_400.0)),
+        timeout: row.timeout,
         secrets: row.secrets,
         format: Format::Pgwh,
+        columns: match (row.columns, row.exclude_columns) {
+            (Some(only), _) => Shown::Only(only),
+            (None, Some(except)) => Shown::Except(except),
+            (None, None) => Shown::All,
+        },
+        batched: row.batch_size > 1,
         max_response_size: settings::max_response_size(),
         guard: guard.clone(),
     })

@@ -6,7 +6,8 @@ use super::super::Format;
 use super::*;
 use crate::event::{Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
 
-const CONTEXT: RenderContext<'_> = RenderContext { database: "shop", subscription: "orders-to-billing" };
+const CONTEXT: RenderContext<'_> =
+    RenderContext { database: "shop", subscription: "orders-to-billing", columns: &Shown::All };
 
 /// `orders (id integer primary key, status text, notes text)`, a partition of `sales.all_orders`.
 fn orders() -> Relation {
