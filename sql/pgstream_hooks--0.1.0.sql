@@ -840,6 +840,136 @@ CREATE FUNCTION pgwh.wait(name text, timeout interval DEFAULT '30 s') RETURNS bo
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'wait_wrapper';
 COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committed before the call has reached the subscription; false when the time is up before';
 
+-- ---------------------------------------------------------------------------------------------------------------
+-- Again
+
+CREATE TABLE pgwh.commands (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    command text NOT NULL CHECK (command IN ('reload', 'skip', 'replay', 'cancel_replay', 'forget')),
+    subscription_id bigint,
+    delivery_id bigint,
+    replay_id bigint,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
+COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), skip, replay, cancel_replay or forget (forget what was read of the journal)';
+COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
+COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip';
+COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
+COMMENT ON COLUMN pgwh.commands.at IS 'when it was given';
+
+CREATE TABLE pgwh.replays (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    subscription text NOT NULL,
+    since timestamptz,
+    until timestamptz,
+    since_lsn pg_lsn,
+    until_lsn pg_lsn,
+    "only" text NOT NULL DEFAULT 'all' CHECK ("only" IN ('all', 'dead', 'undelivered')),
+    tables text[],
+    deliveries bigint[],
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'done', 'cancelled', 'failed')),
+    reason text,
+    total bigint,
+    done bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    finished_at timestamptz,
+    first_id bigint,
+    last_id bigint,
+    cursor_id bigint
+);
+CREATE INDEX replays_open ON pgwh.replays (id) WHERE state IN ('waiting', 'running');
+COMMENT ON TABLE pgwh.replays IS 'what was asked for by pgwh.replay() and pgwh.redeliver(), and how far that is; replays of one subscription run one after the other';
+COMMENT ON COLUMN pgwh.replays.id IS 'its id, which the header webhook-replay has';
+COMMENT ON COLUMN pgwh.replays.subscription_id IS 'who gets the events again';
+COMMENT ON COLUMN pgwh.replays.subscription IS 'the subscription''s name when the replay was asked for';
+COMMENT ON COLUMN pgwh.replays.since IS 'events committed from then on';
+COMMENT ON COLUMN pgwh.replays.until IS 'events committed up to then; null: up to when the replay began';
+COMMENT ON COLUMN pgwh.replays.since_lsn IS 'events whose commit is at that position or behind it';
+COMMENT ON COLUMN pgwh.replays.until_lsn IS 'events whose commit is at that position or before it; null: up to when the replay began';
+COMMENT ON COLUMN pgwh.replays."only" IS 'all events, dead ones, or undelivered ones (dead or pending)';
+COMMENT ON COLUMN pgwh.replays.tables IS 'events of tables that match one of these patterns; null: of all tables';
+COMMENT ON COLUMN pgwh.replays.deliveries IS 'of pgwh.redeliver(): events of these deliveries, and what has happened to their rows since';
+COMMENT ON COLUMN pgwh.replays.state IS 'waiting, running, done (all events have been given to sending), cancelled or failed';
+COMMENT ON COLUMN pgwh.replays.reason IS 'why it failed or was cancelled';
+COMMENT ON COLUMN pgwh.replays.total IS 'how many events it is about; null until that is known';
+COMMENT ON COLUMN pgwh.replays.done IS 'how many of them have been delivered again, or given up';
+COMMENT ON COLUMN pgwh.replays.created_at IS 'when it was asked for';
+COMMENT ON COLUMN pgwh.replays.started_at IS 'when it began';
+COMMENT ON COLUMN pgwh.replays.finished_at IS 'when it ended';
+COMMENT ON COLUMN pgwh.replays.first_id IS 'the first delivery that it looks at; set when it begins';
+COMMENT ON COLUMN pgwh.replays.last_id IS 'the last delivery that it looks at; set when it begins';
+COMMENT ON COLUMN pgwh.replays.cursor_id IS 'the delivery up to which all is done; a new start goes on behind it';
+
+CREATE FUNCTION pgwh.pause(name text) RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_wrapper';
+COMMENT ON FUNCTION pgwh.pause(text) IS 'sends a subscription nothing until pgwh.resume(name); its changes are kept. False when it was paused already';
+
+CREATE FUNCTION pgwh.resume(name text) RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_wrapper';
+COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on. False when it was not paused';
+
+CREATE FUNCTION pgwh.skip(delivery_id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'skip_wrapper';
+COMMENT ON FUNCTION pgwh.skip(bigint) IS 'gives up a delivery that is pending or being retried, so that newer changes of its rows go on; it becomes a dead letter';
+
+CREATE FUNCTION pgwh.redeliver(delivery_id bigint) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'redeliver_wrapper';
+COMMENT ON FUNCTION pgwh.redeliver(bigint) IS 'sends a delivery''s events again and, behind them, what has happened to their rows since; returns the id of the replay';
+
+CREATE FUNCTION pgwh.replay(
+    name text, since timestamptz, until timestamptz DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_times_wrapper';
+COMMENT ON FUNCTION pgwh.replay(text, timestamptz, timestamptz, text, text[]) IS
+'Sends a subscription its events again, under the same ids and in order with its live ones; returns the id of the replay.
+  name    the subscription
+  since, until   when they were committed, both ends included; until is now when left out
+  only    all, dead (given up) or undelivered (given up or pending); a word of SQL, so it goes into double quotes
+  tables  patterns schema.table with * wildcards, default all
+Example: SELECT pgwh.replay(''orders-to-billing'', now() - interval ''1 hour'', "only" => ''dead'');
+TABLE pgwh.replays shows how far it is.';
+
+CREATE FUNCTION pgwh.replay(
+    name text, since pg_lsn, until pg_lsn DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_lsns_wrapper';
+COMMENT ON FUNCTION pgwh.replay(text, pg_lsn, pg_lsn, text, text[]) IS
+'Sends a subscription its events again, by positions in write-ahead log: commit.lsn of the webhooks, both ends included.
+Otherwise as pgwh.replay(text, timestamptz, timestamptz, text, text[]).
+Example: SELECT pgwh.replay(''orders-to-billing'', ''0/15A8F50''::pg_lsn);';
+
+CREATE FUNCTION pgwh.cancel_replay(id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_replay_wrapper';
+COMMENT ON FUNCTION pgwh.cancel_replay(bigint) IS 'ends a replay; what it has not sent yet is not sent again';
+
+CREATE FUNCTION pgwh.why(
+    table_name text, key jsonb,
+    OUT event_id text, OUT committed_at timestamptz, OUT action text, OUT subscription text, OUT fate text,
+    OUT delivery_id bigint, OUT attempts integer, OUT status_code integer, OUT error text, OUT at timestamptz
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'why_wrapper';
+COMMENT ON FUNCTION pgwh.why(text, jsonb) IS
+'What became of a row''s latest changes: one row for each of the last 20 events of that key and each subscription.
+  table_name  schema.table, or a table in the search path
+  key         the values of the key''s columns, as in the webhook''s key
+Example: SELECT * FROM pgwh.why(''public.orders'', ''{"id": 7}'');';
+
+CREATE FUNCTION pgwh.forget(
+    table_name text, key jsonb,
+    OUT events_forgotten bigint, OUT deliveries_pending bigint, OUT attempts_cleared bigint
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'forget_wrapper';
+COMMENT ON FUNCTION pgwh.forget(text, jsonb) IS
+'Erases what the journal has of a row: data of its finished events, and what endpoints said to them. Ids and outcomes stay.
+Events that are still to be delivered are not erased, but counted.
+  table_name  schema.table, or a table in the search path
+  key         the values of the key''s columns, as in the webhook''s key
+Example: SELECT * FROM pgwh.forget(''public.customers'', ''{"id": 7}'');';
+
 REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgwh FROM PUBLIC;

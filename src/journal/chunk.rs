@@ -232,6 +232,23 @@ impl ChunkPacker {
     }
 }
 
+/// The body of the chunk with just these events.
+///
+/// # Errors
+///
+/// As [`ChunkPacker::add`].
+pub fn pack(entries: &[Entry]) -> Result<Vec<u8>, TooLong> {
+    let mut packer = ChunkPacker::default();
+    for entry in entries {
+        entry.item.transaction().into_iter().for_each(|transaction| packer.tell(transaction));
+        packer.write(&entry.item)?;
+    }
+    if let Some(transaction) = packer.transaction.take() {
+        write_commit(&mut packer.raw, transaction.commit_lsn);
+    }
+    Ok(pack::seal(&packer.raw))
+}
+
 /// About the bytes that a change takes in a chunk.
 fn size_of_rows(item: &Item) -> usize {
     match item {

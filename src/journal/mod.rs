@@ -10,15 +10,21 @@ pub mod position;
 pub mod restart;
 
 #[cfg(feature = "server")]
+mod commands;
+#[cfg(feature = "server")]
 mod gaps;
 #[cfg(feature = "server")]
 mod image;
+#[cfg(feature = "server")]
+pub(crate) mod inspect;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
 mod pending;
 #[cfg(feature = "server")]
 mod reader;
+#[cfg(feature = "server")]
+mod replays;
 #[cfg(feature = "server")]
 mod slices;
 #[cfg(feature = "server")]
@@ -28,6 +34,8 @@ mod tables;
 #[cfg(feature = "server")]
 mod writer;
 
+#[cfg(feature = "server")]
+pub use commands::{Command, CommandKind, commands, commands_done};
 #[cfg(feature = "server")]
 pub use image::Version;
 #[cfg(feature = "server")]

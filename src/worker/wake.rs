@@ -29,10 +29,12 @@ struct AtCommit {
     ring: bool,
     /// The extension was dropped here: the dispatcher should look.
     recheck: bool,
+    /// The dispatcher has been given something to do: it should read its commands.
+    commands: bool,
 }
 
 impl AtCommit {
-    const NOTHING: AtCommit = AtCommit { ring: false, recheck: false };
+    const NOTHING: AtCommit = AtCommit { ring: false, recheck: false, commands: false };
 }
 
 /// Has the launcher look at this database when the present transaction commits.
@@ -43,6 +45,11 @@ pub fn ring_at_commit() {
 /// Has the dispatcher look whether the extension is still there when the present transaction commits.
 pub fn recheck_at_commit() {
     AT_COMMIT.set(AtCommit { recheck: true, ..AT_COMMIT.get() });
+}
+
+/// Has the dispatcher read `pgwh.commands` when the present transaction commits.
+pub fn tell_dispatcher_at_commit() {
+    AT_COMMIT.set(AtCommit { commands: true, ..AT_COMMIT.get() });
 }
 
 /// Registers the callbacks, once, while the server preloads.
@@ -111,7 +118,7 @@ fn mine() -> Option<&'static Database> {
 }
 
 fn act_on(wishes: AtCommit) {
-    if !(wishes.ring || wishes.recheck) {
+    if !(wishes.ring || wishes.recheck || wishes.commands) {
         return;
     }
     let Some(shared) = shmem::shared() else { return };
@@ -119,10 +126,11 @@ fn act_on(wishes: AtCommit) {
         // SAFETY: reads a global of this process.
         shared.ring(unsafe { pg_sys::MyDatabaseId });
     }
-    if wishes.recheck
-        && let Some(database) = shmem::my_database()
-    {
-        database.recheck.store(true, Ordering::SeqCst);
-        database.dispatcher.wake();
+    let Some(database) = shmem::my_database().filter(|_| wishes.recheck || wishes.commands) else { return };
+    for (wish, flag) in [(wishes.recheck, &database.recheck), (wishes.commands, &database.commands)] {
+        if wish {
+            flag.store(true, Ordering::SeqCst);
+        }
     }
+    database.dispatcher.wake();
 }

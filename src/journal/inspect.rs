@@ -1,0 +1,173 @@
+//! What sessions look up in the journal: a delivery by its number, events from the newest back, outcomes.
+//!
+//! Everything runs in a transaction of the caller's, who has seen to the search path.
+
+use pgrx::Spi;
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::Result;
+
+use super::chunk::{self, Entry};
+use super::load::{id, intact, lsn, parameter};
+use super::outcome::{self, Outcome};
+use super::reader::chunk_holding;
+use super::writer;
+use crate::dispatch::DeliveryId;
+use crate::event::{Lsn, Timestamp};
+use crate::link::frame::{Item, Target};
+
+/// The chunks read in one query.
+const CHUNKS: i64 = 32;
+
+/// The delivery of that number: its event and its target. None when the journal doesn't have it.
+pub(crate) fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
+    let Some((first, _, body)) = chunk_holding(wanted)? else { return Ok(None) };
+    let found = intact(chunk::unpack(first, &body)).into_iter().find_map(|entry| {
+        let target = entry.deliveries().find(|(id, _)| *id == wanted).map(|(_, target)| target);
+        target.map(|target| (entry, target))
+    });
+    Ok(found)
+}
+
+/// The oldest event that the journal has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Oldest {
+    /// The number of its first delivery. Greater than 1 if older events have been there and are gone.
+    pub first: DeliveryId,
+    /// Where it was committed.
+    pub lsn: Lsn,
+    /// When it was committed.
+    pub at: Timestamp,
+}
+
+/// The oldest event of the first chunk whose last delivery is `from` or comes behind it. None behind the end.
+pub(crate) fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT first_id, first_lsn::text,
+                 (extract(epoch FROM first_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
+             FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
+            Some(1),
+            &[parameter(from)],
+        )?;
+        let mut oldest = None;
+        for row in rows {
+            let at = Timestamp(row.get(3)?.unwrap_or_default());
+            oldest = Some(Oldest { first: id(row.get(1)?), lsn: lsn(row.get(2)?), at });
+        }
+        Ok(oldest)
+    })
+}
+
+/// A delivery before which nothing was committed then or later, as far as commits come in the order of their times.
+/// None when nothing was.
+pub(crate) fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
+    first("last_at >= $1 ORDER BY last_at", writer::time(since))
+}
+
+/// A delivery before which nothing was committed at that position or behind it. None when nothing was.
+pub(crate) fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
+    first("last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
+}
+
+fn first(condition: &str, since: DatumWithOid<'_>) -> Result<Option<DeliveryId>> {
+    let query = format!("SELECT first_id FROM pgwh.event_chunks WHERE {condition}, last_id LIMIT 1");
+    Spi::connect(|client| {
+        let mut first = None;
+        for row in client.select(query.as_str(), Some(1), &[since])? {
+            first = Some(id(row.get(1)?));
+        }
+        Ok(first)
+    })
+}
+
+/// Hands out events from the newest back, until `take` has had enough.
+pub(crate) fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFlow<()>) -> Result<()> {
+    let mut before = i64::MAX;
+    loop {
+        let chunks = Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT first_id, last_id, body FROM pgwh.event_chunks
+                 WHERE last_id < $1 ORDER BY last_id DESC LIMIT $2",
+                None,
+                &[before.into(), CHUNKS.into()],
+            )?;
+            let mut chunks = Vec::new();
+            for row in rows {
+                let body: Vec<u8> = row.get(3)?.unwrap_or_default();
+                chunks.push((id(row.get(1)?), row.get::<i64>(2)?.unwrap_or_default(), body));
+            }
+            Ok::<_, pgrx::spi::Error>(chunks)
+        })?;
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        for (first, last, body) in chunks {
+            pgrx::check_for_interrupts!();
+            before = last;
+            for entry in intact(chunk::unpack(first, &body)).into_iter().rev() {
+                if take(entry).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The outcomes of any of these deliveries (rising numbers).
+pub(crate) fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
+    let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
+                 JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
+             ORDER BY c.seq",
+            None,
+            &[numbers.into()],
+        )?;
+        let mut found = Vec::new();
+        for row in rows {
+            pgrx::check_for_interrupts!();
+            let body: Vec<u8> = row.get(1)?.unwrap_or_default();
+            let outcomes = intact(outcome::unpack(&body)).into_iter();
+            found.extend(outcomes.filter(|one| one.members().any(|id| ids.binary_search(&id).is_ok())));
+        }
+        Ok(found)
+    })
+}
+
+/// Rewrites the chunk that holds a delivery: each of its events goes through `change`, which says whether it did change
+/// something. Returns how many were changed.
+///
+/// The row is locked, so that of two sessions that rewrite it the second sees what the first did.
+pub(crate) fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Item) -> bool) -> Result<u64> {
+    Spi::connect_mut(|client| {
+        let rows = client.update(
+            "SELECT slice, first_id, last_id, body FROM pgwh.event_chunks
+             WHERE last_id >= $1 ORDER BY last_id LIMIT 1 FOR UPDATE",
+            None,
+            &[parameter(holding)],
+        )?;
+        let mut row = None;
+        for found in rows {
+            let numbers = (found.get::<i16>(1)?, found.get::<i64>(2)?, found.get::<i64>(3)?);
+            row = Some((numbers, found.get::<Vec<u8>>(4)?.unwrap_or_default()));
+        }
+        let Some(((Some(slice), Some(first), Some(last)), body)) = row else { return Ok(0) };
+        let mut entries = intact(chunk::unpack(id(Some(first)), &body));
+        let changed = entries.iter_mut().map(|entry| u64::from(change(&mut entry.item))).sum();
+        if changed > 0 {
+            let body = match chunk::pack(&entries) {
+                Ok(body) => body,
+                Err(error) => {
+                    pgrx::error!("pgstream_hooks: a chunk of events can't be packed again: {error}")
+                }
+            };
+            client.update(
+                "UPDATE pgwh.event_chunks SET body = $3 WHERE slice = $1 AND last_id = $2",
+                None,
+                &[slice.into(), last.into(), body.into()],
+            )?;
+        }
+        Ok(changed)
+    })
+}
