@@ -42,12 +42,15 @@ fn close(subscription: i64, to: Lsn) -> Result<()> {
     )
 }
 
-/// All subscriptions there are miss what was committed up to `to` and is not in the journal, which ends at `from`.
-pub(super) fn lost(from: Lsn, to: Lsn) -> Result<()> {
+/// All subscriptions miss what was committed up to `to` and is not in the journal, whose last event is at `high`. What
+/// the image tells is known, too; without an image there was no slot before, and nothing is missed.
+pub(super) fn lost(high: Lsn, to: Lsn) -> Result<()> {
     Spi::run_with_args(
         "INSERT INTO pgwh.gaps (subscription_id, from_lsn, to_lsn, until, reason)
-         SELECT s.id, $1::pg_lsn, $2::pg_lsn, clock_timestamp(), 'the server gave the replication slot up'
-         FROM pgwh.subscriptions s WHERE s.enabled AND s.home = pgwh.home() ON CONFLICT DO NOTHING",
-        &[from.to_string().into(), to.to_string().into()],
+         SELECT s.id, known.lsn, $2::pg_lsn, clock_timestamp(), 'the server gave the replication slot up'
+         FROM pgwh.subscriptions s,
+             (SELECT greatest(max(v.lsn), $1::pg_lsn) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
+         WHERE s.enabled AND s.home = pgwh.home() AND known.lsn < $2::pg_lsn ON CONFLICT DO NOTHING",
+        &[high.to_string().into(), to.to_string().into()],
     )
 }

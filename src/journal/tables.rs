@@ -58,9 +58,10 @@ pub fn note_gaps(versions: &[Version]) {
     check("gaps can't be noted", gaps::note(versions));
 }
 
-/// Notes that what was committed between the two positions is lost to all subscriptions. Inside a transaction.
-pub fn note_loss(from: Lsn, to: Lsn) {
-    check("gaps can't be noted", gaps::lost(from, to));
+/// Notes that what was committed behind the journal's last event and up to `to` is lost to all subscriptions, when the
+/// image that is there belongs to a slot that is gone. Inside a transaction.
+pub fn note_loss(high: Lsn, to: Lsn) {
+    check("gaps can't be noted", gaps::lost(high, to));
 }
 
 /// Ends the process on an error of its own tables: its restart begins from what was committed.

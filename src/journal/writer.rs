@@ -198,6 +198,27 @@ impl Journal {
         self.slices.checkpointed();
     }
 
+    /// The last number given.
+    pub fn last(&self) -> DeliveryId {
+        self.last
+    }
+
+    /// Gives a number to a delivery that is made again.
+    pub fn number_again(&mut self) -> DeliveryId {
+        self.last = DeliveryId(self.last.0 + 1);
+        self.last
+    }
+
+    /// Where the last event was committed.
+    pub fn high(&self) -> Lsn {
+        self.high.map_or(Lsn(0), |(lsn, _)| lsn)
+    }
+
+    /// Where the record of the last commit ends.
+    pub fn committed(&self) -> Lsn {
+        self.committed
+    }
+
     /// The bytes taken since the last flush.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.bytes + self.buffer.events.buffered() + self.buffer.outcomes.buffered()

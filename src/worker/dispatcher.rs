@@ -306,7 +306,7 @@ impl Dispatcher {
                 let version = Version { id, lsn, spec };
                 self.image.as_mut().unwrap_or(&mut self.versions).push(version);
             }
-            Item::ImageEnd { .. } => self.store_first_image(),
+            Item::ImageEnd { lsn } => self.store_first_image(lsn),
             // Its events may be for a subscription that was told of just before.
             Item::Begin(_) => self.store_versions(),
             Item::Change { .. } | Item::Failed { .. } => {
@@ -337,9 +337,11 @@ impl Dispatcher {
     }
 
     /// Replaces the image by the first one of a new slot; the decoder waits for that.
-    fn store_first_image(&mut self) {
+    fn store_first_image(&mut self, consistent: Lsn) {
         let image = self.image.take().unwrap_or_default();
+        let high = self.recording.journal().high();
         let stored = self.with_tables(|| {
+            journal::note_loss(high, consistent);
             journal::forget_image();
             journal::store_image(&image);
         });
