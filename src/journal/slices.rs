@@ -57,6 +57,8 @@ struct Slice {
     /// Since when all its deliveries are done.
     done_at: Option<i64>,
     bytes: u64,
+    /// Whether there is more in it than positions, which alone are no reason to go on to the next.
+    used: bool,
 }
 
 impl Slices {
@@ -69,7 +71,9 @@ impl Slices {
                      (extract(epoch FROM opened_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
                      (extract(epoch FROM done_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
                      pg_table_size(format('pgwh.event_chunks_%s', slice)::regclass)
-                         + pg_table_size(format('pgwh.outcome_chunks_%s', slice)::regclass)
+                         + pg_table_size(format('pgwh.outcome_chunks_%s', slice)::regclass),
+                     pg_relation_size(format('pgwh.event_chunks_%s', slice)::regclass)
+                         + pg_relation_size(format('pgwh.outcome_chunks_%s', slice)::regclass) > 0
                  FROM pgwh.slices WHERE generation IS NOT NULL ORDER BY generation",
                 None,
                 &[],
@@ -85,6 +89,7 @@ impl Slices {
                     opened_at: row.get(6)?.unwrap_or_default(),
                     done_at: row.get(7)?,
                     bytes: row.get::<i64>(8)?.unwrap_or_default() as u64,
+                    used: row.get(9)?.unwrap_or_default(),
                 });
             }
             Ok(slices)
@@ -112,9 +117,10 @@ impl Slices {
         numbers.into_iter()
     }
 
-    pub(super) fn grown(&mut self, bytes: u64) {
+    pub(super) fn grown(&mut self, bytes: u64, used: bool) {
         if let Some(current) = self.used.last_mut() {
             current.bytes += bytes;
+            current.used |= used;
         }
     }
 
@@ -134,7 +140,7 @@ impl Slices {
         let age = Duration::from_micros(u64::try_from(now - current.opened_at).unwrap_or_default());
         let large = retention.max_bytes.map_or(LARGE, |most| (most / u64::from(SHARE)).clamp(1 << 20, LARGE));
         let full = current.bytes > large;
-        let old = current.bytes > 0 && age >= (retention.longest / SHARE).max(SHORTEST);
+        let old = current.used && age >= (retention.longest / SHARE).max(SHORTEST);
         (free && (full || old)).then_some(next)
     }
 
@@ -190,8 +196,8 @@ impl Journal {
             self.with_tables(|| check("slices can't be told of", tell_done(&done, now)));
         }
         // What makes older positions superfluous must be written before they go.
-        if self.buffered_since().is_none()
-            && let Some(expired) = self.slices.expired(retention, oldest_pending, now)
+        if let Some(expired) = self.slices.expired(retention, oldest_pending, now)
+            && self.flush().is_some()
         {
             self.clear(expired);
         }
@@ -215,6 +221,7 @@ impl Journal {
             opened_at: now,
             done_at: None,
             bytes: 0,
+            used: false,
         };
         let generation = self.slices.generation + 1;
         let opened =

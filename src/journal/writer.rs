@@ -245,7 +245,7 @@ impl Journal {
                 .then(|| check("the journal can't be written", self.buffer.write(&mut self.plans, slice)))
         });
         let bytes = written.flatten()?;
-        self.slices.grown(bytes);
+        self.slices.grown(bytes, self.buffer.has_news());
         self.buffer.clear();
         self.written = self.last;
         // SAFETY: a global of this process that the commit has set.
@@ -273,6 +273,11 @@ impl Journal {
 impl Buffer {
     fn touch(&mut self) {
         self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether there is more than positions.
+    fn has_news(&self) -> bool {
+        !(self.chunks.is_empty() && self.outcome_rows.is_empty() && self.attempts.is_empty())
     }
 
     fn clear(&mut self) {
