@@ -212,6 +212,380 @@ CREATE FUNCTION pgwh.secret(name text) RETURNS text
 COMMENT ON FUNCTION pgwh.secret(text) IS 'the key that signs a subscription''s requests';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- Journal
+
+CREATE TABLE pgwh.slices (
+    slice smallint PRIMARY KEY,
+    generation bigint,
+    opened_at timestamptz,
+    done_at timestamptz,
+    first_id bigint,
+    before_lsn pg_lsn,
+    before_ordinal bigint
+);
+COMMENT ON TABLE pgwh.slices IS 'what each slice of the journal holds; a slice is a partition of each of its tables, and is truncated as a whole';
+COMMENT ON COLUMN pgwh.slices.slice IS 'its place in the ring';
+COMMENT ON COLUMN pgwh.slices.generation IS 'rises from slice to slice; the highest is the one that is written, null means that it is empty';
+COMMENT ON COLUMN pgwh.slices.opened_at IS 'since when it was written';
+COMMENT ON COLUMN pgwh.slices.done_at IS 'since when all its deliveries are done: retention counts from here';
+COMMENT ON COLUMN pgwh.slices.first_id IS 'number of the first delivery that it may hold';
+COMMENT ON COLUMN pgwh.slices.before_lsn IS 'commit of the last event before it';
+COMMENT ON COLUMN pgwh.slices.before_ordinal IS 'place of that event in its transaction';
+INSERT INTO pgwh.slices (slice, generation, opened_at, first_id)
+SELECT n, CASE n WHEN 0 THEN 1 END, CASE n WHEN 0 THEN now() END, CASE n WHEN 0 THEN 1 END
+FROM pg_catalog.generate_series(0, 7) n;
+
+CREATE TABLE pgwh.event_chunks (
+    slice smallint NOT NULL,
+    first_id bigint NOT NULL,
+    last_id bigint NOT NULL,
+    first_lsn pg_lsn NOT NULL,
+    first_ordinal bigint NOT NULL,
+    last_lsn pg_lsn NOT NULL,
+    last_ordinal bigint NOT NULL,
+    first_at timestamptz NOT NULL,
+    last_at timestamptz NOT NULL,
+    events integer NOT NULL,
+    subscriptions bigint[],
+    body bytea NOT NULL,
+    PRIMARY KEY (last_id, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX event_chunks_by_lsn ON pgwh.event_chunks (last_lsn, last_ordinal);
+CREATE INDEX event_chunks_by_time ON pgwh.event_chunks (last_at);
+COMMENT ON TABLE pgwh.event_chunks IS 'events with those who get them, some dozens packed into a row; pgwh.events shows them one by one';
+COMMENT ON COLUMN pgwh.event_chunks.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.event_chunks.first_id IS 'number of its first delivery: each event has one for each subscription that gets it';
+COMMENT ON COLUMN pgwh.event_chunks.last_id IS 'number of its last delivery';
+COMMENT ON COLUMN pgwh.event_chunks.first_lsn IS 'commit of its first event';
+COMMENT ON COLUMN pgwh.event_chunks.first_ordinal IS 'place of its first event in that transaction';
+COMMENT ON COLUMN pgwh.event_chunks.last_lsn IS 'commit of its last event';
+COMMENT ON COLUMN pgwh.event_chunks.last_ordinal IS 'place of its last event in that transaction';
+COMMENT ON COLUMN pgwh.event_chunks.first_at IS 'when its first event was committed';
+COMMENT ON COLUMN pgwh.event_chunks.last_at IS 'when its last event was committed';
+COMMENT ON COLUMN pgwh.event_chunks.events IS 'how many events it holds';
+COMMENT ON COLUMN pgwh.event_chunks.subscriptions IS 'who gets any of them; null when they are more than 64';
+COMMENT ON COLUMN pgwh.event_chunks.body IS 'the events, see pgwh.unpack_events()';
+
+CREATE TABLE pgwh.outcome_chunks (
+    slice smallint NOT NULL,
+    seq bigint NOT NULL,
+    lowest_id bigint NOT NULL,
+    highest_id bigint NOT NULL,
+    first_at timestamptz NOT NULL,
+    last_at timestamptz NOT NULL,
+    outcomes integer NOT NULL,
+    dead integer NOT NULL,
+    subscriptions bigint[],
+    body bytea NOT NULL,
+    PRIMARY KEY (seq, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX outcome_chunks_by_id ON pgwh.outcome_chunks USING gist (int8range(lowest_id, highest_id, '[]'));
+CREATE INDEX outcome_chunks_with_dead ON pgwh.outcome_chunks (seq) WHERE dead > 0;
+COMMENT ON TABLE pgwh.outcome_chunks IS 'what became of deliveries, some hundreds packed into a row; pgwh.deliveries shows them one by one';
+COMMENT ON COLUMN pgwh.outcome_chunks.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.outcome_chunks.seq IS 'number of the row, rising over outcomes, attempts and positions';
+COMMENT ON COLUMN pgwh.outcome_chunks.lowest_id IS 'lowest number of a delivery in it';
+COMMENT ON COLUMN pgwh.outcome_chunks.highest_id IS 'highest number of a delivery in it';
+COMMENT ON COLUMN pgwh.outcome_chunks.first_at IS 'when the first of them was decided';
+COMMENT ON COLUMN pgwh.outcome_chunks.last_at IS 'when the last of them was decided';
+COMMENT ON COLUMN pgwh.outcome_chunks.outcomes IS 'how many requests it holds';
+COMMENT ON COLUMN pgwh.outcome_chunks.dead IS 'how many of them were given up';
+COMMENT ON COLUMN pgwh.outcome_chunks.subscriptions IS 'whose they are; null when these are more than 64';
+COMMENT ON COLUMN pgwh.outcome_chunks.body IS 'the outcomes, see pgwh.unpack_outcomes()';
+
+CREATE TABLE pgwh.attempt_rows (
+    slice smallint NOT NULL,
+    seq bigint NOT NULL,
+    delivery_id bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamptz NOT NULL,
+    duration_ms double precision NOT NULL,
+    status_code integer,
+    error_class text,
+    error text,
+    response text,
+    next_attempt_at timestamptz,
+    replay bigint,
+    members bytea,
+    PRIMARY KEY (seq, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX attempt_rows_by_delivery ON pgwh.attempt_rows (delivery_id);
+COMMENT ON TABLE pgwh.attempt_rows IS 'requests that failed; pgwh.attempts shows them with the successes that followed';
+COMMENT ON COLUMN pgwh.attempt_rows.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.attempt_rows.seq IS 'number of the row, rising over outcomes, attempts and positions';
+COMMENT ON COLUMN pgwh.attempt_rows.delivery_id IS 'the delivery; of a batch, its first member''s';
+COMMENT ON COLUMN pgwh.attempt_rows.subscription_id IS 'whose it is';
+COMMENT ON COLUMN pgwh.attempt_rows.attempt IS 'which request, counted from 1';
+COMMENT ON COLUMN pgwh.attempt_rows.started_at IS 'when it was sent';
+COMMENT ON COLUMN pgwh.attempt_rows.duration_ms IS 'how long it took, in milliseconds';
+COMMENT ON COLUMN pgwh.attempt_rows.status_code IS 'HTTP status of the response; null when there was none';
+COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, …';
+COMMENT ON COLUMN pgwh.attempt_rows.error IS 'what went wrong';
+COMMENT ON COLUMN pgwh.attempt_rows.response IS 'beginning of the response';
+COMMENT ON COLUMN pgwh.attempt_rows.next_attempt_at IS 'when the next one was due; null when it was the last';
+COMMENT ON COLUMN pgwh.attempt_rows.replay IS 'the replay that it belongs to';
+COMMENT ON COLUMN pgwh.attempt_rows.members IS 'the other members of a batch';
+
+CREATE TABLE pgwh.positions (
+    slice smallint NOT NULL,
+    seq bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    written_at timestamptz NOT NULL,
+    reach bigint NOT NULL,
+    last_id bigint NOT NULL,
+    pending bigint NOT NULL,
+    body bytea NOT NULL,
+    PRIMARY KEY (seq, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX positions_by_subscription ON pgwh.positions (subscription_id, seq);
+COMMENT ON TABLE pgwh.positions IS 'where subscriptions stood at checkpoints; a new start begins from the last one, and from what was journaled after it';
+COMMENT ON COLUMN pgwh.positions.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.positions.seq IS 'number of the row, rising over outcomes, attempts and positions';
+COMMENT ON COLUMN pgwh.positions.subscription_id IS 'the subscription';
+COMMENT ON COLUMN pgwh.positions.written_at IS 'when it stood there';
+COMMENT ON COLUMN pgwh.positions.reach IS 'all its deliveries up to this number were done, except for some that body lists';
+COMMENT ON COLUMN pgwh.positions.last_id IS 'the last number that any delivery had';
+COMMENT ON COLUMN pgwh.positions.pending IS 'how many of its deliveries were not done';
+COMMENT ON COLUMN pgwh.positions.body IS 'the position, packed';
+
+-- Bodies are compressed already, and rows stay on one page as long as they fit. Nothing is updated or deleted, so there
+-- is nothing to vacuum.
+ALTER TABLE pgwh.event_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE pgwh.outcome_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE pgwh.positions ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE TABLE pgwh.event_chunks_0 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_1 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_2 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_3 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_4 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_5 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_6 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_7 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_0 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_1 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_2 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_3 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_4 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_5 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_6 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_7 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_0 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_1 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_2 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_3 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_4 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_5 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_6 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_7 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_0 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_1 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_2 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_3 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_4 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_5 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_6 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_7 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_7 FOR VALUES IN (7);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_7 FOR VALUES IN (7);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_7 FOR VALUES IN (7);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_7 FOR VALUES IN (7);
+COMMENT ON TABLE pgwh.event_chunks_0 IS 'slice 0 of events';
+COMMENT ON TABLE pgwh.event_chunks_1 IS 'slice 1 of events';
+COMMENT ON TABLE pgwh.event_chunks_2 IS 'slice 2 of events';
+COMMENT ON TABLE pgwh.event_chunks_3 IS 'slice 3 of events';
+COMMENT ON TABLE pgwh.event_chunks_4 IS 'slice 4 of events';
+COMMENT ON TABLE pgwh.event_chunks_5 IS 'slice 5 of events';
+COMMENT ON TABLE pgwh.event_chunks_6 IS 'slice 6 of events';
+COMMENT ON TABLE pgwh.event_chunks_7 IS 'slice 7 of events';
+COMMENT ON TABLE pgwh.outcome_chunks_0 IS 'slice 0 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_1 IS 'slice 1 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_2 IS 'slice 2 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_3 IS 'slice 3 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_4 IS 'slice 4 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_5 IS 'slice 5 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_6 IS 'slice 6 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_7 IS 'slice 7 of outcomes';
+COMMENT ON TABLE pgwh.attempt_rows_0 IS 'slice 0 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_1 IS 'slice 1 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_2 IS 'slice 2 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_3 IS 'slice 3 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_4 IS 'slice 4 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_5 IS 'slice 5 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_6 IS 'slice 6 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_7 IS 'slice 7 of attempts';
+COMMENT ON TABLE pgwh.positions_0 IS 'slice 0 of positions';
+COMMENT ON TABLE pgwh.positions_1 IS 'slice 1 of positions';
+COMMENT ON TABLE pgwh.positions_2 IS 'slice 2 of positions';
+COMMENT ON TABLE pgwh.positions_3 IS 'slice 3 of positions';
+COMMENT ON TABLE pgwh.positions_4 IS 'slice 4 of positions';
+COMMENT ON TABLE pgwh.positions_5 IS 'slice 5 of positions';
+COMMENT ON TABLE pgwh.positions_6 IS 'slice 6 of positions';
+COMMENT ON TABLE pgwh.positions_7 IS 'slice 7 of positions';
+
+CREATE FUNCTION pgwh.unpack_events(
+    first_id bigint, body bytea, OUT id text, OUT commit_lsn bigint, OUT xid bigint, OUT ordinal bigint,
+    OUT committed_at timestamptz, OUT schema_name bytea, OUT table_name bytea, OUT action text, OUT payload bytea,
+    OUT delivery_ids bigint[], OUT subscription_ids bigint[], OUT error text
+) RETURNS SETOF record
+    LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'unpack_events_wrapper';
+COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of pgwh.event_chunks; names and payload are in UTF-8';
+
+CREATE FUNCTION pgwh.unpack_outcomes(
+    body bytea, OUT id bigint, OUT members bigint[], OUT subscription_id bigint, OUT dead boolean, OUT event_id text,
+    OUT attempts integer, OUT status_code integer, OUT error_class text, OUT error text,
+    OUT duration_ms double precision, OUT committed_at timestamptz, OUT finished_at timestamptz, OUT replay bigint
+) RETURNS SETOF record
+    LANGUAGE c STABLE STRICT ROWS 300 AS 'MODULE_PATHNAME', 'unpack_outcomes_wrapper';
+COMMENT ON FUNCTION pgwh.unpack_outcomes(bytea) IS 'the outcomes of a row of pgwh.outcome_chunks';
+
+CREATE FUNCTION pgwh.pending_deliveries(
+    OUT id bigint, OUT subscription_id bigint, OUT event_id text, OUT attempts integer, OUT next_attempt_at timestamptz,
+    OUT committed_at timestamptz
+) RETURNS SETOF record
+    LANGUAGE c STABLE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'pending_deliveries_wrapper';
+COMMENT ON FUNCTION pgwh.pending_deliveries() IS 'deliveries that are not done, as a new start of the dispatcher would find them in the journal';
+
+CREATE VIEW pgwh.events AS
+    SELECT e.id, '0/0'::pg_lsn + e.commit_lsn::numeric AS commit_lsn, e.xid, e.ordinal, e.committed_at,
+        convert_from(e.schema_name, 'UTF8') AS schema_name, convert_from(e.table_name, 'UTF8') AS table_name, e.action,
+        convert_from(e.payload, 'UTF8')::jsonb -> 'data' -> 'key' AS key,
+        (convert_from(e.payload, 'UTF8')::jsonb -> 'data') - 'subscription' AS data,
+        e.error, e.delivery_ids, e.subscription_ids
+    FROM pgwh.event_chunks c, LATERAL pgwh.unpack_events(c.first_id, c.body) e;
+COMMENT ON VIEW pgwh.events IS 'captured changes, kept for pgwh.retention after they are delivered';
+COMMENT ON COLUMN pgwh.events.id IS 'the event''s id, which receivers see; ids sort in commit order';
+COMMENT ON COLUMN pgwh.events.commit_lsn IS 'where its transaction committed';
+COMMENT ON COLUMN pgwh.events.xid IS 'its transaction';
+COMMENT ON COLUMN pgwh.events.ordinal IS 'its place in the transaction';
+COMMENT ON COLUMN pgwh.events.committed_at IS 'when it was committed';
+COMMENT ON COLUMN pgwh.events.schema_name IS 'schema of the table';
+COMMENT ON COLUMN pgwh.events.table_name IS 'the table that was changed; of a partitioned table, the partition';
+COMMENT ON COLUMN pgwh.events.action IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN pgwh.events.key IS 'key of the row';
+COMMENT ON COLUMN pgwh.events.data IS 'what the format pgwh sends as data';
+COMMENT ON COLUMN pgwh.events.error IS 'why it could not be encoded; null when it could';
+COMMENT ON COLUMN pgwh.events.delivery_ids IS 'its deliveries';
+COMMENT ON COLUMN pgwh.events.subscription_ids IS 'the subscriptions that these are for, in the same order';
+
+CREATE VIEW pgwh.deliveries AS
+    SELECT o.id, o.subscription_id, s.name AS subscription, CASE WHEN o.dead THEN 'dead' ELSE 'delivered' END AS state,
+        o.event_id, cardinality(o.members) AS event_count, o.attempts, o.status_code, o.error_class, o.error, o.duration_ms,
+        o.committed_at AS created_at, NULL::timestamptz AS next_attempt_at,
+        CASE WHEN NOT o.dead THEN o.finished_at END AS delivered_at, o.replay
+    FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
+        LEFT JOIN pgwh.subscriptions s ON s.id = o.subscription_id
+    UNION ALL
+    SELECT (p.d).id, (p.d).subscription_id, s.name, CASE WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
+        (p.d).event_id, 1, (p.d).attempts, a.status_code, a.error_class, a.error, a.duration_ms,
+        (p.d).committed_at, (p.d).next_attempt_at, NULL, NULL
+    FROM (SELECT pgwh.pending_deliveries() AS d) p
+        LEFT JOIN pgwh.subscriptions s ON s.id = (p.d).subscription_id
+        LEFT JOIN LATERAL (
+            SELECT a.status_code, a.error_class, a.error, a.duration_ms FROM pgwh.attempt_rows a
+            WHERE (p.d).attempts > 0 AND a.delivery_id = (p.d).id ORDER BY a.seq DESC LIMIT 1) a ON true;
+COMMENT ON VIEW pgwh.deliveries IS 'one row a request that is done, and one a delivery that is not';
+COMMENT ON COLUMN pgwh.deliveries.id IS 'number of the delivery; of a batch, its first member''s';
+COMMENT ON COLUMN pgwh.deliveries.subscription_id IS 'who gets it';
+COMMENT ON COLUMN pgwh.deliveries.subscription IS 'name of that subscription; null when it is gone';
+COMMENT ON COLUMN pgwh.deliveries.state IS 'pending, retrying, delivered or dead';
+COMMENT ON COLUMN pgwh.deliveries.event_id IS 'its event; of a batch, the first';
+COMMENT ON COLUMN pgwh.deliveries.event_count IS 'how many events it brings';
+COMMENT ON COLUMN pgwh.deliveries.attempts IS 'how many requests were made';
+COMMENT ON COLUMN pgwh.deliveries.status_code IS 'HTTP status of the last response';
+COMMENT ON COLUMN pgwh.deliveries.error_class IS 'kind of the last error';
+COMMENT ON COLUMN pgwh.deliveries.error IS 'what the last error was, or why it was given up';
+COMMENT ON COLUMN pgwh.deliveries.duration_ms IS 'how long the last request took, in milliseconds';
+COMMENT ON COLUMN pgwh.deliveries.created_at IS 'when the event was committed';
+COMMENT ON COLUMN pgwh.deliveries.next_attempt_at IS 'when the next request is due';
+COMMENT ON COLUMN pgwh.deliveries.delivered_at IS 'when the endpoint had taken it';
+COMMENT ON COLUMN pgwh.deliveries.replay IS 'the replay that it was sent in; null when it was sent for the first time';
+
+CREATE VIEW pgwh.attempts AS
+    SELECT a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.status_code, a.error_class, a.error, a.response,
+        a.subscription_id, a.next_attempt_at, a.replay
+    FROM pgwh.attempt_rows a
+    UNION ALL
+    SELECT o.id, o.attempts, o.finished_at - o.duration_ms * interval '1 ms', o.duration_ms, o.status_code, NULL, NULL, NULL,
+        o.subscription_id, NULL, o.replay
+    FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
+    WHERE o.attempts > 1 AND NOT o.dead;
+COMMENT ON VIEW pgwh.attempts IS 'requests one by one, except those that succeeded at once';
+COMMENT ON COLUMN pgwh.attempts.delivery_id IS 'the delivery; of a batch, its first member''s';
+COMMENT ON COLUMN pgwh.attempts.attempt IS 'which request, counted from 1';
+COMMENT ON COLUMN pgwh.attempts.started_at IS 'when it was sent';
+COMMENT ON COLUMN pgwh.attempts.duration_ms IS 'how long it took, in milliseconds';
+COMMENT ON COLUMN pgwh.attempts.status_code IS 'HTTP status of the response; null when there was none';
+COMMENT ON COLUMN pgwh.attempts.error_class IS 'kind of error; null when it succeeded';
+COMMENT ON COLUMN pgwh.attempts.error IS 'what went wrong';
+COMMENT ON COLUMN pgwh.attempts.response IS 'beginning of the response to a request that failed';
+COMMENT ON COLUMN pgwh.attempts.subscription_id IS 'whose it was';
+COMMENT ON COLUMN pgwh.attempts.next_attempt_at IS 'when the next one was due; null when it was the last';
+COMMENT ON COLUMN pgwh.attempts.replay IS 'the replay that it belongs to';
+
+CREATE VIEW pgwh.dead_letters AS
+    SELECT m.id, o.subscription_id, s.name AS subscription, e.id AS event_id, o.attempts, o.status_code, o.error_class,
+        o.error AS reason, o.finished_at AS died_at, e.committed_at AS created_at,
+        convert_from(e.schema_name, 'UTF8') AS schema_name, convert_from(e.table_name, 'UTF8') AS table_name, e.action,
+        convert_from(e.payload, 'UTF8')::jsonb -> 'data' -> 'key' AS key,
+        (convert_from(e.payload, 'UTF8')::jsonb -> 'data') - 'subscription' AS data
+    FROM pgwh.outcome_chunks c
+        CROSS JOIN LATERAL pgwh.unpack_outcomes(c.body) o
+        CROSS JOIN LATERAL unnest(o.members) m (id)
+        LEFT JOIN pgwh.subscriptions s ON s.id = o.subscription_id
+        LEFT JOIN LATERAL (
+            SELECT e.* FROM (
+                SELECT h.first_id, h.body FROM pgwh.event_chunks h WHERE h.last_id >= m.id ORDER BY h.last_id LIMIT 1) h,
+                LATERAL pgwh.unpack_events(h.first_id, h.body) e
+            WHERE m.id = ANY (e.delivery_ids)) e ON true
+    WHERE c.dead > 0 AND o.dead;
+COMMENT ON VIEW pgwh.dead_letters IS 'deliveries given up, with the reason and the event';
+COMMENT ON COLUMN pgwh.dead_letters.id IS 'number of the delivery: SELECT pgwh.redeliver(id)';
+COMMENT ON COLUMN pgwh.dead_letters.subscription_id IS 'who did not get it';
+COMMENT ON COLUMN pgwh.dead_letters.subscription IS 'name of that subscription; null when it is gone';
+COMMENT ON COLUMN pgwh.dead_letters.event_id IS 'its event; null when the journal does not have that any more';
+COMMENT ON COLUMN pgwh.dead_letters.attempts IS 'how many requests were made';
+COMMENT ON COLUMN pgwh.dead_letters.status_code IS 'HTTP status of the last response';
+COMMENT ON COLUMN pgwh.dead_letters.error_class IS 'kind of the last error';
+COMMENT ON COLUMN pgwh.dead_letters.reason IS 'why it was given up';
+COMMENT ON COLUMN pgwh.dead_letters.died_at IS 'when it was given up';
+COMMENT ON COLUMN pgwh.dead_letters.created_at IS 'when the event was committed';
+COMMENT ON COLUMN pgwh.dead_letters.schema_name IS 'schema of the table';
+COMMENT ON COLUMN pgwh.dead_letters.table_name IS 'the table that was changed';
+COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN pgwh.dead_letters.key IS 'key of the row';
+COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data';
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Looking
 
 CREATE FUNCTION pgwh.subscription_problem(url text, tables text[]) RETURNS text

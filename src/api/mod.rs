@@ -10,6 +10,8 @@ mod columns;
 #[cfg(feature = "server")]
 mod installed;
 #[cfg(feature = "server")]
+mod journal;
+#[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
 mod near;

@@ -18,6 +18,8 @@ pub(crate) mod inspect;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
+mod pending;
+#[cfg(feature = "server")]
 mod reader;
 #[cfg(feature = "server")]
 mod replays;
@@ -37,6 +39,8 @@ pub use image::Version;
 #[cfg(feature = "server")]
 pub use load::{Loaded, load};
 #[cfg(feature = "server")]
+pub use pending::{PendingDeliveries, PendingDelivery};
+#[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub use slices::Retention;
@@ -45,4 +49,4 @@ pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]
-pub use writer::{Attempt, Journal};
+pub use writer::{Attempt, Journal, printable};

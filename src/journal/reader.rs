@@ -1,10 +1,10 @@
 //! Reading deliveries back: page by page from the log, or one by one from a list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use pgrx::Spi;
-use pgrx::spi::Result;
+use pgrx::spi::{OwnedPreparedStatement, Result};
+use pgrx::{PgOid, Spi, pg_sys};
 
 use super::chunk::{self, Entry};
 use super::load::{charge, id, intact, parameter};
@@ -139,7 +139,7 @@ impl Journal {
         while let Some(id) = rest.first() {
             let chunk = match self.cache.holding(*id) {
                 Some(chunk) => chunk,
-                None => match self.load_holding(*id)? {
+                None => match self.load_holding(subscription, *id)? {
                     Some(chunk) => chunk,
                     None => {
                         rest = &rest[1..];
@@ -160,56 +160,81 @@ impl Journal {
         if let Some(chunk) = self.cache.holding(DeliveryId(after.0 + 1)) {
             return Some(vec![Row::Chunk(chunk)]);
         }
-        let rows = self.with_tables(|| check("the journal can't be read", read_rows(subscription, after)))?;
-        let rows = rows.into_iter().map(|(first, last, body)| match body {
-            Some(body) => Row::Chunk(self.cache.keep(Unpacked::from_body(first, last, &body))),
-            None => Row::Other(last),
-        });
-        Some(rows.collect())
+        for slice in self.slices.from(DeliveryId(after.0 + 1)) {
+            let rows = self.query(slice, after, subscription, CHUNKS)?;
+            if rows.is_empty() {
+                continue;
+            }
+            let rows = rows.into_iter().map(|(first, last, body)| match body {
+                Some(body) => Row::Chunk(self.cache.keep(Unpacked::from_body(first, last, &body))),
+                None => Row::Other(last),
+            });
+            return Some(rows.collect());
+        }
+        Some(Vec::new())
     }
 
-    fn load_holding(&mut self, id: DeliveryId) -> Option<Option<Arc<Unpacked>>> {
-        let row = self.with_tables(|| check("the journal can't be read", chunk_holding(id)))?;
-        Some(row.map(|(first, last, body)| self.cache.keep(Unpacked::from_body(first, last, &body))))
+    /// The chunk with the delivery in it; none inside, when the journal does not have it, or it is not for the
+    /// subscription.
+    fn load_holding(&mut self, subscription: i64, id: DeliveryId) -> Option<Option<Arc<Unpacked>>> {
+        let Some(slice) = self.slices.from(id).next() else { return Some(None) };
+        let mut rows = self.query(slice, DeliveryId(id.0 - 1), subscription, 1)?;
+        let chunk = rows.pop().filter(|(first, ..)| *first <= id);
+        let unpacked = |(first, last, body): ChunkRow| {
+            body.map(|body| self.cache.keep(Unpacked::from_body(first, last, &body)))
+        };
+        Some(chunk.and_then(unpacked))
+    }
+
+    /// First and last numbers of the next chunks of a slice behind `after`, and the bodies of those with something for
+    /// the subscription.
+    fn query(
+        &mut self,
+        slice: i16,
+        after: DeliveryId,
+        subscription: i64,
+        limit: i64,
+    ) -> Option<Vec<ChunkRow>> {
+        let mut plan = self.reads.remove(&slice);
+        let rows = self.with_tables(|| {
+            check("the journal can't be read", read_rows(&mut plan, slice, after, subscription, limit))
+        });
+        self.reads.extend(plan.map(|plan| (slice, plan)));
+        rows
     }
 }
 
-type ChunkRow<B> = (DeliveryId, DeliveryId, B);
+/// First and last number of a chunk, and its body if it was wanted.
+type ChunkRow = (DeliveryId, DeliveryId, Option<Vec<u8>>);
 
-/// First and last numbers of the next chunks behind `after`, and the bodies of those with something for the
-/// subscription.
-fn read_rows(subscription: i64, after: DeliveryId) -> Result<Vec<ChunkRow<Option<Vec<u8>>>>> {
+/// Prepared queries, by slice.
+pub(super) type Reads = HashMap<i16, OwnedPreparedStatement>;
+
+fn read_rows(
+    plan: &mut Option<OwnedPreparedStatement>,
+    slice: i16,
+    after: DeliveryId,
+    subscription: i64,
+    limit: i64,
+) -> Result<Vec<ChunkRow>> {
     Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT first_id, last_id, CASE WHEN subscriptions IS NULL OR $2 = ANY (subscriptions) THEN body END
-             FROM pgwh.event_chunks WHERE last_id > $1 ORDER BY last_id LIMIT $3",
-            None,
-            &[parameter(after), subscription.into(), CHUNKS.into()],
-        )?;
+        let plan = match plan {
+            Some(plan) => plan,
+            None => {
+                let query = format!(
+                    "SELECT first_id, last_id,
+                         CASE WHEN subscriptions IS NULL OR $2 = ANY (subscriptions) THEN body END
+                     FROM pgwh.event_chunks_{slice} WHERE last_id > $1 ORDER BY last_id LIMIT $3"
+                );
+                let types = [pg_sys::INT8OID; 3].map(PgOid::from);
+                plan.insert(client.prepare(query.as_str(), &types)?.keep())
+            }
+        };
         let mut chunks = Vec::new();
-        for row in rows {
+        for row in client.select(&*plan, None, &[parameter(after), subscription.into(), limit.into()])? {
             chunks.push((id(row.get(1)?), id(row.get(2)?), row.get(3)?));
         }
         Ok(chunks)
-    })
-}
-
-/// The chunk that holds the delivery, if the journal has it. Inside a transaction.
-pub(super) fn chunk_holding(wanted: DeliveryId) -> Result<Option<ChunkRow<Vec<u8>>>> {
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT first_id, last_id, body FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
-            Some(1),
-            &[parameter(wanted)],
-        )?;
-        let mut found = None;
-        for row in rows {
-            let first = id(row.get(1)?);
-            if first <= wanted {
-                found = Some((first, id(row.get(2)?), row.get(3)?.unwrap_or_default()));
-            }
-        }
-        Ok(found)
     })
 }
 

@@ -105,6 +105,13 @@ impl Slices {
         self.used.last().map_or(0, |slice| slice.number)
     }
 
+    /// The slices that may hold deliveries from that one on, the oldest first.
+    pub(super) fn from(&self, id: DeliveryId) -> impl Iterator<Item = i16> + use<> {
+        let begin = self.used.partition_point(|slice| slice.first <= id).saturating_sub(1);
+        let numbers: Vec<i16> = self.used[begin..].iter().map(|slice| slice.number).collect();
+        numbers.into_iter()
+    }
+
     pub(super) fn grown(&mut self, bytes: u64) {
         if let Some(current) = self.used.last_mut() {
             current.bytes += bytes;

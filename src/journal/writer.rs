@@ -1,5 +1,6 @@
 //! What the dispatcher tells its journal: buffered, then written in one transaction.
 
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use pgrx::datum::DatumWithOid;
@@ -12,12 +13,13 @@ use super::load::{self, Loaded};
 use super::outcome::{Outcome, OutcomeChunk, OutcomePacker};
 use super::pack::Packer;
 use super::position;
-use super::reader::Cache;
+use super::reader::{Cache, Reads};
 use super::slices::Slices;
 use super::tables::{check, with_tables};
 use crate::dispatch::{DeliveryId, Position};
 use crate::event::{Lsn, Timestamp};
 use crate::link::frame::Item;
+use crate::worker::process;
 
 /// A request that was answered by no success, or by one that was not the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,13 @@ pub struct Attempt {
     pub replay: Option<i64>,
 }
 
+/// Plans are kept for life, also those made while a table was empty and reading all of it would have been cheapest.
+const BY_INDEX: &[(&CStr, &CStr)] = &[
+    (c"enable_seqscan", c"off"),
+    (c"enable_bitmapscan", c"off"),
+    (c"plan_cache_mode", c"force_generic_plan"),
+];
+
 /// The journal of this database. The dispatcher owns it, and nobody else writes.
 ///
 /// Rows of outcomes, attempts and positions have one rising sequence, so that what came after a checkpoint is known
@@ -66,6 +75,7 @@ pub struct Journal {
     committed: Lsn,
     pub(super) slices: Slices,
     pub(super) cache: Cache,
+    pub(super) reads: Reads,
 }
 
 #[derive(Default)]
@@ -94,6 +104,7 @@ impl Journal {
     /// Opens the journal of the extension in this database and loads where everything stands; none when the extension
     /// isn't here. What was journaled and not decided yet is pending.
     pub fn open() -> Option<(Journal, Loaded)> {
+        process::pin(BY_INDEX);
         let (extension, mut loaded) =
             with_tables(|extension| (extension, check("the journal can't be read", load::load())))?;
         // SAFETY: reads shared memory.
@@ -116,6 +127,7 @@ impl Journal {
             committed: Lsn(0),
             slices: std::mem::take(&mut loaded.slices),
             cache: Cache::default(),
+            reads: Reads::default(),
         };
         Some((journal, loaded))
     }
@@ -452,9 +464,14 @@ fn pack_members(first: DeliveryId, others: &[DeliveryId]) -> Vec<u8> {
     out.seal()
 }
 
-/// What `text` can hold: Postgres has no NUL in it.
-fn printable(text: &str) -> String {
-    text.replace('\0', "\u{FFFD}")
+/// What `text` can hold of a text that came from outside: no NUL, and in a database whose encoding is not UTF-8 nothing
+/// but ASCII.
+pub fn printable(text: &str) -> String {
+    // SAFETY: reads a static of the process.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
+    let all = [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII].contains(&encoding);
+    let fits = |letter: char| letter != '\0' && (all || letter.is_ascii());
+    text.chars().map(|letter| if fits(letter) { letter } else { '?' }).collect()
 }
 
 fn micros(from: i64, time: Duration) -> i64 {
