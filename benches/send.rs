@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pgstream_hooks::event::format::{Format, Shown};
-use pgstream_hooks::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
+use pgstream_hooks::event::{
+    Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+};
 use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Pool, PoolSettings, signature};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -45,11 +47,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut submitted, mut done, mut failed) = (0, 0, 0);
     let mut latencies = Vec::with_capacity(requests as usize);
     let mut outcomes = Vec::new();
+    // Made before, as they are decoded elsewhere.
+    let events: Vec<_> = (0..10_000).map(event).collect();
     let started = Instant::now();
     while done < requests {
         while submitted < requests && submitted - done < window {
             submitted += 1;
-            let events = (0..batch).map(|member| (event(submitted * batch + member), 0)).collect();
+            let members = (submitted * batch) as usize..;
+            let events =
+                members.take(batch as usize).map(|at| (events[at % events.len()].clone(), 0)).collect();
             pool.submit(Job {
                 ticket: submitted,
                 endpoint: endpoint.clone(),
@@ -87,14 +93,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// A new row of a small table, whose body has some 460 bytes.
 fn event(ordinal: u64) -> Arc<Event> {
     let committed_at = Timestamp(848_484_848_484_848);
+    let column = |(at, (name, type_oid, type_name)): (usize, (&str, u32, &str))| Column {
+        name: name.to_owned(),
+        number: at as i16 + 1,
+        type_oid,
+        type_name: type_name.to_owned(),
+        is_key: at == 0,
+    };
+    let columns = [("id", 20, "bigint"), ("status", 25, "text"), ("total", 1700, "numeric")];
     let relation = Relation {
         oid: 16_384,
         root_oid: 16_384,
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
-        columns: Vec::new(),
+        columns: columns.into_iter().enumerate().map(column).collect(),
     };
+    let id = ordinal.to_string();
+    let cells = [Cell::Json(id.as_bytes()), Cell::Json(b"\"paid\""), Cell::Json(b"99.90")];
     Arc::new(Event {
         transaction: Arc::new(Transaction {
             xid: 745,
@@ -103,9 +120,9 @@ fn event(ordinal: u64) -> Arc<Event> {
             fingerprint: Fingerprint::of(7, 745, committed_at),
         }),
         ordinal,
-        action: Action::Truncate,
+        action: Action::Insert,
         relation: Arc::new(relation),
-        new: None,
+        new: Some(Row::from_iter(cells)),
         old: None,
     })
 }

@@ -188,7 +188,7 @@ impl Error {
             Error::OutOfRange { what, value, range, example } => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("{what} is out of range"),
-                format!("{}{} is {value}; it must be {range}.", what[..1].to_uppercase(), &what[1..]),
+                format!("\"{what}\" is {value}; it must be {range}."),
                 format!("For example: {example}"),
             ),
             Error::Ordering(word) => (

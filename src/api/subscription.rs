@@ -189,20 +189,17 @@ fn schedule(typed: Option<Vec<Option<Interval>>>) -> Result<Vec<Interval>, Error
     let Some(typed) = typed else {
         return Ok(DEFAULT_SCHEDULE.map(|delay| Interval::from_micros(delay * 1_000_000)).into());
     };
-    let example = "retry_schedule => '{5 s, 5 min, 1 h}'";
+    let refuse = |value: String| {
+        let range = "an array of at most 100 delays, each more than 0 and at most 30 days";
+        out_of_range("retry_schedule", value, range, "retry_schedule => '{5 s, 5 min, 1 h}'")
+    };
     if typed.len() > MOST_DELAYS {
-        return Err(out_of_range(
-            "the length of retry_schedule",
-            typed.len().to_string(),
-            "at most 100",
-            example,
-        ));
+        return Err(refuse(format!("an array of {} delays", typed.len())));
     }
     let delays: Option<Vec<Interval>> = typed.into_iter().collect();
-    let delays = delays
-        .ok_or_else(|| out_of_range("a delay of retry_schedule", "null".into(), "an interval", example))?;
-    for delay in &delays {
-        within("a delay of retry_schedule", delay, DELAY, "more than 0 and at most 30 days", example)?;
+    let delays = delays.ok_or_else(|| refuse("an array with a null in it".to_owned()))?;
+    if let Some(delay) = delays.iter().find(|delay| !DELAY.contains(&delay.as_micros())) {
+        return Err(refuse(format!("an array with a delay of {}", seconds(delay))));
     }
     Ok(delays)
 }
@@ -214,10 +211,14 @@ fn within(
     range: &'static str,
     example: &'static str,
 ) -> Result<(), Error> {
-    match interval.as_micros() {
-        micros if limits.contains(&micros) => Ok(()),
-        micros => Err(out_of_range(what, format!("{} s", micros as f64 / 1e6), range, example)),
+    if limits.contains(&interval.as_micros()) {
+        return Ok(());
     }
+    Err(out_of_range(what, seconds(interval), range, example))
+}
+
+fn seconds(interval: &Interval) -> String {
+    format!("{} s", interval.as_micros() as f64 / 1e6)
 }
 
 fn out_of_range(what: &'static str, value: String, range: &'static str, example: &'static str) -> Error {

@@ -8,6 +8,10 @@ pub mod route;
 #[cfg(feature = "server")]
 pub(crate) mod capture;
 #[cfg(feature = "server")]
+mod change;
+#[cfg(feature = "server")]
+mod column;
+#[cfg(feature = "server")]
 mod edits;
 #[cfg(feature = "server")]
 mod invalidation;

@@ -102,8 +102,8 @@ impl<'a> Cells<'a> {
         Cells { rest: bytes }
     }
 
-    /// The bytes that the cells take.
-    pub(crate) fn size(&self) -> usize {
+    /// The bytes that the cells take which have not been read yet.
+    pub fn size(&self) -> usize {
         self.rest.len()
     }
 }

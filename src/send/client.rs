@@ -91,11 +91,15 @@ impl Client {
         let context = RenderContext { database, subscription, columns };
         let body = &mut self.body;
         body.clear();
-        let mut events = job.events.iter().map(|(event, level)| (&**event, usize::from(*level)));
-        if job.endpoint.batched {
-            format.render_batch(body, events, &context);
-        } else if let Some((event, level)) = events.next() {
-            format.render_one(body, event, level, &context);
+        match &job.events[..] {
+            [(event, level)] if !job.endpoint.batched => {
+                format.render_one(body, event, usize::from(*level), &context);
+            }
+            // A batch stays one when its subscription is changed to take none.
+            events => {
+                let events = events.iter().map(|(event, level)| (&**event, usize::from(*level)));
+                format.render_batch(body, events, &context);
+            }
         }
     }
 
@@ -244,12 +248,12 @@ fn webhook_id(job: &Job) -> String {
     match &job.events[..] {
         [(event, _)] => format!("{}_{subscription}", event.id()),
         events => {
-            let mut hash = Sha256::new();
+            let mut ids = Vec::with_capacity(events.len() * 64);
             for (event, _) in events {
-                hash.update(event.id().to_string());
-                hash.update(b",");
+                event.id().write_to(&mut ids);
+                ids.push(b',');
             }
-            format!("batch_{}_{subscription}", URL_SAFE_NO_PAD.encode(&hash.finalize()[..18]))
+            format!("batch_{}_{subscription}", URL_SAFE_NO_PAD.encode(&Sha256::digest(&ids)[..18]))
         }
     }
 }
