@@ -53,7 +53,7 @@ pub enum Error {
     Ordering(String),
     /// A column that no table of the subscription has, and names that look like it.
     NoSuchColumn(String, Vec<String>),
-    /// A column that is none of a key: its name, the table, names that look like it, and what a key looks like.
+    /// A column that is none of a key: its name, whose it isn't, names that look like it, and what a key looks like.
     NoKeyColumn(String, String, Vec<String>, String),
     /// Both `columns` and `exclude_columns`.
     ColumnsTwice,
@@ -205,10 +205,10 @@ impl Error {
                 format!("No table of this subscription has a column {column:?}."),
                 did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
             ),
-            Error::NoKeyColumn(column, table, near, example) => (
+            Error::NoKeyColumn(column, whose, near, example) => (
                 ERRCODE_UNDEFINED_COLUMN,
                 "column is not one of the key's".into(),
-                format!("The key of {table} has no column {column:?}."),
+                format!("{whose} has no column {column:?}."),
                 did_you_mean(near, &format!("For example: key => '{example}'")),
             ),
             Error::ColumnsTwice => (

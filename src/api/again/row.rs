@@ -135,11 +135,12 @@ fn find(name: &str) -> Result<(TablePattern, Option<u32>), Error> {
 /// The columns of a table, and which of them are its key: of the replica identity's index, or else the primary key's.
 fn columns_of(oid: u32) -> Result<Vec<Column>, Error> {
     const QUERY: &str = "
-        SELECT a.attname::text, a.attnum, coalesce(a.attnum = ANY (
-            (SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i
-             WHERE i.indrelid = a.attrelid AND (i.indisreplident OR i.indisprimary)
-             ORDER BY i.indisreplident DESC LIMIT 1)), false)
-        FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+        SELECT a.attname::text, a.attnum, coalesce(a.attnum = ANY (i.key), false)
+        FROM pg_attribute a LEFT JOIN LATERAL (
+            SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS key FROM pg_index i
+            WHERE i.indrelid = a.attrelid AND (i.indisreplident OR i.indisprimary)
+            ORDER BY i.indisreplident DESC LIMIT 1) i ON true
+        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
     super::with_plain_names(|| {
         let columns = Spi::connect(|client| {
             let mut columns = Vec::new();
@@ -183,7 +184,8 @@ fn read(table: &str, columns: &[Column], key: &str) -> Result<Vec<Value>, Error>
     if !columns.is_empty() {
         if let Some(wrong) = given.keys().find(|name| !names.contains(&name.as_str())) {
             let near = near(wrong, names.iter().map(|name| (*name).to_owned()));
-            return Err(Error::NoKeyColumn(wrong.clone(), table.to_owned(), near, example(&names)));
+            let whose = if has_key { format!("The key of {table}") } else { format!("The table {table}") };
+            return Err(Error::NoKeyColumn(wrong.clone(), whose, near, example(&names)));
         }
         if let Some(missing) = names.iter().find(|name| has_key && !given.contains_key(**name)) {
             return Err(refused(
