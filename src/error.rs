@@ -53,6 +53,8 @@ pub enum Error {
     Ordering(String),
     /// A column that no table of the subscription has, and names that look like it.
     NoSuchColumn(String, Vec<String>),
+    /// A column that is none of a key: its name, whose it isn't, names that look like it, and what a key looks like.
+    NoKeyColumn(String, String, Vec<String>, String),
     /// Both `columns` and `exclude_columns`.
     ColumnsTwice,
     /// A role that doesn't exist or that the user can't act as.
@@ -202,6 +204,12 @@ impl Error {
                 "column does not exist".into(),
                 format!("No table of this subscription has a column {column:?}."),
                 did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
+            ),
+            Error::NoKeyColumn(column, whose, near, example) => (
+                ERRCODE_UNDEFINED_COLUMN,
+                "column is not one of the key's".into(),
+                format!("{whose} has no column {column:?}."),
+                did_you_mean(near, &format!("For example: key => '{example}'")),
             ),
             Error::ColumnsTwice => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
-use crate::event::format::{Format, RenderContext};
+use crate::event::format::{Format, RenderContext, Shown};
 use crate::event::{Action, Timestamp};
 use crate::journal::chunk::{self, Entry};
 use crate::journal::outcome::{self, End, Outcome};
@@ -79,7 +79,7 @@ impl About {
         let (relation, action, payload, error) = match &entry.item {
             Item::Change { event, .. } => {
                 let mut payload = Vec::new();
-                let context = RenderContext { database, subscription: "" };
+                let context = RenderContext { database, subscription: "", columns: &Shown::All };
                 Format::Pgwh.render_one(&mut payload, event, 0, &context);
                 (Some(&event.relation), event.action, Some(payload), None)
             }

@@ -6,6 +6,8 @@
 pub mod event_types;
 
 #[cfg(feature = "server")]
+mod again;
+#[cfg(feature = "server")]
 mod columns;
 #[cfg(feature = "server")]
 mod installed;

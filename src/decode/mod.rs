@@ -30,6 +30,6 @@ pub(crate) mod slot;
 #[cfg(feature = "server")]
 mod subtransaction;
 #[cfg(feature = "server")]
-mod text;
+pub(crate) mod text;
 #[cfg(feature = "server")]
 pub(crate) mod value;

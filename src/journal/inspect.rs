@@ -2,6 +2,8 @@
 //!
 //! Everything runs in a transaction of the caller's, who has seen to the search path.
 
+use std::collections::{HashMap, HashSet};
+
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::Result;
@@ -9,23 +11,32 @@ use pgrx::spi::Result;
 use super::chunk::{self, Entry};
 use super::load::{id, intact, lsn, parameter};
 use super::outcome::{self, Outcome};
-use super::reader::chunk_holding;
 use super::writer;
 use crate::dispatch::DeliveryId;
-use crate::event::{Lsn, Timestamp};
-use crate::link::frame::{Item, Target};
+use crate::event::{EventId, Lsn, Timestamp};
+use crate::link::frame::Target;
 
 /// The chunks read in one query.
 const CHUNKS: i64 = 32;
 
 /// The delivery of that number: its event and its target. None when the journal doesn't have it.
 pub(crate) fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
-    let Some((first, _, body)) = chunk_holding(wanted)? else { return Ok(None) };
-    let found = intact(chunk::unpack(first, &body)).into_iter().find_map(|entry| {
-        let target = entry.deliveries().find(|(id, _)| *id == wanted).map(|(_, target)| target);
-        target.map(|target| (entry, target))
-    });
-    Ok(found)
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT first_id, body FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
+            Some(1),
+            &[parameter(wanted)],
+        )?;
+        let mut found = None;
+        for row in rows {
+            let body: Vec<u8> = row.get(2)?.unwrap_or_default();
+            found = intact(chunk::unpack(id(row.get(1)?), &body)).into_iter().find_map(|entry| {
+                let target = entry.deliveries().find(|(id, _)| *id == wanted).map(|(_, target)| target);
+                target.map(|target| (entry, target))
+            });
+        }
+        Ok(found)
+    })
 }
 
 /// The oldest event that the journal has.
@@ -135,11 +146,78 @@ pub(crate) fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
     })
 }
 
+/// The deliveries by which replays brought any of these events; of a batch, only its first event is known.
+pub(crate) fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT body FROM pgwh.outcome_chunks WHERE EXISTS (SELECT FROM pgwh.replays)",
+            None,
+            &[],
+        )?;
+        let mut found = Vec::new();
+        for row in rows {
+            pgrx::check_for_interrupts!();
+            let body: Vec<u8> = row.get(1)?.unwrap_or_default();
+            let outcomes = intact(outcome::unpack(&body)).into_iter();
+            let replayed = outcomes.filter(|one| one.replay.is_some() && events.contains(&one.event));
+            found.extend(replayed.map(|one| one.id));
+        }
+        Ok(found)
+    })
+}
+
+/// The subscription of a delivery that a replay has made and that is being retried.
+pub(crate) fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
+    if !outcomes(&[id])?.is_empty() {
+        return Ok(None);
+    }
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT subscription_id FROM pgwh.attempt_rows
+             WHERE delivery_id = $1 AND replay IS NOT NULL LIMIT 1",
+            Some(1),
+            &[parameter(id)],
+        )?;
+        let mut found = None;
+        for row in rows {
+            found = row.get(1)?;
+        }
+        Ok(found)
+    })
+}
+
+/// What the last failed request of a delivery came to.
+#[derive(Clone, Debug)]
+pub(crate) struct LastAttempt {
+    /// The HTTP status, if there was one.
+    pub status: Option<i32>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// The last failed requests of these deliveries, by the first members of batches.
+pub(crate) fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttempt>> {
+    let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT DISTINCT ON (delivery_id) delivery_id, status_code, error FROM pgwh.attempt_rows
+             WHERE delivery_id = ANY ($1) ORDER BY delivery_id, seq DESC",
+            None,
+            &[numbers.into()],
+        )?;
+        let mut found = HashMap::new();
+        for row in rows {
+            found.insert(id(row.get(1)?), LastAttempt { status: row.get(2)?, error: row.get(3)? });
+        }
+        Ok(found)
+    })
+}
+
 /// Rewrites the chunk that holds a delivery: each of its events goes through `change`, which says whether it did change
 /// something. Returns how many were changed.
 ///
 /// The row is locked, so that of two sessions that rewrite it the second sees what the first did.
-pub(crate) fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Item) -> bool) -> Result<u64> {
+pub(crate) fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
     Spi::connect_mut(|client| {
         let rows = client.update(
             "SELECT slice, first_id, last_id, body FROM pgwh.event_chunks
@@ -154,7 +232,7 @@ pub(crate) fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Item) -> 
         }
         let Some(((Some(slice), Some(first), Some(last)), body)) = row else { return Ok(0) };
         let mut entries = intact(chunk::unpack(id(Some(first)), &body));
-        let changed = entries.iter_mut().map(|entry| u64::from(change(&mut entry.item))).sum();
+        let changed = entries.iter_mut().map(|entry| u64::from(change(entry))).sum();
         if changed > 0 {
             let body = match chunk::pack(&entries) {
                 Ok(body) => body,
