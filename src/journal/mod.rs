@@ -45,6 +45,8 @@ pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
+pub(crate) use replays::{Replay, ReplayEnd, ReplayReader, open_replays, replay_ended, replay_progress};
+#[cfg(feature = "server")]
 pub use slices::Retention;
 #[cfg(feature = "server")]
 pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};

@@ -353,6 +353,11 @@ impl ReplayReader {
         self.rows = Rows::default();
     }
 
+    /// Up to where it has read.
+    pub(crate) fn at(&self) -> DeliveryId {
+        self.at
+    }
+
     /// The next page, of about `max_bytes`. None when our tables are not here any more.
     pub(crate) fn page(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<ReplayPage> {
         if self.at >= self.range.last {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use pgrx::{pg_guard, pg_sys};
 
 use super::decoder::Installation;
+use super::effects;
 use super::figures::Publisher;
 use super::process::{self, WorkerHandle};
 use super::recording::Recording;
@@ -16,7 +17,7 @@ use super::shmem::{self, Database, Phase};
 use super::waiting::WaitSet;
 use crate::decode::{raw, slot};
 use crate::event::Lsn;
-use crate::journal::{self, Version};
+use crate::journal::{self, CommandKind, Version};
 use crate::link::frame::{Item, Stream};
 use crate::link::mq::Receiver;
 use crate::settings;
@@ -181,6 +182,7 @@ impl Dispatcher {
             last_check: Instant::now(),
         };
         dispatcher.reload();
+        database.commands.store(true, Ordering::SeqCst);
         dispatcher
     }
 
@@ -197,6 +199,7 @@ impl Dispatcher {
             let mut busy = self.sending.collect_outcomes();
             busy |= self.receive(receiver);
             self.store_versions();
+            self.obey();
             busy |= self.sending.read_back(&mut self.recording);
             busy |= self.sending.submit();
             self.record();
@@ -331,8 +334,38 @@ impl Dispatcher {
             self.database.recheck.store(true, Ordering::SeqCst);
         }
         self.recording.retain(self.sending.oldest_pending());
-        for effect in self.sending.take_effects() {
-            effects::carry_out(effect);
+        effects::carry_out(&self.sending.take_effects());
+    }
+
+    /// Does what sessions have asked for since they last rang.
+    fn obey(&mut self) {
+        if !self.database.commands.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let Some((commands, replays)) =
+            self.with_tables(|| (journal::commands(), journal::open_replays()))
+        else {
+            return;
+        };
+        self.sending.replay(replays);
+        for command in &commands {
+            if let CommandKind::Reload { subscription } = command.kind {
+                self.read_again(&[subscription]);
+            } else {
+                self.sending.obey(command.kind, self.recording.journal());
+            }
+        }
+        // What was done is on record before it is forgotten that it was asked for.
+        self.sending.hand_over_records(&mut self.recording);
+        if !commands.is_empty() && self.recording.write() {
+            self.with_tables(|| journal::commands_done(&commands));
+        }
+    }
+
+    fn read_again(&mut self, ids: &[i64]) {
+        if let Some(rows) = self.with_tables(|| journal::subscriptions(ids)) {
+            self.recording.keep_for(&rows);
+            self.sending.edit(ids, rows, self.recording.last());
         }
     }
 

@@ -11,14 +11,15 @@ use slab::Slab;
 
 use super::figures::{Figures, Publisher};
 use super::recording::Recording;
+use super::replaying::Replaying;
 use super::{clock, endpoints, files};
 use crate::dispatch::{
     At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
     Request, SubscriptionId, Success, Ticket,
 };
 use crate::event::{Event, Lsn};
-use crate::journal::{self, Found, Loaded, SubscriptionRow, What};
-use crate::link::frame;
+use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
+use crate::link::frame::{self, LaneKeys};
 use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
 use crate::settings;
 
@@ -32,3 +33,405 @@ const PAGES_A_ROUND: usize = 4;
 
 /// What a delivery brings: the event, and which of its table's names that subscription knows it by.
 pub type Payload = (Arc<Event>, u8);
+
+/// Events on their way to endpoints.
+pub struct Sending {
+    database: String,
+    engine: Engine<Payload>,
+    pool: Pool,
+    endpoints: HashMap<i64, Arc<Endpoint>>,
+    /// Where subscriptions stood when the journal was opened, until their rows are read.
+    loaded: HashMap<i64, Position>,
+    /// By the number that the pool knows a request by.
+    under_way: Slab<(Ticket, i64)>,
+    outcomes: Vec<Outcome>,
+    replaying: Replaying,
+    changed: HashSet<i64>,
+    gone: Vec<i64>,
+    last_publish: Instant,
+}
+
+impl Sending {
+    /// Nobody is subscribed yet.
+    pub fn new(database: pg_sys::Oid, loaded: Loaded) -> Sending {
+        let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
+        let pool = match Pool::start(settings) {
+            Ok(pool) => pool,
+            Err(error) => pgrx::error!("pgstream_hooks: the sender threads can't be prepared: {error}"),
+        };
+        Sending {
+            database: super::process::in_bare_transaction(|| database_name(database)),
+            engine: Engine::new(settings.max_threads, event_memory()),
+            pool,
+            endpoints: HashMap::new(),
+            loaded: loaded.positions,
+            under_way: Slab::new(),
+            outcomes: Vec::new(),
+            replaying: Replaying::default(),
+            changed: HashSet::new(),
+            gone: Vec::new(),
+            last_publish: Instant::now(),
+        }
+    }
+
+    /// Begins anew with the settings and subscriptions of now; deliveries stay. Who is new begins behind `last`.
+    pub fn reload(&mut self, rows: Vec<SubscriptionRow>, last: DeliveryId) {
+        self.engine.set_limits(files::max_requests(), event_memory());
+        let known: Vec<i64> = self.endpoints.keys().copied().collect();
+        self.edit(&known, rows, last);
+    }
+
+    /// Of the subscriptions `ids`, and those in `rows`, just those in `rows` may send, and as these say.
+    pub fn edit(&mut self, ids: &[i64], rows: Vec<SubscriptionRow>, last: DeliveryId) {
+        let staying: HashSet<i64> = rows.iter().map(|row| row.id).collect();
+        for id in ids.iter().filter(|id| !staying.contains(id)) {
+            self.remove(*id);
+        }
+        let guard = Arc::new(settings::guard());
+        for row in rows {
+            match endpoints::endpoint_of(&self.database, &row, &guard) {
+                Ok(endpoint) => self.take_up(&row, endpoint, last),
+                // What is stored has been checked, so somebody has gone round the checks.
+                Err(problem) => {
+                    pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
+                    self.engine.pause(SubscriptionId(row.id));
+                }
+            }
+        }
+    }
+
+    fn take_up(&mut self, row: &SubscriptionRow, endpoint: Endpoint, last: DeliveryId) {
+        let id = SubscriptionId(row.id);
+        let settings = endpoints::settings_of(row, &endpoint);
+        if self.endpoints.insert(row.id, Arc::new(endpoint)).is_none() {
+            let position = self.loaded.remove(&row.id).unwrap_or_else(|| Position::new(last));
+            self.engine.subscribe(id, settings, position);
+        } else {
+            self.engine.change(id, settings);
+        }
+        // Who is disabled by hand gets what was committed before; who failed has nobody to get it.
+        if !row.enabled && row.disabled_reason.is_some() {
+            self.engine.stop(id);
+        } else if row.paused {
+            self.engine.pause(id);
+        } else {
+            self.engine.resume(id);
+        }
+        self.changed.insert(row.id);
+    }
+
+    fn remove(&mut self, id: i64) {
+        let dropped = self.engine.remove(SubscriptionId(id)).unwrap_or_default();
+        if dropped > 0 {
+            pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
+        }
+        self.endpoints.remove(&id);
+        self.replaying.forget(id);
+        self.changed.remove(&id);
+        self.gone.push(id);
+    }
+
+    /// Takes a change that has just been journaled, for each of its targets. Who is not known any more gets nothing.
+    pub fn arrive(&mut self, first: DeliveryId, item: frame::Item) {
+        let numbers = (first.0..).map(DeliveryId);
+        match item {
+            frame::Item::Change { event, keys, barrier, targets } => {
+                let order = order_of(keys, &event, barrier);
+                let at = at_of(&event);
+                // Shared by all targets, but charged to each: memory is then never more than what is charged.
+                let charge = event.memory();
+                for (id, target) in numbers.zip(&targets) {
+                    let payload = (event.clone(), target.level);
+                    if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge) {
+                        self.changed.insert(target.subscription);
+                    }
+                }
+            }
+            frame::Item::Failed { failure, targets, .. } => {
+                pgrx::warning!(
+                    "pgstream_hooks: event {} can't be sent to {} subscriptions: {} (SQLSTATE {})",
+                    failure.id(),
+                    targets.len(),
+                    failure.message,
+                    failure.sqlstate
+                );
+                for (id, target) in numbers.zip(&targets) {
+                    self.engine.arrive_dead(SubscriptionId(target.subscription), id);
+                    self.changed.insert(target.subscription);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads back from the journal what the engine has room for. Returns whether there was anything.
+    pub fn read_back(&mut self, recording: &mut Recording) -> bool {
+        let mut any = self.replaying.go_on(&mut self.engine, recording.journal());
+        for _ in 0..PAGES_A_ROUND {
+            let Some(Read { subscription, what, max_bytes }) = self.engine.next_read(Instant::now()) else { break };
+            any = true;
+            let page = match what {
+                ReadWhat::Listed(ids) => listed_page(recording.journal(), subscription, &ids),
+                ReadWhat::Log { after } => log_page(recording.journal(), subscription, after, max_bytes),
+                ReadWhat::Replay { after, .. } => {
+                    self.replaying.page(recording.journal(), subscription, after, max_bytes)
+                }
+            };
+            // Without our tables there is nothing to go on with.
+            let Some(page) = page else { break };
+            self.engine.page(subscription, page);
+            self.changed.insert(subscription.0);
+        }
+        any
+    }
+
+    /// Hands to the pool what may be sent now. Returns whether there was anything.
+    pub fn submit(&mut self) -> bool {
+        let now = Instant::now();
+        let mut any = false;
+        while let Some(request) = self.engine.next_to_send(now) {
+            let id = request.subscription.0;
+            // The engine knows the subscriptions that have an endpoint.
+            let Some(endpoint) = self.endpoints.get(&id) else { continue };
+            let ticket = self.under_way.insert((request.ticket, id)) as u64;
+            self.pool.submit(Job {
+                ticket,
+                endpoint: endpoint.clone(),
+                events: request.members().map(|(_, payload)| payload.clone()).collect(),
+                attempt: request.attempt,
+                replay: request.replay,
+            });
+            self.changed.insert(id);
+            any = true;
+        }
+        any
+    }
+
+    /// Takes the outcomes of requests. Returns whether there were any.
+    pub fn collect_outcomes(&mut self) -> bool {
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        self.pool.outcomes(&mut outcomes);
+        let any = !outcomes.is_empty();
+        let now = Instant::now();
+        for outcome in outcomes.drain(..) {
+            let Some((ticket, id)) = self.under_way.try_remove(outcome.ticket as usize) else { continue };
+            let duration = outcome.duration;
+            match outcome.result {
+                Ok(success) => {
+                    self.engine.succeeded(ticket, Success { status: success.status, duration }, now);
+                }
+                Err(failure) => {
+                    self.engine.failed(ticket, failure_of(failure), duration, now, jitter(outcome.ticket));
+                }
+            }
+            self.changed.insert(id);
+        }
+        self.outcomes = outcomes;
+        any
+    }
+
+    /// Gives what became of requests to the journal.
+    pub fn hand_over_records(&mut self, recording: &mut Recording) {
+        for record in self.engine.take_records() {
+            recording.record(record);
+        }
+    }
+
+    /// Where subscriptions stand: all of them, or those that something happened to since this was last asked.
+    pub fn positions(&mut self, all: bool) -> Vec<(i64, Position)> {
+        let mut ids = self.engine.touched_since_checkpoint();
+        if all {
+            ids = self.endpoints.keys().map(|id| SubscriptionId(*id)).collect();
+        }
+        let now = Instant::now();
+        ids.into_iter().filter_map(|id| Some((id.0, self.engine.position(id, now)?))).collect()
+    }
+
+    /// The oldest delivery that may be pending, over all subscriptions.
+    pub fn oldest_pending(&self) -> Option<DeliveryId> {
+        self.engine.oldest_pending()
+    }
+
+    /// Takes up replays that are open.
+    pub fn replay(&mut self, open: Vec<Replay>) {
+        self.replaying.take_up(open);
+    }
+
+    /// Does what sessions asked for.
+    pub fn obey(&mut self, kind: CommandKind, journal: &mut Journal) {
+        match kind {
+            CommandKind::Skip { subscription, delivery } => {
+                self.engine.skip(SubscriptionId(subscription), delivery, Instant::now());
+                self.changed.insert(subscription);
+            }
+            CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
+            CommandKind::Forget => journal.forget_read(),
+            CommandKind::Reload { .. } | CommandKind::Replay { .. } => {}
+        }
+    }
+
+    /// What users are to hear of.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        let effects = self.engine.take_effects();
+        for effect in &effects {
+            if let Effect::Replayed(subscription, _) = effect {
+                self.replaying.ended(subscription.0);
+            }
+        }
+        effects
+    }
+
+    /// Shows how subscriptions fare, when everything that ended up to `frontier` has arrived. While there is work this
+    /// is not done each round.
+    pub fn publish(&mut self, publisher: &mut Publisher, frontier: Lsn) -> bool {
+        let now = Instant::now();
+        if now.duration_since(self.last_publish) < PUBLISH_EVERY && self.engine.in_flight() > 0 {
+            return false;
+        }
+        self.last_publish = now;
+        self.gone.drain(..).for_each(|id| publisher.withdraw(id));
+        let changed = std::mem::take(&mut self.changed);
+        for id in &changed {
+            match self.figures(*id, frontier) {
+                Some(figures) => publisher.publish(&figures),
+                None => publisher.withdraw(*id),
+            }
+        }
+        self.changed = changed;
+        self.changed.clear();
+        true
+    }
+
+    fn figures(&self, id: i64, frontier: Lsn) -> Option<Figures> {
+        let counters = self.engine.counters(SubscriptionId(id))?;
+        let wall = |at: Option<Instant>| at.map_or(0, |at| clock::at(at).0);
+        let micros =
+            |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
+        let oldest = self.engine.oldest(SubscriptionId(id));
+        let mut figures = Figures {
+            subscription_id: id,
+            pending: counters.pending,
+            retrying: counters.retrying as u64,
+            in_flight: counters.in_flight as u64,
+            delivered: counters.delivered,
+            dead: counters.dead,
+            blocked_keys: counters.blocked_keys as u64,
+            oldest_pending: oldest.map_or(0, |at| at.committed_at.0),
+            oldest_lsn: oldest.map_or(0, |at| at.commit_lsn.0.min(frontier.0)),
+            last_success_at: wall(counters.last_success_at),
+            last_failure_at: wall(counters.last_failure_at),
+            next_attempt_at: wall(counters.next_attempt_at),
+            last_status: counters.last_status.map_or(0, u32::from),
+            p50_us: micros(counters.p50),
+            p99_us: micros(counters.p99),
+            ..Figures::default()
+        };
+        figures.set_words(word_of(counters.mode), bottleneck_of(counters.bottleneck));
+        figures.set_error(counters.last_error.unwrap_or_default());
+        Some(figures)
+    }
+
+    /// What [`Sending::arm`] makes readable.
+    pub fn wake_fd(&self) -> RawFd {
+        self.pool.wake_fd().as_raw_fd()
+    }
+
+    /// Asks to be woken by the next outcome; true if there are some already, or figures still to be shown.
+    pub fn arm(&self) -> bool {
+        self.pool.arm()
+    }
+
+    /// Ends what [`Sending::arm`] began.
+    pub fn disarm(&self) {
+        self.pool.disarm();
+    }
+
+    /// When there is something to do though nothing arrives: a retry, or figures that were not shown yet.
+    pub fn next_wakeup(&mut self) -> Option<Instant> {
+        let figures = (!self.changed.is_empty()).then(|| self.last_publish + PUBLISH_EVERY);
+        self.engine.next_wakeup().into_iter().chain(figures).min()
+    }
+
+    /// For `pg_stat_activity`.
+    pub fn what_it_waits_for(&self) -> &'static CStr {
+        if self.engine.in_flight() > 0 {
+            c"waiting for endpoints"
+        } else if self.engine.memory_used() > 0 {
+            c"waiting to try again"
+        } else {
+            c"waiting for events"
+        }
+    }
+}
+
+fn listed_page(
+    journal: &mut Journal,
+    subscription: SubscriptionId,
+    ids: &[DeliveryId],
+) -> Option<Page<Payload>> {
+    let found = journal.fetch(subscription.0, ids)?;
+    let upto = ids.last().copied().unwrap_or_default();
+    Some(Page { items: found.into_iter().filter_map(item_of).collect(), upto, at_tail: false })
+}
+
+fn log_page(
+    journal: &mut Journal,
+    subscription: SubscriptionId,
+    after: DeliveryId,
+    max_bytes: usize,
+) -> Option<Page<Payload>> {
+    let journal::Page { found, upto, at_tail } = journal.read(subscription.0, after, max_bytes)?;
+    Some(Page { items: found.into_iter().filter_map(item_of).collect(), upto, at_tail })
+}
+
+/// A delivery read back; none if it can't be made, which is on record already.
+pub fn item_of(found: Found) -> Option<Item<Payload>> {
+    let What::Event { event, keys, barrier } = found.what else { return None };
+    let order = order_of(keys, &event, barrier);
+    Some(Item { id: found.id, order, at: at_of(&event), payload: (event, found.level), charge: found.charge })
+}
+
+/// How an event is ordered.
+pub fn order_of(keys: LaneKeys, event: &Event, barrier: bool) -> Order {
+    Order { keys: Keys::of(keys.key, keys.old), table: event.relation.root_oid, barrier }
+}
+
+fn at_of(event: &Event) -> At {
+    At { commit_lsn: event.transaction.commit_lsn, committed_at: event.transaction.committed_at }
+}
+
+fn failure_of(failure: crate::send::Failure) -> Failure {
+    Failure {
+        class: match failure.kind() {
+            FailureKind::Connection => FailureClass::Connection,
+            FailureKind::Content => FailureClass::Content,
+            FailureKind::Busy => FailureClass::Busy,
+            FailureKind::Gone => FailureClass::Gone,
+            FailureKind::Other => FailureClass::Other,
+        },
+        kind: failure.class.as_str(),
+        status: failure.status,
+        error: failure.message,
+        response: failure.response,
+        retry_after: failure.retry_after,
+    }
+}
+
+/// How much memory events may take, in bytes.
+fn event_memory() -> usize {
+    (settings::max_memory() as f64 * EVENTS_SHARE) as usize
+}
+
+/// A number that differs from retry to retry.
+fn jitter(ticket: u64) -> u32 {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    xxhash_rust::xxh3::xxh3_64(&(ticket ^ (u64::from(nanos) << 32)).to_le_bytes()) as u32
+}
+
+fn database_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up in a transaction; the name is copied.
+    unsafe {
+        let name = pg_sys::get_database_name(oid);
+        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
