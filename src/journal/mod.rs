@@ -12,6 +12,8 @@ pub mod restart;
 #[cfg(feature = "server")]
 mod image;
 #[cfg(feature = "server")]
+mod inserts;
+#[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
 mod pending;
