@@ -8,6 +8,7 @@ pub mod outcome;
 pub mod pack;
 pub mod position;
 pub mod restart;
+pub mod ring;
 
 #[cfg(feature = "server")]
 mod image;
@@ -36,8 +37,7 @@ pub use load::{Loaded, load};
 pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
-#[cfg(feature = "server")]
-pub use slices::Retention;
+pub use ring::Retention;
 #[cfg(feature = "server")]
 pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
 #[cfg(feature = "server")]

@@ -183,7 +183,7 @@ impl Journal {
     /// subscription.
     fn load_holding(&mut self, subscription: i64, id: DeliveryId) -> Option<Option<Arc<Unpacked>>> {
         let Some(slice) = self.slices.from(id).next() else { return Some(None) };
-        let mut rows = self.query(slice, DeliveryId(id.0 - 1), subscription, 1)?;
+        let mut rows = self.query(slice, DeliveryId(id.0.saturating_sub(1)), subscription, 1)?;
         let chunk = rows.pop().filter(|(first, ..)| *first <= id);
         let unpacked = |(first, last, body): ChunkRow| {
             body.map(|body| self.cache.keep(Unpacked::from_body(first, last, &body)))

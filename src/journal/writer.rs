@@ -13,7 +13,7 @@ use super::load::{self, Loaded};
 use super::outcome::{Outcome, OutcomeChunk, OutcomePacker};
 use super::position;
 use super::reader::{Cache, Reads};
-use super::slices::Slices;
+use super::ring::Slices;
 use super::tables::{check, with_tables};
 use crate::dispatch::{DeliveryId, Position};
 use crate::event::{Lsn, Timestamp};
