@@ -8,6 +8,7 @@ pub mod outcome;
 pub mod pack;
 pub mod position;
 pub mod restart;
+pub mod ring;
 
 #[cfg(feature = "server")]
 mod commands;
@@ -15,6 +16,8 @@ mod commands;
 mod gaps;
 #[cfg(feature = "server")]
 mod image;
+#[cfg(feature = "server")]
+mod inserts;
 #[cfg(feature = "server")]
 pub(crate) mod inspect;
 #[cfg(feature = "server")]
@@ -46,8 +49,7 @@ pub use pending::{PendingDeliveries, PendingDelivery};
 pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub(crate) use replays::{Replay, ReplayEnd, ReplayReader, open_replays, replay_ended, replay_progress};
-#[cfg(feature = "server")]
-pub use slices::Retention;
+pub use ring::Retention;
 #[cfg(feature = "server")]
 pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};
 #[cfg(feature = "server")]
