@@ -18,6 +18,8 @@ use crate::link::frame::Target;
 
 /// The chunks read in one query.
 const CHUNKS: i64 = 32;
+/// How many deliveries are looked up in one query.
+const LOOKED_UP: usize = 500;
 
 /// The delivery of that number: its event and its target. None when the journal doesn't have it.
 pub(crate) fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
@@ -66,6 +68,18 @@ pub(crate) fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
             oldest = Some(Oldest { first: id(row.get(1)?), lsn: lsn(row.get(2)?), at });
         }
         Ok(oldest)
+    })
+}
+
+/// Where the newest event was committed.
+pub(crate) fn newest_lsn() -> Result<Option<Lsn>> {
+    Spi::connect(|client| {
+        let query = "SELECT last_lsn::text FROM pgwh.event_chunks ORDER BY last_id DESC LIMIT 1";
+        let mut newest = None;
+        for row in client.select(query, Some(1), &[])? {
+            newest = Some(lsn(row.get(1)?));
+        }
+        Ok(newest)
     })
 }
 
@@ -126,44 +140,62 @@ pub(crate) fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFl
 
 /// The outcomes of any of these deliveries (rising numbers).
 pub(crate) fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
-    let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
-                 JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
-             ORDER BY c.seq",
-            None,
-            &[numbers.into()],
-        )?;
-        let mut found = Vec::new();
-        for row in rows {
-            pgrx::check_for_interrupts!();
-            let body: Vec<u8> = row.get(1)?.unwrap_or_default();
-            let outcomes = intact(outcome::unpack(&body)).into_iter();
-            found.extend(outcomes.filter(|one| one.members().any(|id| ids.binary_search(&id).is_ok())));
+    let mut found = Vec::new();
+    for some in ids.chunks(LOOKED_UP) {
+        let numbers: Vec<i64> = some.iter().map(|id| id.0 as i64).collect();
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
+                     JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
+                 ORDER BY c.seq",
+                None,
+                &[numbers.into()],
+            )?;
+            for row in rows {
+                let body: Vec<u8> = row.get(1)?.unwrap_or_default();
+                let outcomes = intact(outcome::unpack(&body)).into_iter();
+                found.extend(outcomes.filter(|one| one.members().any(|id| some.binary_search(&id).is_ok())));
+            }
+            Ok::<_, pgrx::spi::Error>(())
+        })?;
+        pgrx::check_for_interrupts!();
+    }
+    Ok(found)
+}
+
+/// Hands out the outcomes in rows that meet the condition, which is SQL, in the order of the rows.
+pub(crate) fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> Result<()> {
+    let query = format!(
+        "SELECT seq, body FROM pgwh.outcome_chunks WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
+    );
+    let mut since = 0;
+    loop {
+        let mut rows = 0;
+        Spi::connect(|client| {
+            for row in client.select(query.as_str(), None, &[since.into(), CHUNKS.into()])? {
+                rows += 1;
+                since = row.get(1)?.unwrap_or(i64::MAX);
+                let body: Vec<u8> = row.get(2)?.unwrap_or_default();
+                intact(outcome::unpack(&body)).iter().for_each(&mut take);
+            }
+            Ok::<_, pgrx::spi::Error>(())
+        })?;
+        if rows < CHUNKS {
+            return Ok(());
         }
-        Ok(found)
-    })
+        pgrx::check_for_interrupts!();
+    }
 }
 
 /// The deliveries by which replays brought any of these events; of a batch, only its first event is known.
 pub(crate) fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT body FROM pgwh.outcome_chunks WHERE EXISTS (SELECT FROM pgwh.replays)",
-            None,
-            &[],
-        )?;
-        let mut found = Vec::new();
-        for row in rows {
-            pgrx::check_for_interrupts!();
-            let body: Vec<u8> = row.get(1)?.unwrap_or_default();
-            let outcomes = intact(outcome::unpack(&body)).into_iter();
-            let replayed = outcomes.filter(|one| one.replay.is_some() && events.contains(&one.event));
-            found.extend(replayed.map(|one| one.id));
+    let mut found = Vec::new();
+    each_outcome("EXISTS (SELECT FROM pgwh.replays)", |outcome| {
+        if outcome.replay.is_some() && events.contains(&outcome.event) {
+            found.push(outcome.id);
         }
-        Ok(found)
-    })
+    })?;
+    Ok(found)
 }
 
 /// The subscription of a delivery that a replay has made and that is being retried.

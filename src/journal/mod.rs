@@ -8,6 +8,7 @@ pub mod outcome;
 pub mod pack;
 pub mod position;
 pub mod restart;
+pub mod selection;
 
 #[cfg(feature = "server")]
 mod commands;
@@ -42,6 +43,10 @@ pub use load::{Loaded, load};
 pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
+#[cfg(feature = "server")]
+pub(crate) use replays::{
+    Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress,
+};
 #[cfg(feature = "server")]
 pub use slices::Retention;
 #[cfg(feature = "server")]
