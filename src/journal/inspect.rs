@@ -22,7 +22,7 @@ const CHUNKS: i64 = 32;
 const LOOKED_UP: usize = 500;
 
 /// The delivery of that number: its event and its target. None when the journal doesn't have it.
-pub(crate) fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
+pub fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT first_id, body FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
@@ -43,7 +43,7 @@ pub(crate) fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
 
 /// The oldest event that the journal has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Oldest {
+pub struct Oldest {
     /// The number of its first delivery. Greater than 1 if older events have been there and are gone.
     pub first: DeliveryId,
     /// Where it was committed.
@@ -53,7 +53,7 @@ pub(crate) struct Oldest {
 }
 
 /// The oldest event of the first chunk whose last delivery is `from` or comes behind it. None behind the end.
-pub(crate) fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
+pub fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT first_id, first_lsn::text,
@@ -72,7 +72,7 @@ pub(crate) fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
 }
 
 /// Where the newest event was committed.
-pub(crate) fn newest_lsn() -> Result<Option<Lsn>> {
+pub fn newest_lsn() -> Result<Option<Lsn>> {
     Spi::connect(|client| {
         let query = "SELECT last_lsn::text FROM pgwh.event_chunks ORDER BY last_id DESC LIMIT 1";
         let mut newest = None;
@@ -85,12 +85,12 @@ pub(crate) fn newest_lsn() -> Result<Option<Lsn>> {
 
 /// A delivery before which nothing was committed then or later, as far as commits come in the order of their times.
 /// None when nothing was.
-pub(crate) fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
+pub fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
     first("last_at >= $1 ORDER BY last_at", writer::time(since))
 }
 
 /// A delivery before which nothing was committed at that position or behind it. None when nothing was.
-pub(crate) fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
+pub fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
     first("last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
 }
 
@@ -106,7 +106,7 @@ fn first(condition: &str, since: DatumWithOid<'_>) -> Result<Option<DeliveryId>>
 }
 
 /// Hands out events from the newest back, until `take` has had enough.
-pub(crate) fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFlow<()>) -> Result<()> {
+pub fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFlow<()>) -> Result<()> {
     let mut before = i64::MAX;
     loop {
         let chunks = Spi::connect(|client| {
@@ -139,7 +139,7 @@ pub(crate) fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFl
 }
 
 /// The outcomes of any of these deliveries (rising numbers).
-pub(crate) fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
+pub fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
     let mut found = Vec::new();
     for some in ids.chunks(LOOKED_UP) {
         let numbers: Vec<i64> = some.iter().map(|id| id.0 as i64).collect();
@@ -164,7 +164,7 @@ pub(crate) fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
 }
 
 /// Hands out the outcomes in rows that meet the condition, which is SQL, in the order of the rows.
-pub(crate) fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> Result<()> {
+pub fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> Result<()> {
     let query = format!(
         "SELECT seq, body FROM pgwh.outcome_chunks WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
     );
@@ -188,7 +188,7 @@ pub(crate) fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> R
 }
 
 /// The deliveries by which replays brought any of these events; of a batch, only its first event is known.
-pub(crate) fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
+pub fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
     let mut found = Vec::new();
     each_outcome("EXISTS (SELECT FROM pgwh.replays)", |outcome| {
         if outcome.replay.is_some() && events.contains(&outcome.event) {
@@ -199,7 +199,7 @@ pub(crate) fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
 }
 
 /// The subscription of a delivery that a replay has made and that is being retried.
-pub(crate) fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
+pub fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
     if !outcomes(&[id])?.is_empty() {
         return Ok(None);
     }
@@ -220,7 +220,7 @@ pub(crate) fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
 
 /// What the last failed request of a delivery came to.
 #[derive(Clone, Debug)]
-pub(crate) struct LastAttempt {
+pub struct LastAttempt {
     /// The HTTP status, if there was one.
     pub status: Option<i32>,
     /// What went wrong.
@@ -228,7 +228,7 @@ pub(crate) struct LastAttempt {
 }
 
 /// The last failed requests of these deliveries, by the first members of batches.
-pub(crate) fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttempt>> {
+pub fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttempt>> {
     let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
     Spi::connect(|client| {
         let rows = client.select(
@@ -249,7 +249,7 @@ pub(crate) fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, La
 /// something. Returns how many were changed.
 ///
 /// The row is locked, so that of two sessions that rewrite it the second sees what the first did.
-pub(crate) fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
+pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
     Spi::connect_mut(|client| {
         let rows = client.update(
             "SELECT slice, first_id, last_id, body FROM pgwh.event_chunks

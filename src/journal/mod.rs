@@ -15,7 +15,7 @@ mod commands;
 #[cfg(feature = "server")]
 mod image;
 #[cfg(feature = "server")]
-pub(crate) mod inspect;
+pub mod inspect;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
@@ -44,9 +44,7 @@ pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
-pub(crate) use replays::{
-    Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress,
-};
+pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
 #[cfg(feature = "server")]
 pub use slices::Retention;
 #[cfg(feature = "server")]

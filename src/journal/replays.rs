@@ -27,7 +27,7 @@ const SLACK: i64 = 60_000_000;
 
 /// What somebody wants to be sent again.
 #[derive(Clone, Debug)]
-pub(crate) struct Replay {
+pub struct Replay {
     /// Its id, for the header `webhook-replay`.
     pub id: i64,
     /// Whose.
@@ -44,7 +44,7 @@ pub(crate) struct Replay {
 
 /// How a replay ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ReplayEnd {
+pub enum ReplayEnd {
     /// All has been sent, or given up.
     Done,
     /// Somebody wanted no more of it.
@@ -55,7 +55,7 @@ pub(crate) enum ReplayEnd {
 
 /// The replays that are not over, in the order in which they were asked for. Those of subscriptions that are gone are
 /// ended. Inside a transaction.
-pub(crate) fn open_replays() -> Vec<Replay> {
+pub fn open_replays() -> Vec<Replay> {
     check("replays can't be read", end_orphans().and_then(|()| read_open()))
 }
 
@@ -127,7 +127,7 @@ fn sorted(numbers: Vec<i64>) -> Vec<DeliveryId> {
 
 /// Notes how far a replay is; `total` is how many events it is about, once that is known. Not to be called for each
 /// event: it updates a row. Inside a transaction.
-pub(crate) fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total: Option<u64>) {
+pub fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total: Option<u64>) {
     let noted = Spi::run_with_args(
         "UPDATE pgwh.replays SET cursor_id = $2, done = $3, total = coalesce($4, total)
          WHERE id IN (SELECT id FROM pgwh.replays WHERE id = $1 FOR UPDATE SKIP LOCKED)",
@@ -138,7 +138,7 @@ pub(crate) fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total:
 
 /// Notes that a replay is over. False when somebody holds a lock on its row: then try again later. Inside a
 /// transaction.
-pub(crate) fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
+pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
     let (state, reason) = match end {
         ReplayEnd::Done => ("done", None),
         ReplayEnd::Cancelled => ("cancelled", None),
@@ -160,7 +160,7 @@ pub(crate) fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
 impl Journal {
     /// Begins a replay that has no range yet: it looks at what has arrived by now. None when our tables are not here
     /// any more.
-    pub(crate) fn begin_replay(&mut self, replay: &mut Replay) -> Option<Range> {
+    pub fn begin_replay(&mut self, replay: &mut Replay) -> Option<Range> {
         // Outcomes decide what is dead.
         self.flush()?;
         let last = self.last;
@@ -209,7 +209,7 @@ fn first_of(selection: &Selection) -> Result<Option<DeliveryId>> {
 
 /// What a replay sends next.
 #[derive(Debug)]
-pub(crate) struct ReplayPage {
+pub struct ReplayPage {
     /// Events under the numbers that they were first sent by, in order. There may be none although more follow.
     pub found: Vec<Found>,
     /// All of the replay up to this delivery has been read.
@@ -219,7 +219,7 @@ pub(crate) struct ReplayPage {
 }
 
 /// Reads what a replay sends, in order.
-pub(crate) struct ReplayReader {
+pub struct ReplayReader {
     subscription: i64,
     sieve: Sieve,
     range: Range,
@@ -233,7 +233,7 @@ pub(crate) struct ReplayReader {
 
 impl ReplayReader {
     /// Reads a replay that has begun, from its first event on. `position`: where the subscription stands now.
-    pub(crate) fn new(replay: &Replay, range: Range, position: Position) -> ReplayReader {
+    pub fn new(replay: &Replay, range: Range, position: Position) -> ReplayReader {
         let begin = before(range.first);
         ReplayReader {
             subscription: replay.subscription,
@@ -248,7 +248,7 @@ impl ReplayReader {
     /// Goes back, to what follows `cursor`: for the second reading, and after a restart.
     ///
     /// What a redelivery is about shows only from its beginning on, so that begins there.
-    pub(crate) fn rewind(&mut self, cursor: DeliveryId) {
+    pub fn rewind(&mut self, cursor: DeliveryId) {
         let begin = before(self.range.first);
         self.at = if self.sieve.has_memory() { begin } else { cursor.max(begin) };
         self.listed.clear();
@@ -257,7 +257,7 @@ impl ReplayReader {
     }
 
     /// The next page, of about `max_bytes`. None when our tables are not here any more.
-    pub(crate) fn page(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<ReplayPage> {
+    pub fn page(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<ReplayPage> {
         let mut found = match self.sieve.only() {
             _ if self.at >= self.range.last => Vec::new(),
             Only::All => self.all(journal, max_bytes)?,
