@@ -350,7 +350,7 @@ COMMENT ON COLUMN pgwh.positions.pending IS 'how many of its deliveries were not
 COMMENT ON COLUMN pgwh.positions.body IS 'the position, packed';
 
 -- Bodies are compressed already, and rows stay on one page as long as they fit. Nothing is updated or deleted, so there
--- is nothing to vacuum.
+-- is nothing to vacuum. Slices are made like their parents and attached, since only so comments are copied.
 ALTER TABLE pgwh.event_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE pgwh.outcome_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE pgwh.positions ALTER COLUMN body SET STORAGE EXTERNAL;

@@ -60,7 +60,8 @@ pub struct Entry {
 impl Entry {
     /// Its deliveries.
     pub fn deliveries(&self) -> impl Iterator<Item = (DeliveryId, Target)> {
-        (self.first.0..).map(DeliveryId).zip(self.item.targets().iter().copied())
+        let numbered = self.item.targets().iter().enumerate();
+        numbered.map(|(place, target)| (DeliveryId(self.first.0 + place as u64), *target))
     }
 
     /// The bytes of memory that it takes.

@@ -11,7 +11,8 @@ use super::outcome;
 use super::pack::{PackError, Unpacker, unseal};
 use super::position;
 use super::restart::{Restart, remaining};
-use super::slices::Slices;
+use super::ring::Slices;
+use super::slices;
 use super::writer::number;
 use crate::dispatch::{DeliveryId, Pending, Position};
 use crate::event::{Lsn, Timestamp};
@@ -46,7 +47,7 @@ struct Checkpoint {
 /// When the tables can't be read. What they hold is checked: a row that is damaged ends in an ERROR, since with it
 /// the state of deliveries would be lost.
 pub fn load() -> Result<Loaded> {
-    let slices = Slices::read()?;
+    let slices = slices::read()?;
     let (last, high) = last_event()?.unwrap_or_else(|| slices.begin());
     let checkpoint = last_checkpoint()?;
     let now = now();

@@ -8,12 +8,15 @@ pub mod outcome;
 pub mod pack;
 pub mod position;
 pub mod restart;
+pub mod ring;
 pub mod selection;
 
 #[cfg(feature = "server")]
 mod commands;
 #[cfg(feature = "server")]
 mod image;
+#[cfg(feature = "server")]
+mod inserts;
 #[cfg(feature = "server")]
 pub mod inspect;
 #[cfg(feature = "server")]
@@ -46,7 +49,7 @@ pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
 #[cfg(feature = "server")]
-pub use slices::Retention;
+pub use ring::Retention;
 #[cfg(feature = "server")]
 pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};
 #[cfg(feature = "server")]

@@ -155,6 +155,11 @@ impl Journal {
         Some(found)
     }
 
+    /// Forgets what is unpacked: somebody has changed rows of the journal.
+    pub fn forget_unpacked(&mut self) {
+        self.cache = Cache::default();
+    }
+
     /// The next rows of the log behind `after`, none at its end.
     fn rows_after(&mut self, subscription: i64, after: DeliveryId) -> Option<Vec<Row>> {
         if let Some(chunk) = self.cache.holding(DeliveryId(after.0 + 1)) {
@@ -178,7 +183,7 @@ impl Journal {
     /// subscription.
     fn load_holding(&mut self, subscription: i64, id: DeliveryId) -> Option<Option<Arc<Unpacked>>> {
         let Some(slice) = self.slices.from(id).next() else { return Some(None) };
-        let mut rows = self.query(slice, DeliveryId(id.0 - 1), subscription, 1)?;
+        let mut rows = self.query(slice, DeliveryId(id.0.saturating_sub(1)), subscription, 1)?;
         let chunk = rows.pop().filter(|(first, ..)| *first <= id);
         let unpacked = |(first, last, body): ChunkRow| {
             body.map(|body| self.cache.keep(Unpacked::from_body(first, last, &body)))

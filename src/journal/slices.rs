@@ -1,4 +1,4 @@
-//! The ring of slices: which one is written, and when the oldest is cleared for use again.
+//! The slices as they are in the database: opening the next, and clearing the oldest for use again.
 //!
 //! A slice is a partition of each of the journal's tables. Nothing is deleted row by row: a slice is truncated as a
 //! whole, so that the journal needs no vacuum and leaves no bloat.
@@ -8,166 +8,49 @@ use std::time::{Duration, Instant};
 use pgrx::spi::Result;
 use pgrx::{Spi, pg_sys};
 
-use super::chunk::Place;
 use super::load::{id, lsn as read_lsn, now};
+use super::ring::{Retention, Slice, Slices};
 use super::tables::check;
 use super::writer::{Journal, lsn, number};
 use crate::dispatch::DeliveryId;
 
 /// The tables that are sliced.
 const TABLES: [&str; 4] = ["event_chunks", "outcome_chunks", "attempt_rows", "positions"];
-/// The slices of the ring.
-const SLICES: i16 = 8;
-/// A slice is used for this part of the retention, so that what is kept is not much more than what must be.
-const SHARE: u32 = 6;
-/// No slice is used for less, unless it is large.
-const SHORTEST: Duration = Duration::from_secs(10);
-/// The bytes that make a slice large, if no limit of the journal says less.
-const LARGE: u64 = 4 << 30;
 /// How often is looked at all.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long what is done stays.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// The longest that any subscription asks for.
-    pub longest: Duration,
-    /// The bytes past which what is done goes earlier.
-    pub max_bytes: Option<u64>,
-}
-
-/// What each slice holds, the oldest first; the last is the one that is written.
-#[derive(Debug, Default)]
-pub struct Slices {
-    used: Vec<Slice>,
-    generation: i64,
-    /// All positions are in the slice that is written, so that those in older ones are not needed.
-    checkpointed: bool,
-    looked: Option<Instant>,
-}
-
-#[derive(Clone, Debug)]
-struct Slice {
-    number: i16,
-    /// The number of the first delivery that it may hold.
-    first: DeliveryId,
-    /// Where the last event before it stands.
-    before: Option<Place>,
-    opened_at: i64,
-    /// Since when all its deliveries are done.
-    done_at: Option<i64>,
-    bytes: u64,
-}
-
-impl Slices {
-    /// Reads what `pgwh.slices` says.
-    pub(super) fn read() -> Result<Slices> {
-        let mut slices = Slices::default();
-        Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT slice, generation, first_id, before_lsn::text, before_ordinal,
+/// Reads what `pgwh.slices` says.
+pub(super) fn read() -> Result<Slices> {
+    let mut slices = Slices::default();
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT slice, generation, first_id, before_lsn::text, before_ordinal,
                      (extract(epoch FROM opened_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
                      (extract(epoch FROM done_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
                      pg_table_size(format('pgwh.event_chunks_%s', slice)::regclass)
-                         + pg_table_size(format('pgwh.outcome_chunks_%s', slice)::regclass)
+                         + pg_table_size(format('pgwh.outcome_chunks_%s', slice)::regclass),
+                     pg_relation_size(format('pgwh.event_chunks_%s', slice)::regclass)
+                         + pg_relation_size(format('pgwh.outcome_chunks_%s', slice)::regclass) > 0
                  FROM pgwh.slices WHERE generation IS NOT NULL ORDER BY generation",
-                None,
-                &[],
-            )?;
-            for row in rows {
-                let ordinal: Option<i64> = row.get(5)?;
-                let before = row.get::<String>(4)?.zip(ordinal);
-                slices.generation = row.get(2)?.unwrap_or_default();
-                slices.used.push(Slice {
-                    number: row.get(1)?.unwrap_or_default(),
-                    first: id(row.get(3)?),
-                    before: before.map(|(text, ordinal)| (read_lsn(Some(text)), ordinal as u64)),
-                    opened_at: row.get(6)?.unwrap_or_default(),
-                    done_at: row.get(7)?,
-                    bytes: row.get::<i64>(8)?.unwrap_or_default() as u64,
-                });
-            }
-            Ok(slices)
-        })
-    }
-
-    /// Where numbers and events go on when the journal has no events.
-    pub(super) fn begin(&self) -> (DeliveryId, Option<Place>) {
-        let current = self.used.last();
-        (
-            DeliveryId(current.map_or(0, |slice| slice.first.0.saturating_sub(1))),
-            current.and_then(|slice| slice.before),
-        )
-    }
-
-    /// The slice that is written.
-    pub(super) fn current(&self) -> i16 {
-        self.used.last().map_or(0, |slice| slice.number)
-    }
-
-    /// The slices that may hold deliveries from that one on, the oldest first.
-    pub(super) fn from(&self, id: DeliveryId) -> impl Iterator<Item = i16> + use<> {
-        let begin = self.used.partition_point(|slice| slice.first <= id).saturating_sub(1);
-        let numbers: Vec<i16> = self.used[begin..].iter().map(|slice| slice.number).collect();
-        numbers.into_iter()
-    }
-
-    pub(super) fn grown(&mut self, bytes: u64) {
-        if let Some(current) = self.used.last_mut() {
-            current.bytes += bytes;
+            None,
+            &[],
+        )?;
+        for row in rows {
+            let ordinal: Option<i64> = row.get(5)?;
+            let before = row.get::<String>(4)?.zip(ordinal);
+            slices.generation = row.get(2)?.unwrap_or_default();
+            slices.used.push(Slice {
+                number: row.get(1)?.unwrap_or_default(),
+                first: id(row.get(3)?),
+                before: before.map(|(text, ordinal)| (read_lsn(Some(text)), ordinal as u64)),
+                opened_at: row.get(6)?.unwrap_or_default(),
+                done_at: row.get(7)?,
+                bytes: row.get::<i64>(8)?.unwrap_or_default() as u64,
+                used: row.get(9)?.unwrap_or_default(),
+            });
         }
-    }
-
-    pub(super) fn checkpointed(&mut self) {
-        self.checkpointed = true;
-    }
-
-    fn bytes(&self) -> u64 {
-        self.used.iter().map(|slice| slice.bytes).sum()
-    }
-
-    /// The slice behind the current one, if it is free and the current one old or large enough.
-    fn next(&self, retention: Retention, now: i64) -> Option<i16> {
-        let current = self.used.last()?;
-        let next = (current.number + 1).rem_euclid(SLICES);
-        let free = self.used.iter().all(|slice| slice.number != next);
-        let age = Duration::from_micros(u64::try_from(now - current.opened_at).unwrap_or_default());
-        let large = retention.max_bytes.map_or(LARGE, |most| (most / u64::from(SHARE)).clamp(1 << 20, LARGE));
-        let full = current.bytes > large;
-        let old = current.bytes > 0 && age >= (retention.longest / SHARE).max(SHORTEST);
-        (free && (full || old)).then_some(next)
-    }
-
-    /// Notes which slices are done from now on; returns those.
-    fn note_done(&mut self, oldest_pending: Option<DeliveryId>, now: i64) -> Vec<i16> {
-        let mut news = Vec::new();
-        for place in 1..self.used.len() {
-            let end = self.used[place].first;
-            let slice = &mut self.used[place - 1];
-            if oldest_pending.is_some_and(|pending| pending < end) {
-                break;
-            }
-            if slice.done_at.is_none() {
-                slice.done_at = Some(now);
-                news.push(slice.number);
-            }
-        }
-        news
-    }
-
-    /// The oldest slice, if it may be cleared.
-    fn expired(&self, retention: Retention, oldest_pending: Option<DeliveryId>, now: i64) -> Option<i16> {
-        let [oldest, next, ..] = self.used.as_slice() else { return None };
-        let done_at = oldest.done_at?;
-        // A replay may have made something pending again.
-        if !self.checkpointed || oldest_pending.is_some_and(|pending| pending < next.first) {
-            return None;
-        }
-        // A clock that was put back would make it wait twice.
-        let kept = Duration::from_micros(now.abs_diff(done_at));
-        let too_much = retention.max_bytes.is_some_and(|most| self.bytes() > most);
-        (kept >= retention.longest || too_much).then_some(oldest.number)
-    }
+        Ok(slices)
+    })
 }
 
 impl Journal {
@@ -190,8 +73,8 @@ impl Journal {
             self.with_tables(|| check("slices can't be told of", tell_done(&done, now)));
         }
         // What makes older positions superfluous must be written before they go.
-        if self.buffered_since().is_none()
-            && let Some(expired) = self.slices.expired(retention, oldest_pending, now)
+        if let Some(expired) = self.slices.expired(retention, oldest_pending, now)
+            && self.flush().is_some()
         {
             self.clear(expired);
         }
@@ -215,6 +98,7 @@ impl Journal {
             opened_at: now,
             done_at: None,
             bytes: 0,
+            used: false,
         };
         let generation = self.slices.generation + 1;
         let opened =
