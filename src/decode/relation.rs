@@ -192,8 +192,7 @@ impl CapturedRelation {
         }
     }
 
-    /// Has columns left out that make the rows larger than `limit` bytes, as far as that can be told without encoding them:
-    /// of the values that are stored beside their row.
+    /// Has columns left out that make the rows larger than `limit` bytes, as far as that can be told without encoding them.
     ///
     /// # Safety
     /// As [`CapturedRelation::encode_new`]; a tuple may be null.
@@ -208,8 +207,7 @@ impl CapturedRelation {
         for tuple in tuples {
             // SAFETY: as the caller promises; the values are those of the tuple taken apart.
             unsafe {
-                if tuple.is_null() || u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL == 0
-                {
+                if tuple.is_null() || is_small(tuple) {
                     continue;
                 }
                 scratch.deform(tuple, desc);
@@ -265,6 +263,17 @@ impl CapturedRelation {
         hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
         xxh3_64(&bytes)
     }
+}
+
+/// Whether the row is no larger than those that tables hold, and nothing is stored beside it. An old row under REPLICA
+/// IDENTITY FULL has in it what the table stores beside its row (`ExtractReplicaIdentity`, heapam.c).
+///
+/// # Safety
+/// `tuple` is a row.
+unsafe fn is_small(tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: as the caller promises.
+    let (length, flags) = unsafe { ((*tuple).t_len, (*(*tuple).t_data).t_infomask) };
+    length <= pg_sys::BLCKSZ && u32::from(flags) & pg_sys::HEAP_HASEXTERNAL == 0
 }
 
 /// The relation's name and those of the partitioned tables above it, and the oid of the topmost.
