@@ -84,7 +84,11 @@ impl About {
                 (Some(&event.relation), event.action, Some(payload), None)
             }
             Item::Failed { failure, .. } => {
-                let error = format!("{} (SQLSTATE {})", failure.message, failure.sqlstate);
+                let error = match failure.sqlstate.as_str() {
+                    // Of what is forgotten, which is no error.
+                    "00000" => failure.message.clone(),
+                    state => format!("{} (SQLSTATE {state})", failure.message),
+                };
                 (failure.relation.as_ref(), failure.action, None, Some(printable(&error)))
             }
             _ => return None,

@@ -95,7 +95,7 @@ pub fn commands_done(commands: &[Command]) {
 
 impl Journal {
     /// Forgets all that was read, since the rows may have been rewritten meanwhile.
-    pub(crate) fn forget_read(&mut self) {
+    pub fn forget_read(&mut self) {
         self.cache = Cache::default();
     }
 }

@@ -18,9 +18,11 @@ use crate::link::frame::Target;
 
 /// The chunks read in one query.
 const CHUNKS: i64 = 32;
+/// How many deliveries are looked up in one query.
+const LOOKED_UP: usize = 500;
 
 /// The delivery of that number: its event and its target. None when the journal doesn't have it.
-pub(crate) fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
+pub fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT first_id, body FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
@@ -41,7 +43,7 @@ pub(crate) fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
 
 /// The oldest event that the journal has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Oldest {
+pub struct Oldest {
     /// The number of its first delivery. Greater than 1 if older events have been there and are gone.
     pub first: DeliveryId,
     /// Where it was committed.
@@ -51,7 +53,7 @@ pub(crate) struct Oldest {
 }
 
 /// The oldest event of the first chunk whose last delivery is `from` or comes behind it. None behind the end.
-pub(crate) fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
+pub fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT first_id, first_lsn::text,
@@ -69,14 +71,26 @@ pub(crate) fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
     })
 }
 
+/// Where the newest event was committed.
+pub fn newest_lsn() -> Result<Option<Lsn>> {
+    Spi::connect(|client| {
+        let query = "SELECT last_lsn::text FROM pgwh.event_chunks ORDER BY last_id DESC LIMIT 1";
+        let mut newest = None;
+        for row in client.select(query, Some(1), &[])? {
+            newest = Some(lsn(row.get(1)?));
+        }
+        Ok(newest)
+    })
+}
+
 /// A delivery before which nothing was committed then or later, as far as commits come in the order of their times.
 /// None when nothing was.
-pub(crate) fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
+pub fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
     first("last_at >= $1 ORDER BY last_at", writer::time(since))
 }
 
 /// A delivery before which nothing was committed at that position or behind it. None when nothing was.
-pub(crate) fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
+pub fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
     first("last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
 }
 
@@ -92,7 +106,7 @@ fn first(condition: &str, since: DatumWithOid<'_>) -> Result<Option<DeliveryId>>
 }
 
 /// Hands out events from the newest back, until `take` has had enough.
-pub(crate) fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFlow<()>) -> Result<()> {
+pub fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFlow<()>) -> Result<()> {
     let mut before = i64::MAX;
     loop {
         let chunks = Spi::connect(|client| {
@@ -125,49 +139,67 @@ pub(crate) fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFl
 }
 
 /// The outcomes of any of these deliveries (rising numbers).
-pub(crate) fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
-    let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
-                 JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
-             ORDER BY c.seq",
-            None,
-            &[numbers.into()],
-        )?;
-        let mut found = Vec::new();
-        for row in rows {
-            pgrx::check_for_interrupts!();
-            let body: Vec<u8> = row.get(1)?.unwrap_or_default();
-            let outcomes = intact(outcome::unpack(&body)).into_iter();
-            found.extend(outcomes.filter(|one| one.members().any(|id| ids.binary_search(&id).is_ok())));
+pub fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
+    let mut found = Vec::new();
+    for some in ids.chunks(LOOKED_UP) {
+        let numbers: Vec<i64> = some.iter().map(|id| id.0 as i64).collect();
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
+                     JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
+                 ORDER BY c.seq",
+                None,
+                &[numbers.into()],
+            )?;
+            for row in rows {
+                let body: Vec<u8> = row.get(1)?.unwrap_or_default();
+                let outcomes = intact(outcome::unpack(&body)).into_iter();
+                found.extend(outcomes.filter(|one| one.members().any(|id| some.binary_search(&id).is_ok())));
+            }
+            Ok::<_, pgrx::spi::Error>(())
+        })?;
+        pgrx::check_for_interrupts!();
+    }
+    Ok(found)
+}
+
+/// Hands out the outcomes in rows that meet the condition, which is SQL, in the order of the rows.
+pub fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> Result<()> {
+    let query = format!(
+        "SELECT seq, body FROM pgwh.outcome_chunks WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
+    );
+    let mut since = 0;
+    loop {
+        let mut rows = 0;
+        Spi::connect(|client| {
+            for row in client.select(query.as_str(), None, &[since.into(), CHUNKS.into()])? {
+                rows += 1;
+                since = row.get(1)?.unwrap_or(i64::MAX);
+                let body: Vec<u8> = row.get(2)?.unwrap_or_default();
+                intact(outcome::unpack(&body)).iter().for_each(&mut take);
+            }
+            Ok::<_, pgrx::spi::Error>(())
+        })?;
+        if rows < CHUNKS {
+            return Ok(());
         }
-        Ok(found)
-    })
+        pgrx::check_for_interrupts!();
+    }
 }
 
 /// The deliveries by which replays brought any of these events; of a batch, only its first event is known.
-pub(crate) fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT body FROM pgwh.outcome_chunks WHERE EXISTS (SELECT FROM pgwh.replays)",
-            None,
-            &[],
-        )?;
-        let mut found = Vec::new();
-        for row in rows {
-            pgrx::check_for_interrupts!();
-            let body: Vec<u8> = row.get(1)?.unwrap_or_default();
-            let outcomes = intact(outcome::unpack(&body)).into_iter();
-            let replayed = outcomes.filter(|one| one.replay.is_some() && events.contains(&one.event));
-            found.extend(replayed.map(|one| one.id));
+pub fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
+    let mut found = Vec::new();
+    each_outcome("EXISTS (SELECT FROM pgwh.replays)", |outcome| {
+        if outcome.replay.is_some() && events.contains(&outcome.event) {
+            found.push(outcome.id);
         }
-        Ok(found)
-    })
+    })?;
+    Ok(found)
 }
 
 /// The subscription of a delivery that a replay has made and that is being retried.
-pub(crate) fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
+pub fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
     if !outcomes(&[id])?.is_empty() {
         return Ok(None);
     }
@@ -188,7 +220,7 @@ pub(crate) fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
 
 /// What the last failed request of a delivery came to.
 #[derive(Clone, Debug)]
-pub(crate) struct LastAttempt {
+pub struct LastAttempt {
     /// The HTTP status, if there was one.
     pub status: Option<i32>,
     /// What went wrong.
@@ -196,7 +228,7 @@ pub(crate) struct LastAttempt {
 }
 
 /// The last failed requests of these deliveries, by the first members of batches.
-pub(crate) fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttempt>> {
+pub fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttempt>> {
     let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
     Spi::connect(|client| {
         let rows = client.select(
@@ -217,7 +249,7 @@ pub(crate) fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, La
 /// something. Returns how many were changed.
 ///
 /// The row is locked, so that of two sessions that rewrite it the second sees what the first did.
-pub(crate) fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
+pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
     Spi::connect_mut(|client| {
         let rows = client.update(
             "SELECT slice, first_id, last_id, body FROM pgwh.event_chunks

@@ -9,6 +9,7 @@ pub mod pack;
 pub mod position;
 pub mod restart;
 pub mod ring;
+pub mod selection;
 
 #[cfg(feature = "server")]
 mod commands;
@@ -19,7 +20,7 @@ mod image;
 #[cfg(feature = "server")]
 mod inserts;
 #[cfg(feature = "server")]
-pub(crate) mod inspect;
+pub mod inspect;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
@@ -48,7 +49,7 @@ pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]
 pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
-pub(crate) use replays::{Replay, ReplayEnd, ReplayReader, open_replays, replay_ended, replay_progress};
+pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
 pub use ring::Retention;
 #[cfg(feature = "server")]
 pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};

@@ -2,29 +2,32 @@
 //!
 //! A replay is read twice: once for the keys that have to wait for it, then page by page for what it sends.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, VecDeque};
 
 use pgrx::Spi;
 use pgrx::spi::Result;
 
 use super::inspect;
-use super::load::{id, intact, lsn, parameter};
-use super::outcome::{self, End, Outcome};
+use super::load::{id, lsn, parameter};
+use super::outcome::End;
 use super::reader::{Found, What};
+use super::selection::{Bound, Only, Range, Selection, Sieve};
 use super::tables::check;
 use super::writer::Journal;
 use crate::decode::pattern::TablePattern;
-use crate::dispatch::{DeliveryId, Pending, Position};
-use crate::event::{Event, Lsn, Timestamp};
+use crate::dispatch::{DeliveryId, Position};
+use crate::event::Timestamp;
 
-/// Dead letters that are looked for at once.
-const DEAD_AT_ONCE: usize = 1000;
+/// Deliveries that are looked for at once, where not all are wanted.
+const LISTED_AT_ONCE: usize = 100_000;
+/// Of these, how many are read at once.
+const FETCHED_AT_ONCE: usize = 16;
 /// How far times of commits may be out of order, in microseconds.
 const SLACK: i64 = 60_000_000;
 
 /// What somebody wants to be sent again.
 #[derive(Clone, Debug)]
-pub(crate) struct Replay {
+pub struct Replay {
     /// Its id, for the header `webhook-replay`.
     pub id: i64,
     /// Whose.
@@ -39,45 +42,9 @@ pub(crate) struct Replay {
     pub done: u64,
 }
 
-/// Which events a replay is about.
-#[derive(Clone, Debug)]
-pub(crate) struct Selection {
-    since: Bound,
-    until: Bound,
-    only: Only,
-    /// None stands for all.
-    tables: Option<Vec<TablePattern>>,
-    /// Of a redelivery: its events, and those that changed their rows later.
-    deliveries: Option<Vec<DeliveryId>>,
-}
-
-/// One end of what is replayed, itself included.
-#[derive(Clone, Copy, Debug)]
-enum Bound {
-    None,
-    Time(Timestamp),
-    Lsn(Lsn),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Only {
-    All,
-    Dead,
-    Undelivered,
-}
-
-/// The numbers of the deliveries that a replay looks at, first and last included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Range {
-    /// The first.
-    pub first: DeliveryId,
-    /// The last.
-    pub last: DeliveryId,
-}
-
 /// How a replay ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ReplayEnd {
+pub enum ReplayEnd {
     /// All has been sent, or given up.
     Done,
     /// Somebody wanted no more of it.
@@ -88,7 +55,7 @@ pub(crate) enum ReplayEnd {
 
 /// The replays that are not over, in the order in which they were asked for. Those of subscriptions that are gone are
 /// ended. Inside a transaction.
-pub(crate) fn open_replays() -> Vec<Replay> {
+pub fn open_replays() -> Vec<Replay> {
     check("replays can't be read", end_orphans().and_then(|()| read_open()))
 }
 
@@ -160,7 +127,7 @@ fn sorted(numbers: Vec<i64>) -> Vec<DeliveryId> {
 
 /// Notes how far a replay is; `total` is how many events it is about, once that is known. Not to be called for each
 /// event: it updates a row. Inside a transaction.
-pub(crate) fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total: Option<u64>) {
+pub fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total: Option<u64>) {
     let noted = Spi::run_with_args(
         "UPDATE pgwh.replays SET cursor_id = $2, done = $3, total = coalesce($4, total)
          WHERE id IN (SELECT id FROM pgwh.replays WHERE id = $1 FOR UPDATE SKIP LOCKED)",
@@ -171,7 +138,7 @@ pub(crate) fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total:
 
 /// Notes that a replay is over. False when somebody holds a lock on its row: then try again later. Inside a
 /// transaction.
-pub(crate) fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
+pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
     let (state, reason) = match end {
         ReplayEnd::Done => ("done", None),
         ReplayEnd::Cancelled => ("cancelled", None),
@@ -193,14 +160,14 @@ pub(crate) fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
 impl Journal {
     /// Begins a replay that has no range yet: it looks at what has arrived by now. None when our tables are not here
     /// any more.
-    pub(crate) fn begin_replay(&mut self, replay: &mut Replay) -> Option<Range> {
+    pub fn begin_replay(&mut self, replay: &mut Replay) -> Option<Range> {
         // Outcomes decide what is dead.
         self.flush()?;
         let last = self.last;
         let oldest = self.oldest_kept();
         let selection = &replay.selection;
         let range = self.with_tables(|| {
-            let first = check("the beginning of a replay can't be found", selection.first());
+            let first = check("the beginning of a replay can't be found", first_of(selection));
             let range =
                 Range { first: first.map_or(DeliveryId(last.0 + 1), |first| first.max(oldest)), last };
             let noted = Spi::run_with_args(
@@ -227,43 +194,22 @@ fn before(id: DeliveryId) -> DeliveryId {
     DeliveryId(id.0.saturating_sub(1))
 }
 
-impl Selection {
-    /// A delivery before which there is none of it; none when there is nothing. Inside a transaction.
-    fn first(&self) -> Result<Option<DeliveryId>> {
-        if let Some(first) = self.deliveries.as_ref().and_then(|ids| ids.first()) {
-            return Ok(Some(*first));
-        }
-        match self.since {
-            Bound::None => Ok(Some(DeliveryId(1))),
-            // Commits that come close together may have their times the other way round.
-            Bound::Time(time) => inspect::first_since_time(Timestamp(time.0.saturating_sub(SLACK))),
-            Bound::Lsn(lsn) => inspect::first_since_lsn(lsn),
-        }
+/// A delivery before which there is none of the selection; none when there is nothing. Inside a transaction.
+fn first_of(selection: &Selection) -> Result<Option<DeliveryId>> {
+    if let Some(first) = selection.deliveries.as_ref().and_then(|ids| ids.first()) {
+        return Ok(Some(*first));
     }
-
-    /// Whether the event's commit and table are wanted.
-    fn wants(&self, event: &Event) -> bool {
-        let transaction = &event.transaction;
-        let late_enough = match self.since {
-            Bound::None => true,
-            Bound::Time(since) => transaction.committed_at >= since,
-            Bound::Lsn(since) => transaction.commit_lsn >= since,
-        };
-        let early_enough = match self.until {
-            Bound::None => true,
-            Bound::Time(until) => transaction.committed_at <= until,
-            Bound::Lsn(until) => transaction.commit_lsn <= until,
-        };
-        let is_of = |patterns: &Vec<TablePattern>| {
-            patterns.iter().any(|pattern| event.relation.names.iter().any(|name| pattern.matches(name)))
-        };
-        late_enough && early_enough && self.tables.as_ref().is_none_or(is_of)
+    match selection.since {
+        Bound::None => Ok(Some(DeliveryId(1))),
+        // Commits that come close together may have their times the other way round.
+        Bound::Time(time) => inspect::first_since_time(Timestamp(time.0.saturating_sub(SLACK))),
+        Bound::Lsn(lsn) => inspect::first_since_lsn(lsn),
     }
 }
 
 /// What a replay sends next.
 #[derive(Debug)]
-pub(crate) struct ReplayPage {
+pub struct ReplayPage {
     /// Events under the numbers that they were first sent by, in order. There may be none although more follow.
     pub found: Vec<Found>,
     /// All of the replay up to this delivery has been read.
@@ -273,84 +219,41 @@ pub(crate) struct ReplayPage {
 }
 
 /// Reads what a replay sends, in order.
-///
-/// What has never been sent is left out, as it comes behind the replay in any case. What is being sent or retried is
-/// not: should that succeed before the replay gets to it, older events would come last.
-pub(crate) struct ReplayReader {
+pub struct ReplayReader {
     subscription: i64,
-    selection: Selection,
+    sieve: Sieve,
     range: Range,
+    /// All up to here has been read.
     at: DeliveryId,
-    standing: Standing,
-    /// What a redelivery has come across so far.
-    rows: Rows,
-}
-
-/// Where the subscription stood when the replay began, or went on.
-struct Standing {
-    reach: DeliveryId,
-    pending: Vec<Pending>,
-    done_ahead: Vec<DeliveryId>,
-}
-
-impl Standing {
-    /// Whether it may have been sent.
-    fn may_be_out(&self, id: DeliveryId) -> bool {
-        id <= self.reach || self.done_ahead.binary_search(&id).is_ok()
-    }
-}
-
-/// The rows that a redelivery is about.
-#[derive(Default)]
-struct Rows {
-    keys: HashSet<u64>,
-    /// Root tables of which all that follows belongs to it: what came next is not about one row.
-    tables: HashSet<u32>,
-    /// Root tables of the rows.
-    roots: HashSet<u32>,
-}
-
-impl Rows {
-    /// Whether something is about these rows, or one of the deliveries they come from; then its rows count, too.
-    fn concern(&mut self, is_asked_for: bool, found: &Found) -> bool {
-        let What::Event { event, keys, barrier } = &found.what else { return false };
-        let root = event.relation.root_oid;
-        let concerned = is_asked_for
-            || self.tables.contains(&root)
-            || keys.iter().any(|key| self.keys.contains(&key))
-            || (*barrier && self.roots.contains(&root));
-        if concerned {
-            self.keys.extend(keys.iter());
-            self.roots.insert(root);
-            if *barrier {
-                self.tables.insert(root);
-            }
-        }
-        concerned
-    }
+    /// Of a replay that is not of all: what comes next.
+    listed: VecDeque<DeliveryId>,
+    /// The list is complete up to here.
+    listed_upto: DeliveryId,
 }
 
 impl ReplayReader {
     /// Reads a replay that has begun, from its first event on. `position`: where the subscription stands now.
-    pub(crate) fn new(replay: &Replay, range: Range, position: Position) -> ReplayReader {
-        let Position { reach, pending, done_ahead, .. } = position;
+    pub fn new(replay: &Replay, range: Range, position: Position) -> ReplayReader {
+        let begin = before(range.first);
         ReplayReader {
             subscription: replay.subscription,
-            selection: replay.selection.clone(),
+            sieve: Sieve::new(replay.selection.clone(), range, position),
             range,
-            at: before(range.first),
-            standing: Standing { reach, pending, done_ahead },
-            rows: Rows::default(),
+            at: begin,
+            listed: VecDeque::new(),
+            listed_upto: begin,
         }
     }
 
     /// Goes back, to what follows `cursor`: for the second reading, and after a restart.
     ///
     /// What a redelivery is about shows only from its beginning on, so that begins there.
-    pub(crate) fn rewind(&mut self, cursor: DeliveryId) {
+    pub fn rewind(&mut self, cursor: DeliveryId) {
         let begin = before(self.range.first);
-        self.at = if self.selection.deliveries.is_some() { begin } else { cursor.max(begin) };
-        self.rows = Rows::default();
+        self.at = if self.sieve.has_memory() { begin } else { cursor.max(begin) };
+        self.listed.clear();
+        self.listed_upto = self.at;
+        self.sieve.restart();
     }
 
     /// Up to where it has read.
@@ -359,83 +262,75 @@ impl ReplayReader {
     }
 
     /// The next page, of about `max_bytes`. None when our tables are not here any more.
-    pub(crate) fn page(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<ReplayPage> {
-        if self.at >= self.range.last {
-            return Some(ReplayPage { found: Vec::new(), upto: self.at, at_end: true });
-        }
-        let mut page = match self.selection.only {
+    pub fn page(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<ReplayPage> {
+        let mut found = match self.sieve.only() {
+            _ if self.at >= self.range.last => Vec::new(),
             Only::All => self.all(journal, max_bytes)?,
-            Only::Dead | Only::Undelivered => self.some(journal)?,
+            Only::Dead | Only::Undelivered => self.some(journal, max_bytes)?,
         };
-        page.found.retain(|found| self.belongs(found));
-        self.at = page.upto;
-        Some(page)
-    }
-
-    fn belongs(&mut self, found: &Found) -> bool {
-        let What::Event { event, .. } = &found.what else { return false };
-        let in_range = self.range.first <= found.id && found.id <= self.range.last;
-        if !in_range || !self.standing.may_be_out(found.id) {
-            return false;
-        }
-        match &self.selection.deliveries {
-            Some(deliveries) => self.rows.concern(deliveries.binary_search(&found.id).is_ok(), found),
-            None => self.selection.wants(event),
-        }
+        found.retain(|found| match &found.what {
+            What::Event { event, keys, barrier } => self.sieve.passes(found.id, event, *keys, *barrier),
+            What::Failed(_) => false,
+        });
+        Some(ReplayPage { found, upto: self.at, at_end: self.at >= self.range.last })
     }
 
     /// Whatever is in the log.
-    fn all(&self, journal: &mut Journal, max_bytes: usize) -> Option<ReplayPage> {
+    fn all(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<Vec<Found>> {
         let page = journal.read(self.subscription, self.at, max_bytes)?;
-        let at_end = page.at_tail || page.upto >= self.range.last;
-        Some(ReplayPage { found: page.found, upto: page.upto.min(self.range.last), at_end })
+        self.at = if page.at_tail { self.range.last } else { page.upto.min(self.range.last) };
+        Some(page.found)
     }
 
     /// Dead letters and, if they are wanted, too, deliveries that have not succeeded yet.
-    fn some(&self, journal: &mut Journal) -> Option<ReplayPage> {
-        let range = Range { first: DeliveryId(self.at.0 + 1), last: self.range.last };
+    fn some(&mut self, journal: &mut Journal, max_bytes: usize) -> Option<Vec<Found>> {
+        if self.listed.is_empty() {
+            self.list(journal)?;
+        }
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while bytes < max_bytes && !self.listed.is_empty() {
+            let some: Vec<DeliveryId> = self.listed.drain(..self.listed.len().min(FETCHED_AT_ONCE)).collect();
+            self.at = some.last().copied().unwrap_or(self.at);
+            let more = journal.fetch(self.subscription, &some)?;
+            bytes += more.iter().map(|found| found.charge).sum::<usize>();
+            found.extend(more);
+        }
+        if self.listed.is_empty() {
+            self.at = self.listed_upto;
+        }
+        Some(found)
+    }
+
+    fn list(&mut self, journal: &Journal) -> Option<()> {
+        let range = Range { first: DeliveryId(self.listed_upto.0 + 1), last: self.range.last };
         let mut ids =
             journal.with_tables(|| check("dead letters can't be read", dead(self.subscription, range)))?;
-        if self.selection.only == Only::Undelivered {
-            let behind = self.standing.pending.partition_point(|pending| pending.id < range.first);
-            let pending = self.standing.pending[behind..].iter().map(|pending| pending.id);
-            ids.extend(pending.take_while(|id| *id <= range.last).take(DEAD_AT_ONCE));
+        if self.sieve.only() == Only::Undelivered {
+            ids.extend(self.sieve.unfinished(range).take(LISTED_AT_ONCE));
             keep_first(&mut ids);
         }
-        let at_end = ids.len() < DEAD_AT_ONCE;
-        let upto = if at_end { range.last } else { ids.last().copied().unwrap_or(range.last) };
-        let ids: Vec<DeliveryId> = ids.into_iter().collect();
-        Some(ReplayPage { found: journal.fetch(self.subscription, &ids)?, upto, at_end })
+        let more = if ids.len() < LISTED_AT_ONCE { None } else { ids.last().copied() };
+        self.listed_upto = more.unwrap_or(range.last);
+        self.listed = ids.into_iter().collect();
+        Some(())
     }
 }
 
 /// The first dead letters of the subscription in the range, by their own numbers. Inside a transaction.
 fn dead(subscription: i64, range: Range) -> Result<BTreeSet<DeliveryId>> {
     let mut ids = BTreeSet::new();
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT body FROM pgwh.outcome_chunks WHERE dead > 0 AND highest_id >= $1 AND lowest_id <= $2
-                 AND (subscriptions IS NULL OR $3 = ANY (subscriptions))",
-            None,
-            &[parameter(range.first), parameter(range.last), subscription.into()],
-        )?;
-        for row in rows {
-            let body: Vec<u8> = row.get(1)?.unwrap_or_default();
-            let outcomes = intact(outcome::unpack(&body));
-            let dead = outcomes.iter().filter(|outcome| {
-                outcome.subscription == subscription
-                    && outcome.replay.is_none()
-                    && matches!(outcome.end, End::Dead { .. })
-            });
-            ids.extend(dead.flat_map(Outcome::members).filter(|id| range.first <= *id && *id <= range.last));
+    inspect::each_outcome("dead > 0", |outcome| {
+        let is_dead = matches!(outcome.end, End::Dead { .. }) && outcome.replay.is_none();
+        if is_dead && outcome.subscription == subscription {
+            ids.extend(outcome.members().filter(|id| range.contains(*id)));
             keep_first(&mut ids);
         }
-        Ok(ids)
-    })
+    })?;
+    Ok(ids)
 }
 
 fn keep_first(ids: &mut BTreeSet<DeliveryId>) {
-    while ids.len() > DEAD_AT_ONCE {
+    while ids.len() > LISTED_AT_ONCE {
         ids.pop_last();
     }
 }

@@ -229,11 +229,16 @@ impl Floor {
         let kept_since = Timestamp(kept_since.unwrap_or_default());
         // The later of the two ends of what is gone.
         let mut floor = recycled;
-        if floor.is_none_or(|floor| floor.at < kept_since)
-            && oldest.is_some_and(|oldest| oldest.at < kept_since)
-        {
-            let first = inspect::first_since_time(kept_since)?;
-            floor = first.map_or(Ok(None), inspect::oldest)?;
+        if oldest.is_some_and(|oldest| oldest.at < kept_since) {
+            floor = match inspect::first_since_time(kept_since)? {
+                Some(first) => inspect::oldest(first)?,
+                // All of it counts as gone.
+                None => inspect::newest_lsn()?.map(|newest| Oldest {
+                    first: DeliveryId(u64::MAX),
+                    lsn: Lsn(newest.0 + 1),
+                    at: kept_since,
+                }),
+            };
         }
         Ok(Floor { oldest: floor.filter(|floor| created < floor.at) })
     }
@@ -247,11 +252,16 @@ impl Floor {
         let Some(oldest) = &self.oldest else { return Err(Error::Internal("nothing is gone".to_owned())) };
         Ok(refused(
             "events of that time are not kept any more",
-            format!(
-                "since is {since}; the oldest event that is there was committed at {} ({}).",
-                time(oldest.at)?,
-                oldest.lsn
-            ),
+            match oldest.first {
+                DeliveryId(u64::MAX) => {
+                    format!("since is {since}; no event is kept from before {}.", time(oldest.at)?)
+                }
+                _ => format!(
+                    "since is {since}; the oldest event that is there was committed at {} ({}).",
+                    time(oldest.at)?,
+                    oldest.lsn
+                ),
+            },
             format!(
                 "Replay from there: since => '{}'. Raise pgwh.retention, or the subscription's own, to keep events longer.",
                 time(oldest.at)?
