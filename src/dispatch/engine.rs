@@ -192,6 +192,13 @@ impl<P: Clone> Engine<P> {
         true
     }
 
+    /// A delivery for a subscription that can't be made: it is given up as it arrives. False when there is no such
+    /// subscription.
+    pub fn arrive_dead(&mut self, id: SubscriptionId, delivery: DeliveryId) -> bool {
+        self.shared.last_id = self.shared.last_id.max(delivery.0);
+        self.with(id, |subscription, shared| subscription.arrive_dead(shared, delivery)).is_some()
+    }
+
     /// The highest number that has been given: what [`Engine::subscribe`] of a new subscription begins behind.
     pub fn last(&self) -> DeliveryId {
         DeliveryId(self.shared.last_id)

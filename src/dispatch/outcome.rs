@@ -40,10 +40,14 @@ pub enum FailureClass {
 pub struct Failure {
     /// What it says about the endpoint.
     pub class: FailureClass,
+    /// The word that users see for it.
+    pub kind: &'static str,
     /// The response's status, if there was one.
     pub status: Option<u16>,
     /// In words.
     pub error: String,
+    /// The beginning of the response's body.
+    pub response: String,
     /// What the endpoint asked for with `Retry-After`.
     pub retry_after: Option<Duration>,
 }
@@ -58,6 +62,10 @@ pub enum End {
     },
     /// It was given up.
     Dead {
+        /// The last response's status, if there was one.
+        status: Option<u16>,
+        /// The word that users see for the last failure; empty when somebody gave it up.
+        kind: &'static str,
         /// The last error, or who gave it up.
         reason: String,
     },

@@ -282,6 +282,18 @@ impl<P: Clone> Subscription<P> {
         }
     }
 
+    /// A delivery that can't be made arrives, the newest of all.
+    pub fn arrive_dead(&mut self, shared: &mut Shared<P>, id: DeliveryId) {
+        self.touch(shared);
+        self.counts.dead += 1;
+        if self.mode == Mode::Live {
+            self.reach = id.0;
+        } else {
+            self.done_ahead.insert(id.0);
+        }
+        shared.effects.push(Effect::DeadLetter(self.id, id));
+    }
+
     /// Puts a live delivery aside if it has to wait for a replay.
     pub fn defer(&mut self, shared: &mut Shared<P>, id: u64, order: &Order) -> bool {
         let Some(replay) = &mut self.replay else { return false };

@@ -11,7 +11,8 @@ use crate::event::Lsn;
 /// the same versions again, so that what lies in a gap begins none.
 pub(super) fn note(versions: &[Version]) -> Result<()> {
     for Version { id, lsn, spec } in versions {
-        let enabled = spec.as_ref().and_then(|spec| serde_json::from_str(spec).ok()).map(|spec: Spec| spec.enabled);
+        let enabled =
+            spec.as_ref().and_then(|spec| serde_json::from_str(spec).ok()).map(|spec: Spec| spec.enabled);
         match enabled {
             Some(false) => open_if_it_was_enabled(*id, *lsn)?,
             Some(true) => close(*id, *lsn)?,

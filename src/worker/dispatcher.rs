@@ -230,10 +230,6 @@ impl Dispatcher {
         done
     }
 
-    fn has_room(&self) -> bool {
-        self.sending.has_room(self.stream.memory())
-    }
-
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
     fn must_end(&mut self) -> bool {
         if must_end(self.database) || self.extension_has_gone() {
@@ -283,10 +279,10 @@ impl Dispatcher {
         }
     }
 
-    /// Takes what the decoder has sent, as far as memory allows. Returns whether there was anything.
+    /// Takes what the decoder has sent, until it is time to write. Returns whether there was anything.
     fn receive(&mut self, receiver: &mut Receiver) -> bool {
         let mut items = 0;
-        while items < ITEMS_A_ROUND && self.has_room() {
+        while items < ITEMS_A_ROUND && !self.recording.is_full() {
             match self.stream.next() {
                 Ok(Some(item)) => self.take(item),
                 Ok(None) => match receiver.receive() {
@@ -315,7 +311,7 @@ impl Dispatcher {
             Item::Change { .. } | Item::Failed { .. } => {
                 // What is decoded again is in the journal already, and so is what becomes of it.
                 if let Some(first) = self.recording.append(&item) {
-                    self.sending.arrive(first, item);
+                    self.sending.arrive(first, item, &mut self.recording);
                 }
             }
             Item::Commit { end_lsn } => self.recording.arrived(end_lsn),
@@ -333,7 +329,7 @@ impl Dispatcher {
         if self.recording.is_due() && !self.recording.write() {
             self.database.recheck.store(true, Ordering::SeqCst);
         }
-        self.recording.retain(self.sending.oldest_pending());
+        self.recording.retain(|| self.sending.oldest_pending());
         effects::carry_out(&self.sending.take_effects());
     }
 
@@ -342,8 +338,7 @@ impl Dispatcher {
         if !self.database.commands.swap(false, Ordering::SeqCst) {
             return;
         }
-        let Some((commands, replays)) =
-            self.with_tables(|| (journal::commands(), journal::open_replays()))
+        let Some((commands, replays)) = self.with_tables(|| (journal::commands(), journal::open_replays()))
         else {
             return;
         };

@@ -53,12 +53,14 @@ pub struct Figures {
     pub error: [u8; ERROR_BYTES],
     /// Where the oldest pending event's transaction committed; 0 when nothing is pending.
     pub oldest_lsn: u64,
-    mode: Text,
-    bottleneck: Text,
+    /// See [`Figures::set_words`].
+    pub mode: Text,
+    /// See [`Figures::set_words`].
+    pub bottleneck: Text,
 }
 
 /// A word in shared memory.
-type Text = [u8; WORD_BYTES];
+pub type Text = [u8; WORD_BYTES];
 
 /// The longest word.
 const WORD_BYTES: usize = 24;

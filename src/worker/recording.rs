@@ -10,7 +10,7 @@ use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::Lsn;
 use crate::journal::outcome::{End, Outcome};
 use crate::journal::{Attempt, Journal, Loaded, Retention, SubscriptionRow};
-use crate::link::frame::Item;
+use crate::link::frame::{Failure, Item};
 use crate::settings;
 
 /// How long what has happened waits to be written together with what happens next.
@@ -21,6 +21,8 @@ const WRITE_BYTES: usize = 1 << 20;
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(10);
 /// See [`CHECKPOINT_AFTER`].
 const CHECKPOINT_DELIVERIES: u64 = 200_000;
+/// How often is looked for what may be cleared.
+const RETAIN_EVERY: Duration = Duration::from_secs(1);
 /// Our commits don't wait for the disk: how often is looked whether they have reached it.
 const LOOK_FOR_FLUSH: Duration = Duration::from_millis(50);
 
@@ -38,6 +40,7 @@ pub struct Recording {
     checkpointed: DeliveryId,
     /// The positions of all subscriptions are wanted, not only of those that something happened to.
     all_wanted: bool,
+    retained_at: Instant,
     /// The longest that a subscription asks its events to stay.
     longest_retention: Duration,
 }
@@ -55,6 +58,7 @@ impl Recording {
             checkpointed_at: Instant::now(),
             checkpointed: loaded.last,
             all_wanted: false,
+            retained_at: Instant::now(),
             longest_retention: settings::retention(),
         };
         Some((recording, loaded))
@@ -107,12 +111,23 @@ impl Recording {
                     attempts,
                     end: match end {
                         dispatch::End::Delivered { status } => End::Delivered { status },
-                        dispatch::End::Dead { status, class, reason } => End::Dead { status, class, reason },
+                        dispatch::End::Dead { status, kind, reason } => {
+                            End::Dead { status, class: kind.to_owned(), reason }
+                        }
                     },
                     replay,
                 });
             }
-            Record::Attempt { subscription, members, attempt, failure, duration, next_attempt_in, replay } => {
+            Record::Attempt {
+                subscription,
+                members,
+                attempt,
+                failure,
+                duration,
+                next_attempt_in,
+                failures,
+                replay,
+            } => {
                 self.journal.attempt(Attempt {
                     subscription: subscription.0,
                     members: members.iter().map(|(id, _)| *id).collect(),
@@ -120,14 +135,31 @@ impl Recording {
                     started_at: clock::before_now(duration),
                     duration,
                     status: failure.status,
-                    class: failure.class,
+                    class: failure.kind.to_owned(),
                     error: failure.error,
-                    response: failure.response,
-                    next_in: next_attempt_in,
+                    response: Some(failure.response).filter(|response| !response.is_empty()),
+                    // What was not counted is no failure to begin from after a restart.
+                    next_in: next_attempt_in.filter(|_| failures >= attempt || members.len() > 1),
                     replay,
                 });
             }
         }
+    }
+
+    /// Takes that a change could not be encoded, so that this delivery can't be made.
+    pub fn record_failed(&mut self, id: DeliveryId, subscription: i64, failure: &Failure) {
+        self.journal.finished(&Outcome {
+            subscription,
+            id,
+            others: Vec::new(),
+            event: failure.id(),
+            committed_at: failure.transaction.committed_at,
+            finished_at: clock::now(),
+            duration: Duration::ZERO,
+            attempts: 0,
+            end: End::Dead { status: None, class: "encode".to_owned(), reason: failure.message.clone() },
+            replay: None,
+        });
     }
 
     /// Whether positions are wanted now: false for those of subscriptions that something happened to since they were
@@ -149,10 +181,14 @@ impl Recording {
         self.checkpointed_at = Instant::now();
     }
 
+    /// Whether so much waits to be written that nothing more should be taken before.
+    pub fn is_full(&self) -> bool {
+        self.journal.buffered_bytes() >= WRITE_BYTES
+    }
+
     /// Whether it is time to write.
     pub fn is_due(&self) -> bool {
-        self.journal.buffered_bytes() >= WRITE_BYTES
-            || self.journal.buffered_since().is_some_and(|since| since.elapsed() >= WRITE_AFTER)
+        self.is_full() || self.journal.buffered_since().is_some_and(|since| since.elapsed() >= WRITE_AFTER)
     }
 
     /// Writes what has happened; false when the extension isn't here any more.
@@ -161,10 +197,14 @@ impl Recording {
     }
 
     /// Clears what is done and old enough.
-    pub fn retain(&mut self, oldest_pending: Option<DeliveryId>) {
+    pub fn retain(&mut self, oldest_pending: impl FnOnce() -> Option<DeliveryId>) {
+        if self.retained_at.elapsed() < RETAIN_EVERY {
+            return;
+        }
+        self.retained_at = Instant::now();
         let retention =
             Retention { longest: self.longest_retention, max_bytes: settings::journal_max_size() };
-        self.all_wanted |= self.journal.retain(oldest_pending, retention);
+        self.all_wanted |= self.journal.retain(oldest_pending(), retention);
     }
 
     /// Up to where everything that ended is recorded, on disk. Looked at in each round, before more arrives.

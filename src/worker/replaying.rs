@@ -53,7 +53,13 @@ impl Replaying {
             {
                 let replay = &running.replay;
                 running.reader.rewind(replay.cursor);
-                engine.replay_begin(SubscriptionId(*subscription), replay.id, replay.cursor, keys);
+                engine.replay_begin(
+                    SubscriptionId(*subscription),
+                    replay.id,
+                    replay.cursor,
+                    keys,
+                    Instant::now(),
+                );
             }
         }
         self.note(engine);
@@ -110,8 +116,16 @@ impl Replaying {
     /// A replay of this subscription is done.
     pub fn ended(&mut self, subscription: i64) {
         if let Some(running) = self.running.remove(&subscription) {
-            journal::with_tables(|_| journal::replay_ended(running.replay.id, running.total, &ReplayEnd::Done));
+            journal::with_tables(|_| {
+                journal::replay_ended(running.replay.id, running.total, &ReplayEnd::Done)
+            });
         }
+    }
+
+    /// The oldest delivery that is to be sent again.
+    pub fn oldest(&self) -> Option<DeliveryId> {
+        let open = self.waiting.iter().chain(self.running.values().map(|running| &running.replay));
+        open.filter(|replay| replay.range.is_some()).map(|replay| DeliveryId(replay.cursor.0 + 1)).min()
     }
 
     /// Somebody wants no more of a replay.
@@ -120,9 +134,9 @@ impl Replaying {
         let running = self.running.iter().find(|(_, running)| running.replay.id == replay);
         let mut done = 0;
         if let Some(subscription) = running.map(|(subscription, _)| *subscription) {
-            let progress = engine.replay_progress(SubscriptionId(subscription));
+            let progress = engine.replay(SubscriptionId(subscription));
             done = progress.map_or(0, |progress| progress.delivered + progress.dead);
-            engine.replay_cancel(SubscriptionId(subscription));
+            engine.replay_cancel(SubscriptionId(subscription), Instant::now());
             self.running.remove(&subscription);
         }
         journal::with_tables(|_| journal::replay_ended(replay, done, &ReplayEnd::Cancelled));
@@ -136,7 +150,7 @@ impl Replaying {
 
     fn note(&mut self, engine: &Engine<Payload>) {
         for (subscription, running) in &mut self.running {
-            let Some(progress) = engine.replay_progress(SubscriptionId(*subscription)) else { continue };
+            let Some(progress) = engine.replay(SubscriptionId(*subscription)) else { continue };
             if running.noted.elapsed() >= NOTE_EVERY && progress.done > running.replay.cursor {
                 running.noted = Instant::now();
                 running.replay.cursor = progress.done;

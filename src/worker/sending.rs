@@ -14,8 +14,8 @@ use super::recording::Recording;
 use super::replaying::Replaying;
 use super::{clock, endpoints, files};
 use crate::dispatch::{
-    At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
-    Request, SubscriptionId, Success, Ticket,
+    At, Bottleneck, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Mode, Order, Page,
+    Position, Read, ReadWhat, SubscriptionId, Success, Ticket,
 };
 use crate::event::{Event, Lsn};
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
@@ -94,7 +94,7 @@ impl Sending {
                 // What is stored has been checked, so somebody has gone round the checks.
                 Err(problem) => {
                     pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
-                    self.engine.pause(SubscriptionId(row.id));
+                    self.engine.pause(SubscriptionId(row.id), Instant::now());
                 }
             }
         }
@@ -107,13 +107,13 @@ impl Sending {
             let position = self.loaded.remove(&row.id).unwrap_or_else(|| Position::new(last));
             self.engine.subscribe(id, settings, position);
         } else {
-            self.engine.change(id, settings);
+            self.engine.change(id, settings, Instant::now());
         }
         // Who is disabled by hand gets what was committed before; who failed has nobody to get it.
         if !row.enabled && row.disabled_reason.is_some() {
-            self.engine.stop(id);
+            self.engine.stop(id, Instant::now());
         } else if row.paused {
-            self.engine.pause(id);
+            self.engine.pause(id, Instant::now());
         } else {
             self.engine.resume(id);
         }
@@ -132,7 +132,7 @@ impl Sending {
     }
 
     /// Takes a change that has just been journaled, for each of its targets. Who is not known any more gets nothing.
-    pub fn arrive(&mut self, first: DeliveryId, item: frame::Item) {
+    pub fn arrive(&mut self, first: DeliveryId, item: frame::Item, recording: &mut Recording) {
         let numbers = (first.0..).map(DeliveryId);
         match item {
             frame::Item::Change { event, keys, barrier, targets } => {
@@ -142,7 +142,8 @@ impl Sending {
                 let charge = event.memory();
                 for (id, target) in numbers.zip(&targets) {
                     let payload = (event.clone(), target.level);
-                    if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge) {
+                    if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge)
+                    {
                         self.changed.insert(target.subscription);
                     }
                 }
@@ -156,8 +157,10 @@ impl Sending {
                     failure.sqlstate
                 );
                 for (id, target) in numbers.zip(&targets) {
-                    self.engine.arrive_dead(SubscriptionId(target.subscription), id);
-                    self.changed.insert(target.subscription);
+                    if self.engine.arrive_dead(SubscriptionId(target.subscription), id) {
+                        self.changed.insert(target.subscription);
+                    }
+                    recording.record_failed(id, target.subscription, &failure);
                 }
             }
             _ => {}
@@ -168,7 +171,7 @@ impl Sending {
     pub fn read_back(&mut self, recording: &mut Recording) -> bool {
         let mut any = self.replaying.go_on(&mut self.engine, recording.journal());
         for _ in 0..PAGES_A_ROUND {
-            let Some(Read { subscription, what, max_bytes }) = self.engine.next_read(Instant::now()) else { break };
+            let Some(Read { subscription, what, max_bytes }) = self.engine.next_read() else { break };
             any = true;
             let page = match what {
                 ReadWhat::Listed(ids) => listed_page(recording.journal(), subscription, &ids),
@@ -197,7 +200,7 @@ impl Sending {
             self.pool.submit(Job {
                 ticket,
                 endpoint: endpoint.clone(),
-                events: request.members().map(|(_, payload)| payload.clone()).collect(),
+                events: request.members.iter().map(|(_, payload)| (*payload).clone()).collect(),
                 attempt: request.attempt,
                 replay: request.replay,
             });
@@ -247,9 +250,9 @@ impl Sending {
         ids.into_iter().filter_map(|id| Some((id.0, self.engine.position(id, now)?))).collect()
     }
 
-    /// The oldest delivery that may be pending, over all subscriptions.
+    /// The oldest delivery that the journal has to keep: one that may be pending, or is to be sent again.
     pub fn oldest_pending(&self) -> Option<DeliveryId> {
-        self.engine.oldest_pending()
+        self.engine.oldest_pending().into_iter().chain(self.replaying.oldest()).min()
     }
 
     /// Takes up replays that are open.
@@ -261,7 +264,7 @@ impl Sending {
     pub fn obey(&mut self, kind: CommandKind, journal: &mut Journal) {
         match kind {
             CommandKind::Skip { subscription, delivery } => {
-                self.engine.skip(SubscriptionId(subscription), delivery, Instant::now());
+                self.engine.skip(SubscriptionId(subscription), delivery);
                 self.changed.insert(subscription);
             }
             CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
@@ -326,7 +329,7 @@ impl Sending {
             p99_us: micros(counters.p99),
             ..Figures::default()
         };
-        figures.set_words(word_of(counters.mode), bottleneck_of(counters.bottleneck));
+        figures.set_words(mode_word(counters.mode), bottleneck_word(counters.bottleneck));
         figures.set_error(counters.last_error.unwrap_or_default());
         Some(figures)
     }
@@ -398,6 +401,29 @@ pub fn order_of(keys: LaneKeys, event: &Event, barrier: bool) -> Order {
 
 fn at_of(event: &Event) -> At {
     At { commit_lsn: event.transaction.commit_lsn, committed_at: event.transaction.committed_at }
+}
+
+/// As the column `mode` of `pgwh.status` shows it.
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Live => "live",
+        Mode::Draining | Mode::Paused | Mode::Stopped => "draining",
+        Mode::Open => "open",
+    }
+}
+
+/// As the column `bottleneck` of `pgwh.status` shows it; empty for none.
+fn bottleneck_word(bottleneck: Bottleneck) -> &'static str {
+    match bottleneck {
+        Bottleneck::None | Bottleneck::Paused => "",
+        Bottleneck::Breaker => "endpoint fails",
+        Bottleneck::Hold => "endpoint asked to wait",
+        Bottleneck::Endpoint => "endpoint",
+        Bottleneck::RetryWait => "retries",
+        Bottleneck::Memory => "pgwh.max_memory",
+        Bottleneck::Journal => "journal",
+        Bottleneck::Threads => "pgwh.max_connections",
+    }
 }
 
 fn failure_of(failure: crate::send::Failure) -> Failure {

@@ -9,8 +9,11 @@ use crate::dispatch::outcome::{
 };
 use crate::dispatch::position::DeliveryId;
 
-/// The reason of what was skipped.
-pub(super) const SKIPPED: &str = "skipped";
+/// How what was skipped has ended.
+pub(super) fn skipped() -> End {
+    End::Dead { status: None, kind: "", reason: "skipped".to_owned() }
+}
+
 /// Failures with the same members after which a batch is halved.
 const FAILURES_TO_HALVE: u32 = 2;
 
@@ -166,7 +169,10 @@ impl<P: Clone> Subscription<P> {
                     work.requests.block(failed.index, keys);
                     self.attempted(shared, &failed, Some(delay));
                 }
-                None => self.die(shared, failed),
+                None => {
+                    self.attempted(shared, &failed, None);
+                    self.die(shared, failed);
+                }
             }
             return;
         }
@@ -204,15 +210,16 @@ impl<P: Clone> Subscription<P> {
         let Some(work) = &mut self.work else { return };
         let request = work.requests.remove(failed.index);
         let members = self.finish(shared, &request.members);
-        let reason = failed.failure.error;
-        self.record_dead(shared, members, reason, failed.attempt, failed.duration, request.replay);
+        let Failure { status, kind, error, .. } = failed.failure;
+        let end = End::Dead { status, kind, reason: error };
+        self.record_dead(shared, members, end, failed.attempt, failed.duration, request.replay);
     }
 
     fn record_dead(
         &mut self,
         shared: &mut Shared<P>,
         members: Recorded<P>,
-        reason: String,
+        end: End,
         attempts: u32,
         duration: Duration,
         replay: Option<i64>,
@@ -232,7 +239,7 @@ impl<P: Clone> Subscription<P> {
         for (id, _) in &members {
             shared.effects.push(Effect::DeadLetter(self.id, *id));
         }
-        let (subscription, end) = (self.id, End::Dead { reason });
+        let subscription = self.id;
         shared.records.push(Record::Finished { subscription, members, end, attempts, duration, replay });
         self.touch(shared);
     }
@@ -294,7 +301,7 @@ impl<P: Clone> Subscription<P> {
             self.counts.pending_bytes = self.counts.pending_bytes.saturating_sub(bytes);
         }
         let members = Recorded::from_iter([(DeliveryId(id), payload)]);
-        self.record_dead(shared, members, SKIPPED.to_owned(), attempts, Duration::ZERO, replay);
+        self.record_dead(shared, members, skipped(), attempts, Duration::ZERO, replay);
     }
 
     /// Gives a delivery up, wherever it is.

@@ -2,7 +2,7 @@
 
 use super::{At, Delivery, Fate, Mode, Order, Shared, Subscription};
 use crate::dispatch::listed::Listed;
-use crate::dispatch::outcome::{End, Record};
+use crate::dispatch::outcome::Record;
 use crate::dispatch::position::DeliveryId;
 
 /// A page holds no more bytes than this, so that no read takes long.
@@ -239,7 +239,7 @@ impl<P: Clone> Subscription<P> {
             shared.records.push(Record::Finished {
                 subscription: self.id,
                 members: [(DeliveryId(id), delivery.payload)].into_iter().collect(),
-                end: End::Dead { reason: super::ending::SKIPPED.to_owned() },
+                end: super::ending::skipped(),
                 attempts: failed.failures,
                 duration: std::time::Duration::ZERO,
                 replay: None,
