@@ -1,6 +1,6 @@
-//! How many requests a second the sender pool makes.
+//! How many requests a second the sender pool makes, and how many events they bring.
 //!
-//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [threads]
+//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [threads] [events a request]
 //!
 //! wants a receiver listening there, such as `receiver --quiet`. Like the dispatcher, it keeps a window of requests
 //! in flight and sleeps when there is nothing to collect.
@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pgstream_hooks::event::format::Format;
-use pgstream_hooks::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
+use pgstream_hooks::event::format::{Format, Shown};
+use pgstream_hooks::event::{
+    Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+};
 use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Pool, PoolSettings, signature};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -23,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let requests: u64 = arguments.next().map_or(Ok(300_000), |count| count.parse())?;
     let threads: usize = arguments.next().map_or(Ok(16), |count| count.parse())?;
+    let batch: u64 = arguments.next().map_or(Ok(1), |count| count.parse())?;
 
     let endpoint = Arc::new(Endpoint::new(EndpointSettings {
         subscription_id: 1,
@@ -33,6 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         timeout: Duration::from_secs(15),
         secrets: vec![signature::generate_secret()?],
         format: Format::Pgwh,
+        columns: Shown::All,
+        batched: batch > 1,
         max_response_size: 16 * 1024,
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);
@@ -42,12 +47,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut submitted, mut done, mut failed) = (0, 0, 0);
     let mut latencies = Vec::with_capacity(requests as usize);
     let mut outcomes = Vec::new();
+    // Made before, as they are decoded elsewhere.
+    let events: Vec<_> = (0..10_000).map(event).collect();
     let started = Instant::now();
     while done < requests {
         while submitted < requests && submitted - done < window {
             submitted += 1;
-            let events = vec![(event(submitted), 0)];
-            pool.submit(Job { ticket: submitted, endpoint: endpoint.clone(), events, attempt: 1 });
+            let members = (submitted * batch) as usize..;
+            let events =
+                members.take(batch as usize).map(|at| (events[at % events.len()].clone(), 0)).collect();
+            pool.submit(Job {
+                ticket: submitted,
+                endpoint: endpoint.clone(),
+                events,
+                attempt: 1,
+                replay: None,
+            });
         }
         pool.outcomes(&mut outcomes);
         if outcomes.is_empty() && !pool.arm() {
@@ -69,22 +84,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     latencies.sort_unstable();
     let percentile = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
     println!(
-        "{requests} requests, {threads} threads, {failed} failed: {:.0} requests/s; request p50 {:?}, p99 {:?}",
+        "{requests} requests of {batch} events, {threads} threads, {failed} failed: {:.0} requests/s, {:.0} events/s; request p50 {:?}, p99 {:?}",
         requests as f64 / seconds,
+        (requests * batch) as f64 / seconds,
         percentile(0.5),
         percentile(0.99)
     );
     Ok(())
 }
 
+/// A new row of a small table, whose body has some 460 bytes.
 fn event(ordinal: u64) -> Arc<Event> {
     let committed_at = Timestamp(848_484_848_484_848);
+    let column = |(at, (name, type_oid, type_name)): (usize, (&str, u32, &str))| Column {
+        name: name.to_owned(),
+        number: at as i16 + 1,
+        type_oid,
+        type_name: type_name.to_owned(),
+        is_key: at == 0,
+    };
+    let columns = [("id", 20, "bigint"), ("status", 25, "text"), ("total", 1700, "numeric")];
     let relation = Relation {
         oid: 16_384,
         root_oid: 16_384,
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
-        columns: Vec::new(),
+        columns: columns.into_iter().enumerate().map(column).collect(),
     };
+    let id = ordinal.to_string();
+    let cells = [Cell::Json(id.as_bytes()), Cell::Json(b"\"paid\""), Cell::Json(b"99.90")];
     Arc::new(Event {
         transaction: Arc::new(Transaction {
             xid: 745,
@@ -93,9 +120,9 @@ fn event(ordinal: u64) -> Arc<Event> {
             fingerprint: Fingerprint::of(7, 745, committed_at),
         }),
         ordinal,
-        action: Action::Truncate,
+        action: Action::Insert,
         relation: Arc::new(relation),
-        new: None,
+        new: Some(Row::from_iter(cells)),
         old: None,
     })
 }

@@ -56,10 +56,19 @@ CREATE TABLE pgwh.subscriptions (
     url text NOT NULL,
     tables text[] NOT NULL,
     event_types text[] NOT NULL,
+    columns text[],
+    exclude_columns text[],
     headers jsonb NOT NULL,
+    batch_size integer NOT NULL DEFAULT 1,
+    batch_wait interval NOT NULL DEFAULT '0 s',
+    ordering text NOT NULL DEFAULT 'key',
     timeout interval NOT NULL,
     max_in_flight integer NOT NULL,
+    retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
+    retention interval,
     enabled boolean NOT NULL DEFAULT true,
+    paused boolean NOT NULL DEFAULT false,
+    disabled_reason text,
     owner text NOT NULL DEFAULT current_user,
     home text NOT NULL DEFAULT pgwh.home(),
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -73,10 +82,19 @@ COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url and tables
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
+COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
+COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
+COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commit order; strict: all changes, one request at a time; none: no order (default key)';
 COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
-COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are sent';
+COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
+COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
+COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured for it';
+COMMENT ON COLUMN pgwh.subscriptions.paused IS 'whether changes are kept for later instead of being sent';
+COMMENT ON COLUMN pgwh.subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
 COMMENT ON COLUMN pgwh.subscriptions.owner IS 'name of the role that it belongs to';
 COMMENT ON COLUMN pgwh.subscriptions.home IS 'where it was made, see pgwh.home(); SET home = DEFAULT arms it here';
 COMMENT ON COLUMN pgwh.subscriptions.created_at IS 'when it was made';
@@ -108,6 +126,23 @@ COMMENT ON TABLE pgwh.routing_image IS 'subscriptions as write-ahead log has tol
 COMMENT ON COLUMN pgwh.routing_image.subscription_id IS 'the subscription, also when it is gone by now';
 COMMENT ON COLUMN pgwh.routing_image.lsn IS 'commit that made it so';
 COMMENT ON COLUMN pgwh.routing_image.spec IS 'the subscription as of that commit, as JSON';
+
+CREATE TABLE pgwh.gaps (
+    subscription_id bigint,
+    from_lsn pg_lsn,
+    to_lsn pg_lsn,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    until timestamptz,
+    reason text NOT NULL,
+    PRIMARY KEY (subscription_id, from_lsn)
+);
+COMMENT ON TABLE pgwh.gaps IS 'what subscriptions will never get: changes committed while they were disabled, or lost with write-ahead log; written by the dispatcher only';
+COMMENT ON COLUMN pgwh.gaps.subscription_id IS 'the subscription, also when it is gone by now';
+COMMENT ON COLUMN pgwh.gaps.from_lsn IS 'changes committed behind this position are missing';
+COMMENT ON COLUMN pgwh.gaps.to_lsn IS 'up to this one; null while the gap is open';
+COMMENT ON COLUMN pgwh.gaps.since IS 'when it was noted';
+COMMENT ON COLUMN pgwh.gaps.until IS 'when its end was noted';
+COMMENT ON COLUMN pgwh.gaps.reason IS 'how it came about';
 
 CREATE FUNCTION pgwh.await_capture() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'await_capture_wrapper';
@@ -151,10 +186,17 @@ CREATE FUNCTION pgwh.subscribe(
     schema text DEFAULT NULL,
     table_name text DEFAULT NULL,
     event_types text[] DEFAULT '{insert,update,delete,truncate}',
+    columns text[] DEFAULT NULL,
+    exclude_columns text[] DEFAULT NULL,
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
+    batch_size integer DEFAULT 1,
+    batch_wait interval DEFAULT '0 s',
+    ordering text DEFAULT 'key',
     timeout interval DEFAULT '15 s',
     max_in_flight integer DEFAULT 16,
+    retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
+    retention interval DEFAULT NULL,
     enabled boolean DEFAULT true
 ) RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'subscribe_wrapper';
@@ -165,11 +207,17 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   tables         patterns schema.table with * wildcards, default {*.*}; a partitioned table stands for its partitions
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T)
+  columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
   headers        extra request headers, an object of strings
   secret         signing key whsec_…, generated when left out: SELECT pgwh.secret(name)
+  batch_size     most events in a request; more than 1 makes every body an array
+  batch_wait     how long an event waits for others to share its request
+  ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
   timeout        limit of a whole request
   max_in_flight  requests at once
-  enabled        whether to send
+  retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
+  retention      how long events stay for replay, by default as the setting pgwh.retention says
+  enabled        whether changes are captured for it
 Example: SELECT pgwh.subscribe(''https://example.com/hook'', tables => ''{public.orders}'');';
 
 CREATE FUNCTION pgwh.unsubscribe(name text) RETURNS bigint
@@ -179,6 +227,380 @@ COMMENT ON FUNCTION pgwh.unsubscribe(text) IS 'ends a subscription; returns how 
 CREATE FUNCTION pgwh.secret(name text) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'secret_wrapper';
 COMMENT ON FUNCTION pgwh.secret(text) IS 'the key that signs a subscription''s requests';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Journal
+
+CREATE TABLE pgwh.slices (
+    slice smallint PRIMARY KEY,
+    generation bigint,
+    opened_at timestamptz,
+    done_at timestamptz,
+    first_id bigint,
+    before_lsn pg_lsn,
+    before_ordinal bigint
+);
+COMMENT ON TABLE pgwh.slices IS 'what each slice of the journal holds; a slice is a partition of each of its tables, and is truncated as a whole';
+COMMENT ON COLUMN pgwh.slices.slice IS 'its place in the ring';
+COMMENT ON COLUMN pgwh.slices.generation IS 'rises from slice to slice; the highest is the one that is written, null means that it is empty';
+COMMENT ON COLUMN pgwh.slices.opened_at IS 'since when it was written';
+COMMENT ON COLUMN pgwh.slices.done_at IS 'since when all its deliveries are done: retention counts from here';
+COMMENT ON COLUMN pgwh.slices.first_id IS 'number of the first delivery that it may hold';
+COMMENT ON COLUMN pgwh.slices.before_lsn IS 'commit of the last event before it';
+COMMENT ON COLUMN pgwh.slices.before_ordinal IS 'place of that event in its transaction';
+INSERT INTO pgwh.slices (slice, generation, opened_at, first_id)
+SELECT n, CASE n WHEN 0 THEN 1 END, CASE n WHEN 0 THEN now() END, CASE n WHEN 0 THEN 1 END
+FROM pg_catalog.generate_series(0, 7) n;
+
+CREATE TABLE pgwh.event_chunks (
+    slice smallint NOT NULL,
+    first_id bigint NOT NULL,
+    last_id bigint NOT NULL,
+    first_lsn pg_lsn NOT NULL,
+    first_ordinal bigint NOT NULL,
+    last_lsn pg_lsn NOT NULL,
+    last_ordinal bigint NOT NULL,
+    first_at timestamptz NOT NULL,
+    last_at timestamptz NOT NULL,
+    events integer NOT NULL,
+    subscriptions bigint[],
+    body bytea NOT NULL,
+    PRIMARY KEY (last_id, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX event_chunks_by_lsn ON pgwh.event_chunks (last_lsn, last_ordinal);
+CREATE INDEX event_chunks_by_time ON pgwh.event_chunks (last_at);
+COMMENT ON TABLE pgwh.event_chunks IS 'events with those who get them, some dozens packed into a row; pgwh.events shows them one by one';
+COMMENT ON COLUMN pgwh.event_chunks.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.event_chunks.first_id IS 'number of its first delivery: each event has one for each subscription that gets it';
+COMMENT ON COLUMN pgwh.event_chunks.last_id IS 'number of its last delivery';
+COMMENT ON COLUMN pgwh.event_chunks.first_lsn IS 'commit of its first event';
+COMMENT ON COLUMN pgwh.event_chunks.first_ordinal IS 'place of its first event in that transaction';
+COMMENT ON COLUMN pgwh.event_chunks.last_lsn IS 'commit of its last event';
+COMMENT ON COLUMN pgwh.event_chunks.last_ordinal IS 'place of its last event in that transaction';
+COMMENT ON COLUMN pgwh.event_chunks.first_at IS 'when its first event was committed';
+COMMENT ON COLUMN pgwh.event_chunks.last_at IS 'when its last event was committed';
+COMMENT ON COLUMN pgwh.event_chunks.events IS 'how many events it holds';
+COMMENT ON COLUMN pgwh.event_chunks.subscriptions IS 'who gets any of them; null when they are more than 64';
+COMMENT ON COLUMN pgwh.event_chunks.body IS 'the events, see pgwh.unpack_events()';
+
+CREATE TABLE pgwh.outcome_chunks (
+    slice smallint NOT NULL,
+    seq bigint NOT NULL,
+    lowest_id bigint NOT NULL,
+    highest_id bigint NOT NULL,
+    first_at timestamptz NOT NULL,
+    last_at timestamptz NOT NULL,
+    outcomes integer NOT NULL,
+    dead integer NOT NULL,
+    subscriptions bigint[],
+    body bytea NOT NULL,
+    PRIMARY KEY (seq, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX outcome_chunks_by_id ON pgwh.outcome_chunks USING gist (int8range(lowest_id, highest_id, '[]'));
+CREATE INDEX outcome_chunks_with_dead ON pgwh.outcome_chunks (seq) WHERE dead > 0;
+COMMENT ON TABLE pgwh.outcome_chunks IS 'what became of deliveries, some hundreds packed into a row; pgwh.deliveries shows them one by one';
+COMMENT ON COLUMN pgwh.outcome_chunks.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.outcome_chunks.seq IS 'number of the row, rising over outcomes, attempts and positions';
+COMMENT ON COLUMN pgwh.outcome_chunks.lowest_id IS 'lowest number of a delivery in it';
+COMMENT ON COLUMN pgwh.outcome_chunks.highest_id IS 'highest number of a delivery in it';
+COMMENT ON COLUMN pgwh.outcome_chunks.first_at IS 'when the first of them was decided';
+COMMENT ON COLUMN pgwh.outcome_chunks.last_at IS 'when the last of them was decided';
+COMMENT ON COLUMN pgwh.outcome_chunks.outcomes IS 'how many requests it holds';
+COMMENT ON COLUMN pgwh.outcome_chunks.dead IS 'how many of them were given up';
+COMMENT ON COLUMN pgwh.outcome_chunks.subscriptions IS 'whose they are; null when these are more than 64';
+COMMENT ON COLUMN pgwh.outcome_chunks.body IS 'the outcomes, see pgwh.unpack_outcomes()';
+
+CREATE TABLE pgwh.attempt_rows (
+    slice smallint NOT NULL,
+    seq bigint NOT NULL,
+    delivery_id bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    attempt integer NOT NULL,
+    started_at timestamptz NOT NULL,
+    duration_ms double precision NOT NULL,
+    status_code integer,
+    error_class text,
+    error text,
+    response text,
+    next_attempt_at timestamptz,
+    replay bigint,
+    members bytea,
+    PRIMARY KEY (seq, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX attempt_rows_by_delivery ON pgwh.attempt_rows (delivery_id);
+COMMENT ON TABLE pgwh.attempt_rows IS 'requests that failed; pgwh.attempts shows them with the successes that followed';
+COMMENT ON COLUMN pgwh.attempt_rows.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.attempt_rows.seq IS 'number of the row, rising over outcomes, attempts and positions';
+COMMENT ON COLUMN pgwh.attempt_rows.delivery_id IS 'the delivery; of a batch, its first member''s';
+COMMENT ON COLUMN pgwh.attempt_rows.subscription_id IS 'whose it is';
+COMMENT ON COLUMN pgwh.attempt_rows.attempt IS 'which request, counted from 1';
+COMMENT ON COLUMN pgwh.attempt_rows.started_at IS 'when it was sent';
+COMMENT ON COLUMN pgwh.attempt_rows.duration_ms IS 'how long it took, in milliseconds';
+COMMENT ON COLUMN pgwh.attempt_rows.status_code IS 'HTTP status of the response; null when there was none';
+COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, …';
+COMMENT ON COLUMN pgwh.attempt_rows.error IS 'what went wrong';
+COMMENT ON COLUMN pgwh.attempt_rows.response IS 'beginning of the response';
+COMMENT ON COLUMN pgwh.attempt_rows.next_attempt_at IS 'when the next one was due; null when it was the last';
+COMMENT ON COLUMN pgwh.attempt_rows.replay IS 'the replay that it belongs to';
+COMMENT ON COLUMN pgwh.attempt_rows.members IS 'the other members of a batch';
+
+CREATE TABLE pgwh.positions (
+    slice smallint NOT NULL,
+    seq bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    written_at timestamptz NOT NULL,
+    reach bigint NOT NULL,
+    last_id bigint NOT NULL,
+    pending bigint NOT NULL,
+    body bytea NOT NULL,
+    PRIMARY KEY (seq, slice)
+) PARTITION BY LIST (slice);
+CREATE INDEX positions_by_subscription ON pgwh.positions (subscription_id, seq);
+COMMENT ON TABLE pgwh.positions IS 'where subscriptions stood at checkpoints; a new start begins from the last one, and from what was journaled after it';
+COMMENT ON COLUMN pgwh.positions.slice IS 'its slice of the journal';
+COMMENT ON COLUMN pgwh.positions.seq IS 'number of the row, rising over outcomes, attempts and positions';
+COMMENT ON COLUMN pgwh.positions.subscription_id IS 'the subscription';
+COMMENT ON COLUMN pgwh.positions.written_at IS 'when it stood there';
+COMMENT ON COLUMN pgwh.positions.reach IS 'all its deliveries up to this number were done, except for some that body lists';
+COMMENT ON COLUMN pgwh.positions.last_id IS 'the last number that any delivery had';
+COMMENT ON COLUMN pgwh.positions.pending IS 'how many of its deliveries were not done';
+COMMENT ON COLUMN pgwh.positions.body IS 'the position, packed';
+
+-- Bodies are compressed already, and rows stay on one page as long as they fit. Nothing is updated or deleted, so there
+-- is nothing to vacuum. Slices are made like their parents and attached, since only so comments are copied.
+ALTER TABLE pgwh.event_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE pgwh.outcome_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE pgwh.positions ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE TABLE pgwh.event_chunks_0 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_1 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_2 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_3 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_4 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_5 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_6 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.event_chunks_7 (LIKE pgwh.event_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_0 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_1 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_2 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_3 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_4 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_5 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_6 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.outcome_chunks_7 (LIKE pgwh.outcome_chunks INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_0 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_1 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_2 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_3 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_4 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_5 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_6 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.attempt_rows_7 (LIKE pgwh.attempt_rows INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_0 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_1 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_2 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_3 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_4 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_5 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_6 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+CREATE TABLE pgwh.positions_7 (LIKE pgwh.positions INCLUDING ALL) WITH (toast_tuple_target = 8160, autovacuum_enabled = off);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.event_chunks ATTACH PARTITION pgwh.event_chunks_7 FOR VALUES IN (7);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.outcome_chunks ATTACH PARTITION pgwh.outcome_chunks_7 FOR VALUES IN (7);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.attempt_rows ATTACH PARTITION pgwh.attempt_rows_7 FOR VALUES IN (7);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_0 FOR VALUES IN (0);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_1 FOR VALUES IN (1);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_2 FOR VALUES IN (2);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_3 FOR VALUES IN (3);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_4 FOR VALUES IN (4);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_5 FOR VALUES IN (5);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_6 FOR VALUES IN (6);
+ALTER TABLE pgwh.positions ATTACH PARTITION pgwh.positions_7 FOR VALUES IN (7);
+COMMENT ON TABLE pgwh.event_chunks_0 IS 'slice 0 of events';
+COMMENT ON TABLE pgwh.event_chunks_1 IS 'slice 1 of events';
+COMMENT ON TABLE pgwh.event_chunks_2 IS 'slice 2 of events';
+COMMENT ON TABLE pgwh.event_chunks_3 IS 'slice 3 of events';
+COMMENT ON TABLE pgwh.event_chunks_4 IS 'slice 4 of events';
+COMMENT ON TABLE pgwh.event_chunks_5 IS 'slice 5 of events';
+COMMENT ON TABLE pgwh.event_chunks_6 IS 'slice 6 of events';
+COMMENT ON TABLE pgwh.event_chunks_7 IS 'slice 7 of events';
+COMMENT ON TABLE pgwh.outcome_chunks_0 IS 'slice 0 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_1 IS 'slice 1 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_2 IS 'slice 2 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_3 IS 'slice 3 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_4 IS 'slice 4 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_5 IS 'slice 5 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_6 IS 'slice 6 of outcomes';
+COMMENT ON TABLE pgwh.outcome_chunks_7 IS 'slice 7 of outcomes';
+COMMENT ON TABLE pgwh.attempt_rows_0 IS 'slice 0 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_1 IS 'slice 1 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_2 IS 'slice 2 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_3 IS 'slice 3 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_4 IS 'slice 4 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_5 IS 'slice 5 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_6 IS 'slice 6 of attempts';
+COMMENT ON TABLE pgwh.attempt_rows_7 IS 'slice 7 of attempts';
+COMMENT ON TABLE pgwh.positions_0 IS 'slice 0 of positions';
+COMMENT ON TABLE pgwh.positions_1 IS 'slice 1 of positions';
+COMMENT ON TABLE pgwh.positions_2 IS 'slice 2 of positions';
+COMMENT ON TABLE pgwh.positions_3 IS 'slice 3 of positions';
+COMMENT ON TABLE pgwh.positions_4 IS 'slice 4 of positions';
+COMMENT ON TABLE pgwh.positions_5 IS 'slice 5 of positions';
+COMMENT ON TABLE pgwh.positions_6 IS 'slice 6 of positions';
+COMMENT ON TABLE pgwh.positions_7 IS 'slice 7 of positions';
+
+CREATE FUNCTION pgwh.unpack_events(
+    first_id bigint, body bytea, OUT id text, OUT commit_lsn bigint, OUT xid bigint, OUT ordinal bigint,
+    OUT committed_at timestamptz, OUT schema_name bytea, OUT table_name bytea, OUT action text, OUT payload bytea,
+    OUT delivery_ids bigint[], OUT subscription_ids bigint[], OUT error text
+) RETURNS SETOF record
+    LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'unpack_events_wrapper';
+COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of pgwh.event_chunks; names and payload are in UTF-8';
+
+CREATE FUNCTION pgwh.unpack_outcomes(
+    body bytea, OUT id bigint, OUT members bigint[], OUT subscription_id bigint, OUT dead boolean, OUT event_id text,
+    OUT attempts integer, OUT status_code integer, OUT error_class text, OUT error text,
+    OUT duration_ms double precision, OUT committed_at timestamptz, OUT finished_at timestamptz, OUT replay bigint
+) RETURNS SETOF record
+    LANGUAGE c STABLE STRICT ROWS 300 AS 'MODULE_PATHNAME', 'unpack_outcomes_wrapper';
+COMMENT ON FUNCTION pgwh.unpack_outcomes(bytea) IS 'the outcomes of a row of pgwh.outcome_chunks';
+
+CREATE FUNCTION pgwh.pending_deliveries(
+    OUT id bigint, OUT subscription_id bigint, OUT event_id text, OUT attempts integer, OUT next_attempt_at timestamptz,
+    OUT committed_at timestamptz
+) RETURNS SETOF record
+    LANGUAGE c STABLE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'pending_deliveries_wrapper';
+COMMENT ON FUNCTION pgwh.pending_deliveries() IS 'deliveries that are not done, as a new start of the dispatcher would find them in the journal';
+
+CREATE VIEW pgwh.events AS
+    SELECT e.id, '0/0'::pg_lsn + e.commit_lsn::numeric AS commit_lsn, e.xid, e.ordinal, e.committed_at,
+        convert_from(e.schema_name, 'UTF8') AS schema_name, convert_from(e.table_name, 'UTF8') AS table_name, e.action,
+        convert_from(e.payload, 'UTF8')::jsonb -> 'data' -> 'key' AS key,
+        (convert_from(e.payload, 'UTF8')::jsonb -> 'data') - 'subscription' AS data,
+        e.error, e.delivery_ids, e.subscription_ids
+    FROM pgwh.event_chunks c, LATERAL pgwh.unpack_events(c.first_id, c.body) e;
+COMMENT ON VIEW pgwh.events IS 'captured changes, kept for pgwh.retention after they are delivered';
+COMMENT ON COLUMN pgwh.events.id IS 'the event''s id, which receivers see; ids sort in commit order';
+COMMENT ON COLUMN pgwh.events.commit_lsn IS 'where its transaction committed';
+COMMENT ON COLUMN pgwh.events.xid IS 'its transaction';
+COMMENT ON COLUMN pgwh.events.ordinal IS 'its place in the transaction';
+COMMENT ON COLUMN pgwh.events.committed_at IS 'when it was committed';
+COMMENT ON COLUMN pgwh.events.schema_name IS 'schema of the table';
+COMMENT ON COLUMN pgwh.events.table_name IS 'the table that was changed; of a partitioned table, the partition';
+COMMENT ON COLUMN pgwh.events.action IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN pgwh.events.key IS 'key of the row';
+COMMENT ON COLUMN pgwh.events.data IS 'what the format pgwh sends as data';
+COMMENT ON COLUMN pgwh.events.error IS 'why it could not be encoded; null when it could';
+COMMENT ON COLUMN pgwh.events.delivery_ids IS 'its deliveries';
+COMMENT ON COLUMN pgwh.events.subscription_ids IS 'the subscriptions that these are for, in the same order';
+
+CREATE VIEW pgwh.deliveries AS
+    SELECT o.id, o.subscription_id, s.name AS subscription, CASE WHEN o.dead THEN 'dead' ELSE 'delivered' END AS state,
+        o.event_id, cardinality(o.members) AS event_count, o.attempts, o.status_code, o.error_class, o.error, o.duration_ms,
+        o.committed_at AS created_at, NULL::timestamptz AS next_attempt_at,
+        CASE WHEN NOT o.dead THEN o.finished_at END AS delivered_at, o.replay
+    FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
+        LEFT JOIN pgwh.subscriptions s ON s.id = o.subscription_id
+    UNION ALL
+    SELECT (p.d).id, (p.d).subscription_id, s.name, CASE WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
+        (p.d).event_id, 1, (p.d).attempts, a.status_code, a.error_class, a.error, a.duration_ms,
+        (p.d).committed_at, (p.d).next_attempt_at, NULL, NULL
+    FROM (SELECT pgwh.pending_deliveries() AS d) p
+        LEFT JOIN pgwh.subscriptions s ON s.id = (p.d).subscription_id
+        LEFT JOIN LATERAL (
+            SELECT a.status_code, a.error_class, a.error, a.duration_ms FROM pgwh.attempt_rows a
+            WHERE (p.d).attempts > 0 AND a.delivery_id = (p.d).id ORDER BY a.seq DESC LIMIT 1) a ON true;
+COMMENT ON VIEW pgwh.deliveries IS 'one row a request that is done, and one a delivery that is not';
+COMMENT ON COLUMN pgwh.deliveries.id IS 'number of the delivery; of a batch, its first member''s';
+COMMENT ON COLUMN pgwh.deliveries.subscription_id IS 'who gets it';
+COMMENT ON COLUMN pgwh.deliveries.subscription IS 'name of that subscription; null when it is gone';
+COMMENT ON COLUMN pgwh.deliveries.state IS 'pending, retrying, delivered or dead';
+COMMENT ON COLUMN pgwh.deliveries.event_id IS 'its event; of a batch, the first';
+COMMENT ON COLUMN pgwh.deliveries.event_count IS 'how many events it brings';
+COMMENT ON COLUMN pgwh.deliveries.attempts IS 'how many requests were made';
+COMMENT ON COLUMN pgwh.deliveries.status_code IS 'HTTP status of the last response';
+COMMENT ON COLUMN pgwh.deliveries.error_class IS 'kind of the last error';
+COMMENT ON COLUMN pgwh.deliveries.error IS 'what the last error was, or why it was given up';
+COMMENT ON COLUMN pgwh.deliveries.duration_ms IS 'how long the last request took, in milliseconds';
+COMMENT ON COLUMN pgwh.deliveries.created_at IS 'when the event was committed';
+COMMENT ON COLUMN pgwh.deliveries.next_attempt_at IS 'when the next request is due';
+COMMENT ON COLUMN pgwh.deliveries.delivered_at IS 'when the endpoint had taken it';
+COMMENT ON COLUMN pgwh.deliveries.replay IS 'the replay that it was sent in; null when it was sent for the first time';
+
+CREATE VIEW pgwh.attempts AS
+    SELECT a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.status_code, a.error_class, a.error, a.response,
+        a.subscription_id, a.next_attempt_at, a.replay
+    FROM pgwh.attempt_rows a
+    UNION ALL
+    SELECT o.id, o.attempts, o.finished_at - o.duration_ms * interval '1 ms', o.duration_ms, o.status_code, NULL, NULL, NULL,
+        o.subscription_id, NULL, o.replay
+    FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
+    WHERE o.attempts > 1 AND NOT o.dead;
+COMMENT ON VIEW pgwh.attempts IS 'requests one by one, except those that succeeded at once';
+COMMENT ON COLUMN pgwh.attempts.delivery_id IS 'the delivery; of a batch, its first member''s';
+COMMENT ON COLUMN pgwh.attempts.attempt IS 'which request, counted from 1';
+COMMENT ON COLUMN pgwh.attempts.started_at IS 'when it was sent';
+COMMENT ON COLUMN pgwh.attempts.duration_ms IS 'how long it took, in milliseconds';
+COMMENT ON COLUMN pgwh.attempts.status_code IS 'HTTP status of the response; null when there was none';
+COMMENT ON COLUMN pgwh.attempts.error_class IS 'kind of error; null when it succeeded';
+COMMENT ON COLUMN pgwh.attempts.error IS 'what went wrong';
+COMMENT ON COLUMN pgwh.attempts.response IS 'beginning of the response to a request that failed';
+COMMENT ON COLUMN pgwh.attempts.subscription_id IS 'whose it was';
+COMMENT ON COLUMN pgwh.attempts.next_attempt_at IS 'when the next one was due; null when it was the last';
+COMMENT ON COLUMN pgwh.attempts.replay IS 'the replay that it belongs to';
+
+CREATE VIEW pgwh.dead_letters AS
+    SELECT m.id, o.subscription_id, s.name AS subscription, e.id AS event_id, o.attempts, o.status_code, o.error_class,
+        o.error AS reason, o.finished_at AS died_at, e.committed_at AS created_at,
+        convert_from(e.schema_name, 'UTF8') AS schema_name, convert_from(e.table_name, 'UTF8') AS table_name, e.action,
+        convert_from(e.payload, 'UTF8')::jsonb -> 'data' -> 'key' AS key,
+        (convert_from(e.payload, 'UTF8')::jsonb -> 'data') - 'subscription' AS data
+    FROM pgwh.outcome_chunks c
+        CROSS JOIN LATERAL pgwh.unpack_outcomes(c.body) o
+        CROSS JOIN LATERAL unnest(o.members) m (id)
+        LEFT JOIN pgwh.subscriptions s ON s.id = o.subscription_id
+        LEFT JOIN LATERAL (
+            SELECT e.* FROM (
+                SELECT h.first_id, h.body FROM pgwh.event_chunks h WHERE h.last_id >= m.id ORDER BY h.last_id LIMIT 1) h,
+                LATERAL pgwh.unpack_events(h.first_id, h.body) e
+            WHERE m.id = ANY (e.delivery_ids)) e ON true
+    WHERE c.dead > 0 AND o.dead;
+COMMENT ON VIEW pgwh.dead_letters IS 'deliveries given up, with the reason and the event';
+COMMENT ON COLUMN pgwh.dead_letters.id IS 'number of the delivery: SELECT pgwh.redeliver(id)';
+COMMENT ON COLUMN pgwh.dead_letters.subscription_id IS 'who did not get it';
+COMMENT ON COLUMN pgwh.dead_letters.subscription IS 'name of that subscription; null when it is gone';
+COMMENT ON COLUMN pgwh.dead_letters.event_id IS 'its event; null when the journal does not have that any more';
+COMMENT ON COLUMN pgwh.dead_letters.attempts IS 'how many requests were made';
+COMMENT ON COLUMN pgwh.dead_letters.status_code IS 'HTTP status of the last response';
+COMMENT ON COLUMN pgwh.dead_letters.error_class IS 'kind of the last error';
+COMMENT ON COLUMN pgwh.dead_letters.reason IS 'why it was given up';
+COMMENT ON COLUMN pgwh.dead_letters.died_at IS 'when it was given up';
+COMMENT ON COLUMN pgwh.dead_letters.created_at IS 'when the event was committed';
+COMMENT ON COLUMN pgwh.dead_letters.schema_name IS 'schema of the table';
+COMMENT ON COLUMN pgwh.dead_letters.table_name IS 'the table that was changed';
+COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN pgwh.dead_letters.key IS 'key of the row';
+COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Looking
@@ -192,7 +614,7 @@ CREATE FUNCTION pgwh.capture_problem() RETURNS text
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
 
 CREATE FUNCTION pgwh.delivery_stats(
-    OUT subscription_id bigint, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
+    OUT subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
     OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
     OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
     OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
@@ -340,25 +762,28 @@ CREATE VIEW pgwh.status AS
         SELECT s.*, CASE
             WHEN s.home <> h.home THEN 'held'
             WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
+            WHEN s.paused THEN 'paused'
             WHEN p.refused IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
-            WHEN t.retrying > 0 THEN 'retrying'
+            WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
             ELSE 'active' END AS state,
             p.refused, p.missing
         FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id,
             -- Without its url nothing can be sent; without one of its tables the others still are.
             LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables)) p (refused, missing)
     )
-    SELECT j.id AS subscription_id, j.name, j.url, j.state, 'live'::text AS mode,
+    SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
         CASE j.state
             WHEN 'held' THEN 'it was made in another database, of which this one is a copy'
-            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE 'it is not enabled' END
+            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
+            WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(j.refused, (SELECT b.detail FROM broken b))
-            WHEN 'retrying' THEN 'requests fail: ' || coalesce(t.last_error, 'status ' || t.last_status)
+            WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
             ELSE j.missing END AS reason,
         CASE j.state
             WHEN 'held' THEN format('UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = %L;', j.name)
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
                 ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
+            WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
                 ELSE format('UPDATE pgwh.subscriptions SET url = ''https://…'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
@@ -370,8 +795,9 @@ CREATE VIEW pgwh.status AS
         coalesce(t.delivered, 0) AS delivered,
         coalesce(t.dead, 0) AS dead,
         coalesce(t.blocked_keys, 0) AS blocked_keys,
-        NULL::text AS bottleneck,
-        NULL::text AS gap,
+        t.bottleneck,
+        (SELECT format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason)
+            FROM pgwh.gaps g WHERE g.subscription_id = j.id ORDER BY g.from_lsn DESC LIMIT 1) AS gap,
         t.oldest_pending,
         CASE WHEN t.reached IS NOT NULL THEN greatest(pg_wal_lsn_diff(h.lsn, '0/0'::pg_lsn + t.reached), 0)::bigint END AS lag_bytes,
         CASE WHEN t.subscription_id IS NOT NULL
@@ -383,18 +809,18 @@ COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and w
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
 COMMENT ON COLUMN pgwh.status.name IS 'its name';
 COMMENT ON COLUMN pgwh.status.url IS 'where it POSTs';
-COMMENT ON COLUMN pgwh.status.state IS 'active, retrying, disabled, held (a copy that must not send) or error (nothing can be sent)';
-COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory';
+COMMENT ON COLUMN pgwh.status.state IS 'active, retrying, paused, disabled, held (a copy that must not send) or error (nothing can be sent)';
+COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory; draining: what the journal holds is read back and sent; open: the endpoint fails as a whole and is only probed';
 COMMENT ON COLUMN pgwh.status.reason IS 'why it is in this state';
 COMMENT ON COLUMN pgwh.status.next_step IS 'what to type; null when there is nothing to do';
 COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet';
 COMMENT ON COLUMN pgwh.status.retrying IS 'of these, events that failed and wait for their next attempt';
 COMMENT ON COLUMN pgwh.status.in_flight IS 'requests under way';
-COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered since the dispatcher started';
+COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered so far';
 COMMENT ON COLUMN pgwh.status.dead IS 'events given up';
 COMMENT ON COLUMN pgwh.status.blocked_keys IS 'keys whose newer events wait behind a failed one';
-COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed';
-COMMENT ON COLUMN pgwh.status.gap IS 'changes that it will never get';
+COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed while something is pending';
+COMMENT ON COLUMN pgwh.status.gap IS 'the last range of changes that it will never get, see pgwh.gaps';
 COMMENT ON COLUMN pgwh.status.oldest_pending IS 'when the oldest pending event was committed';
 COMMENT ON COLUMN pgwh.status.lag_bytes IS 'WAL between the position it has reached and the end';
 COMMENT ON COLUMN pgwh.status.lag_seconds IS 'age of the oldest pending event, 0 when there is none';
@@ -413,6 +839,136 @@ COMMENT ON FUNCTION pgwh.status() IS 'one row a subscription: how it fares, why,
 CREATE FUNCTION pgwh.wait(name text, timeout interval DEFAULT '30 s') RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'wait_wrapper';
 COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committed before the call has reached the subscription; false when the time is up before';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Again
+
+CREATE TABLE pgwh.commands (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    command text NOT NULL CHECK (command IN ('reload', 'skip', 'replay', 'cancel_replay', 'forget')),
+    subscription_id bigint,
+    delivery_id bigint,
+    replay_id bigint,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
+COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), skip, replay, cancel_replay or forget (forget what was read of the journal)';
+COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
+COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip';
+COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
+COMMENT ON COLUMN pgwh.commands.at IS 'when it was given';
+
+CREATE TABLE pgwh.replays (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    subscription text NOT NULL,
+    since timestamptz,
+    until timestamptz,
+    since_lsn pg_lsn,
+    until_lsn pg_lsn,
+    "only" text NOT NULL DEFAULT 'all' CHECK ("only" IN ('all', 'dead', 'undelivered')),
+    tables text[],
+    deliveries bigint[],
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'done', 'cancelled', 'failed')),
+    reason text,
+    total bigint,
+    done bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    finished_at timestamptz,
+    first_id bigint,
+    last_id bigint,
+    cursor_id bigint
+);
+CREATE INDEX replays_open ON pgwh.replays (id) WHERE state IN ('waiting', 'running');
+COMMENT ON TABLE pgwh.replays IS 'what was asked for by pgwh.replay() and pgwh.redeliver(), and how far that is; replays of one subscription run one after the other';
+COMMENT ON COLUMN pgwh.replays.id IS 'its id, which the header webhook-replay has';
+COMMENT ON COLUMN pgwh.replays.subscription_id IS 'who gets the events again';
+COMMENT ON COLUMN pgwh.replays.subscription IS 'the subscription''s name when the replay was asked for';
+COMMENT ON COLUMN pgwh.replays.since IS 'events committed from then on';
+COMMENT ON COLUMN pgwh.replays.until IS 'events committed up to then; null: up to when the replay began';
+COMMENT ON COLUMN pgwh.replays.since_lsn IS 'events whose commit is at that position or behind it';
+COMMENT ON COLUMN pgwh.replays.until_lsn IS 'events whose commit is at that position or before it; null: up to when the replay began';
+COMMENT ON COLUMN pgwh.replays."only" IS 'all events, dead ones, or undelivered ones (dead or pending)';
+COMMENT ON COLUMN pgwh.replays.tables IS 'events of tables that match one of these patterns; null: of all tables';
+COMMENT ON COLUMN pgwh.replays.deliveries IS 'of pgwh.redeliver(): events of these deliveries, and what has happened to their rows since';
+COMMENT ON COLUMN pgwh.replays.state IS 'waiting, running, done (all events have been given to sending), cancelled or failed';
+COMMENT ON COLUMN pgwh.replays.reason IS 'why it failed or was cancelled';
+COMMENT ON COLUMN pgwh.replays.total IS 'how many events it is about; null until that is known';
+COMMENT ON COLUMN pgwh.replays.done IS 'how many of them have been delivered again, or given up';
+COMMENT ON COLUMN pgwh.replays.created_at IS 'when it was asked for';
+COMMENT ON COLUMN pgwh.replays.started_at IS 'when it began';
+COMMENT ON COLUMN pgwh.replays.finished_at IS 'when it ended';
+COMMENT ON COLUMN pgwh.replays.first_id IS 'the first delivery that it looks at; set when it begins';
+COMMENT ON COLUMN pgwh.replays.last_id IS 'the last delivery that it looks at; set when it begins';
+COMMENT ON COLUMN pgwh.replays.cursor_id IS 'the delivery up to which all is done; a new start goes on behind it';
+
+CREATE FUNCTION pgwh.pause(name text) RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_wrapper';
+COMMENT ON FUNCTION pgwh.pause(text) IS 'sends a subscription nothing until pgwh.resume(name); its changes are kept. False when it was paused already';
+
+CREATE FUNCTION pgwh.resume(name text) RETURNS boolean
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_wrapper';
+COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on. False when it was not paused';
+
+CREATE FUNCTION pgwh.skip(delivery_id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'skip_wrapper';
+COMMENT ON FUNCTION pgwh.skip(bigint) IS 'gives up a delivery that is pending or being retried, so that newer changes of its rows go on; it becomes a dead letter';
+
+CREATE FUNCTION pgwh.redeliver(delivery_id bigint) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'redeliver_wrapper';
+COMMENT ON FUNCTION pgwh.redeliver(bigint) IS 'sends a delivery''s events again and, behind them, what has happened to their rows since; returns the id of the replay';
+
+CREATE FUNCTION pgwh.replay(
+    name text, since timestamptz, until timestamptz DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_times_wrapper';
+COMMENT ON FUNCTION pgwh.replay(text, timestamptz, timestamptz, text, text[]) IS
+'Sends a subscription its events again, under the same ids and in order with its live ones; returns the id of the replay.
+  name    the subscription
+  since, until   when they were committed, both ends included; until is now when left out
+  only    all, dead (given up) or undelivered (given up or pending); a word of SQL, so it goes into double quotes
+  tables  patterns schema.table with * wildcards, default all
+Example: SELECT pgwh.replay(''orders-to-billing'', now() - interval ''1 hour'', "only" => ''dead'');
+TABLE pgwh.replays shows how far it is.';
+
+CREATE FUNCTION pgwh.replay(
+    name text, since pg_lsn, until pg_lsn DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_lsns_wrapper';
+COMMENT ON FUNCTION pgwh.replay(text, pg_lsn, pg_lsn, text, text[]) IS
+'Sends a subscription its events again, by positions in write-ahead log: commit.lsn of the webhooks, both ends included.
+Otherwise as pgwh.replay(text, timestamptz, timestamptz, text, text[]).
+Example: SELECT pgwh.replay(''orders-to-billing'', ''0/15A8F50''::pg_lsn);';
+
+CREATE FUNCTION pgwh.cancel_replay(id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_replay_wrapper';
+COMMENT ON FUNCTION pgwh.cancel_replay(bigint) IS 'ends a replay; what it has not sent yet is not sent again';
+
+CREATE FUNCTION pgwh.why(
+    table_name text, key jsonb,
+    OUT event_id text, OUT committed_at timestamptz, OUT action text, OUT subscription text, OUT fate text,
+    OUT delivery_id bigint, OUT attempts integer, OUT status_code integer, OUT error text, OUT at timestamptz
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'why_wrapper';
+COMMENT ON FUNCTION pgwh.why(text, jsonb) IS
+'What became of a row''s latest changes: one row for each of the last 20 events of that key and each subscription.
+  table_name  schema.table, or a table in the search path
+  key         the values of the key''s columns, as in the webhook''s key
+Example: SELECT * FROM pgwh.why(''public.orders'', ''{"id": 7}'');';
+
+CREATE FUNCTION pgwh.forget(
+    table_name text, key jsonb,
+    OUT events_forgotten bigint, OUT deliveries_pending bigint, OUT attempts_cleared bigint
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'forget_wrapper';
+COMMENT ON FUNCTION pgwh.forget(text, jsonb) IS
+'Erases what the journal has of a row: data of its finished events, and what endpoints said to them. Ids and outcomes stay.
+Events that are still to be delivered are not erased, but counted.
+  table_name  schema.table, or a table in the search path
+  key         the values of the key''s columns, as in the webhook''s key
+Example: SELECT * FROM pgwh.forget(''public.customers'', ''{"id": 7}'');';
 
 REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;

@@ -38,10 +38,25 @@ pub enum Error {
     Headers(String),
     /// A header given twice.
     HeaderTwice(String),
-    /// A timeout out of range, as text.
-    Timeout(String),
-    /// A number of requests out of range.
-    MaxInFlight(i32),
+    /// A value out of its range.
+    OutOfRange {
+        /// The argument.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        range: &'static str,
+        /// An argument that would do.
+        example: &'static str,
+    },
+    /// Not a kind of order.
+    Ordering(String),
+    /// A column that no table of the subscription has, and names that look like it.
+    NoSuchColumn(String, Vec<String>),
+    /// A column that is none of a key: its name, whose it isn't, names that look like it, and what a key looks like.
+    NoKeyColumn(String, String, Vec<String>, String),
+    /// Both `columns` and `exclude_columns`.
+    ColumnsTwice,
     /// A role that doesn't exist or that the user can't act as.
     Owner(String),
     /// No subscription has this name; names that look like it.
@@ -102,6 +117,10 @@ impl Error {
                 format!("\"{what}\" must be an array of at least one text, without nulls."),
                 match *what {
                     "tables" => "Leave it out to mean all tables, or for example: tables => '{public.orders}'".into(),
+                    "columns" => "Leave it out to mean all, or for example: columns => '{id, status}'".into(),
+                    "exclude_columns" => {
+                        "Leave it out to mean none, or for example: exclude_columns => '{password}'".into()
+                    }
                     _ => "Leave it out to mean all, or for example: event_types => '{insert,update}'".into(),
                 },
             ),
@@ -168,17 +187,35 @@ impl Error {
                 format!("\"{name}\" differs from another header in upper and lower case only."),
                 "Leave one of them out.".into(),
             ),
-            Error::Timeout(value) => (
+            Error::OutOfRange { what, value, range, example } => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
-                "timeout is out of range".into(),
-                format!("The timeout is {value}; it must be from 1 ms to 1 hour."),
-                "For example: timeout => '15 s'".into(),
+                format!("{what} is out of range"),
+                format!("\"{what}\" is {value}; it must be {range}."),
+                format!("For example: {example}"),
             ),
-            Error::MaxInFlight(value) => (
+            Error::Ordering(word) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
-                "max_in_flight is out of range".into(),
-                format!("max_in_flight is {value}; it must be from 1 to 1000."),
-                "For example: max_in_flight => 16".into(),
+                "unknown ordering".into(),
+                format!("The ordering is {word:?}; there are key, strict and none."),
+                "For example: ordering => 'key'".into(),
+            ),
+            Error::NoSuchColumn(column, near) => (
+                ERRCODE_UNDEFINED_COLUMN,
+                "column does not exist".into(),
+                format!("No table of this subscription has a column {column:?}."),
+                did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
+            ),
+            Error::NoKeyColumn(column, whose, near, example) => (
+                ERRCODE_UNDEFINED_COLUMN,
+                "column is not one of the key's".into(),
+                format!("{whose} has no column {column:?}."),
+                did_you_mean(near, &format!("For example: key => '{example}'")),
+            ),
+            Error::ColumnsTwice => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "columns are given in two ways".into(),
+                "\"columns\" can't be combined with \"exclude_columns\".".into(),
+                "Give columns => '{…}' alone: what it does not name is left out.".into(),
             ),
             Error::Owner(role) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,

@@ -7,13 +7,12 @@ pub mod api;
 pub mod decode;
 pub mod dispatch;
 pub mod event;
+pub mod journal;
 pub mod link;
 pub mod send;
 
 #[cfg(feature = "server")]
 mod error;
-#[cfg(feature = "server")]
-mod journal;
 #[cfg(feature = "server")]
 mod settings;
 #[cfg(feature = "server")]

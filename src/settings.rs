@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
 
@@ -21,6 +22,18 @@ static MAX_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(128);
 
 /// `pgwh.queue_size`: kilobytes of the queue between decoder and dispatcher.
 static QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024);
+
+/// `pgwh.retention`: seconds that events stay for replay once they are done, unless their subscription says otherwise.
+static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(24 * 60 * 60);
+
+/// `pgwh.journal_max_size`: megabytes of the journal past which events that are done go before their time; 0: no limit.
+static JOURNAL_MAX_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// `pgwh.max_pending_bytes`: megabytes of undelivered events past which a subscription is disabled.
+static MAX_PENDING_BYTES: GucSetting<i32> = GucSetting::<i32>::new(10 * 1024);
+
+/// `pgwh.max_event_size`: kilobytes of a change's rows past which its largest columns are left out.
+static MAX_EVENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024);
 
 /// `pgwh.max_response_size`: bytes of a response's body that are read.
 static MAX_RESPONSE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
@@ -79,6 +92,42 @@ pub fn init() {
             &QUEUE_SIZE,
             64,
             1024 * 1024,
+            GucFlags::UNIT_KB,
+        ),
+        (
+            c"pgwh.retention",
+            c"How long events stay for replay once they are delivered or given up.",
+            c"A subscription's own retention goes before. Events that are not done yet stay in any case.",
+            &RETENTION,
+            1,
+            365 * 24 * 60 * 60,
+            GucFlags::UNIT_S,
+        ),
+        (
+            c"pgwh.journal_max_size",
+            c"Size of the journal past which events that are done go before their time, in each database.",
+            c"0 means no limit. Events that are not done yet stay in any case.",
+            &JOURNAL_MAX_SIZE,
+            0,
+            i32::MAX,
+            GucFlags::UNIT_MB,
+        ),
+        (
+            c"pgwh.max_pending_bytes",
+            c"Undelivered events of one subscription past which it is disabled.",
+            c"What it misses from then on is recorded as a gap. What it has by then is kept.",
+            &MAX_PENDING_BYTES,
+            1,
+            i32::MAX,
+            GucFlags::UNIT_MB,
+        ),
+        (
+            c"pgwh.max_event_size",
+            c"Size of a change's rows past which its largest columns are left out.",
+            c"The event names them in \"omitted\". Columns of the key always stay.",
+            &MAX_EVENT_SIZE,
+            1,
+            512 * 1024,
             GucFlags::UNIT_KB,
         ),
         (
@@ -143,6 +192,30 @@ pub fn queue_size() -> usize {
 /// How many bytes of a response's body are read.
 pub fn max_response_size() -> usize {
     usize::try_from(MAX_RESPONSE_SIZE.get()).unwrap_or_default()
+}
+
+/// How long events stay for replay where their subscription says nothing.
+pub fn retention() -> Duration {
+    Duration::from_secs(u64::try_from(RETENTION.get()).unwrap_or(1))
+}
+
+/// Bytes of the journal past which retention gives way; none: no limit.
+pub fn journal_max_size() -> Option<u64> {
+    Some(megabytes(&JOURNAL_MAX_SIZE)).filter(|size| *size > 0)
+}
+
+/// Bytes of undelivered events past which a subscription is disabled.
+pub fn max_pending_bytes() -> u64 {
+    megabytes(&MAX_PENDING_BYTES)
+}
+
+/// Bytes of a change's encoded rows past which its largest columns are left out.
+pub fn max_event_size() -> usize {
+    kilobytes(&MAX_EVENT_SIZE)
+}
+
+fn megabytes(setting: &GucSetting<i32>) -> u64 {
+    u64::try_from(setting.get()).unwrap_or_default() * 1024 * 1024
 }
 
 fn kilobytes(setting: &GucSetting<i32>) -> usize {

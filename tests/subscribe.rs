@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use harness::{Cluster, Database, Event, Receiver, eventually};
+use serde_json::json;
 
 fn stage() -> (Cluster, Receiver) {
     let cluster = Cluster::with_extension();
@@ -334,8 +335,43 @@ fn bad_input_is_refused_with_sqlstate_detail_and_hint() {
     refused_both_ways(&cluster, &[("headers", r#"'{"x-a": 1}'"#)], "22023", "x-a");
     refused_both_ways(&cluster, &[("timeout", "'0 s'")], "22023", "");
     refused_both_ways(&cluster, &[("timeout", "'-1 s'")], "22023", "");
+    refused_both_ways(&cluster, &[("columns", "'{note, b}'"), ("tables", "'{t}'")], "42703", "b");
+    refused_both_ways(&cluster, &[("batch_size", "0")], "22023", "batch_size");
+    refused_both_ways(&cluster, &[("batch_wait", "'2 h'")], "22023", "batch_wait");
+    refused_both_ways(&cluster, &[("ordering", "'loose'")], "22023", "loose");
+    refused_both_ways(&cluster, &[("retry_schedule", "'{31 d}'")], "22023", "retry_schedule");
+    refused_both_ways(&cluster, &[("retention", "'0'")], "22023", "retention");
     refused_both_ways(&cluster, &[("name", "''")], "42602", "name");
     assert_eq!(cluster.value("SELECT count(*) FROM pgwh.subscriptions"), "1");
+}
+
+#[test]
+fn columns_and_batches_are_as_the_subscription_says_now() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE people (id int PRIMARY KEY, name text, password text)");
+    cluster.sql("ALTER TABLE people REPLICA IDENTITY FULL");
+    cluster.subscribe(&receiver, "public", "tables => '{people}', exclude_columns => '{password}'");
+    let delivered = |statement: &str| {
+        cluster.sql(statement);
+        let mut events = cluster.delivered(&receiver, "public");
+        events.pop().unwrap()
+    };
+    let event = delivered("INSERT INTO people VALUES (1, 'Ada', 'secret')");
+    assert_eq!(event["record"], json!({"id": 1, "name": "Ada"}));
+    let event = delivered("UPDATE people SET password = 'hunter2'");
+    assert_eq!((&event["record"], &event["changes"]), (&json!({"id": 1, "name": "Ada"}), &json!({})));
+    assert!(event.request.body().starts_with(b"{"));
+
+    // What routing does not know of reaches the dispatcher all the same.
+    cluster.sql(
+        "UPDATE pgwh.subscriptions SET exclude_columns = NULL, columns = '{password}' WHERE name = 'public'",
+    );
+    let event = delivered("UPDATE people SET name = 'Eve'");
+    assert_eq!(event["record"], json!({"id": 1, "password": "hunter2"}));
+    cluster.sql("UPDATE pgwh.subscriptions SET batch_size = 10 WHERE name = 'public'");
+    let event = delivered("DELETE FROM people");
+    assert!(event.request.body().starts_with(b"[{"));
+    assert_eq!(event["record"], json!({"id": 1, "password": "hunter2"}));
 }
 
 #[test]

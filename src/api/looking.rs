@@ -58,7 +58,7 @@ fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorRe
     let patience = Duration::from_micros(u64::try_from(timeout.as_micros()).unwrap_or_default());
     let id = id_of(name)?;
     if !is_live(id).map_err(Error::from)? {
-        notice!("the subscription is disabled or held, so nothing is sent to it");
+        notice!("the subscription is disabled, paused or held, so nothing is sent to it");
         return Ok(false);
     }
     let end = ask::wal_insert_end();
@@ -83,7 +83,7 @@ fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorRe
 fn is_live(id: i64) -> Result<bool, pgrx::spi::Error> {
     Spi::connect(|client| {
         let live = client.select(
-            "SELECT enabled AND home OPERATOR(pg_catalog.=) pgwh.home() FROM pgwh.subscriptions
+            "SELECT enabled AND NOT paused AND home OPERATOR(pg_catalog.=) pgwh.home() FROM pgwh.subscriptions
              WHERE id OPERATOR(pg_catalog.=) $1",
             Some(1),
             &[id.into()],

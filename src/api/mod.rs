@@ -6,7 +6,13 @@
 pub mod event_types;
 
 #[cfg(feature = "server")]
+mod again;
+#[cfg(feature = "server")]
+mod columns;
+#[cfg(feature = "server")]
 mod installed;
+#[cfg(feature = "server")]
+mod journal;
 #[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]

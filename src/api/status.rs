@@ -14,6 +14,8 @@ fn delivery_stats() -> Result<
         'static,
         (
             name!(subscription_id, i64),
+            name!(mode, String),
+            name!(bottleneck, Option<String>),
             name!(pending, i64),
             name!(retrying, i64),
             name!(in_flight, i64),
@@ -37,6 +39,8 @@ fn delivery_stats() -> Result<
     for Standing { figures, reached } in ask::all_standings() {
         rows.push((
             figures.subscription_id,
+            figures.mode(),
+            figures.bottleneck(),
             figures.pending as i64,
             figures.retrying as i64,
             figures.in_flight as i64,

@@ -29,10 +29,17 @@ fn subscribe(
     schema: Option<String>,
     table_name: Option<String>,
     event_types: Option<Texts>,
+    columns: Option<Texts>,
+    exclude_columns: Option<Texts>,
     headers: Option<JsonB>,
     secret: Option<String>,
+    batch_size: Option<i32>,
+    batch_wait: Option<Interval>,
+    ordering: Option<String>,
     timeout: Option<Interval>,
     max_in_flight: Option<i32>,
+    retry_schedule: Option<Vec<Option<Interval>>>,
+    retention: Option<Interval>,
     enabled: Option<bool>,
 ) -> Result<i64, ErrorReport> {
     let enabled = enabled.unwrap_or(true);
@@ -41,7 +48,22 @@ fn subscribe(
     }
     let tables = one_way(tables, schema, table_name)?;
     let nameless = name.is_none();
-    let wish = Wish { name, url, tables, event_types, headers, timeout, max_in_flight };
+    let wish = Wish {
+        name,
+        url,
+        tables,
+        event_types,
+        columns,
+        exclude_columns,
+        headers,
+        batch_size,
+        batch_wait,
+        ordering,
+        timeout,
+        max_in_flight,
+        retry_schedule,
+        retention,
+    };
     // Bad input is refused at once, not after waiting for capture.
     let mut wanted = wish.check(&Known::default())?;
     if enabled {
@@ -103,12 +125,16 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
         let id = client
             .update(
                 "INSERT INTO pgwh.subscriptions AS s
-                   (name, url, tables, event_types, headers, timeout, max_in_flight, enabled)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                   (name, url, tables, event_types, columns, exclude_columns, headers, batch_size, batch_wait, ordering,
+                    timeout, max_in_flight, retry_schedule, retention, enabled)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
                  ON CONFLICT (name) DO UPDATE SET
-                   (url, tables, event_types, headers, timeout, max_in_flight, enabled, home) =
-                   (EXCLUDED.url, EXCLUDED.tables, EXCLUDED.event_types, EXCLUDED.headers, EXCLUDED.timeout,
-                    EXCLUDED.max_in_flight, EXCLUDED.enabled, EXCLUDED.home)
+                   (url, tables, event_types, columns, exclude_columns, headers, batch_size, batch_wait, ordering,
+                    timeout, max_in_flight, retry_schedule, retention, enabled, home) =
+                   (EXCLUDED.url, EXCLUDED.tables, EXCLUDED.event_types, EXCLUDED.columns, EXCLUDED.exclude_columns,
+                    EXCLUDED.headers, EXCLUDED.batch_size, EXCLUDED.batch_wait, EXCLUDED.ordering, EXCLUDED.timeout,
+                    EXCLUDED.max_in_flight, EXCLUDED.retry_schedule, EXCLUDED.retention, EXCLUDED.enabled,
+                    EXCLUDED.home)
                  RETURNING s.id",
                 None,
                 &[
@@ -116,9 +142,16 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
                     wanted.url.into(),
                     wanted.tables.into(),
                     wanted.event_types.into(),
+                    wanted.columns.into(),
+                    wanted.exclude_columns.into(),
                     wanted.headers.into(),
+                    wanted.batch_size.into(),
+                    wanted.batch_wait.into(),
+                    wanted.ordering.into(),
                     wanted.timeout.into(),
                     wanted.max_in_flight.into(),
+                    wanted.retry_schedule.into(),
+                    wanted.retention.into(),
                     enabled.into(),
                 ],
             )?

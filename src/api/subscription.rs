@@ -6,7 +6,7 @@ use pgrx::JsonB;
 use pgrx::datum::Interval;
 use sha2::{Digest, Sha256};
 
-use super::{event_types, tables};
+use super::{columns, event_types, tables};
 use crate::error::Error;
 use crate::send::{check_header, check_url};
 use crate::settings;
@@ -19,6 +19,21 @@ const DEFAULT_TIMEOUT: i64 = 15_000_000;
 /// Limits of `max_in_flight`.
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<i32> = 1..=1000;
 const DEFAULT_IN_FLIGHT: i32 = 16;
+/// Limits of `batch_size`.
+const BATCH_SIZE: std::ops::RangeInclusive<i32> = 1..=10_000;
+/// Limits of `batch_wait`, in microseconds.
+const BATCH_WAIT: std::ops::RangeInclusive<i128> = 0..=3_600_000_000;
+/// Words of `ordering`, the default first.
+const ORDERINGS: [&str; 3] = ["key", "strict", "none"];
+/// The delays of `retry_schedule` when nothing is said, in seconds.
+const DEFAULT_SCHEDULE: [i64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
+/// Limits of each delay, in microseconds.
+const DELAY: std::ops::RangeInclusive<i128> = 1..=30 * DAY;
+/// The most delays.
+const MOST_DELAYS: usize = 100;
+/// Limits of `retention`, in microseconds.
+const RETENTION: std::ops::RangeInclusive<i128> = 1_000_000..=365 * DAY;
+const DAY: i128 = 86_400_000_000;
 
 /// Array elements as SQL has them.
 pub type Texts = Vec<Option<String>>;
@@ -29,9 +44,16 @@ pub struct Wish {
     pub url: Option<String>,
     pub tables: Option<Texts>,
     pub event_types: Option<Texts>,
+    pub columns: Option<Texts>,
+    pub exclude_columns: Option<Texts>,
     pub headers: Option<JsonB>,
+    pub batch_size: Option<i32>,
+    pub batch_wait: Option<Interval>,
+    pub ordering: Option<String>,
     pub timeout: Option<Interval>,
     pub max_in_flight: Option<i32>,
+    pub retry_schedule: Option<Vec<Option<Interval>>>,
+    pub retention: Option<Interval>,
 }
 
 /// What was accepted before and need not be judged again.
@@ -39,6 +61,8 @@ pub struct Wish {
 pub struct Known {
     pub url: Option<String>,
     pub tables: Vec<String>,
+    /// Columns to show or leave out, known of these tables.
+    pub columns: Vec<String>,
 }
 
 /// A subscription as it is stored.
@@ -47,9 +71,16 @@ pub struct Subscription {
     pub url: String,
     pub tables: Vec<String>,
     pub event_types: Vec<String>,
+    pub columns: Option<Vec<String>>,
+    pub exclude_columns: Option<Vec<String>>,
     pub headers: JsonB,
+    pub batch_size: i32,
+    pub batch_wait: Interval,
+    pub ordering: String,
     pub timeout: Interval,
     pub max_in_flight: i32,
+    pub retry_schedule: Vec<Interval>,
+    pub retention: Option<Interval>,
 }
 
 impl Wish {
@@ -67,21 +98,68 @@ impl Wish {
             Some(typed) => event_types::normalise(&whole("event_types", typed)?).map_err(Error::EventType)?,
             None => event_types::all(),
         };
+        if self.columns.is_some() && self.exclude_columns.is_some() {
+            return Err(Error::ColumnsTwice);
+        }
+        let columns = self.columns.map(|typed| whole("columns", typed)).transpose()?;
+        let exclude_columns =
+            self.exclude_columns.map(|typed| whole("exclude_columns", typed)).transpose()?;
+        // Columns of other tables are others, whatever they are called.
+        let known_columns: &[String] = if known.tables == tables { &known.columns } else { &[] };
+        columns::check(columns.iter().chain(&exclude_columns).flatten(), &tables, known_columns)?;
         let headers = self.headers.unwrap_or_else(|| JsonB(serde_json::json!({})));
         check_headers(&headers.0)?;
         let timeout = self.timeout.unwrap_or_else(|| Interval::from_micros(DEFAULT_TIMEOUT));
-        if !TIMEOUT.contains(&timeout.as_micros()) {
-            return Err(Error::Timeout(seconds(&timeout)));
-        }
+        within("timeout", &timeout, TIMEOUT, "from 1 ms to 1 hour", "timeout => '15 s'")?;
         let max_in_flight = self.max_in_flight.unwrap_or(DEFAULT_IN_FLIGHT);
         if !MAX_IN_FLIGHT.contains(&max_in_flight) {
-            return Err(Error::MaxInFlight(max_in_flight));
+            let range = "from 1 to 1000";
+            return Err(out_of_range(
+                "max_in_flight",
+                max_in_flight.to_string(),
+                range,
+                "max_in_flight => 16",
+            ));
+        }
+        let batch_size = self.batch_size.unwrap_or(1);
+        if !BATCH_SIZE.contains(&batch_size) {
+            return Err(out_of_range(
+                "batch_size",
+                batch_size.to_string(),
+                "from 1 to 10000",
+                "batch_size => 100",
+            ));
+        }
+        let batch_wait = self.batch_wait.unwrap_or_else(|| Interval::from_micros(0));
+        within("batch_wait", &batch_wait, BATCH_WAIT, "from 0 to 1 hour", "batch_wait => '100 ms'")?;
+        let ordering = self.ordering.unwrap_or_else(|| ORDERINGS[0].to_owned()).trim().to_lowercase();
+        if !ORDERINGS.contains(&ordering.as_str()) {
+            return Err(Error::Ordering(ordering));
+        }
+        let retry_schedule = schedule(self.retry_schedule)?;
+        if let Some(retention) = &self.retention {
+            within("retention", retention, RETENTION, "from 1 second to 365 days", "retention => '7 days'")?;
         }
         let name = self.name.unwrap_or_else(|| make_name(&url, &tables));
         if name.trim().is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
             return Err(Error::Name(name));
         }
-        Ok(Subscription { name, url, tables, event_types, headers, timeout, max_in_flight })
+        Ok(Subscription {
+            name,
+            url,
+            tables,
+            event_types,
+            columns,
+            exclude_columns,
+            headers,
+            batch_size,
+            batch_wait,
+            ordering,
+            timeout,
+            max_in_flight,
+            retry_schedule,
+            retention: self.retention,
+        })
     }
 }
 
@@ -106,8 +184,45 @@ fn check_headers(headers: &serde_json::Value) -> Result<(), Error> {
     Ok(())
 }
 
-fn seconds(timeout: &Interval) -> String {
-    format!("{} s", timeout.as_micros() as f64 / 1e6)
+/// The delays between attempts, none of them null.
+fn schedule(typed: Option<Vec<Option<Interval>>>) -> Result<Vec<Interval>, Error> {
+    let Some(typed) = typed else {
+        return Ok(DEFAULT_SCHEDULE.map(|delay| Interval::from_micros(delay * 1_000_000)).into());
+    };
+    let refuse = |value: String| {
+        let range = "an array of at most 100 delays, each more than 0 and at most 30 days";
+        out_of_range("retry_schedule", value, range, "retry_schedule => '{5 s, 5 min, 1 h}'")
+    };
+    if typed.len() > MOST_DELAYS {
+        return Err(refuse(format!("an array of {} delays", typed.len())));
+    }
+    let delays: Option<Vec<Interval>> = typed.into_iter().collect();
+    let delays = delays.ok_or_else(|| refuse("an array with a null in it".to_owned()))?;
+    if let Some(delay) = delays.iter().find(|delay| !DELAY.contains(&delay.as_micros())) {
+        return Err(refuse(format!("an array with a delay of {}", seconds(delay))));
+    }
+    Ok(delays)
+}
+
+fn within(
+    what: &'static str,
+    interval: &Interval,
+    limits: std::ops::RangeInclusive<i128>,
+    range: &'static str,
+    example: &'static str,
+) -> Result<(), Error> {
+    if limits.contains(&interval.as_micros()) {
+        return Ok(());
+    }
+    Err(out_of_range(what, seconds(interval), range, example))
+}
+
+fn seconds(interval: &Interval) -> String {
+    format!("{} s", interval.as_micros() as f64 / 1e6)
+}
+
+fn out_of_range(what: &'static str, value: String, range: &'static str, example: &'static str) -> Error {
+    Error::OutOfRange { what, value, range, example }
 }
 
 /// A name for who gives none: readable, the same for the same url and tables, and another for others.

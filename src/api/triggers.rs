@@ -61,6 +61,9 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             was_live = old.get_by_name::<bool>("enabled")?.unwrap_or_default();
             known.url = old.get_by_name::<String>("url")?;
             known.tables = texts(old, "tables")?.unwrap_or_default().into_iter().flatten().collect();
+            for column in ["columns", "exclude_columns"] {
+                known.columns.extend(texts(old, column)?.unwrap_or_default().into_iter().flatten());
+            }
         }
     }
     let wish = Wish {
@@ -68,9 +71,18 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         url: new.get_by_name::<String>("url")?,
         tables: texts(&new, "tables")?,
         event_types: texts(&new, "event_types")?,
+        columns: texts(&new, "columns")?,
+        exclude_columns: texts(&new, "exclude_columns")?,
         headers: new.get_by_name::<JsonB>("headers")?,
+        batch_size: new.get_by_name::<i32>("batch_size")?,
+        batch_wait: new.get_by_name::<Interval>("batch_wait")?,
+        ordering: new.get_by_name::<String>("ordering")?,
         timeout: new.get_by_name::<Interval>("timeout")?,
         max_in_flight: new.get_by_name::<i32>("max_in_flight")?,
+        retry_schedule: new
+            .get_by_name::<Array<'_, Interval>>("retry_schedule")?
+            .map(|array| array.iter().collect()),
+        retention: new.get_by_name::<Interval>("retention")?,
     };
     let subscription = wish.check(&known)?;
     let owner = new.get_by_name::<String>("owner")?;
@@ -81,14 +93,26 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     if enabled && !was_live {
         require_capture()?;
     }
+    if enabled {
+        new.set_by_name("disabled_reason", None::<String>)?;
+    }
+    let paused = new.get_by_name::<bool>("paused")?.unwrap_or_default();
     new.set_by_name("enabled", enabled)?;
+    new.set_by_name("paused", paused)?;
     new.set_by_name("name", subscription.name)?;
     new.set_by_name("url", subscription.url)?;
     new.set_by_name("tables", subscription.tables)?;
     new.set_by_name("event_types", subscription.event_types)?;
+    new.set_by_name("columns", subscription.columns)?;
+    new.set_by_name("exclude_columns", subscription.exclude_columns)?;
     new.set_by_name("headers", subscription.headers)?;
+    new.set_by_name("batch_size", subscription.batch_size)?;
+    new.set_by_name("batch_wait", subscription.batch_wait)?;
+    new.set_by_name("ordering", subscription.ordering)?;
     new.set_by_name("timeout", subscription.timeout)?;
     new.set_by_name("max_in_flight", subscription.max_in_flight)?;
+    new.set_by_name("retry_schedule", subscription.retry_schedule)?;
+    new.set_by_name("retention", subscription.retention)?;
     Ok(new)
 }
 

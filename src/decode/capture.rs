@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
+use super::change::write_change;
+use super::column::Scratch;
 use super::edits::{self, Edit};
 use super::invalidation::{self, Stale};
 use super::raw;
-use super::relation::{CapturedRelation, Scratch};
+use super::relation::CapturedRelation;
 use super::route::Router;
 use super::subtransaction::{in_subtransaction, sqlstate};
 use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
 use crate::link::frame::{
-    ChangeHead, FailureHead, Image, LaneKeys, Target, begin_change, write_begin, write_commit, write_failed,
+    ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_begin, write_commit, write_failed,
     write_progress, write_relation, write_subscription,
 };
 use crate::link::mq::Sender;
@@ -258,20 +260,10 @@ impl Capture {
         let head = ChangeHead { reference, action, ordinal, targets: &self.targets };
         let (relation, scratch, buffer) = (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
         let Some(relation) = relation else { return };
-        scratch.clear();
         let encoded = in_subtransaction(self.memory, || {
-            let mut frame = begin_change(buffer, &head);
             // SAFETY: as the caller promises.
-            unsafe {
-                if !old.is_null() {
-                    relation.encode_old(old, desc, scratch, &mut frame.row(Image::Old));
-                }
-                if !new.is_null() {
-                    relation.encode_new(new, desc, scratch, &mut frame.row(Image::New));
-                }
-            }
-            let (keys, barrier) = lane(relation, scratch, action, !old.is_null(), !new.is_null());
-            frame.finish(keys, barrier).map_err(|too_long| too_long.to_string())
+            unsafe { write_change(buffer, &head, relation, scratch, desc, old, new) }
+                .map_err(|too_long| too_long.to_string())
         });
         let (sqlstate, message) = match encoded {
             Ok(Ok(())) => return,
@@ -381,18 +373,4 @@ impl Capture {
         }
         self.flush_when_full();
     }
-}
-
-fn lane(
-    relation: &CapturedRelation,
-    scratch: &Scratch,
-    action: Action,
-    has_old: bool,
-    has_new: bool,
-) -> (LaneKeys, bool) {
-    let anonymous = action != Action::Insert && relation.is_anonymous(has_old, action == Action::Update);
-    if anonymous {
-        return (LaneKeys::default(), true);
-    }
-    relation.lane(scratch, has_new, has_old)
 }

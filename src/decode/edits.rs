@@ -2,7 +2,8 @@
 
 use pgrx::pg_sys;
 
-use super::relation::{CapturedRelation, Scratch};
+use super::column::Scratch;
+use super::relation::CapturedRelation;
 use super::route::{SPEC_COLUMNS, Spec};
 use crate::event::{Cell, Cells, RowBuilder};
 

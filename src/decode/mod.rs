@@ -8,6 +8,10 @@ pub mod route;
 #[cfg(feature = "server")]
 pub(crate) mod capture;
 #[cfg(feature = "server")]
+mod change;
+#[cfg(feature = "server")]
+mod column;
+#[cfg(feature = "server")]
 mod edits;
 #[cfg(feature = "server")]
 mod invalidation;
@@ -16,7 +20,7 @@ pub(crate) mod plugin;
 #[cfg(feature = "server")]
 pub(crate) mod raw;
 #[cfg(feature = "server")]
-mod reader;
+pub mod reader;
 #[cfg(feature = "server")]
 pub(crate) mod relation;
 #[cfg(feature = "server")]
@@ -26,6 +30,6 @@ pub(crate) mod slot;
 #[cfg(feature = "server")]
 mod subtransaction;
 #[cfg(feature = "server")]
-mod text;
+pub(crate) mod text;
 #[cfg(feature = "server")]
 pub(crate) mod value;

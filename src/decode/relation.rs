@@ -5,9 +5,10 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::column::{CapturedColumn, Scratch};
 use super::raw;
 use super::route::{Interest, Router};
-use super::value::{KeyHasher, ValueEncoder, is_unchanged_toast};
+use super::value::{KeyHasher, ValueEncoder};
 use crate::event::{Column, Relation, RowBuilder, TableName};
 use crate::link::frame::LaneKeys;
 
@@ -37,18 +38,6 @@ pub struct CapturedRelation {
     memory: Memory,
 }
 
-struct CapturedColumn {
-    /// Index into the tuple.
-    place: usize,
-    /// The type's length; -1 for values that may be stored elsewhere.
-    length: i16,
-    /// Whether write-ahead log carries it: virtual generated columns are nowhere.
-    stored: bool,
-    is_key: bool,
-    encoder: ValueEncoder,
-    hasher: Option<KeyHasher>,
-}
-
 /// A memory context that goes with its owner.
 struct Memory(pg_sys::MemoryContext);
 
@@ -57,15 +46,6 @@ impl Drop for Memory {
         // SAFETY: made by `CapturedRelation::build` for its owner alone.
         unsafe { pg_sys::MemoryContextDelete(self.0) };
     }
-}
-
-/// Room to take tuples apart, reused from row to row.
-#[derive(Default)]
-pub struct Scratch {
-    values: Vec<pg_sys::Datum>,
-    nulls: Vec<bool>,
-    new_hashes: Vec<u64>,
-    old_hashes: Vec<u64>,
 }
 
 impl CapturedRelation {
@@ -171,11 +151,11 @@ impl CapturedRelation {
         row: &mut RowBuilder<'_>,
     ) {
         // SAFETY: as the caller promises.
-        unsafe { deform(tuple, desc, scratch) };
+        unsafe { scratch.deform(tuple, desc) };
         scratch.new_hashes.clear();
-        for column in &mut self.columns {
+        for (index, column) in self.columns.iter_mut().enumerate() {
             // SAFETY: the values were taken from the tuple just now.
-            let hash = unsafe { column.encode(scratch, row) };
+            let hash = unsafe { column.encode(index, scratch, row) };
             if column.is_key {
                 // An unchanged large value is the old row's, if that was encoded.
                 let unchanged = scratch.old_hashes.get(scratch.new_hashes.len()).copied();
@@ -196,19 +176,65 @@ impl CapturedRelation {
         row: &mut RowBuilder<'_>,
     ) {
         // SAFETY: as the caller promises.
-        unsafe { deform(tuple, desc, scratch) };
-        for column in &mut self.columns {
+        unsafe { scratch.deform(tuple, desc) };
+        scratch.old_hashes.clear();
+        for (index, column) in self.columns.iter_mut().enumerate() {
             // Under any identity but FULL the other columns stand in the tuple as NULL.
             if self.identity != Identity::Full && !column.is_key {
                 row.absent();
                 continue;
             }
             // SAFETY: the values were taken from the tuple just now.
-            let hash = unsafe { column.encode(scratch, row) };
+            let hash = unsafe { column.encode(index, scratch, row) };
             if column.is_key {
                 scratch.old_hashes.push(hash.unwrap_or(0));
             }
         }
+    }
+
+    /// Has columns left out that make the rows larger than `limit` bytes, as far as that can be told without encoding them.
+    ///
+    /// # Safety
+    /// As [`CapturedRelation::encode_new`]; a tuple may be null.
+    pub unsafe fn omit_by_stored_size(
+        &self,
+        tuples: [pg_sys::HeapTuple; 2],
+        desc: pg_sys::TupleDesc,
+        scratch: &mut Scratch,
+        limit: usize,
+    ) {
+        let mut sizes = Vec::new();
+        for tuple in tuples {
+            // SAFETY: as the caller promises; the values are those of the tuple taken apart.
+            unsafe {
+                if tuple.is_null() || is_small(tuple) {
+                    continue;
+                }
+                scratch.deform(tuple, desc);
+                sizes.resize(self.columns.len(), 0);
+                for (column, size) in self.columns.iter().zip(&mut sizes) {
+                    *size += column.least_size(scratch);
+                }
+            }
+        }
+        self.omit_largest(sizes, scratch, limit);
+    }
+
+    /// Has the largest columns left out, those of the key excepted, until the others' sizes are `limit` bytes at most. False
+    /// when that is none.
+    pub fn omit_largest(&self, mut sizes: Vec<usize>, scratch: &mut Scratch, limit: usize) -> bool {
+        let mut total: usize = sizes.iter().sum();
+        let mut any = false;
+        while total > limit {
+            let may_go = |index: &usize| sizes[*index] > 0 && !self.model.columns[*index].is_key;
+            let Some(largest) = (0..sizes.len()).filter(may_go).max_by_key(|index| sizes[*index]) else {
+                break;
+            };
+            total -= std::mem::take(&mut sizes[largest]);
+            scratch.omit(largest);
+            any = true;
+        }
+        any
     }
 
     /// The keys that order a change, and whether it must hold back its whole table since its keys are not known.
@@ -239,59 +265,15 @@ impl CapturedRelation {
     }
 }
 
-impl CapturedColumn {
-    /// Writes the column's cell; for a key column returns the value's hash, if the value is known.
-    ///
-    /// # Safety
-    /// `scratch` holds the values of a tuple of this column's relation.
-    unsafe fn encode(&mut self, scratch: &Scratch, row: &mut RowBuilder<'_>) -> Option<u64> {
-        if !self.stored {
-            row.absent();
-            return None;
-        }
-        if scratch.nulls[self.place] {
-            row.null();
-            return Some(0);
-        }
-        let datum = scratch.values[self.place];
-        // SAFETY: the datum is of the column's type, as the caller promises.
-        unsafe {
-            if is_unchanged_toast(self.length, datum) {
-                row.unchanged();
-                return None;
-            }
-            let out = row.begin_json();
-            let start = out.len();
-            self.encoder.encode(datum, out);
-            let hash = match &mut self.hasher {
-                Some(hasher) => Some(hasher.hash(datum, &out[start..])),
-                None if self.is_key => Some(xxh3_64(&out[start..])),
-                None => None,
-            };
-            row.end_json();
-            hash
-        }
-    }
-}
-
-impl Scratch {
-    /// Forgets the change before.
-    pub fn clear(&mut self) {
-        self.new_hashes.clear();
-        self.old_hashes.clear();
-    }
-}
-
+/// Whether the row is no larger than those that tables hold, and nothing is stored beside it. An old row under REPLICA
+/// IDENTITY FULL has in it what the table stores beside its row (`ExtractReplicaIdentity`, heapam.c).
+///
 /// # Safety
-/// `tuple` is a row as `desc` describes it.
-unsafe fn deform(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, scratch: &mut Scratch) {
-    // SAFETY: as the caller promises; both arrays have room for every attribute.
-    unsafe {
-        let width = (*desc).natts as usize;
-        scratch.values.resize(width, pg_sys::Datum::null());
-        scratch.nulls.resize(width, true);
-        pg_sys::heap_deform_tuple(tuple, desc, scratch.values.as_mut_ptr(), scratch.nulls.as_mut_ptr());
-    }
+/// `tuple` is a row.
+unsafe fn is_small(tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: as the caller promises.
+    let (length, flags) = unsafe { ((*tuple).t_len, (*(*tuple).t_data).t_infomask) };
+    length <= pg_sys::BLCKSZ && u32::from(flags) & pg_sys::HEAP_HASEXTERNAL == 0
 }
 
 /// The relation's name and those of the partitioned tables above it, and the oid of the topmost.

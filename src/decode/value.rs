@@ -100,6 +100,16 @@ impl ValueEncoder {
         })
     }
 
+    /// About the least that the JSON of a value takes of which `raw` bytes are stored.
+    pub(crate) fn least_size(&self, raw: usize) -> usize {
+        match self.0 {
+            Kind::Bytea => 2 * raw,
+            Kind::Text | Kind::Json => raw,
+            // A one is one byte, and eight of a bigint array.
+            _ => raw / 8,
+        }
+    }
+
     /// Appends the JSON of a value that is not null. When it panics (an output function raised), what it had
     /// appended so far is left for the caller to cut off.
     ///
@@ -151,6 +161,21 @@ impl ValueEncoder {
                 Kind::Composite(composite) => composite.encode(datum, out),
             }
         }
+    }
+}
+
+/// The bytes of a value as stored, without header, decompressed. `length`: the column's `attlen`. Fetches nothing.
+///
+/// # Safety
+/// As [`is_unchanged_toast`].
+pub(crate) unsafe fn raw_size(length: i16, datum: Datum) -> usize {
+    match usize::try_from(length) {
+        Ok(fixed) => fixed,
+        // SAFETY: a type of length -1 is a varlena; the size is in its header or in the pointer that stands for it
+        // (`toast_raw_datum_size`, src/backend/access/common/detoast.c).
+        Err(_) if length == -1 => unsafe { pg_sys::toast_raw_datum_size(datum) - pg_sys::VARHDRSZ },
+        // A C string, which is no longer than its page.
+        Err(_) => 0,
     }
 }
 

@@ -1,297 +1,332 @@
 //! The dispatcher's decisions put together: what arrives from the decoder goes in, what to send comes out.
 
+mod counters;
+mod reading;
+
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use smallvec::SmallVec;
 
-use super::lanes::{ItemId, Lanes, Order};
-use super::latency::Latency;
-use super::progress::{Progress, TransactionId};
-use super::retry::Schedule;
+use super::order::Order;
+use super::outcome::{Effect, Failure, Record, Skipped, SubscriptionId, Success};
+use super::position::{DeliveryId, Mode, Position};
+use super::replay::{KeyFilter, Replay, ReplayProgress};
+use super::subscription::{At, Fate, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::Turns;
 use crate::event::Lsn;
 
-/// `pgwh.subscriptions.id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubscriptionId(pub i64);
+pub use counters::{Bottleneck, Counters};
+pub use reading::{Item, Page, Read, ReadWhat};
 
-/// How a subscription wants to be sent to.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Requests at once; at least 1.
-    pub max_in_flight: u32,
-    /// The delays between attempts.
-    pub schedule: Schedule,
-}
+/// A request that takes longer is slow; slow ones get half of the pool at most.
+const SLOW: Duration = Duration::from_secs(1);
+/// How often to look for slow ones.
+const LOOK_FOR_SLOW_EVERY: Duration = Duration::from_millis(100);
+/// Shares of the memory limit, in percent: when room is made, and how much.
+const FULL: usize = 80;
+const RELIEVED: usize = 60;
 
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { max_in_flight: 16, schedule: Schedule::default() }
-    }
-}
-
-/// Names an attempt until its outcome is told. It stays safe to tell when its subscription is gone.
+/// Names a request until its outcome is told. It stays safe to tell when its subscription is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
     subscription: u32,
-    item: ItemId,
+    request: u32,
+    serial: u64,
 }
 
-/// A delivery to be sent now.
+/// Deliveries to be sent now, in one request.
 #[derive(Debug)]
-pub struct Attempt<'a, P> {
+pub struct Request<'a, P> {
     /// What to tell the outcome by.
     pub ticket: Ticket,
     /// Whom to send to.
     pub subscription: SubscriptionId,
-    /// What to send.
-    pub payload: &'a P,
+    /// What to send, in this order; never empty.
+    pub members: SmallVec<[(DeliveryId, &'a P); 1]>,
     /// The header `webhook-attempt`: 1, 2, …
-    pub number: u32,
+    pub attempt: u32,
+    /// The replay it belongs to.
+    pub replay: Option<i64>,
 }
 
-/// Why an attempt failed.
-#[derive(Clone, Debug, Default)]
-pub struct Failure {
-    /// The response's status, if there was one.
-    pub status: Option<u16>,
-    /// In words, for `status()`.
-    pub error: String,
-    /// What the endpoint asked for with `Retry-After`.
-    pub retry_after: Option<Duration>,
-}
-
-/// What `status()` shows of a subscription.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters<'a> {
-    /// Deliveries that have not failed and are not done, those in flight included.
-    pub pending: usize,
-    /// Deliveries that have failed and are not done.
-    pub retrying: usize,
-    /// Requests under way.
-    pub in_flight: usize,
-    /// Deliveries that have succeeded since the subscription was added.
-    pub delivered: u64,
-    /// Keys held back by a delivery that has failed; one without a key counts as one.
-    pub blocked_keys: usize,
-    /// When a request last succeeded.
-    pub last_success_at: Option<Instant>,
-    /// When a request last failed.
-    pub last_failure_at: Option<Instant>,
-    /// The last response's status; None if the last request had no response.
-    pub last_status: Option<u16>,
-    /// Why the last failed request failed.
-    pub last_error: Option<&'a str>,
-    /// When the first of the failed deliveries is tried again.
-    pub next_attempt_at: Option<Instant>,
-    /// The time that half of the recent successful requests took, at most an eighth off.
-    pub p50: Option<Duration>,
-    /// The time that 99 % of the recent successful requests stayed below.
-    pub p99: Option<Duration>,
-}
-
-/// An event on its way to one subscription.
-struct Delivery<P> {
-    payload: P,
-    charge: usize,
-    transaction: TransactionId,
-    failures: u32,
-    sent_at: Option<Instant>,
-}
-
-struct Subscription<P> {
-    id: SubscriptionId,
-    settings: Settings,
-    /// None while nothing is outstanding, so that an idle subscription is small.
-    lanes: Option<Box<Lanes<Delivery<P>>>>,
-    delivered: u64,
-    last_success_at: Option<Instant>,
-    last_failure_at: Option<Instant>,
-    last_status: Option<u16>,
-    last_error: Option<String>,
-    latency: Latency,
-}
-
-/// Decides for all subscriptions of a database what is sent and when, and knows how far everything is done.
+/// Decides for all subscriptions of a database what is sent and when, and knows what is done.
 ///
 /// `P` is what a delivery carries to its sender. No call blocks; every call on the way of a delivery takes
 /// constant time, or the logarithm of what waits for a retry.
 pub struct Engine<P> {
     subscriptions: Slab<Subscription<P>>,
     slots: FxHashMap<SubscriptionId, u32>,
-    progress: Progress,
+    shared: Shared<P>,
     turns: Turns,
     timers: Timers,
-    /// Empty lanes for the next subscription that has something outstanding.
-    #[expect(clippy::vec_box, reason = "the boxes are what is reused")]
-    spare: Vec<Box<Lanes<Delivery<P>>>>,
-    next_seq: u64,
-    memory_used: usize,
+    /// Those that want something read, perhaps.
+    readers: std::collections::VecDeque<u32>,
+    looked_for_slow: Option<Instant>,
+    /// Making room has not helped: what is held can't leave.
+    crammed: bool,
 }
 
-/// Lanes are kept for reuse unless they hold on to more memory than this many items take.
-const SPARE_CAPACITY: usize = 128;
-const SPARE_LANES: usize = 64;
+impl<P: Clone> Engine<P> {
+    /// Bytes a delivery in memory is charged for beside what [`Engine::arrive`] is told.
+    pub const DELIVERY_BYTES: usize = Subscription::<P>::DELIVERY_BYTES;
 
-impl<P> Engine<P> {
-    /// Bytes a delivery is charged for beside what [`Engine::arrive`] is told.
-    pub const DELIVERY_BYTES: usize = Lanes::<Delivery<P>>::ITEM_BYTES;
+    /// Bytes a subscription is charged for while it has deliveries in memory.
+    pub const SUBSCRIPTION_BYTES: usize = Subscription::<P>::SUBSCRIPTION_BYTES;
 
-    /// Bytes a subscription is charged for while it has deliveries.
-    pub const SUBSCRIPTION_BYTES: usize = Lanes::<Delivery<P>>::BYTES;
-
-    /// Everything that ended at or before `start` is done; at most `max_requests` are under way at once.
-    pub fn new(start: Lsn, max_requests: usize) -> Engine<P> {
+    /// At most `max_requests` are under way at once; deliveries take at most `memory_limit` bytes.
+    pub fn new(max_requests: usize, memory_limit: usize) -> Engine<P> {
         Engine {
             subscriptions: Slab::new(),
             slots: FxHashMap::default(),
-            progress: Progress::new(start),
+            shared: Shared {
+                records: Vec::new(),
+                effects: Vec::new(),
+                memory_used: 0,
+                memory_limit,
+                busy: 0,
+                last_id: 0,
+                serial: 0,
+                touched: Vec::new(),
+                now: None,
+                spare: Vec::new(),
+            },
             turns: Turns::new(max_requests),
             timers: Timers::default(),
-            spare: Vec::new(),
-            next_seq: 0,
-            memory_used: 0,
+            readers: std::collections::VecDeque::new(),
+            looked_for_slow: None,
+            crammed: false,
         }
     }
 
-    /// How many requests may be under way at once, over all subscriptions.
-    pub fn set_max_requests(&mut self, max_requests: usize) {
+    /// Changes what [`Engine::new`] was told.
+    pub fn set_limits(&mut self, max_requests: usize, memory_limit: usize) {
         self.turns.set_limit(max_requests);
+        self.shared.memory_limit = memory_limit;
+        self.crammed = false;
+        let slots: Vec<u32> = self.slots.values().copied().collect();
+        slots.into_iter().for_each(|slot| self.look_after(slot));
     }
 
-    /// Adds a subscription, or changes the settings of one and keeps its deliveries.
-    pub fn subscribe(&mut self, id: SubscriptionId, settings: Settings) {
-        if let Some(&slot) = self.slots.get(&id) {
-            self.subscriptions[slot as usize].settings = settings;
-            self.offer(slot);
-        } else {
-            let slot = self.subscriptions.insert(Subscription::new(id, settings)) as u32;
-            self.slots.insert(id, slot);
-        }
+    /// Adds a subscription that stands there: a new one, or one of before a restart.
+    pub fn subscribe(&mut self, id: SubscriptionId, settings: Settings, position: Position) {
+        self.remove(id);
+        let subscription = Subscription::new(id, settings, position, self.shared.last_id);
+        self.shared.memory_used += subscription.listed.memory();
+        let slot = self.subscriptions.insert(subscription) as u32;
+        self.slots.insert(id, slot);
+        self.subscriptions[slot as usize].touch(&mut self.shared);
+        self.look_after(slot);
     }
 
-    /// Forgets a subscription with its deliveries: how many were not done. Those under way are in this number,
-    /// and their outcomes must still be told.
-    pub fn remove(&mut self, id: SubscriptionId) -> usize {
-        let Some(slot) = self.slots.remove(&id) else { return 0 };
+    /// Changes the settings of a subscription and keeps its deliveries.
+    pub fn change(&mut self, id: SubscriptionId, settings: Settings, now: Instant) {
+        self.with(id, |subscription, shared| {
+            let reordered = subscription.settings.ordering != settings.ordering;
+            subscription.settings = settings;
+            if reordered {
+                subscription.settle(shared, now);
+            }
+        });
+    }
+
+    /// Forgets a subscription with its deliveries: how many were pending. None when there is no such subscription.
+    /// The outcomes of those under way must still be told.
+    pub fn remove(&mut self, id: SubscriptionId) -> Option<u64> {
+        let slot = self.slots.remove(&id)?;
         self.turns.withdraw(slot);
         self.timers.set(slot, None);
-        let subscription = self.subscriptions.remove(slot as usize);
-        let Some(lanes) = subscription.lanes else { return 0 };
-        let dropped = lanes.len();
-        self.memory_used -= Self::SUBSCRIPTION_BYTES;
-        for delivery in lanes.into_items() {
-            self.memory_used -= delivery.charge;
-            self.progress.done(delivery.transaction);
+        let mut subscription = self.subscriptions.remove(slot as usize);
+        if subscription.suspect {
+            self.turns.trust(subscription.under_way());
         }
-        dropped
+        let replay = subscription.replay.take();
+        let replay =
+            replay.map_or(0, |replay| replay.filter_memory + replay.deferred.len() * size_of::<u64>());
+        self.shared.memory_used -= subscription.charged + subscription.listed.memory() + replay;
+        if subscription.work.take().is_some() {
+            self.shared.memory_used -= Self::SUBSCRIPTION_BYTES;
+            self.shared.busy -= 1;
+        }
+        Some(subscription.counts.pending)
     }
 
-    /// The next transaction in commit order begins to arrive. If the one before has not ended, its decoder is
-    /// gone and will send it again.
-    pub fn transaction_begin(&mut self, commit_lsn: Lsn) {
-        self.progress.begin(commit_lsn);
+    /// Sends nothing of a subscription until it is resumed; what arrives is logged.
+    pub fn pause(&mut self, id: SubscriptionId, now: Instant) {
+        self.with(id, |subscription, shared| subscription.pause(shared, Some(now)));
     }
 
-    /// An event of the transaction that is arriving goes to a subscription. It is charged `charge` bytes
-    /// besides [`Engine::DELIVERY_BYTES`], until it is done. Hands the payload back when there is no such
-    /// subscription, or no transaction has begun.
-    pub fn arrive(&mut self, id: SubscriptionId, order: Order, payload: P, charge: usize) -> Result<(), P> {
-        let Some(&slot) = self.slots.get(&id) else { return Err(payload) };
-        let Some(transaction) = self.progress.added() else { return Err(payload) };
-        let charge = charge + Self::DELIVERY_BYTES;
-        self.memory_used += charge;
-        self.next_seq += 1;
-        let lanes = &mut self.subscriptions[slot as usize].lanes;
-        let lanes = lanes.get_or_insert_with(|| {
-            self.memory_used += Self::SUBSCRIPTION_BYTES;
-            self.spare.pop().unwrap_or_default()
-        });
-        let delivery = Delivery { payload, charge, transaction, failures: 0, sent_at: None };
-        lanes.arrive(self.next_seq, order, delivery);
-        self.offer(slot);
-        Ok(())
+    /// Goes on after [`Engine::pause`] or [`Engine::stop`], or after a stop that the engine told of.
+    pub fn resume(&mut self, id: SubscriptionId) {
+        self.with(id, |subscription, shared| subscription.resume(shared));
     }
 
-    /// The transaction has arrived whole.
-    pub fn transaction_commit(&mut self, end_lsn: Lsn) {
-        self.progress.commit(end_lsn);
+    /// Sends nothing of a subscription, since it is disabled.
+    pub fn stop(&mut self, id: SubscriptionId, now: Instant) {
+        self.with(id, |subscription, shared| subscription.stop(shared, Some(now)));
     }
 
-    /// Everything that ended at or before `lsn` has arrived.
-    pub fn idle(&mut self, lsn: Lsn) {
-        self.progress.idle(lsn);
+    /// A delivery for a subscription; numbers rise from call to call. It is charged `charge` bytes besides
+    /// [`Engine::DELIVERY_BYTES`] while it is in memory. False when there is no such subscription.
+    pub fn arrive(
+        &mut self,
+        id: SubscriptionId,
+        delivery: DeliveryId,
+        order: Order,
+        at: At,
+        payload: P,
+        charge: usize,
+    ) -> bool {
+        self.shared.last_id = self.shared.last_id.max(delivery.0);
+        let Some(&slot) = self.slots.get(&id) else { return false };
+        let subscription = &mut self.subscriptions[slot as usize];
+        subscription.arrive(&mut self.shared, delivery.0, order, at, payload, charge);
+        if self.shared.memory_used > self.shared.memory_limit / 100 * FULL {
+            self.make_room(slot);
+        } else if subscription.charged > self.shared.memory_limit / 2 && subscription.mode == Mode::Live {
+            subscription.flip(&mut self.shared);
+        }
+        self.look_after(slot);
+        true
+    }
+
+    /// A delivery for a subscription that can't be made: it is given up as it arrives. False when there is no such
+    /// subscription.
+    pub fn arrive_dead(&mut self, id: SubscriptionId, delivery: DeliveryId) -> bool {
+        self.shared.last_id = self.shared.last_id.max(delivery.0);
+        self.with(id, |subscription, shared| subscription.arrive_dead(shared, delivery)).is_some()
+    }
+
+    /// The highest number that has been given: what [`Engine::subscribe`] of a new subscription begins behind.
+    pub fn last(&self) -> DeliveryId {
+        DeliveryId(self.shared.last_id)
     }
 
     /// What to send next, each subscription in its turn; None when nothing may be sent now. It is under way
     /// from here on: its outcome must be told by [`Engine::succeeded`] or [`Engine::failed`], once.
-    pub fn next_to_send(&mut self, now: Instant) -> Option<Attempt<'_, P>> {
+    pub fn next_to_send(&mut self, now: Instant) -> Option<Request<'_, P>> {
+        self.shared.now = Some(now);
         while let Some(slot) = self.timers.due(now) {
-            if let Some(lanes) = self.lanes_mut(slot) {
-                lanes.ready_again(now);
-            }
-            self.set_timer(slot);
-            self.offer(slot);
-        }
-        let slot = self.turns.next()?;
-        let subscription = self.subscriptions.get_mut(slot as usize)?;
-        let (id, lanes) = (subscription.id, subscription.lanes.as_mut()?);
-        let (item, delivery) = lanes.next()?;
-        delivery.sent_at = Some(now);
-        let number = delivery.failures.saturating_add(1);
-        self.turns.started();
-        self.offer(slot);
-        let ticket = Ticket { subscription: slot, item };
-        let payload = &self.lanes_mut(slot)?.in_flight_mut(item)?.payload;
-        Some(Attempt { ticket, subscription: id, payload, number })
-    }
-
-    /// A delivery got through. Hands back what it carried; None when its subscription is gone.
-    pub fn succeeded(&mut self, ticket: Ticket, status: u16, now: Instant) -> Option<P> {
-        self.turns.ended();
-        let slot = ticket.subscription;
-        let subscription = self.subscriptions.get_mut(slot as usize)?;
-        let lanes = subscription.lanes.as_mut()?;
-        let delivery = lanes.succeeded(ticket.item)?;
-        if lanes.is_empty()
-            && let Some(lanes) = subscription.lanes.take()
-        {
-            self.memory_used -= Self::SUBSCRIPTION_BYTES;
-            if self.spare.len() < SPARE_LANES && lanes.capacity() <= SPARE_CAPACITY {
-                self.spare.push(lanes);
+            if let Some(subscription) = self.subscriptions.get_mut(slot as usize) {
+                subscription.wake(now);
+                self.look_after(slot);
             }
         }
-        subscription.delivered += 1;
-        subscription.last_success_at = Some(now);
-        subscription.last_status = Some(status);
-        if let Some(sent_at) = delivery.sent_at {
-            subscription.latency.record(now.saturating_duration_since(sent_at));
+        self.look_for_slow(now);
+        while let Some(slot) = self.turns.next() {
+            let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
+            let started = subscription.next(&mut self.shared, now);
+            let is_suspect = subscription.suspect;
+            self.look_after(slot);
+            if let Some((request, serial)) = started {
+                self.turns.started();
+                if is_suspect {
+                    self.turns.suspect(1);
+                }
+                return self.request(Ticket { subscription: slot, request, serial });
+            }
         }
-        self.memory_used -= delivery.charge;
-        self.progress.done(delivery.transaction);
-        self.offer(slot);
-        Some(delivery.payload)
+        None
     }
 
-    /// An attempt failed: the delivery holds back its keys until it is tried again. `jitter` is a random
-    /// number. When that will be; None when its subscription is gone.
-    pub fn failed(&mut self, ticket: Ticket, failure: Failure, now: Instant, jitter: u32) -> Option<Instant> {
+    fn request(&self, ticket: Ticket) -> Option<Request<'_, P>> {
+        let subscription = self.subscriptions.get(ticket.subscription as usize)?;
+        let work = subscription.work.as_ref()?;
+        let request = work.requests.get(ticket.request);
+        let wanted = request.members.iter().map(|&slot| (work.lanes.seq(slot), work.lanes.get(slot)));
+        let members: SmallVec<_> = wanted
+            .filter(|(_, delivery)| delivery.fate != Fate::Done)
+            .map(|(id, delivery)| (DeliveryId(id), &delivery.payload))
+            .collect();
+        let failures = request.failures.max(work.lanes.get(request.members[0]).failures);
+        let attempt = failures.saturating_add(1);
+        Some(Request { ticket, subscription: subscription.id, members, attempt, replay: request.replay })
+    }
+
+    /// A request got through.
+    pub fn succeeded(&mut self, ticket: Ticket, success: Success, now: Instant) {
+        self.ended(ticket, success.duration <= SLOW, now, |subscription, shared, _| {
+            subscription.succeeded(shared, ticket.request, success, now);
+        });
+    }
+
+    /// A request failed. `jitter` is a random number.
+    pub fn failed(
+        &mut self,
+        ticket: Ticket,
+        failure: Failure,
+        duration: Duration,
+        now: Instant,
+        jitter: u32,
+    ) {
+        self.ended(ticket, false, now, |subscription, shared, sent_at| {
+            subscription.failed(shared, ticket.request, sent_at, (failure, duration), now, jitter);
+        });
+    }
+
+    fn ended(
+        &mut self,
+        ticket: Ticket,
+        swift: bool,
+        now: Instant,
+        end: impl FnOnce(&mut Subscription<P>, &mut Shared<P>, Instant),
+    ) {
+        self.shared.now = Some(now);
         self.turns.ended();
-        let slot = ticket.subscription;
-        let subscription = self.subscriptions.get_mut(slot as usize)?;
-        let lanes = subscription.lanes.as_mut()?;
-        let delivery = lanes.in_flight_mut(ticket.item)?;
-        delivery.failures = delivery.failures.saturating_add(1);
-        let due = now + subscription.settings.schedule.delay(delivery.failures, failure.retry_after, jitter);
-        lanes.failed(ticket.item, due);
-        subscription.last_failure_at = Some(now);
-        subscription.last_status = failure.status;
-        subscription.last_error = Some(failure.error);
-        self.set_timer(slot);
-        self.offer(slot);
-        Some(due)
+        let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
+        let Some(requests) = subscription.work.as_mut().map(|work| &mut work.requests) else { return };
+        let Some(sent_at) = requests.ended(ticket.request, ticket.serial) else { return };
+        let under_way = requests.under_way();
+        end(subscription, &mut self.shared, sent_at);
+        let was_suspect = std::mem::replace(&mut subscription.suspect, !swift);
+        match (was_suspect, !swift) {
+            (true, true) => self.turns.trust(1),
+            (true, false) => self.turns.trust(under_way + 1),
+            (false, true) => self.turns.suspect(under_way),
+            (false, false) => {}
+        }
+        self.look_after(ticket.subscription);
+    }
+
+    /// What has become of deliveries since the last call, for the journal, in order.
+    pub fn take_records(&mut self) -> Vec<Record<P>> {
+        std::mem::take(&mut self.shared.records)
+    }
+
+    /// What users should hear of since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.shared.effects)
+    }
+
+    /// Gives a delivery up, wherever it is.
+    pub fn skip(&mut self, id: SubscriptionId, delivery: DeliveryId) -> Skipped {
+        let skipped = self.with(id, |subscription, shared| subscription.skip(shared, delivery.0));
+        skipped.unwrap_or(Skipped::NotPending)
+    }
+
+    /// Where a subscription stands. True of the journal only once all that has arrived is in it, so the two belong
+    /// into one commit.
+    pub fn position(&self, id: SubscriptionId, now: Instant) -> Option<Position> {
+        Some(self.subscription(id)?.position(&self.shared, now))
+    }
+
+    /// The subscriptions whose position is another than at the last call, and that are still there.
+    pub fn touched_since_checkpoint(&mut self) -> Vec<SubscriptionId> {
+        let mut touched = std::mem::take(&mut self.shared.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        touched.retain(|id| {
+            let subscription = self.slots.get(id).and_then(|&slot| self.subscriptions.get_mut(slot as usize));
+            subscription.is_some_and(|subscription| std::mem::take(&mut subscription.touched))
+        });
+        touched
+    }
+
+    /// The oldest delivery that may be pending, over all subscriptions: what the journal has to keep.
+    pub fn oldest_pending(&self) -> Option<DeliveryId> {
+        self.subscriptions.iter().filter_map(|(_, subscription)| subscription.oldest_pending()).min()
     }
 
     /// When to call [`Engine::next_to_send`] again though nothing arrived and no request ended. Later than the
@@ -300,9 +335,9 @@ impl<P> Engine<P> {
         self.timers.next()
     }
 
-    /// Bytes charged for all deliveries that are not done; 0 when all are.
+    /// Bytes charged for all that is in memory.
     pub fn memory_used(&self) -> usize {
-        self.memory_used
+        self.shared.memory_used
     }
 
     /// Requests under way, those of removed subscriptions included.
@@ -310,26 +345,20 @@ impl<P> Engine<P> {
         self.turns.in_flight()
     }
 
-    /// Every transaction that ended at or before this is done: what the slot may be confirmed to. Never
-    /// goes back.
-    pub fn confirmed(&self) -> Lsn {
-        self.progress.confirmed()
+    /// Every transaction that committed before this has reached this subscription, if all before `frontier` has
+    /// arrived. None when there is no such subscription, or what is pending has not been read since the restart.
+    pub fn reached(&self, id: SubscriptionId, frontier: Lsn) -> Option<Lsn> {
+        let subscription = self.subscription(id)?;
+        match subscription.oldest_at() {
+            Some(at) => Some(at.commit_lsn.min(frontier)),
+            None => (subscription.counts.pending == 0).then_some(frontier),
+        }
     }
 
-    /// Everything that ended at or before this has arrived.
-    pub fn frontier(&self) -> Lsn {
-        self.progress.frontier()
-    }
-
-    /// Every transaction that ended at or before this has reached this subscription.
-    pub fn reached(&self, id: SubscriptionId) -> Option<Lsn> {
-        let oldest = self.subscription(id)?.lanes.as_ref().and_then(|lanes| lanes.oldest());
-        Some(oldest.map_or(self.progress.frontier(), |oldest| self.progress.commit_lsn(oldest.transaction)))
-    }
-
-    /// What the oldest delivery that is not done carries.
-    pub fn oldest(&self, id: SubscriptionId) -> Option<&P> {
-        Some(&self.subscription(id)?.lanes.as_ref()?.oldest()?.payload)
+    /// Where the oldest delivery that is not done was committed; while some wait in the journal, perhaps somewhat
+    /// before.
+    pub fn oldest(&self, id: SubscriptionId) -> Option<At> {
+        self.subscription(id)?.oldest_at()
     }
 
     /// The subscriptions there are.
@@ -337,70 +366,122 @@ impl<P> Engine<P> {
         self.subscriptions.iter().map(|(_, subscription)| subscription.id)
     }
 
-    /// What became of a subscription's deliveries.
-    pub fn counters(&self, id: SubscriptionId) -> Option<Counters<'_>> {
-        let subscription = self.subscription(id)?;
-        let mut counters = Counters {
-            delivered: subscription.delivered,
-            last_success_at: subscription.last_success_at,
-            last_failure_at: subscription.last_failure_at,
-            last_status: subscription.last_status,
-            last_error: subscription.last_error.as_deref(),
-            p50: subscription.latency.quantile(0.5),
-            p99: subscription.latency.quantile(0.99),
-            ..Counters::default()
-        };
-        if let Some(lanes) = &subscription.lanes {
-            counters.pending = lanes.len() - lanes.retrying();
-            counters.retrying = lanes.retrying();
-            counters.in_flight = lanes.in_flight();
-            counters.blocked_keys = lanes.blocked_keys();
-            counters.next_attempt_at = lanes.next_due();
-        }
-        Some(counters)
+    /// Sends a range of the journal again, before all of its keys that has not been sent: reading goes on behind
+    /// `after`. `keys` has the keys of the whole range. False when there is no such subscription, or it has a
+    /// replay already.
+    pub fn replay_begin(
+        &mut self,
+        id: SubscriptionId,
+        replay: i64,
+        after: DeliveryId,
+        keys: KeyFilter,
+        now: Instant,
+    ) -> bool {
+        let begun = self.with(id, |subscription, shared| {
+            if subscription.replay.is_some() {
+                return false;
+            }
+            let replay = Replay::new(replay, after.0, keys);
+            shared.memory_used += replay.filter_memory;
+            subscription.stand_still(shared, Some(now), subscription.mode);
+            subscription.replay = Some(Box::new(replay));
+            true
+        });
+        begun.unwrap_or(false)
+    }
+
+    /// Ends a replay before its end; what is under way of it still gets through or not. False when there is none.
+    pub fn replay_cancel(&mut self, id: SubscriptionId, now: Instant) -> bool {
+        let ended = self.with(id, |subscription, shared| {
+            let Some(replay) = &mut subscription.replay else { return false };
+            replay.read = false;
+            subscription.stand_still(shared, Some(now), subscription.mode);
+            if let Some(replay) = &mut subscription.replay {
+                replay.read = false;
+            }
+            subscription.end_replay(shared);
+            true
+        });
+        ended.unwrap_or(false)
+    }
+
+    /// How far a subscription's replay is.
+    pub fn replay(&self, id: SubscriptionId) -> Option<ReplayProgress> {
+        Some(self.subscription(id)?.replay.as_ref()?.progress)
     }
 
     fn subscription(&self, id: SubscriptionId) -> Option<&Subscription<P>> {
         self.subscriptions.get(*self.slots.get(&id)? as usize)
     }
 
-    fn lanes_mut(&mut self, slot: u32) -> Option<&mut Lanes<Delivery<P>>> {
-        self.subscriptions.get_mut(slot as usize)?.lanes.as_deref_mut()
+    fn with<T>(
+        &mut self,
+        id: SubscriptionId,
+        act: impl FnOnce(&mut Subscription<P>, &mut Shared<P>) -> T,
+    ) -> Option<T> {
+        let slot = *self.slots.get(&id)?;
+        let done = act(self.subscriptions.get_mut(slot as usize)?, &mut self.shared);
+        self.look_after(slot);
+        Some(done)
     }
 
-    /// Gives a subscription a turn if it can use one.
-    fn offer(&mut self, slot: u32) {
-        if self.subscriptions.get(slot as usize).is_some_and(Subscription::may_send) {
-            self.turns.offer(slot);
+    /// Gives a subscription a turn if it can use one, sets its timer, and notes if it wants to read.
+    fn look_after(&mut self, slot: u32) {
+        let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return };
+        if subscription.may_send() {
+            self.turns.offer(slot, subscription.settings.host, subscription.suspect);
         } else {
             self.turns.withdraw(slot);
         }
-    }
-
-    fn set_timer(&mut self, slot: u32) {
-        let due = self.lanes_mut(slot).and_then(|lanes| lanes.next_due());
-        self.timers.set(slot, due);
-    }
-}
-
-impl<P> Subscription<P> {
-    fn new(id: SubscriptionId, settings: Settings) -> Self {
-        Subscription {
-            id,
-            settings,
-            lanes: None,
-            delivered: 0,
-            last_success_at: None,
-            last_failure_at: None,
-            last_status: None,
-            last_error: None,
-            latency: Latency::default(),
+        self.timers.set(slot, subscription.next_wakeup());
+        if !subscription.queued_to_read && subscription.wants(&self.shared).is_some() {
+            subscription.queued_to_read = true;
+            self.readers.push_back(slot);
         }
     }
 
-    fn may_send(&self) -> bool {
-        let window = self.settings.max_in_flight.max(1) as usize;
-        self.lanes.as_ref().is_some_and(|lanes| lanes.is_ready() && lanes.in_flight() < window)
+    fn look_for_slow(&mut self, now: Instant) {
+        if self.looked_for_slow.is_some_and(|looked| now < looked + LOOK_FOR_SLOW_EVERY) {
+            return;
+        }
+        self.looked_for_slow = Some(now);
+        let Some(since) = now.checked_sub(SLOW) else { return };
+        for (slot, subscription) in self.subscriptions.iter_mut() {
+            let work = subscription.work.as_ref();
+            if !subscription.suspect && work.is_some_and(|work| work.requests.any_sent_before(since)) {
+                subscription.suspect = true;
+                self.turns.suspect(subscription.under_way());
+                if subscription.may_send() {
+                    self.turns.offer(slot as u32, subscription.settings.host, true);
+                }
+            }
+        }
+    }
+
+    /// Memory is short: those that hold most let go what nobody has sent.
+    fn make_room(&mut self, arrived: u32) {
+        if self.crammed {
+            let subscription = &mut self.subscriptions[arrived as usize];
+            if subscription.mode == Mode::Live {
+                subscription.flip(&mut self.shared);
+            }
+            self.crammed = self.shared.memory_used > self.shared.memory_limit / 100 * FULL;
+            return;
+        }
+        let has_unsent = |subscription: &Subscription<P>| {
+            subscription.work.as_ref().is_some_and(|work| work.lanes.unsent() > 0)
+        };
+        let holders = self.subscriptions.iter().filter(|(_, subscription)| has_unsent(subscription));
+        let mut holders: Vec<(usize, u32)> =
+            holders.map(|(slot, subscription)| (subscription.charged, slot as u32)).collect();
+        holders.sort_unstable();
+        while self.shared.memory_used > self.shared.memory_limit / 100 * RELIEVED
+            && let Some((_, slot)) = holders.pop()
+        {
+            self.subscriptions[slot as usize].flip(&mut self.shared);
+            self.look_after(slot);
+        }
+        self.crammed = self.shared.memory_used > self.shared.memory_limit / 100 * FULL;
     }
 }
 

@@ -1,77 +1,28 @@
-//! The queue of one subscription: order by key, and a failure that holds back its own key only.
+//! The queue of one subscription: order by key.
 //!
 //! A key's items form a lane, a chain through the items themselves; only a lane's last item is looked up by
 //! key. Every item counts what it still waits for: to become first in each of its lanes, and for a barrier of
-//! its table to fall. When that count is zero, it may be sent. All waiting is for older items, so there is no
-//! circle in it.
+//! its table to fall. When that count is zero, it may be taken. All waiting is for older items, so there is no
+//! circle in it. What has been taken is held, by a request, until it is done or released; all that a held item
+//! waits for is held by the same request.
+
+mod batch;
+mod unsent;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-/// The keys that order an event among others, as 64-bit hashes: none (an insert into a table without a key is
-/// a key of its own), one, or two when a change moved the row from one key to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keys {
-    hashes: [u64; 2],
-    count: u8,
-}
+use super::order::{Keys, Order};
+pub(super) use batch::Members;
+use batch::Selection;
 
-impl Keys {
-    /// Ordered with nothing but barriers.
-    pub const NONE: Keys = Keys { hashes: [0; 2], count: 0 };
+/// Names an item while it is in the lanes.
+pub(super) type Slot = u32;
 
-    /// Ordered with what has the same key.
-    pub fn one(key: u64) -> Keys {
-        Keys { hashes: [key, 0], count: 1 }
-    }
-
-    /// Ordered with what has either key: a change of key.
-    pub fn two(old: u64, new: u64) -> Keys {
-        if old == new { Keys::one(old) } else { Keys { hashes: [old, new], count: 2 } }
-    }
-
-    /// The row's key, and the one it had before if that was another.
-    pub fn of(key: Option<u64>, old: Option<u64>) -> Keys {
-        match (old, key) {
-            (Some(old), Some(new)) => Keys::two(old, new),
-            (Some(key), None) | (None, Some(key)) => Keys::one(key),
-            (None, None) => Keys::NONE,
-        }
-    }
-
-    pub(super) fn as_slice(&self) -> &[u64] {
-        &self.hashes[..usize::from(self.count)]
-    }
-
-    fn index_of(&self, key: u64) -> usize {
-        usize::from(self.count == 2 && self.hashes[1] == key)
-    }
-}
-
-/// What decides when an event may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// Its keys.
-    pub keys: Keys,
-    /// The oid of its root table: what barriers are about.
-    pub table: u32,
-    /// Waits for everything older of its table, and everything newer of its table waits for it: TRUNCATE, or
-    /// an update or delete of a row whose identity is not known.
-    pub barrier: bool,
-}
-
-/// Names one item while it is in the lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct ItemId {
-    seq: u64,
-    slot: u32,
-}
-
-const NOBODY: u32 = u32::MAX;
+const NOBODY: Slot = Slot::MAX;
 
 struct Item<T> {
     value: T,
@@ -79,16 +30,14 @@ struct Item<T> {
     keys: Keys,
     table: u32,
     /// The next item in the lane of each key.
-    behind: [u32; 2],
-    /// The neighbours in order of arrival.
-    older: u32,
-    newer: u32,
+    behind: [Slot; 2],
+    /// The neighbours in order of number.
+    older: Slot,
+    newer: Slot,
     /// How many older items must be done first: one for each lane it isn't first of, one for a barrier.
     waits_for: u8,
     barrier: bool,
-    in_flight: bool,
-    /// Has failed at least once.
-    retrying: bool,
+    held: bool,
 }
 
 /// What barriers need to know of a table, while something of it is outstanding.
@@ -101,28 +50,29 @@ struct Table {
 
 /// A barrier that is not done yet.
 struct Barrier {
-    slot: u32,
+    slot: Slot,
     /// What arrived behind it and before the next.
-    held: Vec<u32>,
+    held: Vec<Slot>,
 }
 
 /// The items of one subscription, from arrival to success.
 pub(super) struct Lanes<T> {
     items: Slab<Item<T>>,
     /// The last item of each key's lane.
-    last: FxHashMap<u64, u32>,
+    last: FxHashMap<u64, Slot>,
     tables: FxHashMap<u32, Table>,
-    /// What could be sent when it arrived, in order of arrival.
-    fresh: VecDeque<u32>,
-    /// What could be sent only later, the oldest first.
-    woken: BinaryHeap<Reverse<(u64, u32)>>,
-    /// What has failed, by the time of its next attempt.
-    blocked: BinaryHeap<Reverse<(Instant, u32)>>,
-    oldest: u32,
-    newest: u32,
-    in_flight: usize,
-    retrying: usize,
-    blocked_keys: usize,
+    /// Barriers over all tables: mostly none.
+    barriers: usize,
+    /// What could be taken when it arrived, in order of arrival.
+    fresh: VecDeque<Slot>,
+    /// What could be taken only later, the oldest first.
+    woken: BinaryHeap<Reverse<(u64, Slot)>>,
+    oldest: Slot,
+    newest: Slot,
+    /// Where the last item went in: the next one belongs close to it.
+    hint: Slot,
+    held: usize,
+    selection: Selection,
     /// The most items there were since memory was last given back.
     peak: usize,
 }
@@ -133,14 +83,14 @@ impl<T> Default for Lanes<T> {
             items: Slab::new(),
             last: FxHashMap::default(),
             tables: FxHashMap::default(),
+            barriers: 0,
             fresh: VecDeque::new(),
             woken: BinaryHeap::new(),
-            blocked: BinaryHeap::new(),
             oldest: NOBODY,
             newest: NOBODY,
-            in_flight: 0,
-            retrying: 0,
-            blocked_keys: 0,
+            hint: NOBODY,
+            held: 0,
+            selection: Selection::default(),
             peak: 0,
         }
     }
@@ -153,7 +103,7 @@ impl<T> Lanes<T> {
     /// Bytes that lanes take which hold a single item.
     pub const BYTES: usize = size_of::<Self>() + 4 * size_of::<Item<T>>() + 512;
 
-    /// Queues an item behind everything it must not overtake. `seq` rises with every arrival.
+    /// Queues an item behind everything it must not overtake, all of which has arrived before it.
     pub fn arrive(&mut self, seq: u64, order: Order, value: T) {
         let Order { keys, table, barrier } = order;
         let slot = self.items.insert(Item {
@@ -162,18 +112,13 @@ impl<T> Lanes<T> {
             keys,
             table,
             behind: [NOBODY; 2],
-            older: self.newest,
+            older: NOBODY,
             newer: NOBODY,
             waits_for: 0,
             barrier,
-            in_flight: false,
-            retrying: false,
-        }) as u32;
-        match self.newest {
-            NOBODY => self.oldest = slot,
-            newest => self.item(newest).newer = slot,
-        }
-        self.newest = slot;
+            held: false,
+        }) as Slot;
+        self.link(slot, seq);
         self.peak = self.peak.max(self.items.len());
 
         let waits_for = self.queue_behind_keys(slot, keys) + self.queue_behind_barrier(slot, table, barrier);
@@ -184,39 +129,53 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Takes the oldest item that may be sent now; its keys are busy until its outcome is told.
-    pub fn next(&mut self) -> Option<(ItemId, &mut T)> {
-        let slot = match (self.fresh.front(), self.woken.peek()) {
-            (None, None) => None,
-            (Some(&fresh), Some(&Reverse((seq, _)))) if self.items[fresh as usize].seq < seq => {
-                self.fresh.pop_front()
-            }
-            (_, Some(_)) => self.woken.pop().map(|Reverse((_, slot))| slot),
-            (Some(_), None) => self.fresh.pop_front(),
-        }?;
-        self.in_flight += 1;
-        let item = self.item(slot);
-        item.in_flight = true;
-        Some((ItemId { seq: item.seq, slot }, &mut item.value))
+    /// Takes the oldest item that need not wait; who takes it holds it.
+    pub fn take(&mut self) -> Option<Slot> {
+        let (_, slot) = self.peek()?;
+        self.take_ready(slot);
+        Some(slot)
     }
 
-    /// Lets go of an item in flight that has succeeded. None when it is no longer known.
-    pub fn succeeded(&mut self, id: ItemId) -> Option<T> {
-        self.in_flight_mut(id)?;
-        let item = self.items.remove(id.slot as usize);
-        self.in_flight -= 1;
-        if item.retrying {
-            self.retrying -= 1;
-            self.blocked_keys -= item.held_keys();
+    /// What [`Lanes::take`] would take, with its number.
+    fn peek(&self) -> Option<(u64, Slot)> {
+        let fresh = self.fresh.front().map(|&slot| (self.items[slot as usize].seq, slot));
+        let woken = self.woken.peek().map(|&Reverse(woken)| woken);
+        match (fresh, woken) {
+            (Some(fresh), Some(woken)) => Some(fresh.min(woken)),
+            (fresh, woken) => fresh.or(woken),
         }
-        match item.older {
-            NOBODY => self.oldest = item.newer,
-            older => self.item(older).newer = item.newer,
+    }
+
+    fn take_ready(&mut self, slot: Slot) {
+        if self.fresh.front() == Some(&slot) {
+            self.fresh.pop_front();
+        } else {
+            self.woken.pop();
         }
-        match item.newer {
-            NOBODY => self.newest = item.older,
-            newer => self.item(newer).older = item.older,
+        self.hold(slot);
+    }
+
+    fn hold(&mut self, slot: Slot) {
+        self.held += 1;
+        self.item(slot).held = true;
+    }
+
+    /// Gives a held item back: it may be taken again as soon as it need not wait.
+    pub fn release(&mut self, slot: Slot) {
+        self.held -= 1;
+        let item = self.item(slot);
+        item.held = false;
+        if item.waits_for == 0 {
+            let seq = item.seq;
+            self.woken.push(Reverse((seq, slot)));
         }
+    }
+
+    /// Lets go of a held item that is done. Those of a request are done in its order.
+    pub fn finish(&mut self, slot: Slot) -> T {
+        let item = self.items.remove(slot as usize);
+        self.held -= 1;
+        self.unlink(slot, &item);
         for (&key, &behind) in item.keys.as_slice().iter().zip(&item.behind) {
             match behind {
                 NOBODY => _ = self.last.remove(&key),
@@ -225,62 +184,59 @@ impl<T> Lanes<T> {
         }
         self.leave_table(&item);
         self.give_memory_back();
-        Some(item.value)
+        item.value
     }
 
-    /// Blocks the keys of an item in flight that has failed, until `due`. False when it is no longer known.
-    pub fn failed(&mut self, id: ItemId, due: Instant) -> bool {
-        if self.in_flight_mut(id).is_none() {
-            return false;
-        }
-        self.in_flight -= 1;
-        let item = self.item(id.slot);
-        item.in_flight = false;
-        if !item.retrying {
-            item.retrying = true;
-            let keys = item.held_keys();
-            self.retrying += 1;
-            self.blocked_keys += keys;
-        }
-        self.blocked.push(Reverse((due, id.slot)));
-        true
+    /// An item's number.
+    pub fn seq(&self, slot: Slot) -> u64 {
+        self.items[slot as usize].seq
     }
 
-    /// What an item in flight carries. None when it is no longer known.
-    pub fn in_flight_mut(&mut self, id: ItemId) -> Option<&mut T> {
-        let item = self.items.get_mut(id.slot as usize)?;
-        (item.seq == id.seq && item.in_flight).then_some(&mut item.value)
+    /// What an item carries.
+    pub fn get(&self, slot: Slot) -> &T {
+        &self.items[slot as usize].value
     }
 
-    /// Makes sendable again what has failed and is due.
-    pub fn ready_again(&mut self, now: Instant) {
-        while let Some(&Reverse((due, slot))) = self.blocked.peek()
-            && due <= now
-        {
-            self.blocked.pop();
-            let seq = self.item(slot).seq;
-            self.woken.push(Reverse((seq, slot)));
-        }
+    /// What an item carries.
+    pub fn get_mut(&mut self, slot: Slot) -> &mut T {
+        &mut self.item(slot).value
     }
 
-    /// When the first failed item is to be tried again.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.blocked.peek().map(|Reverse((due, _))| *due)
+    /// How many keys an item keeps busy; one without a key counts as one.
+    pub fn keys_of(&self, slot: Slot) -> usize {
+        self.items[slot as usize].keys.as_slice().len().max(1)
     }
 
-    /// Whether [`Lanes::next`] has something to give.
+    /// How the item is ordered.
+    pub fn order(&self, slot: Slot) -> Order {
+        let item = &self.items[slot as usize];
+        Order { keys: item.keys, table: item.table, barrier: item.barrier }
+    }
+
+    /// Whether [`Lanes::take`] has something to give.
     pub fn is_ready(&self) -> bool {
         !self.fresh.is_empty() || !self.woken.is_empty()
     }
 
-    /// The item that arrived first of those that are not done.
-    pub fn oldest(&self) -> Option<&T> {
-        self.items.get(self.oldest as usize).map(|item| &item.value)
+    /// All items in order of number.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, u64, &T)> {
+        let mut at = self.oldest;
+        std::iter::from_fn(move || {
+            let slot = at;
+            let item = self.items.get(slot as usize)?;
+            at = item.newer;
+            Some((slot, item.seq, &item.value))
+        })
     }
 
     /// Items that are not done.
     pub fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// Items that nobody holds.
+    pub fn unsent(&self) -> usize {
+        self.items.len() - self.held
     }
 
     /// Whether all is done.
@@ -293,32 +249,53 @@ impl<T> Lanes<T> {
         self.items.capacity().max(self.last.capacity()).max(self.tables.capacity())
     }
 
-    /// Items sent whose outcome is not known yet.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
-    /// Items that have failed at least once.
-    pub fn retrying(&self) -> usize {
-        self.retrying
-    }
-
-    /// Keys held back by an item that has failed; an item without a key counts as one.
-    pub fn blocked_keys(&self) -> usize {
-        self.blocked_keys
-    }
-
-    /// Gives everything up.
-    pub fn into_items(self) -> impl Iterator<Item = T> {
-        self.items.into_iter().map(|(_, item)| item.value)
-    }
-
-    fn item(&mut self, slot: u32) -> &mut Item<T> {
+    fn item(&mut self, slot: Slot) -> &mut Item<T> {
         &mut self.items[slot as usize]
     }
 
+    /// Puts an item into the list by number. What comes back from the journal is older than some that stayed,
+    /// but comes in order, so its place is close to that of the one before.
+    fn link(&mut self, slot: Slot, seq: u64) {
+        let mut older = self.hint;
+        while older != NOBODY && self.items[older as usize].seq > seq {
+            older = self.items[older as usize].older;
+        }
+        loop {
+            let newer = if older == NOBODY { self.oldest } else { self.items[older as usize].newer };
+            if newer == NOBODY || self.items[newer as usize].seq > seq {
+                break;
+            }
+            older = newer;
+        }
+        let newer = match older {
+            NOBODY => std::mem::replace(&mut self.oldest, slot),
+            older => std::mem::replace(&mut self.item(older).newer, slot),
+        };
+        match newer {
+            NOBODY => self.newest = slot,
+            newer => self.item(newer).older = slot,
+        }
+        let item = self.item(slot);
+        (item.older, item.newer) = (older, newer);
+        self.hint = slot;
+    }
+
+    fn unlink(&mut self, slot: Slot, item: &Item<T>) {
+        match item.older {
+            NOBODY => self.oldest = item.newer,
+            older => self.item(older).newer = item.newer,
+        }
+        match item.newer {
+            NOBODY => self.newest = item.older,
+            newer => self.item(newer).older = item.older,
+        }
+        if self.hint == slot {
+            self.hint = if item.older == NOBODY { item.newer } else { item.older };
+        }
+    }
+
     /// Puts an item at the end of its keys' lanes; how many of them it is not the first of.
-    fn queue_behind_keys(&mut self, slot: u32, keys: Keys) -> u8 {
+    fn queue_behind_keys(&mut self, slot: Slot, keys: Keys) -> u8 {
         let mut waits_for = 0;
         for &key in keys.as_slice() {
             if let Some(ahead) = self.last.insert(key, slot) {
@@ -331,11 +308,12 @@ impl<T> Lanes<T> {
     }
 
     /// Counts an item to its table; 1 if a barrier holds it, or it is one and not alone.
-    fn queue_behind_barrier(&mut self, slot: u32, table: u32, barrier: bool) -> u8 {
+    fn queue_behind_barrier(&mut self, slot: Slot, table: u32, barrier: bool) -> u8 {
         let table = self.tables.entry(table).or_default();
         if barrier {
             let must_wait = table.open > 0 || !table.barriers.is_empty();
             table.barriers.push_back(Barrier { slot, held: Vec::new() });
+            self.barriers += 1;
             u8::from(must_wait)
         } else if let Some(last) = table.barriers.back_mut() {
             last.held.push(slot);
@@ -353,6 +331,7 @@ impl<T> Lanes<T> {
         if !item.barrier {
             table.open -= 1;
         } else if let Some(fallen) = table.barriers.pop_front() {
+            self.barriers -= 1;
             table.open = fallen.held.len();
             released = fallen.held;
         }
@@ -367,6 +346,15 @@ impl<T> Lanes<T> {
         }
     }
 
+    fn waits_less(&mut self, slot: Slot) {
+        let item = self.item(slot);
+        item.waits_for -= 1;
+        if item.waits_for == 0 && !item.held {
+            let seq = item.seq;
+            self.woken.push(Reverse((seq, slot)));
+        }
+    }
+
     /// Tried whenever half of a burst is done, so an item's share in it is small. Items are not moved: theirs
     /// goes back when the last of the burst are done, which hold the end of the slab.
     fn give_memory_back(&mut self) {
@@ -378,23 +366,7 @@ impl<T> Lanes<T> {
             self.tables.shrink_to(room);
             self.fresh.shrink_to(room);
             self.woken.shrink_to(room);
-            self.blocked.shrink_to(room);
         }
-    }
-
-    fn waits_less(&mut self, slot: u32) {
-        let item = self.item(slot);
-        item.waits_for -= 1;
-        if item.waits_for == 0 {
-            let seq = item.seq;
-            self.woken.push(Reverse((seq, slot)));
-        }
-    }
-}
-
-impl<T> Item<T> {
-    fn held_keys(&self) -> usize {
-        self.keys.as_slice().len().max(1)
     }
 }
 
@@ -408,12 +380,23 @@ mod tests {
         for seq in 0..100_000 {
             lanes.arrive(seq, Order { keys: Keys::one(seq), table: 1, barrier: false }, ());
         }
-        let sent: Vec<_> = std::iter::from_fn(|| lanes.next().map(|(id, _)| id)).collect();
-        assert!(lanes.failed(sent[100], Instant::now()));
-        for (index, &id) in sent.iter().enumerate() {
-            assert_eq!(lanes.succeeded(id).is_some(), index != 100);
+        let sent: Vec<_> = std::iter::from_fn(|| lanes.take()).collect();
+        for (index, &slot) in sent.iter().enumerate() {
+            if index != 100 {
+                lanes.finish(slot);
+            }
         }
         assert_eq!(lanes.len(), 1);
         assert!(lanes.capacity() < 2_000, "{}", lanes.capacity());
+    }
+
+    #[test]
+    fn items_are_listed_by_number_however_they_come() {
+        let mut lanes = Lanes::default();
+        for seq in [50, 60, 70, 10, 20, 55, 65, 5, 80] {
+            lanes.arrive(seq, Order { keys: Keys::NONE, table: 1, barrier: false }, ());
+        }
+        let numbers: Vec<u64> = lanes.iter().map(|(_, seq, _)| seq).collect();
+        assert_eq!(numbers, [5, 10, 20, 50, 55, 60, 65, 70, 80]);
     }
 }

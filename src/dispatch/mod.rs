@@ -1,19 +1,34 @@
 //! Events to requests: which delivery goes out next, when it is tried again, and what is done.
 //!
 //! Pure logic: no Postgres, no I/O, no clock (the time is passed in). [`Engine`] is the way in; the main loop of
-//! the dispatcher feeds it with what the decoder sends and with the outcomes that the sender threads report.
+//! the dispatcher feeds it with what the decoder sends, with pages of the journal that it asks for, and with the
+//! outcomes that the sender threads report. What it decides comes out as requests, records and effects.
 
+mod breaker;
 mod engine;
 mod lanes;
 mod latency;
-mod progress;
+mod listed;
+mod order;
+mod outcome;
+mod position;
+mod replay;
+mod requests;
 mod retry;
+mod subscription;
 mod timers;
 mod turns;
+mod window;
 
 #[cfg(test)]
 mod properties;
 
-pub use engine::{Attempt, Counters, Engine, Failure, Settings, SubscriptionId, Ticket};
-pub use lanes::{Keys, Order};
+pub use engine::{Bottleneck, Counters, Engine, Item, Page, Read, ReadWhat, Request, Ticket};
+pub use order::{Keys, Order, Ordering};
+pub use outcome::{
+    Disabled, Effect, End, Failure, FailureClass, Members, Record, Skipped, SubscriptionId, Success,
+};
+pub use position::{Counts, DeliveryId, Mode, Pending, Position};
+pub use replay::{KeyFilter, ReplayProgress};
 pub use retry::Schedule;
+pub use subscription::{At, Settings};

@@ -19,10 +19,9 @@ const DEFAULT: [Duration; 9] = [
 ];
 
 /// The longest time that an endpoint can ask for with `Retry-After`.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * HOUR);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * HOUR);
 
-/// The delays between the attempts of a delivery. The last one repeats, since there is no journal yet that a
-/// dead letter could be kept in.
+/// The delays between the attempts of a delivery, which are one more than delays; then it is given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule(Arc<[Duration]>);
 
@@ -40,13 +39,23 @@ impl Schedule {
     }
 
     /// How long to wait after the `failures`th failure in a row, counted from 1: the schedule's delay, up to
-    /// 20 % shorter (`jitter` 0) or longer (`u32::MAX`), but no less than the endpoint asked for.
-    pub(super) fn delay(&self, failures: u32, retry_after: Option<Duration>, jitter: u32) -> Duration {
-        let index = (failures.max(1) as usize - 1).min(self.0.len() - 1);
+    /// 20 % shorter (`jitter` 0) or longer (`u32::MAX`), but no less than the endpoint asked for. None when that
+    /// was the last attempt.
+    pub(super) fn delay(
+        &self,
+        failures: u32,
+        retry_after: Option<Duration>,
+        jitter: u32,
+    ) -> Option<Duration> {
+        let delay = *self.0.get(failures.max(1) as usize - 1)?;
         let factor = 0.8 + 0.4 * f64::from(jitter) / f64::from(u32::MAX);
-        let delay =
-            Duration::try_from_secs_f64(self.0[index].as_secs_f64() * factor).unwrap_or(self.0[index]);
-        delay.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+        let jittered = Duration::try_from_secs_f64(delay.as_secs_f64() * factor).unwrap_or(delay);
+        Some(jittered.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)))
+    }
+
+    /// The longest of the delays: what a time from the journal is cut to, whatever a clock made of it.
+    pub(super) fn longest(&self) -> Duration {
+        self.0.iter().copied().max().unwrap_or_default()
     }
 }
 
@@ -59,15 +68,15 @@ mod tests {
     fn seconds(failures: u32, retry_after: Option<u64>, jitter: u32) -> u64 {
         Schedule::default()
             .delay(failures, retry_after.map(Duration::from_secs), jitter)
-            .as_secs_f64()
-            .round() as u64
+            .map_or(0, |delay| delay.as_secs_f64().round() as u64)
     }
 
     #[test]
-    fn delays_follow_the_schedule_and_the_last_repeats() {
-        let delays: Vec<u64> = (1..=11).map(|failures| seconds(failures, None, MIDDLE)).collect();
-        assert_eq!(delays, [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400, 86400, 86400]);
-        assert_eq!(seconds(u32::MAX, None, MIDDLE), 86400);
+    fn delays_follow_the_schedule_and_then_end() {
+        let delays: Vec<u64> = (1..=9).map(|failures| seconds(failures, None, MIDDLE)).collect();
+        assert_eq!(delays, [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]);
+        assert_eq!(Schedule::default().delay(10, Some(Duration::from_secs(5)), MIDDLE), None);
+        assert_eq!(Schedule::default().longest(), Duration::from_secs(86400));
     }
 
     #[test]

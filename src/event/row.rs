@@ -16,6 +16,8 @@ pub enum Cell<'a> {
     Unchanged,
     /// The value as JSON text, in UTF-8.
     Json(&'a [u8]),
+    /// A value that is there but too large to be sent (`pgwh.max_event_size`).
+    Omitted,
 }
 
 impl Cell<'_> {
@@ -29,6 +31,7 @@ const ABSENT: u8 = 0;
 const NULL: u8 = 1;
 const UNCHANGED: u8 = 2;
 const JSON: u8 = 3;
+const OMITTED: u8 = 4;
 
 const LENGTH_BYTES: usize = size_of::<u32>();
 
@@ -98,6 +101,11 @@ impl<'a> Cells<'a> {
     pub(crate) fn built(bytes: &'a [u8]) -> Self {
         Cells { rest: bytes }
     }
+
+    /// The bytes that the cells take which have not been read yet.
+    pub fn size(&self) -> usize {
+        self.rest.len()
+    }
 }
 
 impl<'a> Iterator for Cells<'a> {
@@ -124,6 +132,7 @@ fn split_cell(bytes: &[u8]) -> Result<Option<(Cell<'_>, &[u8])>, RowError> {
             let (text, rest) = rest.split_at_checked(length).ok_or(RowError::Truncated)?;
             (Cell::Json(text), rest)
         }
+        OMITTED => (Cell::Omitted, rest),
         other => return Err(RowError::Tag(other)),
     };
     Ok(Some((cell, rest)))
@@ -158,6 +167,17 @@ impl<'a> RowBuilder<'a> {
         self.out.push(UNCHANGED);
     }
 
+    /// A value too large to be sent.
+    pub fn omitted(&mut self) {
+        self.out.push(OMITTED);
+    }
+
+    /// Takes back the value begun last, whose end has not been told yet, and leaves it out as too large.
+    pub fn omit_json(&mut self) {
+        self.out.truncate(self.text - LENGTH_BYTES - 1);
+        self.omitted();
+    }
+
     /// Begins a value and gives the buffer to append its JSON text to; [`RowBuilder::end_json`] ends it.
     /// What is in the buffer already must stay as it is.
     pub fn begin_json(&mut self) -> &mut Vec<u8> {
@@ -179,6 +199,7 @@ impl<'a> RowBuilder<'a> {
             Cell::Absent => self.absent(),
             Cell::Null => self.null(),
             Cell::Unchanged => self.unchanged(),
+            Cell::Omitted => self.omitted(),
             Cell::Json(text) => {
                 self.begin_json().extend_from_slice(text);
                 self.end_json();
@@ -237,16 +258,20 @@ mod tests {
         row.begin_json();
         row.end_json();
         row.unchanged();
-        assert_eq!(out, b"before\x01\x03\x02\0\0\x0042\0\x03\0\0\0\0\x02");
+        row.begin_json().extend_from_slice(b"too large");
+        row.omit_json();
+        assert_eq!(out, b"before\x01\x03\x02\0\0\x0042\0\x03\0\0\0\0\x02\x04");
 
-        let row = Row::parse(&out[6..], 5).unwrap();
+        let row = Row::parse(&out[6..], 6).unwrap();
         let cells: Vec<_> = row.cells().collect();
-        assert_eq!(cells, [Cell::Null, Cell::Json(b"42"), Cell::Absent, Cell::Json(b""), Cell::Unchanged]);
+        let expected =
+            [Cell::Null, Cell::Json(b"42"), Cell::Absent, Cell::Json(b""), Cell::Unchanged, Cell::Omitted];
+        assert_eq!(cells, expected);
     }
 
     #[test]
     fn bytes_that_are_no_row_are_refused() {
-        assert_eq!(Row::parse(b"\x01\x04", 2), Err(RowError::Tag(4)));
+        assert_eq!(Row::parse(b"\x01\x05", 2), Err(RowError::Tag(5)));
         assert_eq!(Row::parse(b"\x03\x01\0", 1), Err(RowError::Truncated));
         assert_eq!(Row::parse(b"\x03\x02\0\0\0x", 1), Err(RowError::Truncated));
         assert_eq!(Row::parse(b"\x03\xff\xff\xff\xffx", 1), Err(RowError::Truncated));
@@ -277,7 +302,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(prop_oneof![0u8..5, any::<u8>()], 0..64)) {
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(prop_oneof![0u8..6, any::<u8>()], 0..64)) {
             if let Ok(row) = Row::parse(&bytes, bytes.len() / 2) {
                 prop_assert_eq!(row.cells().count(), bytes.len() / 2);
             }

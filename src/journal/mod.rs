@@ -1,67 +1,59 @@
-//! The only SPI that writes, and what the dispatcher reads.
+//! The journal: every event that arrived, what became of its deliveries, and where each subscription stands.
 //!
-//! Nothing written here is news to anybody: it carries an origin that our own decoder drops before queueing it.
+//! The codecs of its packed columns are pure. The rest is the only SPI that writes; nothing written here is news to
+//! anybody, as it carries an origin that our own decoder drops before queueing it.
 
+pub mod chunk;
+pub mod outcome;
+pub mod pack;
+pub mod position;
+pub mod restart;
+pub mod ring;
+pub mod selection;
+
+#[cfg(feature = "server")]
+mod commands;
+#[cfg(feature = "server")]
+mod gaps;
+#[cfg(feature = "server")]
 mod image;
+#[cfg(feature = "server")]
+mod inserts;
+#[cfg(feature = "server")]
+pub mod inspect;
+#[cfg(feature = "server")]
+mod load;
+#[cfg(feature = "server")]
+mod pending;
+#[cfg(feature = "server")]
+mod reader;
+#[cfg(feature = "server")]
+mod replays;
+#[cfg(feature = "server")]
+mod slices;
+#[cfg(feature = "server")]
 mod subscriptions;
+#[cfg(feature = "server")]
+mod tables;
+#[cfg(feature = "server")]
+mod writer;
 
-use pgrx::pg_sys;
-
+#[cfg(feature = "server")]
+pub use commands::{Command, CommandKind, commands, commands_done};
+#[cfg(feature = "server")]
 pub use image::Version;
-pub use subscriptions::{SubscriptionRow, all_subscriptions, subscriptions};
-
-use crate::decode::plugin::DO_NOT_REPLICATE;
-use crate::worker::process;
-
-/// Marks everything that this process writes as no news.
-pub fn write_as_our_own() {
-    // SAFETY: a global of this process; this origin needs no catalog row.
-    unsafe { pg_sys::replorigin_session_origin = DO_NOT_REPLICATE };
-}
-
-/// The oid of the extension in this database, if it is installed. Inside a transaction.
-pub fn extension() -> Option<pg_sys::Oid> {
-    // SAFETY: a catalog look-up.
-    let oid = unsafe { pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) };
-    (oid != pg_sys::InvalidOid).then_some(oid)
-}
-
-/// Runs the action in a transaction that may use our tables; none when the extension isn't here.
-///
-/// DROP EXTENSION locks the extension first and its tables then; who holds nothing while it waits for the extension
-/// can't deadlock with that.
-pub fn with_tables<T>(action: impl FnOnce(pg_sys::Oid) -> T) -> Option<T> {
-    process::in_transaction(|| {
-        let wanted = extension()?;
-        // SAFETY: inside a transaction, whose end releases the lock.
-        unsafe {
-            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, wanted, 0, pg_sys::AccessShareLock as _);
-        }
-        // It may have been dropped, and created again, while we waited.
-        (extension() == Some(wanted)).then(|| action(wanted))
-    })
-}
-
-/// Stores versions of subscriptions' routing part. Inside a transaction.
-pub fn store_image(versions: &[Version]) {
-    check("the image of subscriptions can't be stored", image::store(versions));
-}
-
-/// Forgets all versions: a new slot begins from a new image. Inside a transaction.
-pub fn forget_image() {
-    check("the image of subscriptions can't be cleared", image::forget());
-}
-
-/// Forgets versions that nobody will begin from: those older than the one in force at `confirmed`, which must be the
-/// slot's position on disk. Inside a transaction.
-pub fn prune_image(confirmed: crate::event::Lsn) {
-    check("the image of subscriptions can't be pruned", image::prune(confirmed));
-}
-
-/// Ends the process on an error of its own tables: its restart begins from what was committed.
-fn check<T>(what: &str, result: pgrx::spi::Result<T>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(error) => pgrx::error!("pgstream_hooks: {what}: {error}"),
-    }
-}
+#[cfg(feature = "server")]
+pub use load::{Loaded, load};
+#[cfg(feature = "server")]
+pub use pending::{PendingDeliveries, PendingDelivery};
+#[cfg(feature = "server")]
+pub use reader::{Found, Page, What};
+#[cfg(feature = "server")]
+pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
+pub use ring::Retention;
+#[cfg(feature = "server")]
+pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};
+#[cfg(feature = "server")]
+pub use tables::*;
+#[cfg(feature = "server")]
+pub use writer::{Attempt, Journal, printable};

@@ -171,4 +171,4 @@ fn action_of(code: u8) -> Result<Action, FrameError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

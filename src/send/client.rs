@@ -33,6 +33,7 @@ static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 static WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
+static WEBHOOK_REPLAY: HeaderName = HeaderName::from_static("webhook-replay");
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The attempt at which a test's sender panics.
@@ -86,11 +87,19 @@ impl Client {
     fn render(&mut self, job: &Job) {
         #[cfg(test)]
         assert_ne!(job.attempt, PANIC, "for a test");
-        let Endpoint { format, database, subscription, .. } = &*job.endpoint;
-        let context = RenderContext { database, subscription };
-        self.body.clear();
-        for (event, level) in &job.events {
-            format.render_one(&mut self.body, event, usize::from(*level), &context);
+        let Endpoint { format, database, subscription, columns, .. } = &*job.endpoint;
+        let context = RenderContext { database, subscription, columns };
+        let body = &mut self.body;
+        body.clear();
+        match &job.events[..] {
+            [(event, level)] if !job.endpoint.batched => {
+                format.render_one(body, event, usize::from(*level), &context);
+            }
+            // A batch stays one when its subscription is changed to take none.
+            events => {
+                let events = events.iter().map(|(event, level)| (&**event, usize::from(*level)));
+                format.render_batch(body, events, &context);
+            }
         }
     }
 
@@ -100,7 +109,7 @@ impl Client {
         let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let signature = signature::sign(&endpoint.keys, &id, timestamp, &self.body);
         let id = HeaderValue::from_maybe_shared(id)?;
-        let mut headers = HeaderMap::with_capacity(8 + endpoint.headers.len());
+        let mut headers = HeaderMap::with_capacity(9 + endpoint.headers.len());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.format.content_type()));
         headers.insert(
             USER_AGENT,
@@ -113,6 +122,9 @@ impl Client {
         }
         headers.insert(&IDEMPOTENCY_KEY, id);
         headers.insert(&WEBHOOK_ATTEMPT, HeaderValue::from(job.attempt));
+        if let Some(replay) = job.replay {
+            headers.insert(&WEBHOOK_REPLAY, HeaderValue::from(replay));
+        }
         for (name, value) in &endpoint.headers {
             headers.append(name.clone(), value.clone());
         }
@@ -200,7 +212,9 @@ impl Answer {
             400..500 => (ErrorClass::Http4xx, self.status.to_string()),
             _ => (ErrorClass::Http5xx, self.status.to_string()),
         };
-        Err(Failure { class, status: Some(status), message, retry_after, response: self.body })
+        // Text that Postgres can store.
+        let response = String::from_utf8_lossy(&self.body).replace('\0', "");
+        Err(Failure { class, status: Some(status), message, retry_after, response })
     }
 }
 
@@ -234,12 +248,12 @@ fn webhook_id(job: &Job) -> String {
     match &job.events[..] {
         [(event, _)] => format!("{}_{subscription}", event.id()),
         events => {
-            let mut hash = Sha256::new();
+            let mut ids = Vec::with_capacity(events.len() * 64);
             for (event, _) in events {
-                hash.update(event.id().to_string());
-                hash.update(b",");
+                event.id().write_to(&mut ids);
+                ids.push(b',');
             }
-            format!("batch_{}_{subscription}", URL_SAFE_NO_PAD.encode(&hash.finalize()[..18]))
+            format!("batch_{}_{subscription}", URL_SAFE_NO_PAD.encode(&Sha256::digest(&ids)[..18]))
         }
     }
 }

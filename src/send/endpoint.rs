@@ -9,7 +9,7 @@ use url::{Host, Url};
 use super::guard::Guard;
 use super::problem::Problem;
 use super::signature::SigningKey;
-use crate::event::format::Format;
+use crate::event::format::{Format, Shown};
 
 /// The longest URL in bytes: more than servers commonly take.
 const MAX_URL: usize = 8 * 1024;
@@ -55,6 +55,10 @@ pub struct EndpointSettings {
     pub secrets: Vec<String>,
     /// The payload format.
     pub format: Format,
+    /// The columns that payloads show.
+    pub columns: Shown,
+    /// Whether a request may hold several events: then every body is a list, also of one.
+    pub batched: bool,
     /// How many bytes of a response's body are read.
     pub max_response_size: usize,
     /// Where requests may go.
@@ -72,6 +76,8 @@ pub struct Endpoint {
     pub(super) timeout: Duration,
     pub(super) keys: Vec<SigningKey>,
     pub(super) format: Format,
+    pub(super) columns: Shown,
+    pub(super) batched: bool,
     pub(super) max_response_size: usize,
     pub(super) guard: Arc<Guard>,
 }
@@ -93,6 +99,8 @@ impl Endpoint {
             database: settings.database,
             timeout: settings.timeout,
             format: settings.format,
+            columns: settings.columns,
+            batched: settings.batched,
             max_response_size: settings.max_response_size,
             guard: settings.guard,
         })

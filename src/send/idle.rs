@@ -12,12 +12,12 @@ const MAX_IDLE: Duration = Duration::from_secs(50);
 
 /// Idle connections, bounded in number, the one used last taken first.
 pub(super) struct IdleConnections {
-    limit: usize,
     kept: Mutex<Kept>,
 }
 
 #[derive(Default)]
 struct Kept {
+    limit: usize,
     by_server: HashMap<Arc<Server>, Vec<Idle>>,
     count: usize,
 }
@@ -30,13 +30,18 @@ struct Idle {
 impl IdleConnections {
     /// Keeps at most `limit` connections.
     pub fn new(limit: usize) -> IdleConnections {
-        IdleConnections { limit, kept: Mutex::default() }
+        IdleConnections { kept: Mutex::new(Kept { limit, ..Kept::default() }) }
+    }
+
+    /// Keeps more or fewer from now on.
+    pub fn set_limit(&self, limit: usize) {
+        self.lock().limit = limit;
     }
 
     /// Takes a connection to `server` that still looks open, with the time since it was used.
     pub fn take(&self, server: &Arc<Server>) -> Option<(Connection, Duration)> {
         let mut kept = self.lock();
-        let Kept { by_server, count } = &mut *kept;
+        let Kept { by_server, count, .. } = &mut *kept;
         let idle = by_server.get_mut(server)?.pop()?;
         *count -= 1;
         let age = idle.since.elapsed();
@@ -47,8 +52,8 @@ impl IdleConnections {
     pub fn keep(&self, server: &Arc<Server>, connection: Connection) {
         let mut dropped = Vec::new();
         let mut kept = self.lock();
-        if kept.count >= self.limit {
-            kept.make_room(self.limit, &mut dropped);
+        if kept.count >= kept.limit {
+            kept.make_room(&mut dropped);
         }
         let idle = Idle { connection, since: Instant::now() };
         match kept.by_server.get_mut(server) {
@@ -79,13 +84,13 @@ impl IdleConnections {
 
 impl Kept {
     /// Lets go of the older part, so that making room is rare.
-    fn make_room(&mut self, limit: usize, dropped: &mut Vec<Idle>) {
+    fn make_room(&mut self, dropped: &mut Vec<Idle>) {
         self.drop_older_than(MAX_IDLE, dropped);
         let mut ages: Vec<_> = self.by_server.values().flatten().map(|idle| idle.since.elapsed()).collect();
-        if ages.len() < limit {
+        if ages.len() < self.limit {
             return;
         }
-        let (_, median, _) = ages.select_nth_unstable(limit / 2);
+        let (_, median, _) = ages.select_nth_unstable(self.limit / 2);
         let median = *median;
         self.drop_older_than(median, dropped);
     }

@@ -15,4 +15,6 @@ pub struct Job {
     pub events: Vec<(Arc<Event>, u8)>,
     /// Which attempt this is, counted from 1.
     pub attempt: u32,
+    /// The replay that it belongs to, for the header `webhook-replay`.
+    pub replay: Option<i64>,
 }

@@ -25,6 +25,6 @@ mod transport;
 pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url};
 pub use guard::Guard;
 pub use job::Job;
-pub use outcome::{ErrorClass, Failure, Outcome, Success};
+pub use outcome::{ErrorClass, Failure, FailureKind, Outcome, Success};
 pub use pool::{Pool, PoolSettings};
 pub use problem::Problem;

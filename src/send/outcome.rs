@@ -33,15 +33,43 @@ pub struct Failure {
     pub message: String,
     /// How long the endpoint asked to be left alone, 24 hours at most.
     pub retry_after: Option<Duration>,
-    /// The first bytes of the answer's body.
-    pub response: Vec<u8>,
+    /// The first bytes of the answer's body as text, without NUL; what is no UTF-8 is replaced.
+    pub response: String,
 }
 
 impl Failure {
     /// A failure without an answer.
     pub(super) fn unanswered(class: ErrorClass, message: impl Into<String>) -> Failure {
-        Failure { class, status: None, message: message.into(), retry_after: None, response: Vec::new() }
+        Failure { class, status: None, message: message.into(), retry_after: None, response: String::new() }
     }
+
+    /// What it says about the endpoint, and so what is to be done.
+    pub fn kind(&self) -> FailureKind {
+        match (self.class, self.status) {
+            (_, Some(410)) => FailureKind::Gone,
+            (_, Some(429)) => FailureKind::Busy,
+            (_, Some(503)) if self.retry_after.is_some() => FailureKind::Busy,
+            (_, Some(400..=407 | 409..=499)) => FailureKind::Content,
+            (ErrorClass::Dns | ErrorClass::Connect | ErrorClass::Tls, _)
+            | (ErrorClass::Timeout | ErrorClass::Reset, _) => FailureKind::Connection,
+            _ => FailureKind::Other,
+        }
+    }
+}
+
+/// What a failure says about the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// It can't be reached: name, connection, TLS, time.
+    Connection,
+    /// It refuses what is in this request: 4xx but 408, 410 and 429.
+    Content,
+    /// It has too much to do: 429, or 503 with `Retry-After`.
+    Busy,
+    /// It wants no more: 410.
+    Gone,
+    /// It fails otherwise.
+    Other,
 }
 
 /// Kinds of failure that sending knows, as the column `error_class` shows them.

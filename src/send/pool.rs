@@ -35,6 +35,7 @@ impl Default for PoolSettings {
 /// Sender threads. Calls never wait for a request; dropping the pool abandons those under way.
 pub struct Pool {
     threads: Threads<Job>,
+    network: Arc<Network>,
     outcomes: Arc<Outcomes>,
 }
 
@@ -48,7 +49,7 @@ impl Pool {
 
     pub(super) fn with_network(settings: PoolSettings, network: Arc<Network>) -> io::Result<Pool> {
         let outcomes = Arc::new(Outcomes::new()?);
-        let report = outcomes.clone();
+        let (report, ways) = (outcomes.clone(), network.clone());
         let threads = ThreadSettings {
             name: "pgwh-sender",
             max_threads: settings.max_threads.max(1),
@@ -56,11 +57,23 @@ impl Pool {
             max_idle: settings.max_idle,
         };
         let threads = Threads::new(threads, move || {
-            let mut sender = Sender { client: None, network: network.clone() };
+            let mut sender = Sender { client: None, network: ways.clone() };
             let outcomes = report.clone();
             Box::new(move |job: Job| outcomes.push(sender.send(&job)))
         });
-        Ok(Pool { threads, outcomes })
+        Ok(Pool { threads, network, outcomes })
+    }
+
+    /// Allows more or fewer requests under way at once, from now on; those under way come to their end.
+    pub fn set_max_requests(&self, most: usize) {
+        self.threads.set_max_threads(most.max(1));
+        self.network.idle.set_limit(most);
+    }
+
+    /// How many threads there are.
+    #[cfg(test)]
+    pub(super) fn threads(&self) -> usize {
+        self.threads.running()
     }
 
     /// Hands a job to a thread, now or as soon as one is free. Its outcome comes in any case.

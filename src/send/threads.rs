@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 pub(super) struct ThreadSettings {
     /// What debuggers and `top -H` call the threads.
     pub name: &'static str,
-    /// The most threads there are at once.
+    /// The most threads there are at once, to begin with.
     pub max_threads: usize,
     /// Bytes of stack a thread.
     pub stack_size: usize,
@@ -41,6 +41,7 @@ struct State<J> {
     /// The idle threads, the one used last at the end.
     idle: Vec<Thread>,
     running: usize,
+    max_threads: usize,
     closed: bool,
 }
 
@@ -50,7 +51,9 @@ impl<J: Send + 'static> Threads<J> {
         settings: ThreadSettings,
         make_worker: impl Fn() -> Box<dyn FnMut(J)> + Send + Sync + 'static,
     ) -> Threads<J> {
-        let state = State { queue: VecDeque::new(), idle: Vec::new(), running: 0, closed: false };
+        let max_threads = settings.max_threads;
+        let state =
+            State { queue: VecDeque::new(), idle: Vec::new(), running: 0, max_threads, closed: false };
         Threads {
             shared: Arc::new(Shared {
                 settings,
@@ -71,7 +74,7 @@ impl<J: Send + 'static> Threads<J> {
             thread.unpark();
             return Ok(());
         }
-        if state.running >= self.shared.settings.max_threads {
+        if state.running >= state.max_threads {
             return Ok(());
         }
         state.running += 1;
@@ -88,6 +91,14 @@ impl<J: Send + 'static> Threads<J> {
                 None => Ok(()),
             }
         })
+    }
+
+    /// Allows more or fewer threads from now on. What is too many ends when its job is done.
+    pub fn set_max_threads(&self, max_threads: usize) {
+        let mut state = self.shared.lock();
+        state.max_threads = max_threads;
+        // Each looks whether it is one too many.
+        state.idle.drain(..).for_each(|thread| thread.unpark());
     }
 
     /// How many threads there are.
@@ -135,7 +146,7 @@ impl<J> Shared<J> {
         let mut idle_since = None;
         let mut state = self.lock();
         loop {
-            if state.closed {
+            if state.closed || state.running > state.max_threads {
                 state.running -= 1;
                 return None;
             }
@@ -212,6 +223,22 @@ mod tests {
         assert!(starts.is_empty());
         releases.remove(0);
         assert!(ids.contains(&starts.recv().unwrap()));
+    }
+
+    #[test]
+    fn threads_beyond_a_lowered_limit_end_after_their_job() {
+        let threads = threads(SETTINGS);
+        let (started, starts) = unbounded();
+        let releases: Vec<_> = (0..4).map(|_| block(&threads, &started)).collect();
+        for _ in 0..4 {
+            starts.recv().unwrap();
+        }
+        threads.set_max_threads(1);
+        drop(releases);
+        await_idle(&threads, 1);
+        assert_eq!(threads.running(), 1);
+        drop(block(&threads, &started));
+        starts.recv().unwrap();
     }
 
     #[test]

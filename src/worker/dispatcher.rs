@@ -1,5 +1,5 @@
-//! The dispatcher: one a database. It takes events from the decoder, decides what is sent when, and tells how far
-//! everything is done. It never decodes, and the threads that send are its own.
+//! The dispatcher: one a database. It takes events from the decoder, journals them, decides what is sent when, and tells
+//! how far everything is recorded. It never decodes, and the threads that send are its own.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use pgrx::{pg_guard, pg_sys};
 
 use super::decoder::Installation;
+use super::effects;
 use super::figures::Publisher;
 use super::process::{self, WorkerHandle};
+use super::recording::Recording;
 use super::sending::Sending;
 use super::shmem::{self, Database, Phase};
 use super::waiting::WaitSet;
 use crate::decode::{raw, slot};
 use crate::event::Lsn;
-use crate::journal::{self, Version};
+use crate::journal::{self, CommandKind, Version};
 use crate::link::frame::{Item, Stream};
 use crate::link::mq::Receiver;
 use crate::settings;
@@ -24,8 +26,6 @@ use crate::settings;
 const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
 /// How often is looked whether the extension is still here, should nobody have told.
 const RECHECK_EVERY: Duration = Duration::from_secs(30);
-/// How often subscriptions are read again while there is no room for more events.
-const FULL_RELOAD_EVERY: Duration = Duration::from_secs(1);
 /// How many items are taken from the decoder before outcomes are looked at again.
 const ITEMS_A_ROUND: usize = 512;
 
@@ -53,6 +53,8 @@ fn serve(database: &'static Database) {
     }
     let oid = database.oid();
     let Some(installation) = find_installation(database) else { return };
+    // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
+    let Some((recording, loaded)) = Recording::open() else { return };
     drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
     if !wait_for_wal_level(database) {
         return;
@@ -60,7 +62,8 @@ fn serve(database: &'static Database) {
     let mut receiver = Receiver::create(settings::queue_size());
     database.queue.store(receiver.handle(), Ordering::SeqCst);
     let Some(decoder) = start_decoder(database) else { return };
-    Dispatcher::new(database, decoder, installation.extension).run(&mut receiver);
+    let sending = Sending::new(oid, loaded);
+    Dispatcher::new(database, decoder, installation.extension, recording, sending).run(&mut receiver);
 }
 
 /// Ends the decoder with us, and tells that we are gone.
@@ -146,6 +149,7 @@ struct Dispatcher {
     database: &'static Database,
     decoder: WorkerHandle,
     stream: Stream,
+    recording: Recording,
     sending: Sending,
     publisher: Publisher,
     /// Versions of subscriptions that were told and are not stored yet.
@@ -155,28 +159,34 @@ struct Dispatcher {
     /// The extension's oid: another one is another installation, whose slot is not ours.
     extension: pg_sys::Oid,
     last_check: Instant,
-    last_reload: Instant,
 }
 
 impl Dispatcher {
-    fn new(database: &'static Database, decoder: WorkerHandle, extension: pg_sys::Oid) -> Dispatcher {
-        let mut sending = Sending::new(database.oid());
-        sending.reload(journal::with_tables(|_| journal::all_subscriptions()).unwrap_or_default());
-        Dispatcher {
+    fn new(
+        database: &'static Database,
+        decoder: WorkerHandle,
+        extension: pg_sys::Oid,
+        recording: Recording,
+        sending: Sending,
+    ) -> Dispatcher {
+        let mut dispatcher = Dispatcher {
             database,
             decoder,
             stream: Stream::new(),
+            recording,
             sending,
             publisher: Publisher::new(database),
             versions: Vec::new(),
             image: None,
             extension,
             last_check: Instant::now(),
-            last_reload: Instant::now(),
-        }
+        };
+        dispatcher.reload();
+        database.commands.store(true, Ordering::SeqCst);
+        dispatcher
     }
 
-    /// The main loop: outcomes, events, requests, progress; then sleep until one of them has news.
+    /// The main loop: outcomes, events, requests, records; then sleep until one of them has news.
     fn run(&mut self, receiver: &mut Receiver) {
         let mut wait_set = WaitSet::new(self.sending.wake_fd());
         loop {
@@ -189,13 +199,15 @@ impl Dispatcher {
             let mut busy = self.sending.collect_outcomes();
             busy |= self.receive(receiver);
             self.store_versions();
-            self.hear_of_edits_when_full();
+            self.obey();
+            busy |= self.sending.read_back(&mut self.recording);
             busy |= self.sending.submit();
+            self.record();
             self.tell();
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
-                let longest = if self.has_room() { RECHECK_EVERY } else { FULL_RELOAD_EVERY };
-                wait_set.wait(self.sending.next_wakeup(), longest);
+                let wakeups = self.sending.next_wakeup().into_iter().chain(self.recording.next_wakeup());
+                wait_set.wait(wakeups.min(), RECHECK_EVERY);
                 self.sending.disarm();
             }
         }
@@ -203,9 +215,9 @@ impl Dispatcher {
 
     /// Sends by the settings and subscriptions of now.
     fn reload(&mut self) {
-        self.last_reload = Instant::now();
         if let Some(rows) = self.with_tables(journal::all_subscriptions) {
-            self.sending.reload(rows);
+            self.recording.keep_for(&rows);
+            self.sending.reload(rows, self.recording.last());
         }
     }
 
@@ -218,21 +230,11 @@ impl Dispatcher {
         done
     }
 
-    /// While there is no room for what the decoder has to say, edits of subscriptions are stuck behind it, and ending
-    /// the one whose events fill the memory is what would make room: look for ourselves.
-    fn hear_of_edits_when_full(&mut self) {
-        if !self.has_room() && self.last_reload.elapsed() >= FULL_RELOAD_EVERY {
-            self.reload();
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.sending.has_room(self.stream.memory())
-    }
-
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
     fn must_end(&mut self) -> bool {
         if must_end(self.database) || self.extension_has_gone() {
+            self.sending.hand_over_records(&mut self.recording);
+            self.recording.write();
             self.end_decoder();
             match process::in_transaction(journal::extension) {
                 None => retire(self.database),
@@ -277,10 +279,10 @@ impl Dispatcher {
         }
     }
 
-    /// Takes what the decoder has sent, as far as memory allows. Returns whether there was anything.
+    /// Takes what the decoder has sent, until it is time to write. Returns whether there was anything.
     fn receive(&mut self, receiver: &mut Receiver) -> bool {
         let mut items = 0;
-        while items < ITEMS_A_ROUND && self.has_room() {
+        while items < ITEMS_A_ROUND && !self.recording.is_full() {
             match self.stream.next() {
                 Ok(Some(item)) => self.take(item),
                 Ok(None) => match receiver.receive() {
@@ -303,25 +305,71 @@ impl Dispatcher {
                 let version = Version { id, lsn, spec };
                 self.image.as_mut().unwrap_or(&mut self.versions).push(version);
             }
-            Item::ImageEnd { .. } => self.store_first_image(),
+            Item::ImageEnd { lsn } => self.store_first_image(lsn),
             // Its events may be for a subscription that was told of just before.
-            Item::Begin(transaction) => {
-                self.store_versions();
-                self.sending.begin(&transaction);
+            Item::Begin(_) => self.store_versions(),
+            Item::Change { .. } | Item::Failed { .. } => {
+                // What is decoded again is in the journal already, and so is what becomes of it.
+                if let Some(first) = self.recording.append(&item) {
+                    self.sending.arrive(first, item, &mut self.recording);
+                }
             }
-            Item::Change { event, keys, barrier, targets } => {
-                self.sending.arrive(&event, keys, barrier, &targets);
+            Item::Commit { end_lsn } => self.recording.arrived(end_lsn),
+            Item::Progress { lsn } => self.recording.arrived(lsn),
+        }
+    }
+
+    /// Journals what has happened, when it is time, and has done what follows from it.
+    fn record(&mut self) {
+        self.sending.hand_over_records(&mut self.recording);
+        let positions = self.recording.checkpoint_wanted().map(|all| self.sending.positions(all));
+        if let Some(positions) = positions {
+            self.recording.checkpoint(positions);
+        }
+        if self.recording.is_due() && !self.recording.write() {
+            self.database.recheck.store(true, Ordering::SeqCst);
+        }
+        self.recording.retain(|| self.sending.oldest_pending());
+        effects::carry_out(&self.sending.take_effects());
+    }
+
+    /// Does what sessions have asked for since they last rang.
+    fn obey(&mut self) {
+        if !self.database.commands.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let Some((commands, replays)) = self.with_tables(|| (journal::commands(), journal::open_replays()))
+        else {
+            return;
+        };
+        self.sending.replay(replays);
+        for command in &commands {
+            if let CommandKind::Reload { subscription } = command.kind {
+                self.read_again(&[subscription]);
+            } else {
+                self.sending.obey(command.kind, self.recording.journal());
             }
-            Item::Failed { failure, targets, .. } => self.sending.failed_to_encode(&failure, &targets),
-            Item::Commit { end_lsn } => self.sending.commit(end_lsn),
-            Item::Progress { lsn } => self.sending.idle(lsn),
+        }
+        // What was done is on record before it is forgotten that it was asked for.
+        self.sending.hand_over_records(&mut self.recording);
+        if !commands.is_empty() && self.recording.write() {
+            self.with_tables(|| journal::commands_done(&commands));
+        }
+    }
+
+    fn read_again(&mut self, ids: &[i64]) {
+        if let Some(rows) = self.with_tables(|| journal::subscriptions(ids)) {
+            self.recording.keep_for(&rows);
+            self.sending.edit(ids, rows, self.recording.last());
         }
     }
 
     /// Replaces the image by the first one of a new slot; the decoder waits for that.
-    fn store_first_image(&mut self) {
+    fn store_first_image(&mut self, consistent: Lsn) {
         let image = self.image.take().unwrap_or_default();
+        let high = self.recording.journal().high();
         let stored = self.with_tables(|| {
+            journal::note_loss(high, consistent);
             journal::forget_image();
             journal::store_image(&image);
         });
@@ -342,19 +390,21 @@ impl Dispatcher {
         let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
         let rows = self.with_tables(|| {
             journal::store_image(&versions);
+            journal::note_gaps(&versions);
             journal::prune_image(confirmed);
             journal::subscriptions(&ids)
         });
         if let Some(rows) = rows {
-            self.sending.edit(&ids, rows);
+            self.recording.keep_for(&rows);
+            self.sending.edit(&ids, rows, self.recording.last());
         }
     }
 
     /// Tells the decoder what may be confirmed, and everybody how subscriptions fare.
     fn tell(&mut self) {
-        let (frontier, confirmable) = self.sending.progress();
+        let (frontier, confirmable) = (self.recording.frontier(), self.recording.proven());
         // Who looks at the frontier and then at figures must not find figures from before it.
-        if self.sending.publish(&mut self.publisher) {
+        if self.sending.publish(&mut self.publisher, frontier) {
             self.database.frontier.store(frontier.0, Ordering::Release);
         }
         self.database.confirmable.store(confirmable.0, Ordering::Release);

@@ -27,7 +27,7 @@ pub struct Figures {
     pub retrying: u64,
     /// Requests under way.
     pub in_flight: u64,
-    /// Events delivered since the dispatcher started.
+    /// Events delivered so far.
     pub delivered: u64,
     /// Events given up.
     pub dead: u64,
@@ -53,7 +53,17 @@ pub struct Figures {
     pub error: [u8; ERROR_BYTES],
     /// Where the oldest pending event's transaction committed; 0 when nothing is pending.
     pub oldest_lsn: u64,
+    /// See [`Figures::set_words`].
+    pub mode: Text,
+    /// See [`Figures::set_words`].
+    pub bottleneck: Text,
 }
+
+/// A word in shared memory.
+pub type Text = [u8; WORD_BYTES];
+
+/// The longest word.
+const WORD_BYTES: usize = 24;
 
 impl Default for Figures {
     fn default() -> Figures {
@@ -70,11 +80,33 @@ impl Figures {
         self.error_bytes = length as u32;
     }
 
+    /// Says what it does with its deliveries, and what limits its speed.
+    pub fn set_words(&mut self, mode: &str, bottleneck: &str) {
+        for (text, word) in [(&mut self.mode, mode), (&mut self.bottleneck, bottleneck)] {
+            let length = word.floor_char_boundary(WORD_BYTES);
+            text[..length].copy_from_slice(&word.as_bytes()[..length]);
+        }
+    }
+
+    /// What it does with its deliveries.
+    pub fn mode(&self) -> String {
+        word(&self.mode)
+    }
+
+    /// What limits its speed; none if nothing does.
+    pub fn bottleneck(&self) -> Option<String> {
+        Some(word(&self.bottleneck)).filter(|word| !word.is_empty())
+    }
+
     /// What the last failure was; none if there was none.
     pub fn error(&self) -> Option<String> {
         let text = &self.error[..(self.error_bytes as usize).min(ERROR_BYTES)];
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
     }
+}
+
+fn word(text: &Text) -> String {
+    String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
 }
 
 #[repr(C)]

@@ -1,13 +1,18 @@
 //! The processes: what runs, and how they find and wake each other.
 
 pub mod ask;
+mod clock;
 mod decoder;
 mod dispatcher;
+mod effects;
+mod endpoints;
 mod figures;
 mod files;
 mod launcher;
 pub mod process;
 pub mod quiesce;
+mod recording;
+mod replaying;
 mod sending;
 pub mod shmem;
 mod waiting;

@@ -10,44 +10,50 @@ use pgrx::pg_sys;
 use slab::Slab;
 
 use super::figures::{Figures, Publisher};
-use super::files;
-use crate::dispatch::{Attempt, Engine, Failure, Keys, Order, Settings, SubscriptionId, Ticket};
-use crate::event::format::Format;
-use crate::event::{Event, Lsn, Timestamp, Transaction};
-use crate::journal::SubscriptionRow;
-use crate::link::frame::{self, LaneKeys, Target};
-use crate::send::{Endpoint, EndpointSettings, Guard, Job, Outcome, Pool, PoolSettings};
+use super::recording::Recording;
+use super::replaying::Replaying;
+use super::{clock, endpoints, files};
+use crate::dispatch::{
+    At, Bottleneck, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Mode, Order, Page,
+    Position, Read, ReadWhat, SubscriptionId, Success, Ticket,
+};
+use crate::event::{Event, Lsn};
+use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
+use crate::link::frame::{self, LaneKeys};
+use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
 use crate::settings;
 
-/// The share of `pgwh.max_memory` that events may take; threads, their buffers and what the allocator leaves unused
-/// take the rest.
-const EVENTS_SHARE: f64 = 0.7;
+/// The share of `pgwh.max_memory` that events may take; threads, their buffers, the journal's and what the allocator
+/// leaves unused take the rest.
+const EVENTS_SHARE: f64 = 0.6;
 /// How often figures are shown while there is work; a commit that waits for them is shown at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(5);
+/// How many pages are read back before outcomes are looked at again.
+const PAGES_A_ROUND: usize = 4;
 
-/// An event on its way to a subscription: the event, and which of its table's names that subscription knows it by.
-type Delivery = (Arc<Event>, u8);
+/// What a delivery brings: the event, and which of its table's names that subscription knows it by.
+pub type Payload = (Arc<Event>, u8);
 
-/// Events in memory, on their way to endpoints.
+/// Events on their way to endpoints.
 pub struct Sending {
     database: String,
-    engine: Engine<Delivery>,
+    engine: Engine<Payload>,
     pool: Pool,
     endpoints: HashMap<i64, Arc<Endpoint>>,
+    /// Where subscriptions stood when the journal was opened, until their rows are read.
+    loaded: HashMap<i64, Position>,
     /// By the number that the pool knows a request by.
     under_way: Slab<(Ticket, i64)>,
     outcomes: Vec<Outcome>,
-    /// Events that could not be encoded, by subscription.
-    dead: HashMap<i64, u64>,
+    replaying: Replaying,
     changed: HashSet<i64>,
     gone: Vec<i64>,
     last_publish: Instant,
-    event_memory: usize,
 }
 
 impl Sending {
     /// Nobody is subscribed yet.
-    pub fn new(database: pg_sys::Oid) -> Sending {
+    pub fn new(database: pg_sys::Oid, loaded: Loaded) -> Sending {
         let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
         let pool = match Pool::start(settings) {
             Ok(pool) => pool,
@@ -55,122 +61,150 @@ impl Sending {
         };
         Sending {
             database: super::process::in_bare_transaction(|| database_name(database)),
-            engine: Engine::new(Lsn(0), settings.max_threads),
+            engine: Engine::new(settings.max_threads, event_memory()),
             pool,
             endpoints: HashMap::new(),
+            loaded: loaded.positions,
             under_way: Slab::new(),
             outcomes: Vec::new(),
-            dead: HashMap::new(),
+            replaying: Replaying::default(),
             changed: HashSet::new(),
             gone: Vec::new(),
             last_publish: Instant::now(),
-            event_memory: event_memory(),
         }
     }
 
-    /// Begins anew with the settings and subscriptions of now; deliveries stay.
-    pub fn reload(&mut self, rows: Vec<SubscriptionRow>) {
-        self.event_memory = event_memory();
-        self.engine.set_max_requests(files::max_requests());
+    /// Begins anew with the settings and subscriptions of now; deliveries stay. Who is new begins behind `last`.
+    pub fn reload(&mut self, rows: Vec<SubscriptionRow>, last: DeliveryId) {
+        self.engine.set_limits(files::max_requests(), event_memory());
         let known: Vec<i64> = self.endpoints.keys().copied().collect();
-        self.edit(&known, rows);
+        self.edit(&known, rows, last);
     }
 
     /// Of the subscriptions `ids`, and those in `rows`, just those in `rows` may send, and as these say.
-    pub fn edit(&mut self, ids: &[i64], rows: Vec<SubscriptionRow>) {
+    pub fn edit(&mut self, ids: &[i64], rows: Vec<SubscriptionRow>, last: DeliveryId) {
         let staying: HashSet<i64> = rows.iter().map(|row| row.id).collect();
         for id in ids.iter().filter(|id| !staying.contains(id)) {
             self.remove(*id);
         }
         let guard = Arc::new(settings::guard());
         for row in rows {
-            let id = row.id;
-            let settings = Settings { max_in_flight: row.max_in_flight.max(1) as u32, ..Settings::default() };
-            match endpoint(&self.database, row, &guard) {
-                Ok(endpoint) => {
-                    self.endpoints.insert(id, Arc::new(endpoint));
-                    self.engine.subscribe(SubscriptionId(id), settings);
-                    self.changed.insert(id);
-                }
+            match endpoints::endpoint_of(&self.database, &row, &guard) {
+                Ok(endpoint) => self.take_up(&row, endpoint, last),
                 // What is stored has been checked, so somebody has gone round the checks.
                 Err(problem) => {
-                    pgrx::warning!("pgstream_hooks: subscription {id} can't be sent to: {problem}");
-                    self.remove(id);
+                    pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
+                    self.engine.pause(SubscriptionId(row.id), Instant::now());
                 }
             }
         }
     }
 
+    fn take_up(&mut self, row: &SubscriptionRow, endpoint: Endpoint, last: DeliveryId) {
+        let id = SubscriptionId(row.id);
+        let settings = endpoints::settings_of(row, &endpoint);
+        if self.endpoints.insert(row.id, Arc::new(endpoint)).is_none() {
+            let position = self.loaded.remove(&row.id).unwrap_or_else(|| Position::new(last));
+            self.engine.subscribe(id, settings, position);
+        } else {
+            self.engine.change(id, settings, Instant::now());
+        }
+        // Who is disabled by hand gets what was committed before; who failed has nobody to get it.
+        if !row.enabled && row.disabled_reason.is_some() {
+            self.engine.stop(id, Instant::now());
+        } else if row.paused {
+            self.engine.pause(id, Instant::now());
+        } else {
+            self.engine.resume(id);
+        }
+        self.changed.insert(row.id);
+    }
+
     fn remove(&mut self, id: i64) {
-        let dropped = self.engine.remove(SubscriptionId(id));
+        let dropped = self.engine.remove(SubscriptionId(id)).unwrap_or_default();
         if dropped > 0 {
             pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
         self.endpoints.remove(&id);
+        self.replaying.forget(id);
         self.changed.remove(&id);
         self.gone.push(id);
     }
 
-    /// Whether there is room for more from the decoder, which itself holds `stream` bytes half received.
-    pub fn has_room(&self, stream: usize) -> bool {
-        self.engine.memory_used() + stream < self.event_memory
-    }
-
-    /// A transaction's events follow.
-    pub fn begin(&mut self, transaction: &Transaction) {
-        self.engine.transaction_begin(transaction.commit_lsn);
-    }
-
-    /// The transaction is complete.
-    pub fn commit(&mut self, end_lsn: Lsn) {
-        self.engine.transaction_commit(end_lsn);
-    }
-
-    /// Everything that ended at or before `lsn` has arrived.
-    pub fn idle(&mut self, lsn: Lsn) {
-        self.engine.idle(lsn);
-    }
-
-    /// An event for each of its targets. Who is not known any more gets nothing.
-    pub fn arrive(&mut self, event: &Arc<Event>, keys: LaneKeys, barrier: bool, targets: &[Target]) {
-        let order = Order { keys: Keys::of(keys.key, keys.old), table: event.relation.root_oid, barrier };
-        // Shared by all targets, but charged to each: memory is then never more than what is charged.
-        let charge = event.memory();
-        for target in targets {
-            let id = target.subscription;
-            let delivery = (event.clone(), target.level);
-            if self.engine.arrive(SubscriptionId(id), order, delivery, charge).is_ok() {
-                self.changed.insert(id);
+    /// Takes a change that has just been journaled, for each of its targets. Who is not known any more gets nothing.
+    pub fn arrive(&mut self, first: DeliveryId, item: frame::Item, recording: &mut Recording) {
+        let numbers = (first.0..).map(DeliveryId);
+        match item {
+            frame::Item::Change { event, keys, barrier, targets } => {
+                let order = order_of(keys, &event, barrier);
+                let at = at_of(&event);
+                // Shared by all targets, but charged to each: memory is then never more than what is charged.
+                let charge = event.memory();
+                for (id, target) in numbers.zip(&targets) {
+                    let payload = (event.clone(), target.level);
+                    if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge)
+                    {
+                        self.changed.insert(target.subscription);
+                    }
+                }
             }
+            frame::Item::Failed { failure, targets, .. } => {
+                pgrx::warning!(
+                    "pgstream_hooks: event {} can't be sent to {} subscriptions: {} (SQLSTATE {})",
+                    failure.id(),
+                    targets.len(),
+                    failure.message,
+                    failure.sqlstate
+                );
+                for (id, target) in numbers.zip(&targets) {
+                    if self.engine.arrive_dead(SubscriptionId(target.subscription), id) {
+                        self.changed.insert(target.subscription);
+                    }
+                    recording.record_failed(id, target.subscription, &failure);
+                }
+            }
+            _ => {}
         }
     }
 
-    /// An event that can't be encoded stops nothing; it is on record in the server's log.
-    pub fn failed_to_encode(&mut self, failure: &frame::Failure, targets: &[Target]) {
-        pgrx::warning!(
-            "pgstream_hooks: event {} can't be sent to {} subscriptions: {} (SQLSTATE {})",
-            failure.id(),
-            targets.len(),
-            failure.message,
-            failure.sqlstate
-        );
-        for target in targets {
-            *self.dead.entry(target.subscription).or_default() += 1;
-            self.changed.insert(target.subscription);
+    /// Reads back from the journal what the engine has room for. Returns whether there was anything.
+    pub fn read_back(&mut self, recording: &mut Recording) -> bool {
+        let mut any = self.replaying.go_on(&mut self.engine, recording.journal());
+        for _ in 0..PAGES_A_ROUND {
+            let Some(Read { subscription, what, max_bytes }) = self.engine.next_read() else { break };
+            any = true;
+            let page = match what {
+                ReadWhat::Listed(ids) => listed_page(recording.journal(), subscription, &ids),
+                ReadWhat::Log { after } => log_page(recording.journal(), subscription, after, max_bytes),
+                ReadWhat::Replay { after, .. } => {
+                    self.replaying.page(recording.journal(), subscription, after, max_bytes)
+                }
+            };
+            // Without our tables there is nothing to go on with.
+            let Some(page) = page else { break };
+            self.engine.page(subscription, page);
+            self.changed.insert(subscription.0);
         }
+        any
     }
 
     /// Hands to the pool what may be sent now. Returns whether there was anything.
     pub fn submit(&mut self) -> bool {
         let now = Instant::now();
         let mut any = false;
-        while let Some(Attempt { ticket, subscription, payload, number }) = self.engine.next_to_send(now) {
+        while let Some(request) = self.engine.next_to_send(now) {
+            let id = request.subscription.0;
             // The engine knows the subscriptions that have an endpoint.
-            let Some(endpoint) = self.endpoints.get(&subscription.0) else { continue };
-            let (endpoint, events) = (endpoint.clone(), vec![payload.clone()]);
-            let ticket = self.under_way.insert((ticket, subscription.0)) as u64;
-            self.pool.submit(Job { ticket, endpoint, events, attempt: number });
-            self.changed.insert(subscription.0);
+            let Some(endpoint) = self.endpoints.get(&id) else { continue };
+            let ticket = self.under_way.insert((request.ticket, id)) as u64;
+            self.pool.submit(Job {
+                ticket,
+                endpoint: endpoint.clone(),
+                events: request.members.iter().map(|(_, payload)| (*payload).clone()).collect(),
+                attempt: request.attempt,
+                replay: request.replay,
+            });
+            self.changed.insert(id);
             any = true;
         }
         any
@@ -184,14 +218,13 @@ impl Sending {
         let now = Instant::now();
         for outcome in outcomes.drain(..) {
             let Some((ticket, id)) = self.under_way.try_remove(outcome.ticket as usize) else { continue };
+            let duration = outcome.duration;
             match outcome.result {
                 Ok(success) => {
-                    self.engine.succeeded(ticket, success.status, now);
+                    self.engine.succeeded(ticket, Success { status: success.status, duration }, now);
                 }
                 Err(failure) => {
-                    let error = format!("{}: {}", failure.class.as_str(), failure.message);
-                    let failure = Failure { status: failure.status, error, retry_after: failure.retry_after };
-                    self.engine.failed(ticket, failure, now, jitter(outcome.ticket));
+                    self.engine.failed(ticket, failure_of(failure), duration, now, jitter(outcome.ticket));
                 }
             }
             self.changed.insert(id);
@@ -200,13 +233,60 @@ impl Sending {
         any
     }
 
-    /// Where everything that ended has arrived, and where everything that ended is done.
-    pub fn progress(&self) -> (Lsn, Lsn) {
-        (self.engine.frontier(), self.engine.confirmed())
+    /// Gives what became of requests to the journal.
+    pub fn hand_over_records(&mut self, recording: &mut Recording) {
+        for record in self.engine.take_records() {
+            recording.record(record);
+        }
     }
 
-    /// Shows how subscriptions fare. While there is work this is not done each round.
-    pub fn publish(&mut self, publisher: &mut Publisher) -> bool {
+    /// Where subscriptions stand: all of them, or those that something happened to since this was last asked.
+    pub fn positions(&mut self, all: bool) -> Vec<(i64, Position)> {
+        let mut ids = self.engine.touched_since_checkpoint();
+        if all {
+            ids = self.endpoints.keys().map(|id| SubscriptionId(*id)).collect();
+        }
+        let now = Instant::now();
+        ids.into_iter().filter_map(|id| Some((id.0, self.engine.position(id, now)?))).collect()
+    }
+
+    /// The oldest delivery that the journal has to keep: one that may be pending, or is to be sent again.
+    pub fn oldest_pending(&self) -> Option<DeliveryId> {
+        self.engine.oldest_pending().into_iter().chain(self.replaying.oldest()).min()
+    }
+
+    /// Takes up replays that are open.
+    pub fn replay(&mut self, open: Vec<Replay>) {
+        self.replaying.take_up(open);
+    }
+
+    /// Does what sessions asked for.
+    pub fn obey(&mut self, kind: CommandKind, journal: &mut Journal) {
+        match kind {
+            CommandKind::Skip { subscription, delivery } => {
+                self.engine.skip(SubscriptionId(subscription), delivery);
+                self.changed.insert(subscription);
+            }
+            CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
+            CommandKind::Forget => journal.forget_read(),
+            CommandKind::Reload { .. } | CommandKind::Replay { .. } => {}
+        }
+    }
+
+    /// What users are to hear of.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        let effects = self.engine.take_effects();
+        for effect in &effects {
+            if let Effect::Replayed(subscription, _) = effect {
+                self.replaying.ended(subscription.0);
+            }
+        }
+        effects
+    }
+
+    /// Shows how subscriptions fare, when everything that ended up to `frontier` has arrived. While there is work this
+    /// is not done each round.
+    pub fn publish(&mut self, publisher: &mut Publisher, frontier: Lsn) -> bool {
         let now = Instant::now();
         if now.duration_since(self.last_publish) < PUBLISH_EVERY && self.engine.in_flight() > 0 {
             return false;
@@ -215,7 +295,7 @@ impl Sending {
         self.gone.drain(..).for_each(|id| publisher.withdraw(id));
         let changed = std::mem::take(&mut self.changed);
         for id in &changed {
-            match self.figures(*id, now) {
+            match self.figures(*id, frontier) {
                 Some(figures) => publisher.publish(&figures),
                 None => publisher.withdraw(*id),
             }
@@ -225,22 +305,22 @@ impl Sending {
         true
     }
 
-    fn figures(&self, id: i64, now: Instant) -> Option<Figures> {
+    fn figures(&self, id: i64, frontier: Lsn) -> Option<Figures> {
         let counters = self.engine.counters(SubscriptionId(id))?;
-        let oldest = self.engine.oldest(SubscriptionId(id)).map(|(event, _)| &event.transaction);
-        let wall = |at: Option<Instant>| at.map_or(0, |at| wall_clock(at, now));
+        let wall = |at: Option<Instant>| at.map_or(0, |at| clock::at(at).0);
         let micros =
             |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
+        let oldest = self.engine.oldest(SubscriptionId(id));
         let mut figures = Figures {
             subscription_id: id,
-            pending: (counters.pending + counters.retrying) as u64,
+            pending: counters.pending,
             retrying: counters.retrying as u64,
             in_flight: counters.in_flight as u64,
             delivered: counters.delivered,
-            dead: self.dead.get(&id).copied().unwrap_or_default(),
+            dead: counters.dead,
             blocked_keys: counters.blocked_keys as u64,
-            oldest_pending: oldest.map_or(0, |transaction| transaction.committed_at.0),
-            oldest_lsn: oldest.map_or(0, |transaction| transaction.commit_lsn.0),
+            oldest_pending: oldest.map_or(0, |at| at.committed_at.0),
+            oldest_lsn: oldest.map_or(0, |at| at.commit_lsn.0.min(frontier.0)),
             last_success_at: wall(counters.last_success_at),
             last_failure_at: wall(counters.last_failure_at),
             next_attempt_at: wall(counters.next_attempt_at),
@@ -249,6 +329,7 @@ impl Sending {
             p99_us: micros(counters.p99),
             ..Figures::default()
         };
+        figures.set_words(mode_word(counters.mode), bottleneck_word(counters.bottleneck));
         figures.set_error(counters.last_error.unwrap_or_default());
         Some(figures)
     }
@@ -286,36 +367,85 @@ impl Sending {
     }
 }
 
-fn endpoint(database: &str, row: SubscriptionRow, guard: &Arc<Guard>) -> Result<Endpoint, String> {
-    let headers: HashMap<String, String> =
-        serde_json::from_str(&row.headers).map_err(|error| error.to_string())?;
-    Endpoint::new(EndpointSettings {
-        subscription_id: row.id,
-        subscription: row.name,
-        database: database.to_owned(),
-        url: row.url,
-        headers: headers.into_iter().collect(),
-        timeout: Duration::from_secs_f64((row.timeout_ms / 1000.0).clamp(0.001, 86_400.0)),
-        secrets: row.secrets,
-        format: Format::Pgwh,
-        max_response_size: settings::max_response_size(),
-        guard: guard.clone(),
-    })
-    .map_err(|problem| problem.to_string())
+fn listed_page(
+    journal: &mut Journal,
+    subscription: SubscriptionId,
+    ids: &[DeliveryId],
+) -> Option<Page<Payload>> {
+    let found = journal.fetch(subscription.0, ids)?;
+    let upto = ids.last().copied().unwrap_or_default();
+    Some(Page { items: found.into_iter().filter_map(item_of).collect(), upto, at_tail: false })
+}
+
+fn log_page(
+    journal: &mut Journal,
+    subscription: SubscriptionId,
+    after: DeliveryId,
+    max_bytes: usize,
+) -> Option<Page<Payload>> {
+    let journal::Page { found, upto, at_tail } = journal.read(subscription.0, after, max_bytes)?;
+    Some(Page { items: found.into_iter().filter_map(item_of).collect(), upto, at_tail })
+}
+
+/// A delivery read back; none if it can't be made, which is on record already.
+pub fn item_of(found: Found) -> Option<Item<Payload>> {
+    let What::Event { event, keys, barrier } = found.what else { return None };
+    let order = order_of(keys, &event, barrier);
+    Some(Item { id: found.id, order, at: at_of(&event), payload: (event, found.level), charge: found.charge })
+}
+
+/// How an event is ordered.
+pub fn order_of(keys: LaneKeys, event: &Event, barrier: bool) -> Order {
+    Order { keys: Keys::of(keys.key, keys.old), table: event.relation.root_oid, barrier }
+}
+
+fn at_of(event: &Event) -> At {
+    At { commit_lsn: event.transaction.commit_lsn, committed_at: event.transaction.committed_at }
+}
+
+/// As the column `mode` of `pgwh.status` shows it.
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Live => "live",
+        Mode::Draining | Mode::Paused | Mode::Stopped => "draining",
+        Mode::Open => "open",
+    }
+}
+
+/// As the column `bottleneck` of `pgwh.status` shows it; empty for none.
+fn bottleneck_word(bottleneck: Bottleneck) -> &'static str {
+    match bottleneck {
+        Bottleneck::None | Bottleneck::Paused => "",
+        Bottleneck::Breaker => "endpoint fails",
+        Bottleneck::Hold => "endpoint asked to wait",
+        Bottleneck::Endpoint => "endpoint",
+        Bottleneck::RetryWait => "retries",
+        Bottleneck::Memory => "pgwh.max_memory",
+        Bottleneck::Journal => "journal",
+        Bottleneck::Threads => "pgwh.max_connections",
+    }
+}
+
+fn failure_of(failure: crate::send::Failure) -> Failure {
+    Failure {
+        class: match failure.kind() {
+            FailureKind::Connection => FailureClass::Connection,
+            FailureKind::Content => FailureClass::Content,
+            FailureKind::Busy => FailureClass::Busy,
+            FailureKind::Gone => FailureClass::Gone,
+            FailureKind::Other => FailureClass::Other,
+        },
+        kind: failure.class.as_str(),
+        status: failure.status,
+        error: failure.message,
+        response: failure.response,
+        retry_after: failure.retry_after,
+    }
 }
 
 /// How much memory events may take, in bytes.
 fn event_memory() -> usize {
     (settings::max_memory() as f64 * EVENTS_SHARE) as usize
-}
-
-/// The time of day at an instant, in microseconds since 2000.
-fn wall_clock(at: Instant, now: Instant) -> i64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
-    let Timestamp(now_micros) = Timestamp::from_unix_micros(unix);
-    let ahead = at.saturating_duration_since(now).as_micros() as i64;
-    let behind = now.saturating_duration_since(at).as_micros() as i64;
-    now_micros + ahead - behind
 }
 
 /// A number that differs from retry to retry.

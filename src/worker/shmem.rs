@@ -109,6 +109,8 @@ pub struct Database {
     pub wanted: AtomicBool,
     /// Somebody committed a DROP EXTENSION here: look whether it is still installed.
     pub recheck: AtomicBool,
+    /// Somebody committed commands for the dispatcher: read `pgwh.commands`.
+    pub commands: AtomicBool,
     /// The pair is to end: set by who quiesces and by a dispatcher that leaves.
     pub stop: AtomicBool,
     /// How many backends are about to drop, rename, move or copy the database.
@@ -193,6 +195,7 @@ impl Database {
             &self.progress_wanted,
             &self.wanted,
             &self.recheck,
+            &self.commands,
             &self.stop,
             &self.image_saved,
         ] {

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use super::quiesce;
 use super::shmem::{self, Database};
+use crate::decode::plugin::DO_NOT_REPLICATE;
 
 thread_local! {
     // A backend has one thread, so these are its globals, without `static mut`.
@@ -28,10 +29,12 @@ struct AtCommit {
     ring: bool,
     /// The extension was dropped here: the dispatcher should look.
     recheck: bool,
+    /// The dispatcher has been given something to do: it should read its commands.
+    commands: bool,
 }
 
 impl AtCommit {
-    const NOTHING: AtCommit = AtCommit { ring: false, recheck: false };
+    const NOTHING: AtCommit = AtCommit { ring: false, recheck: false, commands: false };
 }
 
 /// Has the launcher look at this database when the present transaction commits.
@@ -44,6 +47,11 @@ pub fn recheck_at_commit() {
     AT_COMMIT.set(AtCommit { recheck: true, ..AT_COMMIT.get() });
 }
 
+/// Has the dispatcher read `pgwh.commands` when the present transaction commits.
+pub fn tell_dispatcher_at_commit() {
+    AT_COMMIT.set(AtCommit { commands: true, ..AT_COMMIT.get() });
+}
+
 /// Registers the callbacks, once, while the server preloads.
 pub fn init() {
     // SAFETY: the functions live as long as the library, which is never unloaded.
@@ -54,7 +62,10 @@ pub fn init() {
 }
 
 unsafe extern "C-unwind" fn after_commit(event: pg_sys::XactEvent::Type, _: *mut c_void) {
-    if event == pg_sys::XactEvent::XACT_EVENT_COMMIT {
+    // What the dispatcher itself writes is no news to the decoder.
+    // SAFETY: reads a global of this process.
+    let is_news = unsafe { pg_sys::replorigin_session_origin } != DO_NOT_REPLICATE;
+    if event == pg_sys::XactEvent::XACT_EVENT_COMMIT && is_news {
         wake_decoder();
     }
 }
@@ -107,7 +118,7 @@ fn mine() -> Option<&'static Database> {
 }
 
 fn act_on(wishes: AtCommit) {
-    if !(wishes.ring || wishes.recheck) {
+    if !(wishes.ring || wishes.recheck || wishes.commands) {
         return;
     }
     let Some(shared) = shmem::shared() else { return };
@@ -115,10 +126,11 @@ fn act_on(wishes: AtCommit) {
         // SAFETY: reads a global of this process.
         shared.ring(unsafe { pg_sys::MyDatabaseId });
     }
-    if wishes.recheck
-        && let Some(database) = shmem::my_database()
-    {
-        database.recheck.store(true, Ordering::SeqCst);
-        database.dispatcher.wake();
+    let Some(database) = shmem::my_database().filter(|_| wishes.recheck || wishes.commands) else { return };
+    for (wish, flag) in [(wishes.recheck, &database.recheck), (wishes.commands, &database.commands)] {
+        if wish {
+            flag.store(true, Ordering::SeqCst);
+        }
     }
+    database.dispatcher.wake();
 }

@@ -7,9 +7,6 @@ use proptest::test_runner::RngSeed;
 
 use super::{Keys, Order};
 
-mod engine;
-mod lanes;
-
 /// The same histories in every run.
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {

@@ -5,7 +5,7 @@
 mod json;
 mod pgwh;
 
-use super::Event;
+use super::{Column, Event};
 
 /// The shape of a subscription's payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,6 +22,32 @@ pub struct RenderContext<'a> {
     pub database: &'a str,
     /// The name of the subscription.
     pub subscription: &'a str,
+    /// The columns it shows.
+    pub columns: &'a Shown,
+}
+
+/// Which columns a payload shows. Those of the key it always does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// All.
+    #[default]
+    All,
+    /// Those of these names.
+    Only(Vec<String>),
+    /// All but those of these names.
+    Except(Vec<String>),
+}
+
+impl Shown {
+    /// Whether the column is shown.
+    pub fn shows(&self, column: &Column) -> bool {
+        column.is_key
+            || match self {
+                Shown::All => true,
+                Shown::Only(names) => names.contains(&column.name),
+                Shown::Except(names) => !names.contains(&column.name),
+            }
+    }
 }
 
 impl Format {
@@ -38,5 +64,24 @@ impl Format {
         match self {
             Format::Pgwh => pgwh::render(out, event, level, context),
         }
+    }
+
+    /// Appends the body of a request of a subscription that takes batches: a list of its events' bodies, also when there
+    /// is only one. Each event comes with its level, as in [`Format::render_one`].
+    pub fn render_batch<'a>(
+        self,
+        out: &mut Vec<u8>,
+        events: impl IntoIterator<Item = (&'a Event, usize)>,
+        context: &RenderContext<'_>,
+    ) {
+        let mut separator = b'[';
+        for (event, level) in events {
+            out.push(std::mem::replace(&mut separator, b','));
+            self.render_one(out, event, level, context);
+        }
+        if separator == b'[' {
+            out.push(b'[');
+        }
+        out.push(b']');
     }
 }

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use super::RenderContext;
 use super::json::{self, List};
+use super::{RenderContext, Shown};
 use crate::event::{Action, Cell, Cells, Column, Event, Row};
 
 /// Appends the body. Every member is there for every action, in the same order.
@@ -34,7 +34,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     json::string(out, schema);
     out.extend_from_slice(br#","table":"#);
     json::string(out, table);
-    rows(out, event);
+    rows(out, event, context.columns);
 
     // Writing to memory does not fail.
     let _ = write!(out, r#","commit":{{"lsn":"{}","xid":"#, event.transaction.commit_lsn);
@@ -59,10 +59,14 @@ fn word(action: Action) -> &'static str {
     }
 }
 
-/// The members that tell of the rows, from `key` to `unchanged`.
-fn rows(out: &mut Vec<u8>, event: &Event) {
-    let sides =
-        Sides { columns: &event.relation.columns, now: event.new.as_ref(), before: event.old.as_ref() };
+/// The members that tell of the rows, from `key` to `unchanged`, and `omitted` when a column is.
+fn rows(out: &mut Vec<u8>, event: &Event, columns: &Shown) {
+    let sides = Sides {
+        columns: &event.relation.columns,
+        shown: columns,
+        now: event.new.as_ref(),
+        before: event.old.as_ref(),
+    };
     // A deleted row is shown as it was.
     let shown = match event.action {
         Action::Delete => Sides { now: sides.before, ..sides },
@@ -81,7 +85,7 @@ fn rows(out: &mut Vec<u8>, event: &Event) {
     if event.action == Action::Update && event.old.is_some() {
         old_key = sides.values().any(|value| value.column.is_key && value.changed());
         // An old row may hold the key alone although the key is the same; then nothing is known of the others.
-        changes = old_key || sides.values().all(|value| value.before.is_known() || value.now == Cell::Absent);
+        changes = old_key || sides.values().all(|value| value.is_comparable());
     }
     out.extend_from_slice(br#","changes":"#);
     if changes {
@@ -103,6 +107,13 @@ fn rows(out: &mut Vec<u8>, event: &Event) {
         unchanged.string(out, &value.column.name);
     }
     unchanged.end(out);
+    let mut omitted = shown.values().filter(Value::is_omitted).peekable();
+    if omitted.peek().is_some() {
+        out.extend_from_slice(br#","omitted":"#);
+        let mut list = List::array(out);
+        omitted.for_each(|value| list.string(out, &value.column.name));
+        list.end(out);
+    }
 }
 
 /// An object of the columns whose values are known.
@@ -137,14 +148,15 @@ fn json_of(cell: Cell<'_>) -> Option<&[u8]> {
     match cell {
         Cell::Json(text) => Some(text),
         Cell::Null => Some(b"null"),
-        Cell::Absent | Cell::Unchanged => None,
+        Cell::Absent | Cell::Unchanged | Cell::Omitted => None,
     }
 }
 
-/// The rows before and after, column by column.
+/// The rows before and after, column by column, as far as they are shown.
 #[derive(Clone, Copy)]
 struct Sides<'a> {
     columns: &'a [Column],
+    shown: &'a Shown,
     now: Option<&'a Row>,
     before: Option<&'a Row>,
 }
@@ -159,12 +171,13 @@ struct Value<'a> {
 impl<'a> Sides<'a> {
     fn values(self) -> impl Iterator<Item = Value<'a>> {
         let (mut now, mut before) = (self.now.map(Row::cells), self.before.map(Row::cells));
-        self.columns.iter().map(move |column| {
+        let cells = self.columns.iter().map(move |column| {
             let (now, before) = (next(&mut now), next(&mut before));
             // A large value that stayed as it was is known when the old row has it.
             let now = if now == Cell::Unchanged && before.is_known() { before } else { now };
             Value { column, now, before }
-        })
+        });
+        cells.filter(move |value| self.shown.shows(value.column))
     }
 }
 
@@ -174,6 +187,16 @@ fn next<'a>(cells: &mut Option<Cells<'a>>) -> Cell<'a> {
 }
 
 impl Value<'_> {
+    /// Whether either side was too large. A value left as it was is told as unchanged, however large it is.
+    fn is_omitted(&self) -> bool {
+        self.now != Cell::Unchanged && (self.now == Cell::Omitted || self.before == Cell::Omitted)
+    }
+
+    /// Whether the old value is there, so that it says something about the others that it is not told as changed.
+    fn is_comparable(&self) -> bool {
+        self.before.is_known() || self.before == Cell::Omitted || self.now == Cell::Absent
+    }
+
     /// Whether the old value is known and the new one is another.
     fn changed(&self) -> bool {
         self.before.is_known() && self.now != self.before

@@ -55,6 +55,11 @@ impl FrameReader {
         }
     }
 
+    /// Whether all that was pushed has been read.
+    pub fn is_empty(&self) -> bool {
+        self.read == self.buffer.len()
+    }
+
     /// The bytes of memory held.
     pub fn memory(&self) -> usize {
         self.buffer.capacity()

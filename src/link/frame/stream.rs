@@ -138,9 +138,42 @@ impl Stream {
         Ok(None)
     }
 
+    /// Whether the stream ends well here: no frame and no transaction is half told.
+    pub fn is_complete(&self) -> bool {
+        self.reader.is_empty() && self.session.transaction.is_none()
+    }
+
     /// The bytes of memory that the unread part of the stream holds.
     pub fn memory(&self) -> usize {
         self.reader.memory()
+    }
+}
+
+impl Item {
+    /// Who gets a change, or would have got it; nobody else gets anything.
+    pub fn targets(&self) -> &[Target] {
+        match self {
+            Item::Change { targets, .. } | Item::Failed { targets, .. } => targets,
+            _ => &[],
+        }
+    }
+
+    /// The name of a change's event, also of one that could not be encoded.
+    pub fn event_id(&self) -> Option<EventId> {
+        match self {
+            Item::Change { event, .. } => Some(event.id()),
+            Item::Failed { failure, .. } => Some(failure.id()),
+            _ => None,
+        }
+    }
+
+    /// The transaction that committed a change.
+    pub fn transaction(&self) -> Option<&Arc<Transaction>> {
+        match self {
+            Item::Change { event, .. } => Some(&event.transaction),
+            Item::Failed { failure, .. } => Some(&failure.transaction),
+            _ => None,
+        }
     }
 }
 

@@ -112,7 +112,7 @@ fn any_targets(levels: usize) -> impl Strategy<Value = Vec<Target>> {
     prop::collection::vec(target, 0..5)
 }
 
-fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value = Item> {
+pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value = Item> {
     any_relation().prop_flat_map(move |relation| {
         let transaction = Arc::clone(&transaction);
         let columns = relation.columns.len();
@@ -139,7 +139,7 @@ fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value = Item> {
 }
 
 prop_compose! {
-    fn any_transaction()(xid: u32, lsn in any_lsn(), time: i64, bits in 0..1u64 << 48) -> Arc<Transaction> {
+    pub(crate) fn any_transaction()(xid: u32, lsn in any_lsn(), time: i64, bits in 0..1u64 << 48) -> Arc<Transaction> {
         let fingerprint = Fingerprint::from_bits(bits).unwrap();
         Arc::new(Transaction { xid, commit_lsn: lsn, committed_at: Timestamp(time), fingerprint })
     }

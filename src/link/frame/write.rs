@@ -1,7 +1,7 @@
 //! The decoder's end: frames appended to a buffer, each value written once and into its place.
 
 use super::{LaneKeys, MAX_LENGTH, Target, TooLong, action_code, flag, tag};
-use crate::event::{Action, Cells, Lsn, Relation, RowBuilder, Transaction};
+use crate::event::{Action, Cells, Lsn, Relation, Row, RowBuilder, Transaction};
 
 const LENGTH_BYTES: usize = size_of::<u32>();
 /// Flags and two keys, in a fixed place so that they may be known last.
@@ -59,6 +59,17 @@ pub struct ChangeFrame<'a> {
 impl ChangeFrame<'_> {
     /// Begins one of the rows, each at most once; the builder's cells go straight into the frame.
     pub fn row(&mut self, image: Image) -> RowBuilder<'_> {
+        self.open_row(image);
+        RowBuilder::new(self.out)
+    }
+
+    /// Writes a row that exists already, in place of building it.
+    pub fn whole_row(&mut self, image: Image, row: &Row) {
+        self.open_row(image);
+        self.out.extend_from_slice(row.as_bytes());
+    }
+
+    fn open_row(&mut self, image: Image) {
         self.close_row();
         self.out.push(match image {
             Image::New => tag::NEW_ROW,
@@ -67,7 +78,6 @@ impl ChangeFrame<'_> {
         self.out.extend_from_slice(&[0; LENGTH_BYTES]);
         self.rows[image as usize] = Some((self.out.len(), self.out.len()));
         self.open = Some(image);
-        RowBuilder::new(self.out)
     }
 
     /// The cells of a row written so far, none if it was not begun.

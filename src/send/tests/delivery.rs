@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crossbeam_channel::{bounded, unbounded};
 
 use super::server::Server;
@@ -14,7 +16,7 @@ fn a_request_says_who_sends_what_and_proves_it() {
     let url = format!("{}?tenant=7", server.url());
     let endpoint = Arc::new(Endpoint::new(EndpointSettings { headers, ..settings(&url) }).unwrap());
     let pool = pool(1);
-    pool.submit(Job { attempt: 3, ..job(5, &endpoint) });
+    pool.submit(Job { attempt: 3, replay: Some(9), ..job(5, &endpoint) });
     let outcome = outcomes(&pool, 1).remove(0);
     assert_eq!((outcome.ticket, outcome.result), (5, Ok(Success { status: 200 })));
 
@@ -34,15 +36,38 @@ fn a_request_says_who_sends_what_and_proves_it() {
         ("webhook-signature", &signature),
         ("idempotency-key", &id),
         ("webhook-attempt", "3"),
+        ("webhook-replay", "9"),
         ("x-api-key", "k"),
         ("accept", "text/plain"),
     ] {
         assert_eq!(request.header(name), Some(value), "{name}");
     }
-    assert_eq!(request.head.len(), 12, "{:?}", request.head);
+    assert_eq!(request.head.len(), 13, "{:?}", request.head);
     let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
     assert_eq!(body["data"]["id"], event(5).id().to_string());
     assert_eq!(body["data"]["subscription"], "orders-to-billing");
+
+    pool.submit(job(6, &endpoint));
+    outcomes(&pool, 1);
+    assert_eq!(server.request().header("webhook-replay"), None, "it is no replay");
+}
+
+#[test]
+fn a_subscription_that_takes_batches_always_gets_a_list() {
+    let server = Server::answering(OK);
+    let pool = pool(1);
+    let settings = settings(&server.url());
+    let batched = Arc::new(Endpoint::new(EndpointSettings { batched: true, ..settings.clone() }).unwrap());
+    // One that was under way when its subscription was changed to take none is still whole.
+    let unbatched = Arc::new(Endpoint::new(settings).unwrap());
+    for (endpoint, ordinals) in [(&batched, 1..2), (&batched, 1..101), (&unbatched, 1..3)] {
+        let events = ordinals.clone().map(|ordinal| (event(ordinal), 0)).collect();
+        pool.submit(Job { events, ..job(1, endpoint) });
+        outcomes(&pool, 1);
+        let body: serde_json::Value = serde_json::from_slice(&server.request().body).unwrap();
+        let ids: Vec<_> = body.as_array().unwrap().iter().map(|event| event["data"]["id"].clone()).collect();
+        assert_eq!(ids, ordinals.map(|ordinal| event(ordinal).id().to_string()).collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -136,6 +161,39 @@ fn connections_are_not_kept_past_their_number() {
         assert!(network.idle.count() <= 3);
     }
     assert!(network.idle.count() > 0);
+}
+
+#[test]
+fn hundreds_that_hang_take_no_more_threads_and_sockets_than_are_allowed() {
+    let (release, released) = bounded::<()>(0);
+    let (open, most_open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let seen = (open.clone(), most_open.clone());
+    let server = Server::start(move |_, stream| {
+        seen.1.fetch_max(seen.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let _ = released.recv();
+        seen.0.fetch_sub(1, Ordering::SeqCst);
+        stream.write_all(OK.as_bytes()).map(|()| true)
+    });
+    let await_hanging = |count| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while open.load(Ordering::SeqCst) != count {
+            assert!(Instant::now() < end, "{} hang, not {count}", open.load(Ordering::SeqCst));
+            std::thread::yield_now();
+        }
+    };
+    let (pool, endpoint) = (pool(8), endpoint(&server.url()));
+    (0..300).for_each(|ticket| pool.submit(job(ticket, &endpoint)));
+    await_hanging(8);
+    assert_eq!(pool.threads(), 8);
+    // More may be allowed meanwhile.
+    pool.set_max_requests(12);
+    (300..310).for_each(|ticket| pool.submit(job(ticket, &endpoint)));
+    await_hanging(12);
+    assert_eq!(pool.threads(), 12);
+    drop(release);
+    assert!(outcomes(&pool, 310).iter().all(|outcome| outcome.result.is_ok()));
+    assert_eq!(most_open.load(Ordering::SeqCst), 12);
+    assert!(server.requests().iter().all(|request| request.connection < 12));
 }
 
 #[test]

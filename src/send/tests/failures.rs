@@ -35,9 +35,43 @@ fn a_status_other_than_2xx_is_a_failure_with_the_answer() {
         assert_eq!(failure.class, class, "{answer}");
         assert_eq!(failure.status.unwrap().to_string(), answer[..3]);
         assert_eq!(failure.retry_after, retry_after.map(Duration::from_secs), "{answer}");
-        assert_eq!(failure.response, b"why!");
+        assert_eq!(failure.response, "why!");
         assert!(failure.message.starts_with(&answer[..3]));
     }
+}
+
+#[test]
+fn an_answer_says_what_is_wrong_with_the_endpoint_or_the_request() {
+    for (answer, kind) in [
+        ("301 Moved\r\n", FailureKind::Other),
+        ("400 Bad Request\r\n", FailureKind::Content),
+        ("404 Not Found\r\n", FailureKind::Content),
+        ("422 Odd\r\nretry-after: 7\r\n", FailureKind::Content),
+        ("408 Too Slow\r\n", FailureKind::Other),
+        ("410 Gone\r\n", FailureKind::Gone),
+        ("429 Too Many Requests\r\n", FailureKind::Busy),
+        ("500 Oops\r\n", FailureKind::Other),
+        ("503 Busy\r\nretry-after: 7\r\n", FailureKind::Busy),
+        ("503 Busy\r\nretry-after: later\r\n", FailureKind::Other),
+        ("200 OK\r\ntransfer-encoding: chunked\r\n", FailureKind::Connection),
+    ] {
+        let failure = failure_of(format!("HTTP/1.1 {answer}\r\n").as_bytes());
+        assert_eq!(failure.kind(), kind, "{answer}");
+    }
+    for class in
+        [ErrorClass::Dns, ErrorClass::Connect, ErrorClass::Tls, ErrorClass::Timeout, ErrorClass::Reset]
+    {
+        assert_eq!(Failure::unanswered(class, "").kind(), FailureKind::Connection);
+    }
+    for class in [ErrorClass::Blocked, ErrorClass::TooLarge, ErrorClass::Encode] {
+        assert_eq!(Failure::unanswered(class, "").kind(), FailureKind::Other);
+    }
+}
+
+#[test]
+fn an_answer_is_kept_as_text_that_a_database_can_store() {
+    let failure = failure_of(b"HTTP/1.1 500 Oops\r\ncontent-length: 9\r\n\r\n\xc3\xa9\0\xffok\xc3\n");
+    assert_eq!(failure.response, "\u{e9}\u{fffd}ok\u{fffd}\n");
 }
 
 #[test]

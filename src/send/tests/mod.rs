@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::network::Network;
 use super::*;
-use crate::event::format::Format;
+use crate::event::format::{Format, Shown};
 use crate::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -49,6 +49,8 @@ fn settings(url: &str) -> EndpointSettings {
         timeout: Duration::from_secs(30),
         secrets: vec![SECRET.to_owned()],
         format: Format::Pgwh,
+        columns: Shown::All,
+        batched: false,
         max_response_size: 1000,
         guard: Arc::new(Guard::parse("127.0.0.0/8").unwrap()),
     }
@@ -66,7 +68,7 @@ fn impatient(url: &str) -> Arc<Endpoint> {
 }
 
 fn job(ticket: u64, endpoint: &Arc<Endpoint>) -> Job {
-    Job { ticket, endpoint: endpoint.clone(), events: vec![(event(ticket), 0)], attempt: 1 }
+    Job { ticket, endpoint: endpoint.clone(), events: vec![(event(ticket), 0)], attempt: 1, replay: None }
 }
 
 fn pool(max_threads: usize) -> Pool {

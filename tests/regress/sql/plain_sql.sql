@@ -2,7 +2,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgstream_hooks;
 RESET client_min_messages;
-CREATE TABLE public.orders (id integer PRIMARY KEY);
+CREATE TABLE public.orders (id integer PRIMARY KEY, status text);
 -- Begins once changes are captured, which a transaction that has written can't wait for.
 SELECT pgwh.subscribe('https://example.com/first', name => 'first') IS NOT NULL AS ready;
 
@@ -19,6 +19,22 @@ UPDATE pgwh.subscriptions SET event_types = '{T,u}', timeout = '1 min' WHERE nam
 UPDATE pgwh.subscriptions SET tables = '{public.ordrs}' WHERE name = 'first';
 UPDATE pgwh.subscriptions SET headers = '{"host": "x"}' WHERE name = 'first';
 UPDATE pgwh.secrets SET secret = 'hunter2';
+UPDATE pgwh.subscriptions SET tables = '{public.orders}', columns = '{status}', batch_size = 10, batch_wait = NULL,
+  ordering = 'NONE', retry_schedule = NULL, retention = '1 h', paused = NULL
+WHERE name = 'first' RETURNING columns, batch_size, batch_wait, ordering, retry_schedule, retention, paused;
+UPDATE pgwh.subscriptions SET columns = '{stat}' WHERE name = 'first';
+UPDATE pgwh.subscriptions SET exclude_columns = '{status}' WHERE name = 'first';
+UPDATE pgwh.subscriptions SET batch_size = 0 WHERE name = 'first';
+UPDATE pgwh.subscriptions SET ordering = 'loose' WHERE name = 'first';
+UPDATE pgwh.subscriptions SET retry_schedule = '{{1 s}, {0 s}}' WHERE name = 'first';
+-- A column that is gone does not stand in the way of changing something else, but is not one of other tables.
+ALTER TABLE public.orders DROP COLUMN status;
+UPDATE pgwh.subscriptions SET batch_size = 20 WHERE name = 'first' RETURNING columns, batch_size;
+UPDATE pgwh.subscriptions SET tables = '{public.*}' WHERE name = 'first';
+-- Why it was disabled is of no interest any more once it is enabled.
+UPDATE pgwh.subscriptions SET enabled = false, disabled_reason = 'tried' WHERE name = 'first' RETURNING disabled_reason;
+UPDATE pgwh.subscriptions SET max_in_flight = 2 WHERE name = 'first' RETURNING disabled_reason;
+UPDATE pgwh.subscriptions SET enabled = true, paused = true WHERE name = 'first' RETURNING disabled_reason, paused;
 SELECT updated_at > created_at AS changed FROM pgwh.subscriptions WHERE name = 'first';
 
 -- A table that is gone does not stand in the way of changing something else.

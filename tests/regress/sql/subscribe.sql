@@ -5,6 +5,7 @@ RESET client_min_messages;
 CREATE SCHEMA shop;
 CREATE TABLE shop.orders (id integer PRIMARY KEY);
 CREATE TABLE shop."Odd.Name" (id integer PRIMARY KEY);
+CREATE TABLE shop.wide (id integer PRIMARY KEY, total numeric, "Note" text);
 CREATE TABLE shop.parted (id integer) PARTITION BY RANGE (id);
 CREATE TABLE shop.parted_1 PARTITION OF shop.parted FOR VALUES FROM (1) TO (10);
 
@@ -12,6 +13,8 @@ CREATE TABLE shop.parted_1 PARTITION OF shop.parted FOR VALUES FROM (1) TO (10);
 SELECT pgwh.subscribe('https://example.com/all') AS all_id \gset
 SELECT name, url, tables, event_types, headers, timeout, max_in_flight, enabled, owner = current_user AS mine,
   home = pgwh.home() AS here FROM pgwh.subscriptions WHERE id = :all_id;
+SELECT columns, exclude_columns, batch_size, batch_wait, ordering, retry_schedule, retention, paused, disabled_reason
+FROM pgwh.subscriptions WHERE id = :all_id;
 
 -- Everything by name.
 SELECT pgwh.subscribe('https://example.com/orders', name => 'orders',
@@ -49,6 +52,17 @@ SELECT pgwh.subscribe('https://example.com/p1', tables => '{shop.parted_1}') AS 
 SELECT tables FROM pgwh.subscriptions WHERE id = :id;
 SELECT pgwh.subscribe('https://example.com/*', tables => '{*}') AS id \gset
 SELECT tables FROM pgwh.subscriptions WHERE id = :id;
+
+-- Batches, order, retries, retention; an empty schedule means one attempt.
+SELECT pgwh.subscribe('https://example.com/b', name => 'batches', tables => '{shop.wide}', columns => '{total, Note}',
+  batch_size => 100, batch_wait => '250 ms', ordering => ' Strict', retry_schedule => '{1 s, 1 day, 30 days}',
+  retention => '1 week') AS id \gset
+SELECT * FROM (SELECT columns, exclude_columns, batch_size, batch_wait, ordering, retry_schedule, retention
+  FROM pgwh.subscriptions WHERE id = :id) s \gx
+SELECT pgwh.subscribe('https://example.com/b', name => 'batches', tables => '{shop.*}', exclude_columns => '{Note}',
+  ordering => 'none', retry_schedule => '{}') = :id AS same;
+SELECT * FROM (SELECT columns, exclude_columns, batch_size, batch_wait, ordering, retry_schedule, retention
+  FROM pgwh.subscriptions WHERE id = :id) s \gx
 
 -- A key of its own for each, that can sign.
 SELECT count(*) = count(DISTINCT secret) AS different, bool_and(secret ~ '^whsec_[A-Za-z0-9+/]{32}$') AS keys

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::super::Format;
 use super::*;
 use crate::event::{Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
 
-const CONTEXT: RenderContext<'_> = RenderContext { database: "shop", subscription: "orders-to-billing" };
+const CONTEXT: RenderContext<'_> =
+    RenderContext { database: "shop", subscription: "orders-to-billing", columns: &Shown::All };
 
 /// `orders (id integer primary key, status text, notes text)`, a partition of `sales.all_orders`.
 fn orders() -> Relation {
@@ -52,6 +53,13 @@ fn rendered(event: &Event, level: usize) -> String {
     let mut out = Vec::new();
     Format::Pgwh.render_one(&mut out, event, level, &CONTEXT);
     String::from_utf8(out).unwrap()
+}
+
+/// The `data` of an event's body that shows only some columns.
+fn data_with(event: &Event, columns: &Shown) -> Json {
+    let mut out = Vec::new();
+    Format::Pgwh.render_one(&mut out, event, 0, &RenderContext { columns, ..CONTEXT });
+    serde_json::from_slice::<Json>(&out).unwrap()["data"].take()
 }
 
 /// The `data` of an event's body.
@@ -180,7 +188,7 @@ fn names_of_any_characters_stay_what_they_are() {
     event.relation = Arc::new(relation);
 
     let mut out = Vec::new();
-    let context = RenderContext { database: "d\"\u{1}", subscription: "s\\" };
+    let context = RenderContext { database: "d\"\u{1}", subscription: "s\\", columns: &Shown::All };
     render(&mut out, &event, 0, &context);
     let body: Json = serde_json::from_slice(&out).unwrap();
     assert_eq!(body["type"], "a\"b.c\\\n.é.insert");
@@ -198,4 +206,47 @@ fn a_body_is_appended_to_what_is_there() {
     let mut out = b"[".to_vec();
     render(&mut out, &event, 0, &CONTEXT);
     assert_eq!(out[1..], *rendered(&event, 0).as_bytes());
+}
+
+#[test]
+fn only_columns_that_are_shown_are_told_and_the_key_always_is() {
+    let new = [Cell::Json(b"1"), Cell::Json(b"\"paid\""), Cell::Unchanged];
+    let old = [Cell::Json(b"1"), Cell::Json(b"\"open\""), Cell::Json(b"\"long\"")];
+    let event = event(Action::Update, Some(new), Some(old));
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+    for columns in [Shown::Only(names(&["notes"])), Shown::Except(names(&["id", "status"]))] {
+        let data = data_with(&event, &columns);
+        assert_eq!(data["key"], json!({"id": 1}));
+        assert_eq!(data["record"], json!({"id": 1, "notes": "long"}));
+        assert_eq!(data["changes"], json!({}));
+    }
+    let data = data_with(&event, &Shown::Only(names(&["status"])));
+    assert_eq!(data["record"], json!({"id": 1, "status": "paid"}));
+    assert_eq!(data["changes"], json!({"status": "open"}));
+}
+
+#[test]
+fn what_is_omitted_is_named_and_nothing_is_where_nothing_is() {
+    let id = Cell::Json(b"1");
+    let inserted = data(&event(Action::Insert, Some([id, Cell::Omitted, Cell::Null]), None));
+    assert_eq!(inserted["record"], json!({"id": 1, "notes": null}));
+    assert_eq!(inserted["omitted"], json!(["status"]));
+    assert!(data(&event(Action::Insert, Some([id, Cell::Null, Cell::Null]), None)).get("omitted").is_none());
+
+    // Of the other columns is told what changed.
+    let (new, old) = ([id, Cell::Omitted, Cell::Null], [id, Cell::Omitted, Cell::Json(b"\"n\"")]);
+    let updated = data(&event(Action::Update, Some(new), Some(old)));
+    assert_eq!((&updated["changes"], &updated["omitted"]), (&json!({"notes": "n"}), &json!(["status"])));
+    // One side of a change may be small.
+    let (new, old) = ([id, Cell::Omitted, Cell::Null], [id, Cell::Null, Cell::Null]);
+    let updated = data(&event(Action::Update, Some(new), Some(old)));
+    assert_eq!((&updated["changes"], &updated["omitted"]), (&json!({"status": null}), &json!(["status"])));
+    // What stayed as it was is unchanged, however large.
+    let (new, old) = ([id, Cell::Unchanged, Cell::Null], [id, Cell::Omitted, Cell::Null]);
+    let updated = data(&event(Action::Update, Some(new), Some(old)));
+    assert_eq!((&updated["unchanged"], updated.get("omitted")), (&json!(["status"]), None));
+
+    let shown = Shown::Only(vec!["notes".to_owned()]);
+    let hidden = data_with(&event(Action::Insert, Some([id, Cell::Omitted, Cell::Null]), None), &shown);
+    assert!(hidden.get("omitted").is_none());
 }

@@ -1,0 +1,190 @@
+//! What is asked of the dispatcher: to pause, to go on, to give up, to send again.
+//!
+//! A function writes down what it wants in the caller's transaction; the dispatcher is told when that commits.
+
+mod forget;
+mod json;
+mod replay;
+mod row;
+mod why;
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::subscribe::id_of;
+use crate::dispatch::{DeliveryId, Position};
+use crate::error::Error;
+use crate::event::Timestamp;
+use crate::journal::{self, CommandKind};
+use crate::send::Problem;
+use crate::worker::wake;
+
+/// Keeps a subscription's changes instead of sending them; false if it did so already.
+#[pg_extern(sql = false)]
+fn pause(name: Option<String>) -> Result<bool, ErrorReport> {
+    Ok(set_paused(name, true)?)
+}
+
+/// Sends what was kept, and goes on; false if it was not paused.
+#[pg_extern(sql = false)]
+fn resume(name: Option<String>) -> Result<bool, ErrorReport> {
+    Ok(set_paused(name, false)?)
+}
+
+fn set_paused(name: Option<String>, paused: bool) -> Result<bool, Error> {
+    let id = id_of(name)?;
+    let changed = Spi::connect_mut(|client| {
+        let rows = client.update(
+            "UPDATE pgwh.subscriptions SET paused = $2
+             WHERE id OPERATOR(pg_catalog.=) $1 AND paused OPERATOR(pg_catalog.<>) $2 RETURNING id",
+            None,
+            &[id.into(), paused.into()],
+        )?;
+        Ok::<_, pgrx::spi::Error>(!rows.is_empty())
+    })?;
+    if changed {
+        // The log tells of it, too, but the decoder may be far behind.
+        tell(CommandKind::Reload { subscription: id })?;
+    }
+    Ok(changed)
+}
+
+/// Gives up a delivery that is not done.
+#[pg_extern(sql = false)]
+fn skip(delivery_id: Option<i64>) -> Result<(), ErrorReport> {
+    let delivery = delivery_of(delivery_id)?;
+    let found = with_plain_names(|| match journal::inspect::delivery(delivery)? {
+        Some((_, target)) => {
+            let pending = positions()?.get(&target.subscription).is_some_and(|it| is_pending(it, delivery));
+            Ok(pending.then_some(target.subscription))
+        }
+        None => Ok(journal::inspect::retried_in_replay(delivery)?),
+    })?;
+    match found {
+        Some(subscription) => Ok(tell(CommandKind::Skip { subscription, delivery })?),
+        None => Err(not_pending(delivery)?.into()),
+    }
+}
+
+/// Ends a replay that is not over.
+#[pg_extern(sql = false)]
+fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
+    let id = id.ok_or(Error::Missing("id"))?;
+    let state = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT state FROM pgwh.replays WHERE id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
+    });
+    match state.map_err(Error::from)?.as_deref() {
+        Some("waiting" | "running") => Ok(tell(CommandKind::CancelReplay { replay: id })?),
+        Some(state) => Err(refused(
+            "this replay is over",
+            format!("Replay {id} is {state}."),
+            "SELECT id, subscription FROM pgwh.replays WHERE state IN ('waiting', 'running'); shows those that are not.",
+        )
+        .into()),
+        None => Err(refused(
+            "there is no such replay",
+            format!("There is no replay {id}."),
+            "SELECT id, subscription, state FROM pgwh.replays; shows those that there are.",
+        )
+        .into()),
+    }
+}
+
+/// Writes down what the dispatcher is to do when this transaction has committed.
+fn tell(what: CommandKind) -> Result<(), Error> {
+    let (command, subscription, delivery, replay) = match what {
+        CommandKind::Reload { subscription } => ("reload", Some(subscription), None, None),
+        CommandKind::Skip { subscription, delivery } => {
+            ("skip", Some(subscription), Some(delivery.0 as i64), None)
+        }
+        CommandKind::Replay { replay } => ("replay", None, None, Some(replay)),
+        CommandKind::CancelReplay { replay } => ("cancel_replay", None, None, Some(replay)),
+        CommandKind::Forget => ("forget", None, None, None),
+    };
+    Spi::run_with_args(
+        "INSERT INTO pgwh.commands (command, subscription_id, delivery_id, replay_id) VALUES ($1, $2, $3, $4)",
+        &[command.into(), subscription.into(), delivery.into(), replay.into()],
+    )?;
+    wake::tell_dispatcher_at_commit();
+    Ok(())
+}
+
+fn delivery_of(delivery_id: Option<i64>) -> Result<DeliveryId, Error> {
+    let number = delivery_id.ok_or(Error::Missing("delivery_id"))?;
+    match u64::try_from(number) {
+        Ok(number) if number > 0 => Ok(DeliveryId(number)),
+        _ => Err(unknown(number)),
+    }
+}
+
+/// Why a delivery can't be given up.
+fn not_pending(delivery: DeliveryId) -> Result<Error, Error> {
+    let known = with_plain_names(|| Ok(journal::inspect::delivery(delivery)?))?;
+    Ok(match known {
+        Some(_) => refused(
+            "this delivery is done",
+            format!("Delivery {} is not pending any more.", delivery.0),
+            format!("SELECT * FROM pgwh.deliveries WHERE id = {}; shows what became of it.", delivery.0),
+        ),
+        None => unknown(delivery.0 as i64),
+    })
+}
+
+fn unknown(number: i64) -> Error {
+    refused(
+        "there is no such delivery",
+        format!("The journal has no delivery {number}."),
+        "SELECT id, subscription, state FROM pgwh.deliveries WHERE state IN ('pending', 'retrying', 'dead'); \
+         shows those that may be meant. Very new ones are there in a moment.",
+    )
+}
+
+/// Where all subscriptions stand, as the journal has it.
+fn positions() -> Result<HashMap<i64, Position>, Error> {
+    Ok(journal::load()?.positions)
+}
+
+/// Whether a delivery of the subscription that stands there is not done.
+fn is_pending(position: &Position, id: DeliveryId) -> bool {
+    let is_listed = position.pending.binary_search_by_key(&id, |pending| pending.id).is_ok();
+    is_listed || (id > position.reach && position.done_ahead.binary_search(&id).is_err())
+}
+
+/// 22023 in words for the user.
+fn refused(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::Refused(Problem { message: message.into(), detail: detail.into(), hint: hint.into() })
+}
+
+/// Runs the action where names without a schema mean the server's own, whatever the caller's search path is.
+fn with_plain_names<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: as functions with a SET clause do it (`fmgr_security_definer` in fmgr.c): the level is closed when the
+    // action is done, or by the end of the transaction when it raises.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let done = action();
+        pg_sys::AtEOXact_GUC(true, level);
+        done
+    }
+}
+
+/// A time as SQL has it.
+fn time(at: Timestamp) -> Result<TimestampWithTimeZone, Error> {
+    TimestampWithTimeZone::try_from(at.0).map_err(|_| Error::Internal("a time is out of range".to_owned()))
+}

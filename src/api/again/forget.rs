@@ -1,0 +1,189 @@
+//! `pgwh.forget`: erases a row from the journal.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use pgrx::AnyElement;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::row::AskedRow;
+use super::{is_pending, positions, tell, with_plain_names};
+use crate::dispatch::{DeliveryId, Position};
+use crate::error::Error;
+use crate::event::EventId;
+use crate::journal::chunk::Entry;
+use crate::journal::{CommandKind, inspect};
+use crate::link::frame::{Failure, Item, LaneKeys};
+
+/// What stands in place of an error or a change that is forgotten.
+const FORGOTTEN: &str = "forgotten";
+
+/// What was erased.
+#[derive(Default)]
+struct Erased {
+    events: u64,
+    pending: u64,
+    attempts: u64,
+}
+
+/// Erases the row's finished events, and what endpoints said to them.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn forget(
+    table_name: Option<String>,
+    key: Option<AnyElement>,
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(events_forgotten, i64), name!(deliveries_pending, i64), name!(attempts_cleared, i64)),
+    >,
+    ErrorReport,
+> {
+    let row = AskedRow::parse(table_name, key)?;
+    let erased = with_plain_names(|| erase(&row))?;
+    if erased.pending > 0 {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            "events of this row that are still to be delivered are not erased",
+            "pgstream_hooks",
+        )
+        .set_detail(format!("{} of their deliveries are pending, or may be replayed.", erased.pending))
+        .set_hint("SELECT * FROM pgwh.why(…); shows them. Wait, or give them up with pgwh.skip(delivery_id) or pgwh.cancel_replay(id); then do this again.")
+        .report(PgLogLevel::NOTICE);
+    }
+    let counts = (erased.events as i64, erased.pending as i64, erased.attempts as i64);
+    Ok(TableIterator::once(counts))
+}
+
+fn erase(row: &AskedRow) -> Result<Erased, Error> {
+    let mut seen = false;
+    let mut events = Vec::new();
+    inspect::from_the_newest(|entry| {
+        if let Item::Change { event, .. } = &entry.item {
+            seen |= row.has_table_of(&event.relation);
+        }
+        if row.is_changed_by(&entry.item) {
+            events.push(Found::of(&entry));
+        }
+        ControlFlow::Continue(())
+    })?;
+    row.check_exists(seen)?;
+
+    let needed = Needed { positions: positions()?, replaying: replaying()? };
+    let mut erased = Erased::default();
+    let mut ids: BTreeMap<DeliveryId, EventId> = BTreeMap::new();
+    let mut deliveries = BTreeSet::new();
+    for found in events {
+        let pending =
+            found.deliveries.iter().filter(|(id, subscription)| needed.is(*id, *subscription)).count();
+        if pending > 0 {
+            erased.pending += pending as u64;
+        } else if let (Some((first, _)), Some(event)) = (found.deliveries.first(), found.event) {
+            ids.insert(*first, event);
+            deliveries.extend(found.deliveries.iter().map(|(id, _)| *id));
+        }
+    }
+    let forgotten: HashSet<EventId> = ids.values().copied().collect();
+    erased.events = rewrite_all(ids)?;
+    erased.attempts = clear_attempts(deliveries, &forgotten)?;
+    if erased.events > 0 {
+        tell(CommandKind::Forget)?;
+    }
+    Ok(erased)
+}
+
+/// A change of the row.
+struct Found {
+    event: Option<EventId>,
+    /// Its deliveries and whose they are.
+    deliveries: Vec<(DeliveryId, i64)>,
+}
+
+impl Found {
+    fn of(entry: &Entry) -> Found {
+        let deliveries = entry.deliveries().map(|(id, target)| (id, target.subscription)).collect();
+        Found { event: entry.item.event_id(), deliveries }
+    }
+}
+
+/// Who still needs events.
+struct Needed {
+    positions: HashMap<i64, Position>,
+    /// Subscriptions with a replay that is not over, which may come to any of their events.
+    replaying: HashSet<i64>,
+}
+
+impl Needed {
+    fn is(&self, id: DeliveryId, subscription: i64) -> bool {
+        self.replaying.contains(&subscription)
+            || self.positions.get(&subscription).is_some_and(|position| is_pending(position, id))
+    }
+}
+
+fn replaying() -> Result<HashSet<i64>, Error> {
+    Ok(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT DISTINCT subscription_id FROM pgwh.replays WHERE state IN ('waiting', 'running')",
+            None,
+            &[],
+        )?;
+        let mut found = HashSet::new();
+        for row in rows {
+            found.extend(row.get::<i64>(1)?);
+        }
+        Ok::<_, pgrx::spi::Error>(found)
+    })?)
+}
+
+/// Rewrites the chunks that hold the events, each once; returns how many events were erased.
+fn rewrite_all(mut ids: BTreeMap<DeliveryId, EventId>) -> Result<u64, Error> {
+    let mut erased = 0;
+    while let Some((first, _)) = ids.first_key_value().map(|(first, event)| (*first, *event)) {
+        erased += inspect::rewrite(first, |entry| {
+            let wanted = ids.get(&entry.first) == entry.item.event_id().as_ref();
+            wanted && ids.remove(&entry.first).is_some() && make_forgotten(&mut entry.item)
+        })?;
+        // It may have left the journal meanwhile.
+        ids.remove(&first);
+    }
+    Ok(erased)
+}
+
+/// Leaves of a change what it was one of, and who got it.
+fn make_forgotten(item: &mut Item) -> bool {
+    let Item::Change { event, targets, .. } = item else { return false };
+    let failure = Failure {
+        transaction: Arc::clone(&event.transaction),
+        ordinal: event.ordinal,
+        action: event.action,
+        relation: Some(Arc::clone(&event.relation)),
+        sqlstate: "00000".to_owned(),
+        message: FORGOTTEN.to_owned(),
+    };
+    *item = Item::Failed {
+        failure: Arc::new(failure),
+        keys: LaneKeys::default(),
+        barrier: false,
+        targets: std::mem::take(targets),
+    };
+    true
+}
+
+/// Clears what endpoints said to the deliveries, those of batches and of replays of the events included.
+fn clear_attempts(mut deliveries: BTreeSet<DeliveryId>, events: &HashSet<EventId>) -> Result<u64, Error> {
+    let ids: Vec<DeliveryId> = deliveries.iter().copied().collect();
+    deliveries.extend(inspect::outcomes(&ids)?.iter().map(|outcome| outcome.id));
+    deliveries.extend(inspect::replayed(events)?);
+    let ids: Vec<i64> = deliveries.iter().map(|id| id.0 as i64).collect();
+    Ok(Spi::connect_mut(|client| {
+        let rows = client.update(
+            "UPDATE pgwh.attempt_rows SET response = NULL, error = $2
+             WHERE delivery_id = ANY ($1) AND (response IS NOT NULL OR error IS DISTINCT FROM $2)",
+            None,
+            &[ids.into(), FORGOTTEN.into()],
+        )?;
+        Ok::<_, pgrx::spi::Error>(rows.len() as u64)
+    })?)
+}

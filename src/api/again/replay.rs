@@ -1,0 +1,271 @@
+//! `pgwh.replay` and `pgwh.redeliver`.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::super::near::near;
+use super::super::subscribe::id_of;
+use super::super::subscription::Texts;
+use super::super::tables;
+use super::{delivery_of, is_pending, positions, refused, tell, time, unknown, with_plain_names};
+use crate::dispatch::DeliveryId;
+use crate::error::Error;
+use crate::event::{Lsn, Timestamp};
+use crate::journal::inspect::{self, Oldest};
+use crate::journal::{CommandKind, outcome};
+use crate::link::frame::Item;
+use crate::settings;
+
+const ONLY: [&str; 3] = ["all", "dead", "undelivered"];
+
+/// Sends again what was committed between two times.
+#[pg_extern(sql = false)]
+fn replay_times(
+    name: Option<String>,
+    since: Option<TimestampWithTimeZone>,
+    until: Option<TimestampWithTimeZone>,
+    only: Option<String>,
+    tables: Option<Texts>,
+) -> Result<i64, ErrorReport> {
+    let subscription = id_of(name)?;
+    let since = since.ok_or(Error::Missing("since"))?;
+    if until.is_some_and(|until| until < since) {
+        return Err(backwards(&since.to_string(), until.map(|until| until.to_string())).into());
+    }
+    let (only, tables) = (word(only)?, patterns(tables)?);
+    let floor = with_plain_names(|| Floor::of(subscription))?;
+    let begin = i64::from(since);
+    if floor.passes(|floor| begin < floor.at.0) {
+        return Err(floor.refusal(&since.to_string())?.into());
+    }
+    let replay = store(
+        "INSERT INTO pgwh.replays (subscription_id, subscription, \"only\", tables, since, until)
+         SELECT id, name, $2, $3, $4, $5 FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1
+         RETURNING replays.id",
+        &[subscription.into(), only.into(), tables.into(), since.into(), until.into()],
+    )?;
+    Ok(replay)
+}
+
+/// Sends again what was committed between two positions of write-ahead log, which SQL passes as it does a bigint.
+#[pg_extern(sql = false)]
+fn replay_lsns(
+    name: Option<String>,
+    since: Option<i64>,
+    until: Option<i64>,
+    only: Option<String>,
+    tables: Option<Texts>,
+) -> Result<i64, ErrorReport> {
+    let subscription = id_of(name)?;
+    let since = Lsn(since.ok_or(Error::Missing("since"))? as u64);
+    let until = until.map(|until| Lsn(until as u64));
+    if until.is_some_and(|until| until < since) {
+        return Err(backwards(&since.to_string(), until.map(|until| until.to_string())).into());
+    }
+    let (only, tables) = (word(only)?, patterns(tables)?);
+    let floor = with_plain_names(|| Floor::of(subscription))?;
+    if floor.passes(|floor| since < floor.lsn) {
+        return Err(floor.refusal(&since.to_string())?.into());
+    }
+    let replay = store(
+        "INSERT INTO pgwh.replays (subscription_id, subscription, \"only\", tables, since_lsn, until_lsn)
+         SELECT id, name, $2, $3, $4::pg_catalog.pg_lsn, $5::pg_catalog.pg_lsn FROM pgwh.subscriptions
+         WHERE id OPERATOR(pg_catalog.=) $1 RETURNING replays.id",
+        &[
+            subscription.into(),
+            only.into(),
+            tables.into(),
+            since.to_string().into(),
+            until.map(|until| until.to_string()).into(),
+        ],
+    )?;
+    Ok(replay)
+}
+
+/// Sends a delivery's events again, and behind them what has happened to their rows since.
+#[pg_extern(sql = false)]
+fn redeliver(delivery_id: Option<i64>) -> Result<i64, ErrorReport> {
+    let delivery = delivery_of(delivery_id)?;
+    let (subscription, members) = with_plain_names(|| members_of(delivery))?;
+    let members: Vec<i64> = members.iter().map(|member| member.0 as i64).collect();
+    let replay = store(
+        "INSERT INTO pgwh.replays (subscription_id, subscription, deliveries)
+         SELECT id, name, $2 FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1 RETURNING replays.id",
+        &[subscription.into(), members.into()],
+    )?;
+    Ok(replay)
+}
+
+/// Whose a delivery is that is done, and the deliveries that were sent with it.
+fn members_of(delivery: DeliveryId) -> Result<(i64, Vec<DeliveryId>), Error> {
+    let Some((entry, target)) = inspect::delivery(delivery)? else {
+        return Err(gone(delivery)?);
+    };
+    if let Item::Failed { failure, .. } = &entry.item {
+        return Err(refused(
+            "this event can't be sent",
+            format!("Event {} could not be encoded or is forgotten: {}.", failure.id(), failure.message),
+            "There is nothing to send.",
+        ));
+    }
+    let positions = positions()?;
+    let Some(position) = positions.get(&target.subscription) else {
+        return Err(refused(
+            "the subscription of this delivery is gone",
+            format!("Delivery {} was for subscription {}.", delivery.0, target.subscription),
+            "Subscribe again; changes from before a subscription are not sent to it.",
+        ));
+    };
+    if is_pending(position, delivery) {
+        return Err(refused(
+            "this delivery is not done",
+            format!("Delivery {} is pending, and will be sent by itself.", delivery.0),
+            format!(
+                "SELECT * FROM pgwh.deliveries WHERE id = {0}; says when. SELECT pgwh.skip({0}); gives it up.",
+                delivery.0
+            ),
+        ));
+    }
+    let outcomes = inspect::outcomes(&[delivery])?;
+    let batch = outcomes.iter().rev().find(|outcome| outcome.id == delivery && outcome.replay.is_none());
+    let members = batch.map_or(vec![delivery], |outcome: &outcome::Outcome| outcome.members().collect());
+    Ok((target.subscription, members))
+}
+
+/// Why the journal does not have a delivery.
+fn gone(delivery: DeliveryId) -> Result<Error, Error> {
+    let in_replay = inspect::outcomes(&[delivery])?.into_iter().find(|outcome| outcome.id == delivery);
+    if let Some(outcome) = in_replay
+        && let Some(replay) = outcome.replay
+    {
+        return Ok(refused(
+            "this delivery was made by a replay",
+            format!("Replay {replay} sent event {} as delivery {}.", outcome.event, delivery.0),
+            format!(
+                "Take the event's first delivery: SELECT delivery_ids, subscription_ids FROM pgwh.events WHERE id = '{}';",
+                outcome.event
+            ),
+        ));
+    }
+    Ok(match inspect::oldest(DeliveryId(0))? {
+        Some(oldest) if delivery < oldest.first => refused(
+            "this delivery is not in the journal any more",
+            format!(
+                "The oldest event that is there was committed at {} and has delivery {}; {} is older.",
+                time(oldest.at)?,
+                oldest.first.0,
+                delivery.0
+            ),
+            "Raise pgwh.retention, or the subscription's own, to keep events longer.",
+        ),
+        _ => unknown(delivery.0 as i64),
+    })
+}
+
+/// Stores a replay, and has it begun when this transaction has committed.
+fn store(query: &str, values: &[pgrx::datum::DatumWithOid<'_>]) -> Result<i64, Error> {
+    let replay = Spi::connect_mut(|client| client.update(query, None, values)?.first().get_one::<i64>())?;
+    let replay = replay.ok_or_else(|| Error::Internal("storing a replay gave no id".to_owned()))?;
+    tell(CommandKind::Replay { replay })?;
+    Ok(replay)
+}
+
+fn word(only: Option<String>) -> Result<String, Error> {
+    let only = only.ok_or(Error::Missing("only"))?;
+    if ONLY.contains(&only.as_str()) {
+        return Ok(only);
+    }
+    let hint = match near(&only, ONLY.map(str::to_owned)).as_slice() {
+        [] => "For example: \"only\" => 'dead'".to_owned(),
+        near => format!("Perhaps you meant {}.", near.join(" or ")),
+    };
+    Err(refused(
+        "unknown choice of what to replay",
+        format!("\"only\" is {only:?}; there are all, dead and undelivered."),
+        hint,
+    ))
+}
+
+fn patterns(tables: Option<Texts>) -> Result<Option<Vec<String>>, Error> {
+    let Some(typed) = tables else { return Ok(None) };
+    let typed: Option<Vec<String>> = typed.into_iter().collect();
+    let typed = typed.filter(|typed| !typed.is_empty()).ok_or(Error::Hollow("tables"))?;
+    tables::normalise(&typed, &[]).map(Some)
+}
+
+fn backwards(since: &str, until: Option<String>) -> Error {
+    refused(
+        "until is before since",
+        format!("since is {since}, until is {}.", until.unwrap_or_default()),
+        "Leave until out to mean now.",
+    )
+}
+
+/// What is still there for a subscription; older events have been there and are gone, or count as gone.
+struct Floor {
+    /// None when nothing that was sent to the subscription is gone.
+    oldest: Option<Oldest>,
+}
+
+impl Floor {
+    fn of(subscription: i64) -> Result<Floor, Error> {
+        let oldest = inspect::oldest(DeliveryId(0))?;
+        let recycled = oldest.filter(|oldest| oldest.first > DeliveryId(1));
+        let default = settings::retention().as_micros() as i64;
+        let (created, kept_since) = Spi::connect(|client| {
+            client
+                .select(
+                    "SELECT (extract(epoch FROM created_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
+                         (extract(epoch FROM clock_timestamp() - coalesce(retention, $2 * interval '1 us')
+                             - '2000-01-01 00:00:00+00') * 1000000)::bigint
+                     FROM pgwh.subscriptions WHERE id = $1",
+                    Some(1),
+                    &[subscription.into(), (default as f64).into()],
+                )?
+                .first()
+                .get_two::<i64, i64>()
+        })?;
+        let created = Timestamp(created.unwrap_or_default());
+        let kept_since = Timestamp(kept_since.unwrap_or_default());
+        // The later of the two ends of what is gone.
+        let mut floor = recycled;
+        if oldest.is_some_and(|oldest| oldest.at < kept_since) {
+            floor = match inspect::first_since_time(kept_since)? {
+                Some(first) => inspect::oldest(first)?,
+                // All of it counts as gone.
+                None => inspect::newest_lsn()?.map(|newest| Oldest {
+                    first: DeliveryId(u64::MAX),
+                    lsn: Lsn(newest.0 + 1),
+                    at: kept_since,
+                }),
+            };
+        }
+        Ok(Floor { oldest: floor.filter(|floor| created < floor.at) })
+    }
+
+    /// Whether something that is asked for is gone.
+    fn passes(&self, is_before: impl Fn(&Oldest) -> bool) -> bool {
+        self.oldest.as_ref().is_some_and(is_before)
+    }
+
+    fn refusal(&self, since: &str) -> Result<Error, Error> {
+        let Some(oldest) = &self.oldest else { return Err(Error::Internal("nothing is gone".to_owned())) };
+        Ok(refused(
+            "events of that time are not kept any more",
+            match oldest.first {
+                DeliveryId(u64::MAX) => {
+                    format!("since is {since}; no event is kept from before {}.", time(oldest.at)?)
+                }
+                _ => format!(
+                    "since is {since}; the oldest event that is there was committed at {} ({}).",
+                    time(oldest.at)?,
+                    oldest.lsn
+                ),
+            },
+            format!(
+                "Replay from there: since => '{}'. Raise pgwh.retention, or the subscription's own, to keep events longer.",
+                time(oldest.at)?
+            ),
+        ))
+    }
+}

@@ -1,0 +1,221 @@
+//! What the journal's packed rows hold, as SQL shows it.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::dispatch::DeliveryId;
+use crate::error::Error;
+use crate::event::format::{Format, RenderContext, Shown};
+use crate::event::{Action, Timestamp};
+use crate::journal::chunk::{self, Entry};
+use crate::journal::outcome::{self, End, Outcome};
+use crate::journal::pack::PackError;
+use crate::journal::{PendingDeliveries, PendingDelivery, printable};
+use crate::link::frame::Item;
+
+/// The events of a chunk.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn unpack_events(
+    first_id: i64,
+    body: &[u8],
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(id, String),
+            name!(commit_lsn, i64),
+            name!(xid, i64),
+            name!(ordinal, i64),
+            name!(committed_at, TimestampWithTimeZone),
+            name!(schema_name, Option<Vec<u8>>),
+            name!(table_name, Option<Vec<u8>>),
+            name!(action, &'static str),
+            name!(payload, Option<Vec<u8>>),
+            name!(delivery_ids, Vec<i64>),
+            name!(subscription_ids, Vec<i64>),
+            name!(error, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let database = database();
+    let entries = chunk::unpack(DeliveryId(first_id as u64), body).map_err(damaged)?;
+    let rows = entries.into_iter().filter_map(move |entry| {
+        let (id, transaction) = (entry.item.event_id()?, entry.item.transaction()?);
+        let (ids, subscriptions) =
+            entry.deliveries().map(|(id, target)| (id.0 as i64, target.subscription)).unzip();
+        let about = About::of(&entry, &database)?;
+        Some((
+            id.to_string(),
+            id.commit_lsn.0 as i64,
+            i64::from(transaction.xid),
+            id.ordinal as i64,
+            time(transaction.committed_at)?,
+            about.schema,
+            about.table,
+            word(about.action),
+            about.payload,
+            ids,
+            subscriptions,
+            about.error,
+        ))
+    });
+    Ok(TableIterator::new(rows))
+}
+
+/// What an event is about, in UTF-8.
+struct About {
+    schema: Option<Vec<u8>>,
+    table: Option<Vec<u8>>,
+    action: Action,
+    payload: Option<Vec<u8>>,
+    error: Option<String>,
+}
+
+impl About {
+    fn of(entry: &Entry, database: &str) -> Option<About> {
+        let (relation, action, payload, error) = match &entry.item {
+            Item::Change { event, .. } => {
+                let mut payload = Vec::new();
+                let context = RenderContext { database, subscription: "", columns: &Shown::All };
+                Format::Pgwh.render_one(&mut payload, event, 0, &context);
+                (Some(&event.relation), event.action, Some(payload), None)
+            }
+            Item::Failed { failure, .. } => {
+                let error = match failure.sqlstate.as_str() {
+                    // Of what is forgotten, which is no error.
+                    "00000" => failure.message.clone(),
+                    state => format!("{} (SQLSTATE {state})", failure.message),
+                };
+                (failure.relation.as_ref(), failure.action, None, Some(printable(&error)))
+            }
+            _ => return None,
+        };
+        let name = relation.and_then(|relation| relation.names.first());
+        Some(About {
+            schema: name.map(|name| name.schema.clone().into_bytes()),
+            table: name.map(|name| name.table.clone().into_bytes()),
+            action,
+            payload,
+            error,
+        })
+    }
+}
+
+/// The outcomes of a row.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn unpack_outcomes(
+    body: &[u8],
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(id, i64),
+            name!(members, Vec<i64>),
+            name!(subscription_id, i64),
+            name!(dead, bool),
+            name!(event_id, String),
+            name!(attempts, i32),
+            name!(status_code, Option<i32>),
+            name!(error_class, Option<String>),
+            name!(error, Option<String>),
+            name!(duration_ms, f64),
+            name!(committed_at, TimestampWithTimeZone),
+            name!(finished_at, TimestampWithTimeZone),
+            name!(replay, Option<i64>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let outcomes = outcome::unpack(body).map_err(damaged)?;
+    let rows = outcomes.into_iter().filter_map(|outcome: Outcome| {
+        let members = outcome.members().map(|id| id.0 as i64).collect();
+        let (dead, status, class, error) = match outcome.end {
+            End::Delivered { status } => (false, Some(status), None, None),
+            End::Dead { status, class, reason } => {
+                (true, status, Some(class).filter(|class| !class.is_empty()), Some(printable(&reason)))
+            }
+        };
+        Some((
+            outcome.id.0 as i64,
+            members,
+            outcome.subscription,
+            dead,
+            outcome.event.to_string(),
+            outcome.attempts as i32,
+            status.map(i32::from),
+            class,
+            error,
+            outcome.duration.as_secs_f64() * 1000.0,
+            time(outcome.committed_at)?,
+            time(outcome.finished_at)?,
+            outcome.replay,
+        ))
+    });
+    Ok(TableIterator::new(rows))
+}
+
+/// The deliveries that are not done, as a new start would find them.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn pending_deliveries() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(id, i64),
+            name!(subscription_id, i64),
+            name!(event_id, String),
+            name!(attempts, i32),
+            name!(next_attempt_at, Option<TimestampWithTimeZone>),
+            name!(committed_at, TimestampWithTimeZone),
+        ),
+    >,
+    ErrorReport,
+> {
+    let pending = PendingDeliveries::read().map_err(Error::from)?;
+    let rows =
+        pending.filter_map(|PendingDelivery { id, subscription, event, failures, due, committed_at }| {
+            Some((
+                id.0 as i64,
+                subscription,
+                event.to_string(),
+                failures as i32,
+                due.and_then(time),
+                time(committed_at)?,
+            ))
+        });
+    Ok(TableIterator::new(rows))
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Insert => "insert",
+        Action::Update => "update",
+        Action::Delete => "delete",
+        Action::Truncate => "truncate",
+    }
+}
+
+/// None when it is out of the range that SQL shows.
+fn time(at: Timestamp) -> Option<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(at.0).ok()
+}
+
+fn damaged(error: PackError) -> Error {
+    Error::Internal(format!("the journal is damaged: {error}"))
+}
+
+/// The name of this database.
+fn database() -> String {
+    // SAFETY: a syscache look-up in a transaction; the name is copied.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() {
+            return String::new();
+        }
+        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}

@@ -1,0 +1,430 @@
+//! One subscription: what it has in memory, what waits in the journal, and what it may do.
+
+mod ending;
+mod reading;
+mod sending;
+mod standing;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::breaker::Breaker;
+use super::lanes::{Lanes, Slot};
+use super::latency::Latency;
+use super::listed::{Failed, Listed};
+use super::order::{Order, Ordering};
+use super::outcome::{Disabled, Effect, Record, SubscriptionId};
+use super::position::{Counts, DeliveryId, Mode, Pending, Position};
+use super::replay::Replay;
+use super::requests::Requests;
+pub(super) use super::requests::State;
+use super::retry::Schedule;
+use super::window::Window;
+use crate::event::{Lsn, Timestamp};
+
+pub(super) use reading::{Held, Reading};
+
+/// How a subscription wants to be sent to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Requests at once; at least 1.
+    pub max_in_flight: u32,
+    /// The delays between attempts.
+    pub schedule: Schedule,
+    /// The most deliveries in a request; at least 1.
+    pub batch_size: u32,
+    /// How long to linger for a full batch.
+    pub batch_wait: Duration,
+    /// What waits for what.
+    pub ordering: Ordering,
+    /// The endpoint's host: those of one host share turns.
+    pub host: u64,
+    /// The subscription is stopped when more bytes than this are pending.
+    pub max_pending_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            max_in_flight: 16,
+            schedule: Schedule::default(),
+            batch_size: 1,
+            batch_wait: Duration::ZERO,
+            ordering: Ordering::Key,
+            host: 0,
+            max_pending_bytes: u64::MAX,
+        }
+    }
+}
+
+/// Where in write-ahead log and when an event was committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// Where its commit record begins.
+    pub commit_lsn: Lsn,
+    /// The time in the commit record.
+    pub committed_at: Timestamp,
+}
+
+/// What all subscriptions of an engine write to.
+pub(super) struct Shared<P> {
+    pub records: Vec<Record<P>>,
+    pub effects: Vec<Effect>,
+    pub memory_used: usize,
+    pub memory_limit: usize,
+    /// Subscriptions that have something in memory.
+    pub busy: usize,
+    /// The highest number that has arrived.
+    pub last_id: u64,
+    pub serial: u64,
+    pub touched: Vec<SubscriptionId>,
+    /// The time of the last call that told one.
+    pub now: Option<Instant>,
+    /// Empty lanes for the next subscription that has something to send.
+    #[expect(clippy::vec_box, reason = "the boxes are what is reused")]
+    pub spare: Vec<Box<Work<P>>>,
+}
+
+impl<P> Shared<P> {
+    /// What a subscription that reads the journal may have in memory.
+    pub fn share(&self) -> usize {
+        self.memory_limit / (2 * self.busy.max(4))
+    }
+
+    pub fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+}
+
+/// Lanes are kept for reuse unless they hold on to more memory than this many items take.
+const SPARE_CAPACITY: usize = 128;
+const SPARE_LANES: usize = 64;
+
+/// Whether a delivery is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Wanted,
+    /// Given up unless the attempt under way succeeds.
+    SkippedIfItFails,
+    /// Recorded as done; it only keeps its place until its turn comes.
+    Done,
+}
+
+/// An event on its way to one subscription.
+pub(super) struct Delivery<P> {
+    pub payload: P,
+    /// Bytes, without what the engine itself takes.
+    pub charge: usize,
+    pub at: At,
+    pub failures: u32,
+    /// How long it has to wait before its next attempt, from when it may be tried.
+    pub left: Option<Duration>,
+    pub fate: Fate,
+    /// The replay, and the page of it.
+    pub replay: Option<(i64, u32)>,
+}
+
+/// What is in memory of a subscription.
+pub(super) struct Work<P> {
+    pub lanes: Lanes<Delivery<P>>,
+    pub requests: Requests,
+    /// Those in the lanes, not in a request, that have failed.
+    pub failed: usize,
+}
+
+impl<P> Default for Work<P> {
+    fn default() -> Self {
+        Work { lanes: Lanes::default(), requests: Requests::default(), failed: 0 }
+    }
+}
+
+/// Whether it waits for a full batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Linger {
+    Not,
+    Until(Instant),
+    Over,
+}
+
+pub(super) struct Subscription<P> {
+    pub id: SubscriptionId,
+    pub settings: Settings,
+    pub mode: Mode,
+    /// While not live: all up to here is done, listed or in the lanes.
+    pub reach: u64,
+    pub counts: Counts,
+    pub listed: Listed,
+    pub done_ahead: BTreeSet<u64>,
+    /// None while nothing is in memory, so that an idle subscription is small.
+    pub work: Option<Box<Work<P>>>,
+    /// Bytes that its deliveries take in memory.
+    pub charged: usize,
+    pub window: Window,
+    pub breaker: Breaker,
+    pub probe_now: bool,
+    pub hold_until: Option<Instant>,
+    pub linger: Linger,
+    /// The ordering was changed: nothing is read until what was sent by the old one has ended.
+    pub settling: bool,
+    /// Its requests may be slow: the last one failed or took long, or one takes long now.
+    pub suspect: bool,
+    pub replay: Option<Box<Replay>>,
+    pub replay_read_last: bool,
+    /// Deliveries to be read so that they can be given up.
+    pub skips: Vec<u64>,
+    pub reading: Option<Reading>,
+    /// Something has been logged since the last page was asked for.
+    pub arrived_since: bool,
+    /// The journal has been read to its end.
+    pub at_tail: bool,
+    /// Nothing that waits in the journal is older than this.
+    pub behind_at: Option<At>,
+    pub last_success_at: Option<Instant>,
+    pub last_failure_at: Option<Instant>,
+    pub last_status: Option<u16>,
+    pub last_error: Option<String>,
+    pub latency: Latency,
+    pub touched: bool,
+    pub queued_to_read: bool,
+}
+
+impl<P: Clone> Subscription<P> {
+    /// Bytes a delivery is charged for beside its event.
+    pub const DELIVERY_BYTES: usize = Lanes::<Delivery<P>>::ITEM_BYTES + Requests::BYTES;
+    /// Bytes a subscription is charged for while it has deliveries in memory.
+    pub const SUBSCRIPTION_BYTES: usize = Lanes::<Delivery<P>>::BYTES + size_of::<Requests>();
+
+    pub fn new(id: SubscriptionId, settings: Settings, position: Position, last_id: u64) -> Self {
+        let is_idle = position.pending.is_empty() && position.counts.pending == 0;
+        let mode = match position.mode {
+            Mode::Live if !is_idle => Mode::Draining,
+            mode => mode,
+        };
+        let mut listed = Listed::default();
+        let longest = settings.schedule.longest();
+        let reach = position.reach.0;
+        for pending in &position.pending {
+            if pending.failures > 0 {
+                let left = pending.due.map(|due| due.min(longest));
+                listed.add_failed(pending.id.0, Failed { failures: pending.failures, left });
+            }
+        }
+        listed.add(position.pending.iter().map(|pending| pending.id.0).filter(|&id| id <= reach).collect());
+        Subscription {
+            id,
+            settings,
+            mode,
+            reach: if mode == Mode::Live { reach.max(last_id) } else { reach },
+            counts: position.counts,
+            listed,
+            done_ahead: position.done_ahead.iter().map(|id| id.0).filter(|&id| id > reach).collect(),
+            work: None,
+            charged: 0,
+            window: Window::default(),
+            breaker: Breaker::default(),
+            probe_now: false,
+            hold_until: None,
+            linger: Linger::Not,
+            settling: false,
+            suspect: true,
+            replay: None,
+            replay_read_last: false,
+            skips: Vec::new(),
+            reading: None,
+            arrived_since: false,
+            at_tail: false,
+            behind_at: None,
+            last_success_at: None,
+            last_failure_at: None,
+            last_status: None,
+            last_error: None,
+            latency: Latency::default(),
+            touched: false,
+            queued_to_read: false,
+        }
+    }
+
+    /// It has changed since the last checkpoint.
+    pub fn touch(&mut self, shared: &mut Shared<P>) {
+        if !std::mem::replace(&mut self.touched, true) {
+            shared.touched.push(self.id);
+        }
+    }
+
+    /// A delivery arrives, the newest of all.
+    pub fn arrive(
+        &mut self,
+        shared: &mut Shared<P>,
+        id: u64,
+        order: Order,
+        at: At,
+        payload: P,
+        charge: usize,
+    ) {
+        self.touch(shared);
+        self.counts.pending += 1;
+        self.counts.pending_bytes = self.counts.pending_bytes.saturating_add(charge as u64);
+        if self.mode == Mode::Live {
+            self.reach = id;
+            if !self.defer(shared, id, &order) {
+                self.admit(shared, id, order, Delivery::new(payload, charge, at));
+            }
+        } else {
+            self.arrived_since = true;
+            self.at_tail = false;
+            self.behind_at.get_or_insert(at);
+        }
+        if self.counts.pending_bytes > self.settings.max_pending_bytes && self.mode != Mode::Stopped {
+            let bytes = self.counts.pending_bytes;
+            self.stop(shared, shared.now);
+            shared.effects.push(Effect::Disable(self.id, Disabled::TooMuchPending { bytes }));
+        }
+    }
+
+    /// A delivery that can't be made arrives, the newest of all.
+    pub fn arrive_dead(&mut self, shared: &mut Shared<P>, id: DeliveryId) {
+        self.touch(shared);
+        self.counts.dead += 1;
+        if self.mode == Mode::Live {
+            self.reach = id.0;
+        } else {
+            self.done_ahead.insert(id.0);
+        }
+        shared.effects.push(Effect::DeadLetter(self.id, id));
+    }
+
+    /// Puts a live delivery aside if it has to wait for a replay.
+    pub fn defer(&mut self, shared: &mut Shared<P>, id: u64, order: &Order) -> bool {
+        let Some(replay) = &mut self.replay else { return false };
+        if !replay.holds(order, self.settings.ordering) {
+            return false;
+        }
+        replay.filter.add(order);
+        replay.deferred.push(id);
+        shared.memory_used += Listed::BYTES;
+        true
+    }
+
+    /// Puts a delivery into the lanes.
+    pub fn admit(&mut self, shared: &mut Shared<P>, id: u64, order: Order, delivery: Delivery<P>) {
+        let bytes = delivery.charge + Self::DELIVERY_BYTES;
+        self.charged += bytes;
+        shared.memory_used += bytes;
+        if let (Some(replay), Some(_)) = (&mut self.replay, delivery.replay) {
+            replay.charged += bytes;
+        }
+        let work = self.work.get_or_insert_with(|| {
+            shared.memory_used += Self::SUBSCRIPTION_BYTES;
+            shared.busy += 1;
+            shared.spare.pop().unwrap_or_default()
+        });
+        work.failed += usize::from(delivery.failures > 0);
+        work.lanes.arrive(id, self.settings.ordering.apply(order), delivery);
+    }
+
+    /// A delivery has left the lanes.
+    pub fn discharge(&mut self, shared: &mut Shared<P>, delivery: &Delivery<P>) {
+        let bytes = delivery.charge + Self::DELIVERY_BYTES;
+        self.charged -= bytes;
+        shared.memory_used -= bytes;
+        if let (Some(replay), Some((id, _))) = (&mut self.replay, delivery.replay)
+            && replay.id == id
+        {
+            replay.charged = replay.charged.saturating_sub(bytes);
+        }
+    }
+
+    /// Gives lanes back that are empty.
+    pub fn tidy(&mut self, shared: &mut Shared<P>) {
+        if self.work.as_ref().is_some_and(|work| work.lanes.is_empty())
+            && let Some(work) = self.work.take()
+        {
+            shared.memory_used -= Self::SUBSCRIPTION_BYTES;
+            shared.busy -= 1;
+            if shared.spare.len() < SPARE_LANES && work.lanes.capacity() <= SPARE_CAPACITY {
+                shared.spare.push(work);
+            }
+        }
+    }
+
+    /// Requests under way.
+    pub fn under_way(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.requests.under_way())
+    }
+
+    /// How many that are pending nobody has read yet.
+    pub fn logged(&self) -> u64 {
+        let deferred = self.replay.as_ref().map_or(0, |replay| replay.deferred.len());
+        let lanes = self.work.as_ref().map_or(0, |work| work.lanes.len());
+        self.counts.pending.saturating_sub((self.listed.len() + deferred + lanes) as u64)
+    }
+
+    /// Where it stands at this time.
+    pub fn position(&self, shared: &Shared<P>, now: Instant) -> Position {
+        let reach = if self.mode == Mode::Live { self.reach.max(shared.last_id) } else { self.reach };
+        let with = |id: u64, failed: Failed| Pending {
+            id: DeliveryId(id),
+            failures: failed.failures,
+            due: failed.left,
+        };
+        let mut pending: Vec<Pending> = self
+            .listed
+            .ids()
+            .chain(self.replay.iter().flat_map(|replay| replay.deferred.iter().copied()))
+            .map(|id| with(id, self.listed.failed(id)))
+            .chain(self.listed.failed_beyond(reach).map(|(id, failed)| with(id, failed)))
+            .collect();
+        if let Some(work) = &self.work {
+            let dues = work.dues();
+            for (slot, id, delivery) in work.lanes.iter() {
+                if delivery.is_pending() {
+                    let due = dues.get(&slot).map(|due| due.saturating_duration_since(now));
+                    let left = if delivery.failures > 0 { due.or(delivery.left) } else { None };
+                    pending.push(with(id, Failed { failures: delivery.failures, left }));
+                }
+            }
+        }
+        pending.sort_unstable_by_key(|pending| pending.id);
+        let done_ahead = self.done_ahead.range(reach + 1..).map(|&id| DeliveryId(id)).collect();
+        Position { mode: self.mode, reach: DeliveryId(reach), pending, done_ahead, counts: self.counts }
+    }
+
+    /// The oldest delivery that may be pending.
+    pub fn oldest_pending(&self) -> Option<DeliveryId> {
+        let mut lanes = self.work.iter().flat_map(|work| work.lanes.iter());
+        let in_lanes = lanes.find(|(_, _, delivery)| delivery.is_pending()).map(|(_, id, _)| id);
+        let deferred = self.replay.as_ref().and_then(|replay| replay.deferred.first().copied());
+        let logged = (self.mode != Mode::Live && self.logged() > 0).then_some(self.reach + 1);
+        [in_lanes, self.listed.oldest(), deferred, logged].into_iter().flatten().min().map(DeliveryId)
+    }
+
+    /// When the oldest that is not done was committed; while some wait in the journal, perhaps somewhat before.
+    pub fn oldest_at(&self) -> Option<At> {
+        let in_lanes = self.work.iter().flat_map(|work| work.lanes.iter()).next();
+        in_lanes.map(|(.., delivery)| delivery.at).into_iter().chain(self.behind_at).min()
+    }
+}
+
+impl<P> Work<P> {
+    /// When those that wait are due.
+    fn dues(&self) -> rustc_hash::FxHashMap<Slot, Instant> {
+        let waiting = self.requests.iter().filter_map(|(_, request)| match request.state {
+            State::Waiting { due } => Some((due, request)),
+            _ => None,
+        });
+        waiting.flat_map(|(due, request)| request.members.iter().map(move |&slot| (slot, due))).collect()
+    }
+}
+
+impl<P> Delivery<P> {
+    /// One that has not been tried.
+    pub fn new(payload: P, charge: usize, at: At) -> Delivery<P> {
+        Delivery { payload, charge, at, failures: 0, left: None, fate: Fate::Wanted, replay: None }
+    }
+
+    /// Whether it counts as pending.
+    pub fn is_pending(&self) -> bool {
+        self.fate != Fate::Done && self.replay.is_none()
+    }
+}

@@ -1,0 +1,101 @@
+//! What sessions ask of the dispatcher: rows of `pgwh.commands`, of which it is told when they are committed.
+//!
+//! A command is deleted when what it asks for is done and journaled, so a restart in between does it again: each may
+//! come twice, and the second time changes nothing.
+
+use pgrx::Spi;
+use pgrx::spi::Result;
+
+use super::reader::Cache;
+use super::tables::check;
+use super::writer::Journal;
+use crate::dispatch::DeliveryId;
+
+/// Something that a session asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Its number in the table, to be named when it is done.
+    pub id: i64,
+    /// What to do.
+    pub kind: CommandKind,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandKind {
+    /// Read a subscription's row again, without waiting until the log tells of its change.
+    Reload {
+        /// Which.
+        subscription: i64,
+    },
+    /// Give a delivery up, if it is not done.
+    Skip {
+        /// Whose.
+        subscription: i64,
+        /// Which; of a batch, its first member's.
+        delivery: DeliveryId,
+    },
+    /// Look at the open replays.
+    Replay {
+        /// The new one.
+        replay: i64,
+    },
+    /// End a replay, if it is not done.
+    CancelReplay {
+        /// Which.
+        replay: i64,
+    },
+    /// Chunks of events have been rewritten: nothing that was read of them before may be used any more.
+    Forget,
+}
+
+/// All that was committed, in order. Inside a transaction.
+pub fn commands() -> Vec<Command> {
+    check("commands can't be read", read())
+}
+
+fn read() -> Result<Vec<Command>> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT id, command, subscription_id, delivery_id, replay_id FROM pgwh.commands ORDER BY id",
+            None,
+            &[],
+        )?;
+        let mut commands = Vec::new();
+        for row in rows {
+            let number = |column| Ok::<_, pgrx::spi::Error>(row.get::<i64>(column)?.unwrap_or_default());
+            let kind = match row.get::<String>(2)?.as_deref() {
+                Some("reload") => CommandKind::Reload { subscription: number(3)? },
+                Some("skip") => {
+                    CommandKind::Skip { subscription: number(3)?, delivery: DeliveryId(number(4)? as u64) }
+                }
+                Some("replay") => CommandKind::Replay { replay: number(5)? },
+                Some("cancel_replay") => CommandKind::CancelReplay { replay: number(5)? },
+                _ => CommandKind::Forget,
+            };
+            commands.push(Command { id: number(1)?, kind });
+        }
+        Ok(commands)
+    })
+}
+
+/// Deletes commands that are done, all but those that somebody holds a lock on: these are done again. Inside a
+/// transaction.
+pub fn commands_done(commands: &[Command]) {
+    let ids: Vec<i64> = commands.iter().map(|command| command.id).collect();
+    check(
+        "commands can't be deleted",
+        Spi::run_with_args(
+            "DELETE FROM pgwh.commands WHERE id IN
+             (SELECT id FROM pgwh.commands WHERE id = ANY ($1) FOR UPDATE SKIP LOCKED)",
+            &[ids.into()],
+        ),
+    );
+}
+
+impl Journal {
+    /// Forgets all that was read, since the rows may have been rewritten meanwhile.
+    pub fn forget_read(&mut self) {
+        self.cache = Cache::default();
+    }
+}

@@ -1,0 +1,57 @@
+//! Gaps: what a subscription will never get, because it was disabled or write-ahead log was lost.
+
+use pgrx::Spi;
+use pgrx::spi::Result;
+
+use super::image::Version;
+use crate::decode::route::Spec;
+use crate::event::Lsn;
+
+/// Notes the gaps that these versions begin and end; the versions themselves are stored already. Decoding again tells
+/// the same versions again, so that what lies in a gap begins none.
+pub(super) fn note(versions: &[Version]) -> Result<()> {
+    for Version { id, lsn, spec } in versions {
+        let enabled =
+            spec.as_ref().and_then(|spec| serde_json::from_str(spec).ok()).map(|spec: Spec| spec.enabled);
+        match enabled {
+            Some(false) => open_if_it_was_enabled(*id, *lsn)?,
+            Some(true) => close(*id, *lsn)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn open_if_it_was_enabled(subscription: i64, from: Lsn) -> Result<()> {
+    Spi::run_with_args(
+        "INSERT INTO pgwh.gaps (subscription_id, from_lsn, reason)
+         SELECT $1, $2::pg_lsn,
+             coalesce((SELECT s.disabled_reason FROM pgwh.subscriptions s WHERE s.id = $1), 'it was disabled')
+         WHERE (SELECT v.spec::jsonb ->> 'enabled' FROM pgwh.routing_image v
+                WHERE v.subscription_id = $1 AND v.lsn < $2::pg_lsn AND v.spec <> '' ORDER BY v.lsn DESC LIMIT 1) = 'true'
+           AND NOT EXISTS (SELECT FROM pgwh.gaps g WHERE g.subscription_id = $1 AND g.from_lsn <= $2::pg_lsn
+                AND (g.to_lsn IS NULL OR g.to_lsn > $2::pg_lsn))",
+        &[subscription.into(), from.to_string().into()],
+    )
+}
+
+fn close(subscription: i64, to: Lsn) -> Result<()> {
+    Spi::run_with_args(
+        "UPDATE pgwh.gaps SET to_lsn = $2::pg_lsn, until = clock_timestamp()
+         WHERE subscription_id = $1 AND to_lsn IS NULL AND from_lsn < $2::pg_lsn",
+        &[subscription.into(), to.to_string().into()],
+    )
+}
+
+/// All subscriptions miss what was committed up to `to` and is not in the journal, whose last event is at `high`. What
+/// the image tells is known, too; without an image there was no slot before, and nothing is missed.
+pub(super) fn lost(high: Lsn, to: Lsn) -> Result<()> {
+    Spi::run_with_args(
+        "INSERT INTO pgwh.gaps (subscription_id, from_lsn, to_lsn, until, reason)
+         SELECT s.id, known.lsn, $2::pg_lsn, clock_timestamp(), 'the server gave the replication slot up'
+         FROM pgwh.subscriptions s,
+             (SELECT greatest(max(v.lsn), $1::pg_lsn) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
+         WHERE s.enabled AND s.home = pgwh.home() AND known.lsn < $2::pg_lsn ON CONFLICT DO NOTHING",
+        &[high.to_string().into(), to.to_string().into()],
+    )
+}

@@ -1,0 +1,283 @@
+//! What sessions look up in the journal: a delivery by its number, events from the newest back, outcomes.
+//!
+//! Everything runs in a transaction of the caller's, who has seen to the search path.
+
+use std::collections::{HashMap, HashSet};
+
+use pgrx::Spi;
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::Result;
+
+use super::chunk::{self, Entry};
+use super::load::{id, intact, lsn, parameter};
+use super::outcome::{self, Outcome};
+use super::writer;
+use crate::dispatch::DeliveryId;
+use crate::event::{EventId, Lsn, Timestamp};
+use crate::link::frame::Target;
+
+/// The chunks read in one query.
+const CHUNKS: i64 = 32;
+/// How many deliveries are looked up in one query.
+const LOOKED_UP: usize = 500;
+
+/// The delivery of that number: its event and its target. None when the journal doesn't have it.
+pub fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT first_id, body FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
+            Some(1),
+            &[parameter(wanted)],
+        )?;
+        let mut found = None;
+        for row in rows {
+            let body: Vec<u8> = row.get(2)?.unwrap_or_default();
+            found = intact(chunk::unpack(id(row.get(1)?), &body)).into_iter().find_map(|entry| {
+                let target = entry.deliveries().find(|(id, _)| *id == wanted).map(|(_, target)| target);
+                target.map(|target| (entry, target))
+            });
+        }
+        Ok(found)
+    })
+}
+
+/// The oldest event that the journal has.
+#[derive(Clone, Copy, Debug)]
+pub struct Oldest {
+    /// The number of its first delivery. Greater than 1 if older events have been there and are gone.
+    pub first: DeliveryId,
+    /// Where it was committed.
+    pub lsn: Lsn,
+    /// When it was committed.
+    pub at: Timestamp,
+}
+
+/// The oldest event of the first chunk whose last delivery is `from` or comes behind it. None behind the end.
+pub fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT first_id, first_lsn::text,
+                 (extract(epoch FROM first_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
+             FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
+            Some(1),
+            &[parameter(from)],
+        )?;
+        let mut oldest = None;
+        for row in rows {
+            let at = Timestamp(row.get(3)?.unwrap_or_default());
+            oldest = Some(Oldest { first: id(row.get(1)?), lsn: lsn(row.get(2)?), at });
+        }
+        Ok(oldest)
+    })
+}
+
+/// Where the newest event was committed.
+pub fn newest_lsn() -> Result<Option<Lsn>> {
+    Spi::connect(|client| {
+        let query = "SELECT last_lsn::text FROM pgwh.event_chunks ORDER BY last_id DESC LIMIT 1";
+        let mut newest = None;
+        for row in client.select(query, Some(1), &[])? {
+            newest = Some(lsn(row.get(1)?));
+        }
+        Ok(newest)
+    })
+}
+
+/// A delivery before which nothing was committed then or later, as far as commits come in the order of their times.
+/// None when nothing was.
+pub fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
+    first("last_at >= $1 ORDER BY last_at", writer::time(since))
+}
+
+/// A delivery before which nothing was committed at that position or behind it. None when nothing was.
+pub fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
+    first("last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
+}
+
+fn first(condition: &str, since: DatumWithOid<'_>) -> Result<Option<DeliveryId>> {
+    let query = format!("SELECT first_id FROM pgwh.event_chunks WHERE {condition}, last_id LIMIT 1");
+    Spi::connect(|client| {
+        let mut first = None;
+        for row in client.select(query.as_str(), Some(1), &[since])? {
+            first = Some(id(row.get(1)?));
+        }
+        Ok(first)
+    })
+}
+
+/// Hands out events from the newest back, until `take` has had enough.
+pub fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFlow<()>) -> Result<()> {
+    let mut before = i64::MAX;
+    loop {
+        let chunks = Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT first_id, last_id, body FROM pgwh.event_chunks
+                 WHERE last_id < $1 ORDER BY last_id DESC LIMIT $2",
+                None,
+                &[before.into(), CHUNKS.into()],
+            )?;
+            let mut chunks = Vec::new();
+            for row in rows {
+                let body: Vec<u8> = row.get(3)?.unwrap_or_default();
+                chunks.push((id(row.get(1)?), row.get::<i64>(2)?.unwrap_or_default(), body));
+            }
+            Ok::<_, pgrx::spi::Error>(chunks)
+        })?;
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        for (first, last, body) in chunks {
+            pgrx::check_for_interrupts!();
+            before = last;
+            for entry in intact(chunk::unpack(first, &body)).into_iter().rev() {
+                if take(entry).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The outcomes of any of these deliveries (rising numbers).
+pub fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
+    let mut found = Vec::new();
+    for some in ids.chunks(LOOKED_UP) {
+        let numbers: Vec<i64> = some.iter().map(|id| id.0 as i64).collect();
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
+                     JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
+                 ORDER BY c.seq",
+                None,
+                &[numbers.into()],
+            )?;
+            for row in rows {
+                let body: Vec<u8> = row.get(1)?.unwrap_or_default();
+                let outcomes = intact(outcome::unpack(&body)).into_iter();
+                found.extend(outcomes.filter(|one| one.members().any(|id| some.binary_search(&id).is_ok())));
+            }
+            Ok::<_, pgrx::spi::Error>(())
+        })?;
+        pgrx::check_for_interrupts!();
+    }
+    Ok(found)
+}
+
+/// Hands out the outcomes in rows that meet the condition, which is SQL, in the order of the rows.
+pub fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> Result<()> {
+    let query = format!(
+        "SELECT seq, body FROM pgwh.outcome_chunks WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
+    );
+    let mut since = 0;
+    loop {
+        let mut rows = 0;
+        Spi::connect(|client| {
+            for row in client.select(query.as_str(), None, &[since.into(), CHUNKS.into()])? {
+                rows += 1;
+                since = row.get(1)?.unwrap_or(i64::MAX);
+                let body: Vec<u8> = row.get(2)?.unwrap_or_default();
+                intact(outcome::unpack(&body)).iter().for_each(&mut take);
+            }
+            Ok::<_, pgrx::spi::Error>(())
+        })?;
+        if rows < CHUNKS {
+            return Ok(());
+        }
+        pgrx::check_for_interrupts!();
+    }
+}
+
+/// The deliveries by which replays brought any of these events; of a batch, only its first event is known.
+pub fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
+    let mut found = Vec::new();
+    each_outcome("EXISTS (SELECT FROM pgwh.replays)", |outcome| {
+        if outcome.replay.is_some() && events.contains(&outcome.event) {
+            found.push(outcome.id);
+        }
+    })?;
+    Ok(found)
+}
+
+/// The subscription of a delivery that a replay has made and that is being retried.
+pub fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
+    if !outcomes(&[id])?.is_empty() {
+        return Ok(None);
+    }
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT subscription_id FROM pgwh.attempt_rows
+             WHERE delivery_id = $1 AND replay IS NOT NULL LIMIT 1",
+            Some(1),
+            &[parameter(id)],
+        )?;
+        let mut found = None;
+        for row in rows {
+            found = row.get(1)?;
+        }
+        Ok(found)
+    })
+}
+
+/// What the last failed request of a delivery came to.
+#[derive(Clone, Debug)]
+pub struct LastAttempt {
+    /// The HTTP status, if there was one.
+    pub status: Option<i32>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// The last failed requests of these deliveries, by the first members of batches.
+pub fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttempt>> {
+    let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT DISTINCT ON (delivery_id) delivery_id, status_code, error FROM pgwh.attempt_rows
+             WHERE delivery_id = ANY ($1) ORDER BY delivery_id, seq DESC",
+            None,
+            &[numbers.into()],
+        )?;
+        let mut found = HashMap::new();
+        for row in rows {
+            found.insert(id(row.get(1)?), LastAttempt { status: row.get(2)?, error: row.get(3)? });
+        }
+        Ok(found)
+    })
+}
+
+/// Rewrites the chunk that holds a delivery: each of its events goes through `change`, which says whether it did change
+/// something. Returns how many were changed.
+///
+/// The row is locked, so that of two sessions that rewrite it the second sees what the first did.
+pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
+    Spi::connect_mut(|client| {
+        let rows = client.update(
+            "SELECT slice, first_id, last_id, body FROM pgwh.event_chunks
+             WHERE last_id >= $1 ORDER BY last_id LIMIT 1 FOR UPDATE",
+            None,
+            &[parameter(holding)],
+        )?;
+        let mut row = None;
+        for found in rows {
+            let numbers = (found.get::<i16>(1)?, found.get::<i64>(2)?, found.get::<i64>(3)?);
+            row = Some((numbers, found.get::<Vec<u8>>(4)?.unwrap_or_default()));
+        }
+        let Some(((Some(slice), Some(first), Some(last)), body)) = row else { return Ok(0) };
+        let mut entries = intact(chunk::unpack(id(Some(first)), &body));
+        let changed = entries.iter_mut().map(|entry| u64::from(change(entry))).sum();
+        if changed > 0 {
+            let body = match chunk::pack(&entries) {
+                Ok(body) => body,
+                Err(error) => {
+                    pgrx::error!("pgstream_hooks: a chunk of events can't be packed again: {error}")
+                }
+            };
+            client.update(
+                "UPDATE pgwh.event_chunks SET body = $3 WHERE slice = $1 AND last_id = $2",
+                None,
+                &[slice.into(), last.into(), body.into()],
+            )?;
+        }
+        Ok(changed)
+    })
+}

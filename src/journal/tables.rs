@@ -1,0 +1,73 @@
+//! Our tables in this database: whether they are there, and how a worker may use them.
+
+use pgrx::pg_sys;
+
+use super::gaps;
+use super::image::{self, Version};
+use crate::decode::plugin::DO_NOT_REPLICATE;
+use crate::event::Lsn;
+use crate::worker::process;
+
+/// Marks everything that this process writes as no news.
+pub fn write_as_our_own() {
+    // SAFETY: a global of this process; this origin needs no catalog row.
+    unsafe { pg_sys::replorigin_session_origin = DO_NOT_REPLICATE };
+}
+
+/// The oid of the extension in this database, if it is installed. Inside a transaction.
+pub fn extension() -> Option<pg_sys::Oid> {
+    // SAFETY: a catalog look-up.
+    let oid = unsafe { pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Runs the action in a transaction that may use our tables; none when the extension isn't here.
+///
+/// DROP EXTENSION locks the extension first and its tables then; who holds nothing while it waits for the extension
+/// can't deadlock with that.
+pub fn with_tables<T>(action: impl FnOnce(pg_sys::Oid) -> T) -> Option<T> {
+    process::in_transaction(|| {
+        let wanted = extension()?;
+        // SAFETY: inside a transaction, whose end releases the lock.
+        unsafe {
+            pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, wanted, 0, pg_sys::AccessShareLock as _);
+        }
+        // It may have been dropped, and created again, while we waited.
+        (extension() == Some(wanted)).then(|| action(wanted))
+    })
+}
+
+/// Stores versions of subscriptions' routing part. Inside a transaction.
+pub fn store_image(versions: &[Version]) {
+    check("the image of subscriptions can't be stored", image::store(versions));
+}
+
+/// Forgets all versions: a new slot begins from a new image. Inside a transaction.
+pub fn forget_image() {
+    check("the image of subscriptions can't be cleared", image::forget());
+}
+
+/// Forgets versions that nobody will begin from: those older than the one in force at `confirmed`, which must be the
+/// slot's position on disk. Inside a transaction.
+pub fn prune_image(confirmed: Lsn) {
+    check("the image of subscriptions can't be pruned", image::prune(confirmed));
+}
+
+/// Notes which gaps these versions begin and end, once they are stored. Inside a transaction.
+pub fn note_gaps(versions: &[Version]) {
+    check("gaps can't be noted", gaps::note(versions));
+}
+
+/// Notes that what was committed behind the journal's last event and up to `to` is lost to all subscriptions, when the
+/// image that is there belongs to a slot that is gone. Inside a transaction.
+pub fn note_loss(high: Lsn, to: Lsn) {
+    check("gaps can't be noted", gaps::lost(high, to));
+}
+
+/// Ends the process on an error of its own tables: its restart begins from what was committed.
+pub(super) fn check<T>(what: &str, result: pgrx::spi::Result<T>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => pgrx::error!("pgstream_hooks: {what}: {error}"),
+    }
+}

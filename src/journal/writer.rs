@@ -1,0 +1,340 @@
+//! What the dispatcher tells its journal: buffered, then written in one transaction.
+
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
+
+use pgrx::Spi;
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+
+use super::chunk::{Chunk, ChunkPacker, Place};
+use super::inserts::Plans;
+use super::load::{self, Loaded};
+use super::outcome::{Outcome, OutcomeChunk, OutcomePacker};
+use super::position;
+use super::reader::{Cache, Reads};
+use super::ring::Slices;
+use super::tables::{check, with_tables};
+use crate::dispatch::{DeliveryId, Position};
+use crate::event::{Lsn, Timestamp};
+use crate::link::frame::Item;
+use crate::worker::process;
+
+/// A request that was answered by no success, or by one that was not the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Whose.
+    pub subscription: i64,
+    /// The deliveries it brought, never none; it goes by the first.
+    pub members: Vec<DeliveryId>,
+    /// Which one, counted from 1.
+    pub attempt: u32,
+    /// When it was sent.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
+    /// The HTTP status of the response, if there was one.
+    pub status: Option<u16>,
+    /// The word for the kind of error.
+    pub class: String,
+    /// What went wrong.
+    pub error: String,
+    /// The beginning of the response.
+    pub response: Option<String>,
+    /// How long after its end the next one is due; none if it was the last.
+    pub next_in: Option<Duration>,
+    /// The replay that it belongs to.
+    pub replay: Option<i64>,
+}
+
+/// Plans are kept for life, also those made while a table was empty and reading all of it would have been cheapest.
+const BY_INDEX: &[(&CStr, &CStr)] = &[
+    (c"enable_seqscan", c"off"),
+    (c"enable_bitmapscan", c"off"),
+    (c"plan_cache_mode", c"force_generic_plan"),
+];
+
+/// The journal of this database. The dispatcher owns it, and nobody else writes.
+///
+/// Rows of outcomes, attempts and positions have one rising sequence, so that what came after a checkpoint is known
+/// by its number.
+pub struct Journal {
+    extension: pg_sys::Oid,
+    /// The last number given.
+    pub(super) last: DeliveryId,
+    /// The last number written.
+    pub(super) written: DeliveryId,
+    /// Where the last event stands; none before the first.
+    pub(super) high: Option<Place>,
+    /// The last number of the sequence.
+    sequence: i64,
+    buffer: Buffer,
+    plans: Option<Plans>,
+    /// Where the last commit's record ends.
+    committed: Lsn,
+    pub(super) slices: Slices,
+    pub(super) cache: Cache,
+    pub(super) reads: Reads,
+}
+
+#[derive(Default)]
+struct Buffer {
+    events: ChunkPacker,
+    chunks: Vec<Chunk>,
+    outcomes: OutcomePacker,
+    outcome_rows: Vec<(i64, OutcomeChunk)>,
+    attempts: Vec<(i64, Attempt)>,
+    positions: Vec<PositionRow>,
+    /// The bytes of rows that are complete.
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+pub(super) struct PositionRow {
+    pub sequence: i64,
+    pub subscription: i64,
+    pub reach: DeliveryId,
+    pub last: DeliveryId,
+    pub pending: u64,
+    pub body: Vec<u8>,
+}
+
+impl Journal {
+    /// Opens the journal of the extension in this database and loads where everything stands; none when the extension
+    /// isn't here. What was journaled and not decided yet is pending.
+    pub fn open() -> Option<(Journal, Loaded)> {
+        process::pin(BY_INDEX);
+        let (extension, mut loaded) =
+            with_tables(|extension| (extension, check("the journal can't be read", load::load())))?;
+        // SAFETY: reads shared memory.
+        let flushed = Lsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
+        if let Some((lsn, _)) = loaded.high.filter(|(lsn, _)| *lsn > flushed) {
+            pgrx::warning!(
+                "pgstream_hooks: the journal's last event is of {lsn}, but write-ahead log ends at {flushed}; \
+                 the journal comes from another history, and what follows is not compared with it"
+            );
+            loaded.high = None;
+        }
+        let journal = Journal {
+            extension,
+            last: loaded.last,
+            written: loaded.last,
+            high: loaded.high,
+            sequence: loaded.sequence,
+            buffer: Buffer::default(),
+            plans: None,
+            committed: Lsn(0),
+            slices: std::mem::take(&mut loaded.slices),
+            cache: Cache::default(),
+            reads: Reads::default(),
+        };
+        Some((journal, loaded))
+    }
+
+    /// Takes a change that arrived; returns the number of the delivery to the first of its targets. None when it is in
+    /// the journal already, or nobody gets it.
+    pub fn append(&mut self, item: &Item) -> Option<DeliveryId> {
+        let id = item.event_id()?;
+        let place = (id.commit_lsn, id.ordinal);
+        if item.targets().is_empty() || self.high.is_some_and(|high| place <= high) {
+            return None;
+        }
+        let first = DeliveryId(self.last.0 + 1);
+        let complete = self.buffer.chunks.len();
+        // It came as a frame, so it fits into one.
+        if let Err(error) = self.buffer.events.add(first, item, &mut self.buffer.chunks) {
+            pgrx::error!("pgstream_hooks: event {id} can't be journaled: {error}");
+        }
+        self.buffer.bytes +=
+            self.buffer.chunks[complete..].iter().map(|chunk| chunk.body.len()).sum::<usize>();
+        self.buffer.touch();
+        self.high = Some(place);
+        self.last = DeliveryId(self.last.0 + item.targets().len() as u64);
+        Some(first)
+    }
+
+    /// Takes what became of a request.
+    pub fn finished(&mut self, outcome: &Outcome) {
+        if let Some(chunk) = self.buffer.outcomes.add(outcome) {
+            self.complete_outcomes(chunk);
+        }
+        self.buffer.touch();
+    }
+
+    /// Takes a request that failed, or one that succeeded after others had failed.
+    pub fn attempt(&mut self, attempt: Attempt) {
+        let sequence = self.next_in_sequence();
+        self.buffer.bytes += attempt.error.len() + attempt.response.as_ref().map_or(0, String::len) + 200;
+        self.buffer.attempts.push((sequence, attempt));
+        self.buffer.touch();
+    }
+
+    /// Takes the positions of all subscriptions that anything happened to since the last checkpoint.
+    pub fn checkpoint(&mut self, positions: &[(i64, Position)]) {
+        // What is packed so far is behind it then, not ahead.
+        if let Some(chunk) = self.buffer.outcomes.close() {
+            self.complete_outcomes(chunk);
+        }
+        for (subscription, position) in positions {
+            let sequence = self.next_in_sequence();
+            let body = position::pack(position);
+            self.buffer.bytes += body.len();
+            self.buffer.positions.push(PositionRow {
+                sequence,
+                subscription: *subscription,
+                reach: position.reach,
+                last: self.last,
+                pending: position.counts.pending,
+                body,
+            });
+            self.buffer.touch();
+        }
+    }
+
+    /// Takes the positions of all subscriptions there are, as [`Journal::retain`] asks for.
+    pub fn checkpoint_all(&mut self, positions: &[(i64, Position)]) {
+        self.checkpoint(positions);
+        self.slices.checkpointed();
+    }
+
+    /// The last number given.
+    pub fn last(&self) -> DeliveryId {
+        self.last
+    }
+
+    /// Gives a number to a delivery that is made again.
+    pub fn number_again(&mut self) -> DeliveryId {
+        self.last = DeliveryId(self.last.0 + 1);
+        self.last
+    }
+
+    /// Where the last event was committed.
+    pub fn high(&self) -> Lsn {
+        self.high.map_or(Lsn(0), |(lsn, _)| lsn)
+    }
+
+    /// Where the record of the last commit ends.
+    pub fn committed(&self) -> Lsn {
+        self.committed
+    }
+
+    /// The bytes taken since the last flush.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.bytes + self.buffer.events.buffered() + self.buffer.outcomes.buffered()
+    }
+
+    /// Since when something waits to be written.
+    pub fn buffered_since(&self) -> Option<Instant> {
+        self.buffer.since
+    }
+
+    /// Writes all that was taken, in one transaction; returns where the record of its commit ends (which may have to
+    /// be flushed yet), or of the last one when there was nothing to write. None when our tables are not here any more.
+    pub fn flush(&mut self) -> Option<Lsn> {
+        if self.buffer.since.take().is_none() {
+            return Some(self.committed);
+        }
+        self.buffer.chunks.extend(self.buffer.events.close());
+        if let Some(chunk) = self.buffer.outcomes.close() {
+            self.complete_outcomes(chunk);
+        }
+        let slice = self.slices.current();
+        let written = with_tables(|extension| {
+            (extension == self.extension)
+                .then(|| check("the journal can't be written", self.buffer.write(&mut self.plans, slice)))
+        });
+        let bytes = written.flatten()?;
+        self.slices.grown(bytes, self.buffer.has_news());
+        self.buffer.clear();
+        self.written = self.last;
+        // SAFETY: a global of this process that the commit has set.
+        self.committed = Lsn(unsafe { pg_sys::XactLastCommitEnd });
+        Some(self.committed)
+    }
+
+    /// Runs the action in a transaction that may use our tables; none when they are not here any more.
+    pub(super) fn with_tables<T>(&self, action: impl FnOnce() -> T) -> Option<T> {
+        with_tables(|extension| (extension == self.extension).then(action)).flatten()
+    }
+
+    fn complete_outcomes(&mut self, chunk: OutcomeChunk) {
+        let sequence = self.next_in_sequence();
+        self.buffer.bytes += chunk.body.len();
+        self.buffer.outcome_rows.push((sequence, chunk));
+    }
+
+    fn next_in_sequence(&mut self) -> i64 {
+        self.sequence += 1;
+        self.sequence
+    }
+}
+
+impl Buffer {
+    fn touch(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether there is more than positions.
+    fn has_news(&self) -> bool {
+        !(self.chunks.is_empty() && self.outcome_rows.is_empty() && self.attempts.is_empty())
+    }
+
+    fn clear(&mut self) {
+        self.chunks.clear();
+        self.outcome_rows.clear();
+        self.attempts.clear();
+        self.positions.clear();
+        self.bytes = 0;
+    }
+
+    /// Inserts all rows; returns their bytes.
+    fn write(&self, plans: &mut Option<Plans>, slice: i16) -> pgrx::spi::Result<u64> {
+        Spi::connect_mut(|client| {
+            let plans = match plans {
+                Some(plans) if plans.slice == slice => plans,
+                stale => stale.insert(Plans::prepare(client, slice)?),
+            };
+            for chunk in &self.chunks {
+                plans.event_chunk(client, chunk)?;
+            }
+            for (sequence, chunk) in &self.outcome_rows {
+                plans.outcome_chunk(client, *sequence, chunk)?;
+            }
+            for (sequence, attempt) in &self.attempts {
+                plans.attempt(client, *sequence, attempt)?;
+            }
+            for row in &self.positions {
+                plans.position(client, row)?;
+            }
+            let rows =
+                self.chunks.len() + self.outcome_rows.len() + self.attempts.len() + self.positions.len();
+            let bodies = self.bytes + self.chunks.last().map_or(0, |chunk| chunk.body.len());
+            Ok((bodies + 100 * rows) as u64)
+        })
+    }
+}
+
+/// What `text` can hold of a text that came from outside: no NUL, and in a database whose encoding is not UTF-8 nothing
+/// but ASCII.
+pub fn printable(text: &str) -> String {
+    // SAFETY: reads a static of the process.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
+    let all = [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII].contains(&encoding);
+    let fits = |letter: char| letter != '\0' && (all || letter.is_ascii());
+    text.chars().map(|letter| if fits(letter) { letter } else { '?' }).collect()
+}
+
+/// SQL counts on the other side of 0 what is beyond 2^63, which nothing reaches.
+pub(super) fn number<'a>(number: u64) -> DatumWithOid<'a> {
+    (number as i64).into()
+}
+
+pub(super) fn lsn<'a>(lsn: Lsn) -> DatumWithOid<'a> {
+    // SAFETY: a pg_lsn is a 64 bit number, passed by value as a bigint is.
+    unsafe { DatumWithOid::new(lsn.0 as i64, pg_sys::PG_LSNOID) }
+}
+
+pub(super) fn time<'a>(time: Timestamp) -> DatumWithOid<'a> {
+    // SAFETY: a timestamptz is a 64 bit number, passed by value as a bigint is.
+    unsafe { DatumWithOid::new(time.0, pg_sys::TIMESTAMPTZOID) }
+}

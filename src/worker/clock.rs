@@ -1,0 +1,24 @@
+//! The time of day for what is shown and kept; what waits, waits by instants.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::event::Timestamp;
+
+/// Now.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_micros(since.as_micros() as i64)
+}
+
+/// So long ago.
+pub fn before_now(time: Duration) -> Timestamp {
+    Timestamp(now().0.saturating_sub(time.as_micros() as i64))
+}
+
+/// The time of day at an instant.
+pub fn at(instant: Instant) -> Timestamp {
+    let now_instant = Instant::now();
+    let ahead = instant.saturating_duration_since(now_instant).as_micros() as i64;
+    let behind = now_instant.saturating_duration_since(instant).as_micros() as i64;
+    Timestamp(now().0 + ahead - behind)
+}

@@ -1,0 +1,234 @@
+//! When the journal is written, and what that proves: how far the slot may be confirmed.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::clock;
+use super::sending::Payload;
+use crate::decode::reader;
+use crate::dispatch::{self, DeliveryId, Position, Record};
+use crate::event::Lsn;
+use crate::journal::outcome::{End, Outcome};
+use crate::journal::{Attempt, Journal, Loaded, Retention, SubscriptionRow};
+use crate::link::frame::{Failure, Item};
+use crate::settings;
+
+/// How long what has happened waits to be written together with what happens next.
+const WRITE_AFTER: Duration = Duration::from_millis(10);
+/// How many bytes wait at most.
+const WRITE_BYTES: usize = 1 << 20;
+/// A restart applies what came after the last checkpoint, so this bounds how long it takes.
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(10);
+/// See [`CHECKPOINT_AFTER`].
+const CHECKPOINT_DELIVERIES: u64 = 200_000;
+/// How often is looked for what may be cleared.
+const RETAIN_EVERY: Duration = Duration::from_secs(1);
+/// Our commits don't wait for the disk: how often is looked whether they have reached it.
+const LOOK_FOR_FLUSH: Duration = Duration::from_millis(50);
+
+/// The journal, and what it proves.
+pub struct Recording {
+    journal: Journal,
+    /// Everything that ended at or before this has arrived and is in the journal or its buffer.
+    frontier: Lsn,
+    /// Where our last commits end, and up to where everything is recorded once that is on disk.
+    written: VecDeque<(Lsn, Lsn)>,
+    /// Where the last of these commits ended.
+    last_written: Lsn,
+    proven: Lsn,
+    checkpointed_at: Instant,
+    checkpointed: DeliveryId,
+    /// The positions of all subscriptions are wanted, not only of those that something happened to.
+    all_wanted: bool,
+    retained_at: Instant,
+    /// The longest that a subscription asks its events to stay.
+    longest_retention: Duration,
+}
+
+impl Recording {
+    /// Opens the journal and says where everything stands; none when the extension isn't here.
+    pub fn open() -> Option<(Recording, Loaded)> {
+        let (journal, loaded) = Journal::open()?;
+        let recording = Recording {
+            journal,
+            frontier: Lsn(0),
+            written: VecDeque::new(),
+            last_written: Lsn(0),
+            proven: Lsn(0),
+            checkpointed_at: Instant::now(),
+            checkpointed: loaded.last,
+            all_wanted: false,
+            retained_at: Instant::now(),
+            longest_retention: settings::retention(),
+        };
+        Some((recording, loaded))
+    }
+
+    /// The journal, to be read.
+    pub fn journal(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+
+    /// The last number that a delivery was given.
+    pub fn last(&self) -> DeliveryId {
+        self.journal.last()
+    }
+
+    /// Journals a change that arrived; the number of its first delivery, none if it is in the journal already.
+    pub fn append(&mut self, item: &Item) -> Option<DeliveryId> {
+        self.journal.append(item)
+    }
+
+    /// Everything that ended at or before `lsn` has arrived.
+    pub fn arrived(&mut self, lsn: Lsn) {
+        self.frontier = self.frontier.max(lsn);
+    }
+
+    /// Up to where everything that ended has arrived.
+    pub fn frontier(&self) -> Lsn {
+        self.frontier
+    }
+
+    /// Keeps events as long as these subscriptions and the setting ask for.
+    pub fn keep_for(&mut self, rows: &[SubscriptionRow]) {
+        let asked = rows.iter().filter_map(|row| row.retention);
+        self.longest_retention = asked.chain([settings::retention()]).max().unwrap_or_default();
+    }
+
+    /// Takes what became of a request.
+    pub fn record(&mut self, record: Record<Payload>) {
+        match record {
+            Record::Finished { subscription, members, end, attempts, duration, replay } => {
+                let Some((id, (event, _))) = members.first() else { return };
+                self.journal.finished(&Outcome {
+                    subscription: subscription.0,
+                    id: *id,
+                    others: members[1..].iter().map(|(id, _)| *id).collect(),
+                    event: event.id(),
+                    committed_at: event.transaction.committed_at,
+                    finished_at: clock::now(),
+                    duration,
+                    attempts,
+                    end: match end {
+                        dispatch::End::Delivered { status } => End::Delivered { status },
+                        dispatch::End::Dead { status, kind, reason } => {
+                            End::Dead { status, class: kind.to_owned(), reason }
+                        }
+                    },
+                    replay,
+                });
+            }
+            Record::Attempt {
+                subscription,
+                members,
+                attempt,
+                failure,
+                duration,
+                next_attempt_in,
+                failures,
+                replay,
+            } => {
+                self.journal.attempt(Attempt {
+                    subscription: subscription.0,
+                    members: members.iter().map(|(id, _)| *id).collect(),
+                    attempt,
+                    started_at: clock::before_now(duration),
+                    duration,
+                    status: failure.status,
+                    class: failure.kind.to_owned(),
+                    error: failure.error,
+                    response: Some(failure.response).filter(|response| !response.is_empty()),
+                    // What was not counted is no failure to begin from after a restart.
+                    next_in: next_attempt_in.filter(|_| failures >= attempt || members.len() > 1),
+                    replay,
+                });
+            }
+        }
+    }
+
+    /// Takes that a change could not be encoded, so that this delivery can't be made.
+    pub fn record_failed(&mut self, id: DeliveryId, subscription: i64, failure: &Failure) {
+        self.journal.finished(&Outcome {
+            subscription,
+            id,
+            others: Vec::new(),
+            event: failure.id(),
+            committed_at: failure.transaction.committed_at,
+            finished_at: clock::now(),
+            duration: Duration::ZERO,
+            attempts: 0,
+            end: End::Dead { status: None, class: "encode".to_owned(), reason: failure.message.clone() },
+            replay: None,
+        });
+    }
+
+    /// Whether positions are wanted now: false for those of subscriptions that something happened to since they were
+    /// last, true for all.
+    pub fn checkpoint_wanted(&self) -> Option<bool> {
+        let many = self.last().0 - self.checkpointed.0 >= CHECKPOINT_DELIVERIES;
+        let due = many || self.checkpointed_at.elapsed() >= CHECKPOINT_AFTER;
+        (self.all_wanted || due).then_some(self.all_wanted)
+    }
+
+    /// Takes these positions.
+    pub fn checkpoint(&mut self, positions: Vec<(i64, Position)>) {
+        if std::mem::take(&mut self.all_wanted) {
+            self.journal.checkpoint_all(&positions);
+        } else {
+            self.journal.checkpoint(&positions);
+        }
+        self.checkpointed = self.last();
+        self.checkpointed_at = Instant::now();
+    }
+
+    /// Whether so much waits to be written that nothing more should be taken before.
+    pub fn is_full(&self) -> bool {
+        self.journal.buffered_bytes() >= WRITE_BYTES
+    }
+
+    /// Whether it is time to write.
+    pub fn is_due(&self) -> bool {
+        self.is_full() || self.journal.buffered_since().is_some_and(|since| since.elapsed() >= WRITE_AFTER)
+    }
+
+    /// Writes what has happened; false when the extension isn't here any more.
+    pub fn write(&mut self) -> bool {
+        self.journal.flush().is_some()
+    }
+
+    /// Clears what is done and old enough.
+    pub fn retain(&mut self, oldest_pending: impl FnOnce() -> Option<DeliveryId>) {
+        if self.retained_at.elapsed() < RETAIN_EVERY {
+            return;
+        }
+        self.retained_at = Instant::now();
+        let retention =
+            Retention { longest: self.longest_retention, max_bytes: settings::journal_max_size() };
+        self.all_wanted |= self.journal.retain(oldest_pending(), retention);
+    }
+
+    /// Up to where everything that ended is recorded, on disk. Looked at in each round, before more arrives.
+    pub fn proven(&mut self) -> Lsn {
+        // Reading to the end of the journal writes it, too.
+        let committed = self.journal.committed();
+        if committed > self.last_written {
+            self.last_written = committed;
+            self.written.push_back((committed, self.frontier));
+        }
+        let flushed = Lsn(reader::flushed());
+        while let Some((_, proves)) = self.written.pop_front_if(|(end, _)| *end <= flushed) {
+            self.proven = self.proven.max(proves);
+        }
+        if self.written.is_empty() && self.journal.buffered_since().is_none() {
+            self.proven = self.proven.max(self.frontier);
+        }
+        self.proven
+    }
+
+    /// When there is something to write, or to look for.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let write = self.journal.buffered_since().map(|since| since + WRITE_AFTER);
+        let look = (!self.written.is_empty()).then(|| Instant::now() + LOOK_FOR_FLUSH);
+        write.into_iter().chain(look).min()
+    }
+}

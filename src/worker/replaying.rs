@@ -1,0 +1,179 @@
+//! Replays under way: each is read once for the keys that have to wait for it, then page by page for what it sends.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::sending::{Payload, item_of, order_of};
+use crate::dispatch::{DeliveryId, Engine, KeyFilter, Page, SubscriptionId};
+use crate::journal::{self, Journal, Replay, ReplayEnd, ReplayReader, What};
+
+/// How often a replay's progress is noted.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// How much is read at once for the keys.
+const KEYS_BYTES: usize = 1 << 20;
+/// The filter is made for no more events than this; with more, live ones wait that need not.
+const MOST_KEYS: u64 = 10_000_000;
+
+/// The replays that are not over; those of one subscription come one after the other.
+#[derive(Default)]
+pub struct Replaying {
+    waiting: VecDeque<Replay>,
+    running: HashMap<i64, Running>,
+}
+
+struct Running {
+    replay: Replay,
+    reader: ReplayReader,
+    /// The keys found so far; none once the engine has them.
+    keys: Option<KeyFilter>,
+    /// How many events it is about, as far as it has been read.
+    total: u64,
+    noted: Instant,
+}
+
+impl Replaying {
+    /// Takes the replays that are open and not known yet.
+    pub fn take_up(&mut self, open: Vec<Replay>) {
+        for replay in open {
+            let mut known = self.waiting.iter().chain(self.running.values().map(|running| &running.replay));
+            if known.all(|other| other.id != replay.id) {
+                self.waiting.push_back(replay);
+            }
+        }
+    }
+
+    /// Begins what waits, and reads on for the keys. Returns whether there was anything to do.
+    pub fn go_on(&mut self, engine: &mut Engine<Payload>, journal: &mut Journal) -> bool {
+        let began = self.begin_next(engine, journal);
+        let mut busy = began;
+        for (subscription, running) in &mut self.running {
+            busy |= running.keys.is_some();
+            if running.read_keys(journal)
+                && let Some(keys) = running.keys.take()
+            {
+                let replay = &running.replay;
+                running.reader.rewind(replay.cursor);
+                engine.replay_begin(
+                    SubscriptionId(*subscription),
+                    replay.id,
+                    replay.cursor,
+                    keys,
+                    Instant::now(),
+                );
+            }
+        }
+        self.note(engine);
+        busy
+    }
+
+    /// Begins the first that waits for no other of its subscription.
+    fn begin_next(&mut self, engine: &Engine<Payload>, journal: &mut Journal) -> bool {
+        let ready = |replay: &Replay| !self.running.contains_key(&replay.subscription);
+        let Some(mut replay) =
+            self.waiting.iter().position(ready).and_then(|place| self.waiting.remove(place))
+        else {
+            return false;
+        };
+        let Some(position) = engine.position(SubscriptionId(replay.subscription), Instant::now()) else {
+            return true;
+        };
+        let Some(range) = replay.range.or_else(|| journal.begin_replay(&mut replay)) else { return false };
+        let most = (range.last.0 + 1).saturating_sub(range.first.0).min(MOST_KEYS);
+        let running = Running {
+            reader: ReplayReader::new(&replay, range, position),
+            keys: Some(KeyFilter::with_capacity(most as usize)),
+            total: 0,
+            noted: Instant::now(),
+            replay,
+        };
+        self.running.insert(running.replay.subscription, running);
+        true
+    }
+
+    /// The next page of what a replay sends, each under a number of its own. None when there is no such replay, or our
+    /// tables are gone.
+    pub fn page(
+        &mut self,
+        journal: &mut Journal,
+        subscription: SubscriptionId,
+        after: DeliveryId,
+        max_bytes: usize,
+    ) -> Option<Page<Payload>> {
+        let running = self.running.get_mut(&subscription.0)?;
+        // The engine begins anew behind what is done when it had no room for what it had read.
+        if running.reader.at() != after {
+            running.reader.rewind(after);
+        }
+        let page = running.reader.page(journal, max_bytes)?;
+        let mut items = Vec::with_capacity(page.found.len());
+        for mut found in page.found {
+            found.id = journal.number_again();
+            items.extend(item_of(found));
+        }
+        Some(Page { items, upto: page.upto, at_tail: page.at_end })
+    }
+
+    /// A replay of this subscription is done.
+    pub fn ended(&mut self, subscription: i64) {
+        if let Some(running) = self.running.remove(&subscription) {
+            journal::with_tables(|_| {
+                journal::replay_ended(running.replay.id, running.total, &ReplayEnd::Done)
+            });
+        }
+    }
+
+    /// The oldest delivery that is to be sent again.
+    pub fn oldest(&self) -> Option<DeliveryId> {
+        let open = self.waiting.iter().chain(self.running.values().map(|running| &running.replay));
+        open.filter(|replay| replay.range.is_some()).map(|replay| DeliveryId(replay.cursor.0 + 1)).min()
+    }
+
+    /// Somebody wants no more of a replay.
+    pub fn cancel(&mut self, engine: &mut Engine<Payload>, replay: i64) {
+        self.waiting.retain(|waiting| waiting.id != replay);
+        let running = self.running.iter().find(|(_, running)| running.replay.id == replay);
+        let mut done = 0;
+        if let Some(subscription) = running.map(|(subscription, _)| *subscription) {
+            let progress = engine.replay(SubscriptionId(subscription));
+            done = progress.map_or(0, |progress| progress.delivered + progress.dead);
+            engine.replay_cancel(SubscriptionId(subscription), Instant::now());
+            self.running.remove(&subscription);
+        }
+        journal::with_tables(|_| journal::replay_ended(replay, done, &ReplayEnd::Cancelled));
+    }
+
+    /// A subscription is gone, and its replays with it.
+    pub fn forget(&mut self, subscription: i64) {
+        self.waiting.retain(|waiting| waiting.subscription != subscription);
+        self.running.remove(&subscription);
+    }
+
+    fn note(&mut self, engine: &Engine<Payload>) {
+        for (subscription, running) in &mut self.running {
+            let Some(progress) = engine.replay(SubscriptionId(*subscription)) else { continue };
+            if running.noted.elapsed() >= NOTE_EVERY && progress.done > running.replay.cursor {
+                running.noted = Instant::now();
+                running.replay.cursor = progress.done;
+                let done = running.replay.done + progress.delivered + progress.dead;
+                journal::with_tables(|_| {
+                    journal::replay_progress(running.replay.id, progress.done, done, Some(running.total));
+                });
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Reads a page for its keys. True when all have been found.
+    fn read_keys(&mut self, journal: &mut Journal) -> bool {
+        let Some(keys) = &mut self.keys else { return false };
+        let Some(page) = self.reader.page(journal, KEYS_BYTES) else { return false };
+        for found in page.found {
+            if let What::Event { event, keys: lanes, barrier } = &found.what {
+                self.total += 1;
+                keys.add(&order_of(*lanes, event, *barrier));
+            }
+        }
+        page.at_end
+    }
+}
