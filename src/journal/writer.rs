@@ -232,6 +232,8 @@ impl Journal {
     /// be flushed yet), or of the last one when there was nothing to write. None when our tables are not here any more.
     pub fn flush(&mut self) -> Option<Lsn> {
         if self.buffer.since.take().is_none() {
+            // Numbers of what is made again stand for nothing to be written.
+            self.written = self.last;
             return Some(self.committed);
         }
         self.buffer.chunks.extend(self.buffer.events.close());
