@@ -144,7 +144,7 @@ impl<P: Clone> Engine<P> {
         }
         let replay = subscription.replay.take();
         let replay =
-            replay.map_or(0, |replay| replay.filter_memory + replay.deferred.len() * size_of::<u64>());
+            replay.map_or(0, |replay| replay.filter_memory + replay.deferred.len() * Replay::DEFERRED_BYTES);
         self.shared.memory_used -= subscription.charged + subscription.listed.memory() + replay;
         if subscription.work.take().is_some() {
             self.shared.memory_used -= Self::SUBSCRIPTION_BYTES;

@@ -160,6 +160,8 @@ pub(super) struct Subscription<P> {
     pub work: Option<Box<Work<P>>>,
     /// Bytes that its deliveries take in memory.
     pub charged: usize,
+    /// How many of those pending are in the lanes.
+    pub in_lanes: usize,
     pub window: Window,
     pub breaker: Breaker,
     pub probe_now: bool,
@@ -221,6 +223,7 @@ impl<P: Clone> Subscription<P> {
             done_ahead: position.done_ahead.iter().map(|id| id.0).filter(|&id| id > reach).collect(),
             work: None,
             charged: 0,
+            in_lanes: 0,
             window: Window::default(),
             breaker: Breaker::default(),
             probe_now: false,
@@ -289,8 +292,8 @@ impl<P: Clone> Subscription<P> {
             return false;
         }
         replay.filter.add(order);
-        replay.deferred.push(id);
-        shared.memory_used += Listed::BYTES;
+        replay.deferred.insert(id);
+        shared.memory_used += Replay::DEFERRED_BYTES;
         true
     }
 
@@ -298,6 +301,7 @@ impl<P: Clone> Subscription<P> {
     pub fn admit(&mut self, shared: &mut Shared<P>, id: u64, order: Order, delivery: Delivery<P>) {
         let bytes = delivery.charge + Self::DELIVERY_BYTES;
         self.charged += bytes;
+        self.in_lanes += usize::from(delivery.is_pending());
         shared.memory_used += bytes;
         if let (Some(replay), Some(_)) = (&mut self.replay, delivery.replay) {
             replay.charged += bytes;
@@ -315,6 +319,7 @@ impl<P: Clone> Subscription<P> {
     pub fn discharge(&mut self, shared: &mut Shared<P>, delivery: &Delivery<P>) {
         let bytes = delivery.charge + Self::DELIVERY_BYTES;
         self.charged -= bytes;
+        self.in_lanes -= usize::from(delivery.is_pending());
         shared.memory_used -= bytes;
         if let (Some(replay), Some((id, _))) = (&mut self.replay, delivery.replay)
             && replay.id == id
@@ -344,8 +349,7 @@ impl<P: Clone> Subscription<P> {
     /// How many that are pending nobody has read yet.
     pub fn logged(&self) -> u64 {
         let deferred = self.replay.as_ref().map_or(0, |replay| replay.deferred.len());
-        let lanes = self.work.as_ref().map_or(0, |work| work.lanes.len());
-        self.counts.pending.saturating_sub((self.listed.len() + deferred + lanes) as u64)
+        self.counts.pending.saturating_sub((self.listed.len() + deferred + self.in_lanes) as u64)
     }
 
     /// Where it stands at this time.
