@@ -205,6 +205,7 @@ impl World {
             }
         };
         self.engine.page(subscription, page);
+        self.take_records();
         true
     }
 
