@@ -19,6 +19,7 @@ use super::replay::Replay;
 use super::requests::Requests;
 pub(super) use super::requests::State;
 use super::retry::Schedule;
+use super::turns::Pace;
 use super::window::Window;
 use crate::event::{Lsn, Timestamp};
 
@@ -97,6 +98,8 @@ impl<P> Shared<P> {
     }
 }
 
+/// A request that takes longer is slow; slow ones get half of the pool at most.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Lanes are kept for reuse unless they hold on to more memory than this many items take.
 const SPARE_CAPACITY: usize = 128;
 const SPARE_LANES: usize = 64;
@@ -169,8 +172,8 @@ pub(super) struct Subscription<P> {
     pub linger: Linger,
     /// The ordering was changed: nothing is read until what was sent by the old one has ended.
     pub settling: bool,
-    /// Its requests may be slow: the last one failed or took long, or one takes long now.
-    pub suspect: bool,
+    /// How long its requests take.
+    pub pace: Pace,
     pub replay: Option<Box<Replay>>,
     pub replay_read_last: bool,
     /// Deliveries to be read so that they can be given up.
@@ -230,7 +233,7 @@ impl<P: Clone> Subscription<P> {
             hold_until: None,
             linger: Linger::Not,
             settling: false,
-            suspect: true,
+            pace: Pace::New,
             replay: None,
             replay_read_last: false,
             skips: Vec::new(),
@@ -344,6 +347,13 @@ impl<P: Clone> Subscription<P> {
     /// Requests under way.
     pub fn under_way(&self) -> usize {
         self.work.as_ref().map_or(0, |work| work.requests.under_way())
+    }
+
+    /// Whether a request under way takes long.
+    pub fn has_slow(&self, now: Instant) -> bool {
+        let requests = self.work.as_ref().map(|work| &work.requests);
+        now.checked_sub(SLOW)
+            .is_some_and(|since| requests.is_some_and(|requests| requests.any_sent_before(since)))
     }
 
     /// How many that are pending nobody has read yet.
