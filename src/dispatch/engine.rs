@@ -13,16 +13,14 @@ use super::order::Order;
 use super::outcome::{Effect, Failure, Record, Skipped, SubscriptionId, Success};
 use super::position::{DeliveryId, Mode, Position};
 use super::replay::{KeyFilter, Replay, ReplayProgress};
-use super::subscription::{At, Fate, Settings, Shared, Subscription};
+use super::subscription::{At, Fate, SLOW, Settings, Shared, Subscription};
 use super::timers::Timers;
-use super::turns::Turns;
+use super::turns::{Pace, Turns};
 use crate::event::Lsn;
 
 pub use counters::{Bottleneck, Counters};
 pub use reading::{Item, Page, Read, ReadWhat};
 
-/// A request that takes longer is slow; slow ones get half of the pool at most.
-const SLOW: Duration = Duration::from_secs(1);
 /// How often to look for slow ones.
 const LOOK_FOR_SLOW_EVERY: Duration = Duration::from_millis(100);
 /// Shares of the memory limit, in percent: when room is made, and how much.
@@ -139,12 +137,10 @@ impl<P: Clone> Engine<P> {
         self.turns.withdraw(slot);
         self.timers.set(slot, None);
         let mut subscription = self.subscriptions.remove(slot as usize);
-        if subscription.suspect {
-            self.turns.trust(subscription.under_way());
-        }
+        self.turns.forget(subscription.pace, subscription.under_way());
         let replay = subscription.replay.take();
         let replay =
-            replay.map_or(0, |replay| replay.filter_memory + replay.deferred.len() * size_of::<u64>());
+            replay.map_or(0, |replay| replay.filter_memory + replay.deferred.len() * Replay::DEFERRED_BYTES);
         self.shared.memory_used -= subscription.charged + subscription.listed.memory() + replay;
         if subscription.work.take().is_some() {
             self.shared.memory_used -= Self::SUBSCRIPTION_BYTES;
@@ -218,13 +214,10 @@ impl<P: Clone> Engine<P> {
         while let Some(slot) = self.turns.next() {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             let started = subscription.next(&mut self.shared, now);
-            let is_suspect = subscription.suspect;
+            let pace = subscription.pace;
             self.look_after(slot);
             if let Some((request, serial)) = started {
-                self.turns.started();
-                if is_suspect {
-                    self.turns.suspect(1);
-                }
+                self.turns.started(pace);
                 return self.request(Ticket { subscription: slot, request, serial });
             }
         }
@@ -247,7 +240,7 @@ impl<P: Clone> Engine<P> {
 
     /// A request got through.
     pub fn succeeded(&mut self, ticket: Ticket, success: Success, now: Instant) {
-        self.ended(ticket, success.duration <= SLOW, now, |subscription, shared, _| {
+        self.ended(ticket, success.duration, now, |subscription, shared, _| {
             subscription.succeeded(shared, ticket.request, success, now);
         });
     }
@@ -261,7 +254,7 @@ impl<P: Clone> Engine<P> {
         now: Instant,
         jitter: u32,
     ) {
-        self.ended(ticket, false, now, |subscription, shared, sent_at| {
+        self.ended(ticket, duration, now, |subscription, shared, sent_at| {
             subscription.failed(shared, ticket.request, sent_at, (failure, duration), now, jitter);
         });
     }
@@ -269,25 +262,26 @@ impl<P: Clone> Engine<P> {
     fn ended(
         &mut self,
         ticket: Ticket,
-        swift: bool,
+        duration: Duration,
         now: Instant,
         end: impl FnOnce(&mut Subscription<P>, &mut Shared<P>, Instant),
     ) {
         self.shared.now = Some(now);
-        self.turns.ended();
+        let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None) };
         let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
-        let Some(requests) = subscription.work.as_mut().map(|work| &mut work.requests) else { return };
-        let Some(sent_at) = requests.ended(ticket.request, ticket.serial) else { return };
-        let under_way = requests.under_way();
+        self.turns.ended(Some(subscription.pace));
+        let is_slow = duration > SLOW || subscription.has_slow(now);
+        let pace = if is_slow { Pace::Slow } else { Pace::Swift };
+        self.turns.changed(subscription.pace, pace, subscription.under_way());
+        subscription.pace = pace;
         end(subscription, &mut self.shared, sent_at);
-        let was_suspect = std::mem::replace(&mut subscription.suspect, !swift);
-        match (was_suspect, !swift) {
-            (true, true) => self.turns.trust(1),
-            (true, false) => self.turns.trust(under_way + 1),
-            (false, true) => self.turns.suspect(under_way),
-            (false, false) => {}
-        }
         self.look_after(ticket.subscription);
+    }
+
+    /// When the request was sent whose outcome is told; None if it is nobody's any more.
+    fn take_ended(&mut self, ticket: Ticket) -> Option<Instant> {
+        let subscription = self.subscriptions.get_mut(ticket.subscription as usize)?;
+        subscription.work.as_mut()?.requests.ended(ticket.request, ticket.serial)
     }
 
     /// What has become of deliveries since the last call, for the journal, in order.
@@ -429,7 +423,7 @@ impl<P: Clone> Engine<P> {
     fn look_after(&mut self, slot: u32) {
         let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return };
         if subscription.may_send() {
-            self.turns.offer(slot, subscription.settings.host, subscription.suspect);
+            self.turns.offer(slot, subscription.settings.host, subscription.pace);
         } else {
             self.turns.withdraw(slot);
         }
@@ -445,14 +439,12 @@ impl<P: Clone> Engine<P> {
             return;
         }
         self.looked_for_slow = Some(now);
-        let Some(since) = now.checked_sub(SLOW) else { return };
         for (slot, subscription) in self.subscriptions.iter_mut() {
-            let work = subscription.work.as_ref();
-            if !subscription.suspect && work.is_some_and(|work| work.requests.any_sent_before(since)) {
-                subscription.suspect = true;
-                self.turns.suspect(subscription.under_way());
+            if subscription.pace != Pace::Slow && subscription.has_slow(now) {
+                self.turns.changed(subscription.pace, Pace::Slow, subscription.under_way());
+                subscription.pace = Pace::Slow;
                 if subscription.may_send() {
-                    self.turns.offer(slot as u32, subscription.settings.host, true);
+                    self.turns.offer(slot as u32, subscription.settings.host, Pace::Slow);
                 }
             }
         }

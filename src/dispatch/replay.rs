@@ -1,6 +1,6 @@
 //! A replay: a range of the journal that is sent again, before what is newer of the same keys.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::order::{Order, Ordering};
 use super::position::DeliveryId;
@@ -85,7 +85,7 @@ pub(super) struct Replay {
     pub read: bool,
     pub progress: ReplayProgress,
     /// Live deliveries that wait for it.
-    pub deferred: Vec<u64>,
+    pub deferred: BTreeSet<u64>,
     /// What is in the lanes of each page that was read: its number, its end, how many.
     pages: VecDeque<(u32, u64, usize)>,
     next_page: u32,
@@ -97,6 +97,9 @@ pub(super) struct Replay {
 }
 
 impl Replay {
+    /// Bytes that a delivery takes that waits.
+    pub const DEFERRED_BYTES: usize = 2 * size_of::<u64>();
+
     pub fn new(id: i64, after: u64, filter: KeyFilter) -> Replay {
         Replay {
             id,
@@ -105,7 +108,7 @@ impl Replay {
             cursor: after,
             read: false,
             progress: ReplayProgress { replay: id, done: DeliveryId(after), ..ReplayProgress::default() },
-            deferred: Vec::new(),
+            deferred: BTreeSet::new(),
             pages: VecDeque::new(),
             next_page: 0,
             outstanding: 0,

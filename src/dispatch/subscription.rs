@@ -19,6 +19,7 @@ use super::replay::Replay;
 use super::requests::Requests;
 pub(super) use super::requests::State;
 use super::retry::Schedule;
+use super::turns::Pace;
 use super::window::Window;
 use crate::event::{Lsn, Timestamp};
 
@@ -97,6 +98,8 @@ impl<P> Shared<P> {
     }
 }
 
+/// A request that takes longer is slow; slow ones get half of the pool at most.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Lanes are kept for reuse unless they hold on to more memory than this many items take.
 const SPARE_CAPACITY: usize = 128;
 const SPARE_LANES: usize = 64;
@@ -160,6 +163,8 @@ pub(super) struct Subscription<P> {
     pub work: Option<Box<Work<P>>>,
     /// Bytes that its deliveries take in memory.
     pub charged: usize,
+    /// How many of those pending are in the lanes.
+    pub in_lanes: usize,
     pub window: Window,
     pub breaker: Breaker,
     pub probe_now: bool,
@@ -167,8 +172,8 @@ pub(super) struct Subscription<P> {
     pub linger: Linger,
     /// The ordering was changed: nothing is read until what was sent by the old one has ended.
     pub settling: bool,
-    /// Its requests may be slow: the last one failed or took long, or one takes long now.
-    pub suspect: bool,
+    /// How long its requests take.
+    pub pace: Pace,
     pub replay: Option<Box<Replay>>,
     pub replay_read_last: bool,
     /// Deliveries to be read so that they can be given up.
@@ -221,13 +226,14 @@ impl<P: Clone> Subscription<P> {
             done_ahead: position.done_ahead.iter().map(|id| id.0).filter(|&id| id > reach).collect(),
             work: None,
             charged: 0,
+            in_lanes: 0,
             window: Window::default(),
             breaker: Breaker::default(),
             probe_now: false,
             hold_until: None,
             linger: Linger::Not,
             settling: false,
-            suspect: true,
+            pace: Pace::New,
             replay: None,
             replay_read_last: false,
             skips: Vec::new(),
@@ -301,8 +307,8 @@ impl<P: Clone> Subscription<P> {
             return false;
         }
         replay.filter.add(order);
-        replay.deferred.push(id);
-        shared.memory_used += Listed::BYTES;
+        replay.deferred.insert(id);
+        shared.memory_used += Replay::DEFERRED_BYTES;
         true
     }
 
@@ -310,6 +316,7 @@ impl<P: Clone> Subscription<P> {
     pub fn admit(&mut self, shared: &mut Shared<P>, id: u64, order: Order, delivery: Delivery<P>) {
         let bytes = delivery.charge + Self::DELIVERY_BYTES;
         self.charged += bytes;
+        self.in_lanes += usize::from(delivery.is_pending());
         shared.memory_used += bytes;
         if let (Some(replay), Some(_)) = (&mut self.replay, delivery.replay) {
             replay.charged += bytes;
@@ -327,6 +334,7 @@ impl<P: Clone> Subscription<P> {
     pub fn discharge(&mut self, shared: &mut Shared<P>, delivery: &Delivery<P>) {
         let bytes = delivery.charge + Self::DELIVERY_BYTES;
         self.charged -= bytes;
+        self.in_lanes -= usize::from(delivery.is_pending());
         shared.memory_used -= bytes;
         if let (Some(replay), Some((id, _))) = (&mut self.replay, delivery.replay)
             && replay.id == id
@@ -353,11 +361,17 @@ impl<P: Clone> Subscription<P> {
         self.work.as_ref().map_or(0, |work| work.requests.under_way())
     }
 
+    /// Whether a request under way takes long.
+    pub fn has_slow(&self, now: Instant) -> bool {
+        let requests = self.work.as_ref().map(|work| &work.requests);
+        now.checked_sub(SLOW)
+            .is_some_and(|since| requests.is_some_and(|requests| requests.any_sent_before(since)))
+    }
+
     /// How many that are pending nobody has read yet.
     pub fn logged(&self) -> u64 {
         let deferred = self.replay.as_ref().map_or(0, |replay| replay.deferred.len());
-        let lanes = self.work.as_ref().map_or(0, |work| work.lanes.len());
-        self.counts.pending.saturating_sub((self.listed.len() + deferred + lanes) as u64)
+        self.counts.pending.saturating_sub((self.listed.len() + deferred + self.in_lanes) as u64)
     }
 
     /// Where it stands at this time.

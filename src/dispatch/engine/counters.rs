@@ -110,7 +110,7 @@ impl<P: Clone> Engine<P> {
         let Some(work) = &subscription.work else { return nothing_here };
         let window = subscription.window.size(subscription.settings.max_in_flight);
         if subscription.may_send() {
-            return if self.turns.is_full() || subscription.suspect {
+            return if !self.turns.has_room_for(subscription.pace) {
                 Bottleneck::Threads
             } else {
                 Bottleneck::None

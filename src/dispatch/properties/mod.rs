@@ -1,18 +1,22 @@
 //! The promises of the dispatcher, tried on random histories against a plain model that looks at every item.
 
-use std::time::Instant;
-
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::{Keys, Order};
 
-/// The same histories in every run.
+mod engine;
+mod lanes;
+mod world;
+
+/// The same histories in every run; as many as `PROPTEST_CASES` says if it is set.
 fn config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
     ProptestConfig {
         cases,
         rng_seed: RngSeed::Fixed(1),
         failure_persistence: None,
+        max_shrink_iters: 20_000,
         ..ProptestConfig::default()
     }
 }
@@ -34,61 +38,4 @@ fn orders() -> impl Strategy<Value = Order> {
 fn must_wait(newer: &Order, older: &Order) -> bool {
     let share_key = newer.keys.as_slice().iter().any(|key| older.keys.as_slice().contains(key));
     share_key || newer.table == older.table && (newer.barrier || older.barrier)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Queued,
-    InFlight,
-    BlockedUntil(Instant),
-    Done,
-}
-
-#[derive(Clone, Debug)]
-struct Item {
-    order: Order,
-    state: State,
-}
-
-/// The items of one subscription, in order of arrival.
-#[derive(Clone, Debug, Default)]
-struct Model(Vec<Item>);
-
-impl Model {
-    fn arrive(&mut self, order: Order) -> usize {
-        self.0.push(Item { order, state: State::Queued });
-        self.0.len() - 1
-    }
-
-    fn ready_again(&mut self, now: Instant) {
-        for item in &mut self.0 {
-            if matches!(item.state, State::BlockedUntil(due) if due <= now) {
-                item.state = State::Queued;
-            }
-        }
-    }
-
-    /// The oldest item that may be sent.
-    fn next(&self) -> Option<usize> {
-        self.0.iter().enumerate().position(|(index, item)| {
-            let mut older = self.0[..index].iter().filter(|older| older.state != State::Done);
-            item.state == State::Queued && !older.any(|older| must_wait(&item.order, &older.order))
-        })
-    }
-
-    fn count(&self, state: State) -> usize {
-        self.0.iter().filter(|item| item.state == state).count()
-    }
-
-    fn outstanding(&self) -> usize {
-        self.0.len() - self.count(State::Done)
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        let due = self.0.iter().filter_map(|item| match item.state {
-            State::BlockedUntil(due) => Some(due),
-            _ => None,
-        });
-        due.min()
-    }
 }

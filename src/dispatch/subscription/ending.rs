@@ -180,7 +180,7 @@ impl<P: Clone> Subscription<P> {
         let refused = failed.failure.class == FailureClass::Content;
         if refused || request.part || request.failures >= FAILURES_TO_HALVE {
             self.attempted(shared, &failed, Some(Duration::ZERO));
-            self.halve(failed.index);
+            self.halve(shared, failed.index);
         } else {
             let delay = schedule.delay(1, retry_after, failed.jitter).unwrap_or_default();
             work.requests.wait(failed.index, failed.now + delay);
@@ -190,20 +190,20 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// Two requests of one that failed. What depends on the first half can't be in the second and waits by itself.
-    fn halve(&mut self, index: u32) {
+    fn halve(&mut self, shared: &mut Shared<P>, index: u32) {
         let Some(work) = &mut self.work else { return };
         let request = work.requests.remove(index);
         let (first, second) = request.members.split_at(request.members.len().div_ceil(2));
         let (second, dependent) = work.lanes.part(second);
-        for half in [Members::from_slice(first), second] {
-            if let Some(&oldest) = half.first() {
-                let seq = work.lanes.seq(oldest);
-                let keys = half.iter().map(|&slot| work.lanes.keys_of(slot)).sum();
-                let half = work.requests.add_ready(half, request.replay, true, seq);
-                work.requests.block(half, keys);
-            }
-        }
         dependent.into_iter().for_each(|slot| work.lanes.release(slot));
+        for half in [Members::from_slice(first), second] {
+            let (Some(&oldest), Some(work)) = (half.first(), &mut self.work) else { continue };
+            let seq = work.lanes.seq(oldest);
+            let keys = half.iter().map(|&slot| work.lanes.keys_of(slot)).sum();
+            let half = work.requests.add_ready(half, request.replay, true, seq);
+            work.requests.block(half, keys);
+            self.forget_if_done(shared, half);
+        }
     }
 
     fn die(&mut self, shared: &mut Shared<P>, failed: Failed) {
@@ -297,6 +297,7 @@ impl<P: Clone> Subscription<P> {
         let (pending, bytes) = (delivery.replay.is_none(), delivery.charge as u64);
         let (payload, replay) = (delivery.payload.clone(), delivery.replay.map(|(id, _)| id));
         if pending {
+            self.in_lanes -= 1;
             self.counts.pending = self.counts.pending.saturating_sub(1);
             self.counts.pending_bytes = self.counts.pending_bytes.saturating_sub(bytes);
         }
@@ -335,7 +336,7 @@ impl<P: Clone> Subscription<P> {
             }
             Some((index, false)) => {
                 self.give_up(shared, slot, 0);
-                _ = self.forget_if_done(shared, index);
+                self.forget_if_done(shared, index);
             }
             None => self.give_up(shared, slot, 0),
         }

@@ -1,9 +1,9 @@
 //! Reading the journal: what to ask for next, and taking it in.
 
 use super::{At, Delivery, Fate, Mode, Order, Shared, Subscription};
-use crate::dispatch::listed::Listed;
 use crate::dispatch::outcome::Record;
 use crate::dispatch::position::DeliveryId;
+use crate::dispatch::replay::Replay;
 
 /// A page holds no more bytes than this, so that no read takes long.
 const PAGE_BYTES: usize = 2 << 20;
@@ -86,7 +86,8 @@ impl<P: Clone> Subscription<P> {
     }
 
     fn next_of_log(&self, shared: &Shared<P>) -> Option<Reading> {
-        let deferred = self.replay.as_ref().map_or(0, |replay| replay.deferred.len() * Listed::BYTES);
+        let deferred =
+            self.replay.as_ref().map_or(0, |replay| replay.deferred.len() * Replay::DEFERRED_BYTES);
         if deferred > shared.share() {
             return None;
         }
@@ -249,9 +250,8 @@ impl<P: Clone> Subscription<P> {
 
     fn take_deferred(&mut self, shared: &mut Shared<P>, id: u64) -> bool {
         let Some(replay) = &mut self.replay else { return false };
-        let Some(index) = replay.deferred.iter().position(|&deferred| deferred == id) else { return false };
-        replay.deferred.remove(index);
-        shared.memory_used -= Listed::BYTES;
-        true
+        let was_deferred = replay.deferred.remove(&id);
+        shared.memory_used -= usize::from(was_deferred) * Replay::DEFERRED_BYTES;
+        was_deferred
     }
 }

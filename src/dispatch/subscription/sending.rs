@@ -146,7 +146,7 @@ impl<P: Clone> Subscription<P> {
                 continue;
             }
             let failed = delivery.failures > 0;
-            let left = if by_schedule { delivery.left.take() } else { None };
+            let left = if by_schedule { delivery.left.take().filter(|left| !left.is_zero()) } else { None };
             work.failed -= usize::from(failed);
             let members: Members = smallvec![slot];
             let index = match left {

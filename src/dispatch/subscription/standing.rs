@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::{Fate, Linger, Mode, Shared, State, Subscription};
-use crate::dispatch::listed::{Failed, Listed};
+use crate::dispatch::listed::Failed;
 use crate::dispatch::outcome::Effect;
+use crate::dispatch::replay::Replay;
 
 impl<P: Clone> Subscription<P> {
     /// What nobody has sent leaves memory; from here on it is read from the journal.
@@ -128,9 +129,9 @@ impl<P: Clone> Subscription<P> {
         shared.memory_used -= replay.filter_memory;
         if !replay.deferred.is_empty() {
             self.leave_live(shared);
-            shared.memory_used -= replay.deferred.len() * Listed::BYTES;
+            shared.memory_used -= replay.deferred.len() * Replay::DEFERRED_BYTES;
             let before = self.listed.memory();
-            self.listed.add(replay.deferred);
+            self.listed.add(replay.deferred.into_iter().collect());
             shared.memory_used += self.listed.memory() - before;
         }
         if replay.read {
