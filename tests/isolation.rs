@@ -124,9 +124,7 @@ fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
 
 #[test]
 fn a_lowered_file_limit_does_not_keep_the_server_from_opening_its_files() {
-    // As `ulimit -n` does: the workers will inherit it.
-    let cluster = Setup::new().set("max_files_per_process = 64").start();
-    cluster.postmaster().limit_files(300);
+    let cluster = Setup::new().set("max_files_per_process = 64").limit_files(300).start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = everywhere();
     receiver.behave(Script::always(Answer::Hang));

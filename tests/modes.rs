@@ -118,8 +118,7 @@ fn an_outage_costs_no_attempts() {
     // Neither when nobody is there, nor when who is there fails at everything.
     for fault in [Reply::status(500), Reply::from(Answer::Reset), Reply::status(503)] {
         receiver.behave(Script::always(fault));
-        cluster
-            .sql("INSERT INTO t SELECT (SELECT count(*) FROM t) + g FROM generate_series(1, 40) g");
+        cluster.sql("INSERT INTO t SELECT (SELECT count(*) FROM t) + g FROM generate_series(1, 40) g");
         cluster.wait_status("s", "mode = 'open'");
         // Long after the schedule's end.
         std::thread::sleep(Duration::from_secs(1));
