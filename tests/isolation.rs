@@ -94,8 +94,8 @@ fn the_healthy_of_many_endpoints_get_everything_while_others_hang_and_refuse() {
     ));
 }
 
-#[test]
-fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
+/// So many endpoints hang that they want all connections several times over; one is well.
+fn hanging_beside_a_healthy_one(count: u32, host: impl Fn(u32) -> String) {
     let cluster = Setup::new().set("pgwh.max_connections = 64").start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = everywhere();
@@ -103,10 +103,9 @@ fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
     receiver.behave(Script::always(Answer::Hang));
     receiver.behave_at("/1000", Script::default());
     let port = receiver.address().port();
-    // Together they want ten times the connections that there may be.
     let mut client = cluster.connect();
-    for number in 0..40 {
-        let url = format!("http://127.0.0.2:{port}/{number}");
+    for number in 0..count {
+        let url = format!("http://{}:{port}/{number}", host(number));
         let sql = format!(
             "SELECT pgwh.subscribe('{url}', name => 'h{number}', tables => '{{public.t}}', timeout => '60 s')"
         );
@@ -123,10 +122,18 @@ fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
 }
 
 #[test]
+fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
+    hanging_beside_a_healthy_one(40, |_| "127.0.0.2".to_owned());
+}
+
+#[test]
+fn more_hosts_that_hang_than_there_may_be_connections_do_not_keep_the_others_waiting() {
+    hanging_beside_a_healthy_one(200, host);
+}
+
+#[test]
 fn a_lowered_file_limit_does_not_keep_the_server_from_opening_its_files() {
-    // As `ulimit -n` does: the workers will inherit it.
-    let cluster = Setup::new().set("max_files_per_process = 64").start();
-    cluster.postmaster().limit_files(300);
+    let cluster = Setup::new().set("max_files_per_process = 64").limit_files(300).start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = everywhere();
     receiver.behave(Script::always(Answer::Hang));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::ops::Deref;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +31,7 @@ const SETTINGS: &[&str] = &[
 #[derive(Default)]
 pub struct Setup {
     settings: Vec<String>,
+    files: Option<u64>,
 }
 
 impl Setup {
@@ -49,10 +51,16 @@ impl Setup {
         self.set("shared_preload_libraries = ''")
     }
 
+    /// Where each process may have so many files open, as after `ulimit -n`.
+    pub fn limit_files(mut self, count: u64) -> Self {
+        self.files = Some(count);
+        self
+    }
+
     /// Starts the cluster.
     #[track_caller]
     pub fn start(self) -> Cluster {
-        Cluster::with(&self.settings)
+        Cluster::with(self)
     }
 }
 
@@ -73,6 +81,7 @@ pub struct Cluster {
     directory: PathBuf,
     postgres: Database,
     server: Mutex<Option<Child>>,
+    files: Option<u64>,
 }
 
 impl Deref for Cluster {
@@ -100,7 +109,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn with(settings: &[String]) -> Self {
+    fn with(setup: Setup) -> Self {
         static SWEEP: Once = Once::new();
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         SWEEP.call_once(sweep);
@@ -110,14 +119,18 @@ impl Cluster {
         fs::create_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         Server::get().own(&directory);
         copy(&template(), &directory.join("data"));
-        let cluster =
-            Self { postgres: Database::new(&directory, "postgres"), directory, server: Mutex::default() };
+        let cluster = Self {
+            postgres: Database::new(&directory, "postgres"),
+            directory,
+            server: Mutex::default(),
+            files: setup.files,
+        };
         let socket = format!("unix_socket_directories = '{}'", cluster.directory.display());
         let lines: Vec<&str> = SETTINGS
             .iter()
             .copied()
             .chain([socket.as_str()])
-            .chain(settings.iter().map(String::as_str))
+            .chain(setup.settings.iter().map(String::as_str))
             .collect();
         cluster.set(&lines.join("\n"));
         cluster.begin();
@@ -155,6 +168,9 @@ impl Cluster {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut postgres = Server::get().unprivileged("postgres");
         postgres.arg("-D").arg(self.directory.join("data"));
+        if let Some(count) = self.files {
+            limit_files(&mut postgres, count);
+        }
         let child = postgres
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)
@@ -196,12 +212,6 @@ impl Cluster {
     pub fn restart(&self, how: Stop) {
         self.stop(how);
         self.begin();
-    }
-
-    /// The process that all others of the server come from, and inherit from.
-    #[track_caller]
-    pub fn postmaster(&self) -> Process {
-        Process(self.server().as_ref().expect("a running server").id() as i32)
     }
 
     /// The processes of a kind (`backend_type`), over all databases.
@@ -346,6 +356,20 @@ fn template() -> PathBuf {
         let _ = fs::remove_dir_all(&fresh);
     }
     template
+}
+
+/// Lets a program begin with so many open files at most.
+fn limit_files(command: &mut Command, count: u64) {
+    let limit = move || {
+        let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+        // SAFETY: reads the limit, which lives as long as the call.
+        match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: setrlimit(2) is all that is called between fork and exec; it takes no lock and allocates nothing.
+    unsafe { command.pre_exec(limit) };
 }
 
 fn copy(from: &Path, to: &Path) {

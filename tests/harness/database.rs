@@ -226,7 +226,7 @@ impl Database {
         let seconds = PATIENCE.as_secs();
         let reached = self.value(&format!("SELECT pgwh.wait('{name}', '{seconds} s')"));
         if reached != "t" {
-            let state = self.rows("SELECT name, state, reason, pending, last_error FROM pgwh.status");
+            let state = self.rows(&format!("SELECT to_jsonb(s) FROM pgwh.status s WHERE name = '{name}'"));
             panic!("{name} was not reached within {seconds} s: {state:?}");
         }
         distinct(events_of(receiver, name))

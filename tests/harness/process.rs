@@ -72,15 +72,6 @@ impl Process {
         field(&status, "RssAnon:").unwrap_or(0) * 1024
     }
 
-    /// Limits how many files it may have open from now on, as `ulimit -n` does, the limit that it could raise itself too.
-    #[track_caller]
-    pub fn limit_files(self, count: u64) {
-        let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
-        // SAFETY: reads the new limit, and writes no old one.
-        let done = unsafe { libc::prlimit(self.0, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
-        assert_eq!(done, 0, "prlimit: {}", std::io::Error::last_os_error());
-    }
-
     fn stat(self) -> Option<Vec<String>> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
         // The name, in parentheses, may hold anything.
