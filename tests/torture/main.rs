@@ -23,7 +23,7 @@ use workload::{Shared, TABLES, Worker};
 
 const WORKERS: u64 = 3;
 /// For what piled up to arrive when all is calm.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(120);
 
 const ALL: &[&str] = &["plain", "whole", "pairs", "parted", "lines", "bulk"];
 const EVERY: &[&str] = &["insert", "update", "delete"];
