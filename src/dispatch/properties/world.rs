@@ -344,8 +344,8 @@ impl World {
             self.engine.resume(SubscriptionId(id));
         }
         for _ in 0..20_000 {
-            let mut busy = self.read(5);
-            busy |= self.send();
+            let mut busy = self.send();
+            busy |= self.read(5);
             if let Some(at) = self.under_way.len().checked_sub(1) {
                 self.succeed(at);
                 busy = true;
