@@ -19,6 +19,8 @@ pub(super) enum State {
         /// When it was sent.
         sent_at: Instant,
     },
+    /// It has ended, and it is not decided yet what becomes of it.
+    Ended,
     /// To be tried again then.
     Waiting {
         /// When.
@@ -55,6 +57,8 @@ pub(super) struct Requests {
     waiting: BinaryHeap<Reverse<(Instant, u32, u64)>>,
     probed: VecDeque<u32>,
     under_way: usize,
+    /// When those under way were sent, the oldest first, and some that have ended since.
+    sent: VecDeque<(Instant, u32, u64)>,
     failed_members: usize,
     blocked_keys: usize,
 }
@@ -67,8 +71,10 @@ impl Requests {
     pub fn start(&mut self, members: Members, replay: Option<i64>, serial: u64, sent_at: Instant) -> u32 {
         self.under_way += 1;
         let state = State::UnderWay { sent_at };
-        self.slab.insert(Request { members, failures: 0, part: false, state, replay, serial, blocks: 0 })
-            as u32
+        let request = Request { members, failures: 0, part: false, state, replay, serial, blocks: 0 };
+        let index = self.slab.insert(request) as u32;
+        self.sent.push_back((sent_at, index, serial));
+        index
     }
 
     /// Sends one again that is not under way.
@@ -77,14 +83,30 @@ impl Requests {
         let request = &mut self.slab[index as usize];
         request.state = State::UnderWay { sent_at };
         request.serial = serial;
+        self.sent.push_back((sent_at, index, serial));
     }
 
     /// The outcome of one is known. None when it is not under way under this number.
     pub fn ended(&mut self, index: u32, serial: u64) -> Option<Instant> {
-        let request = self.slab.get(index as usize).filter(|request| request.serial == serial)?;
+        let request = self.slab.get_mut(index as usize).filter(|request| request.serial == serial)?;
         let State::UnderWay { sent_at } = request.state else { return None };
+        request.state = State::Ended;
         self.under_way -= 1;
+        let mut sent = std::mem::take(&mut self.sent);
+        let is_under_way = |&(_, index, serial): &(Instant, u32, u64)| self.is_under_way(index, serial);
+        while sent.front().is_some_and(|sent| !is_under_way(sent)) {
+            sent.pop_front();
+        }
+        if sent.len() > 2 * self.under_way + 16 {
+            sent.retain(is_under_way);
+        }
+        self.sent = sent;
         Some(sent_at)
+    }
+
+    fn is_under_way(&self, index: u32, serial: u64) -> bool {
+        let request = self.slab.get(index as usize);
+        request.is_some_and(|request| request.serial == serial && request.is_under_way())
     }
 
     /// One that is there.
@@ -255,11 +277,7 @@ impl Requests {
 
     /// Whether one under way was sent before this.
     pub fn any_sent_before(&self, time: Instant) -> bool {
-        self.under_way > 0
-            && self
-                .slab
-                .iter()
-                .any(|(_, request)| matches!(request.state, State::UnderWay { sent_at } if sent_at <= time))
+        self.sent.front().is_some_and(|&(sent_at, ..)| sent_at <= time)
     }
 }
 

@@ -229,7 +229,7 @@ impl<P: Clone> Subscription<P> {
             in_lanes: 0,
             window: Window::default(),
             breaker: Breaker::default(),
-            probe_now: false,
+            probe_now: mode == Mode::Open,
             hold_until: None,
             linger: Linger::Not,
             settling: false,

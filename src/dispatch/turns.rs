@@ -214,7 +214,7 @@ mod tests {
     fn the_slow_get_half_of_the_pool_and_three_quarters_with_the_new() {
         let mut turns = Turns::new(8);
         (0..9).for_each(|who| turns.offer(who, who.into(), Pace::Slow));
-        let mut sent = |turns: &mut Turns, pace| {
+        let sent = |turns: &mut Turns, pace| {
             let count = std::iter::from_fn(|| turns.next().map(|_| turns.started(pace))).count();
             assert!(turns.in_flight() <= 8);
             count

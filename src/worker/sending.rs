@@ -76,7 +76,9 @@ impl Sending {
 
     /// Begins anew with the settings and subscriptions of now; deliveries stay. Who is new begins behind `last`.
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>, last: DeliveryId) {
-        self.engine.set_limits(files::max_requests(), event_memory());
+        let max_requests = files::max_requests();
+        self.engine.set_limits(max_requests, event_memory());
+        self.pool.set_max_requests(max_requests);
         let known: Vec<i64> = self.endpoints.keys().copied().collect();
         self.edit(&known, rows, last);
     }

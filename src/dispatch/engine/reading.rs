@@ -67,7 +67,8 @@ pub struct Page<P> {
 }
 
 impl<P: Clone> Engine<P> {
-    /// What to read next; None when nothing is wanted now.
+    /// What to read next; None when nothing is wanted now. To be asked after [`Engine::next_to_send`] has said None, and
+    /// before going to sleep, since what is sent makes room.
     pub fn next_read(&mut self) -> Option<Read> {
         while let Some(slot) = self.readers.pop_front() {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };

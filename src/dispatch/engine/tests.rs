@@ -272,7 +272,7 @@ fn skipping_gives_up_what_waits_wherever_it_is() {
     let counters = bench.engine.counters(A).unwrap();
     assert_eq!((counters.pending, counters.dead), (0, 3));
     let skipped = bench.engine.take_records().into_iter().filter(
-        |record| matches!(record, Record::Finished { end: End::Dead { reason }, .. } if reason == "skipped"),
+        |record| matches!(record, Record::Finished { end: End::Dead { reason, .. }, .. } if reason == "skipped"),
     );
     assert_eq!(skipped.count(), 3);
 }

@@ -47,8 +47,6 @@ pub struct UnderWay {
     pub ticket: Ticket,
     pub subscription: i64,
     pub members: Vec<u64>,
-    pub replay: Option<i64>,
-    pub alive: bool,
 }
 
 pub struct World {
@@ -232,7 +230,7 @@ impl World {
         // As many as any setting allows, since a batch that failed stays as it is when the setting changes.
         assert!(!members.is_empty() && members.len() <= 8);
         assert!(self.under_way.len() < POOL);
-        let ours = self.under_way.iter().filter(|under_way| under_way.subscription == id && under_way.alive);
+        let ours = self.under_way.iter().filter(|under_way| under_way.subscription == id);
         assert!(ours.clone().count() < model.settings.max_in_flight as usize);
         let busy: Vec<u64> = ours.flat_map(|under_way| under_way.members.iter().copied()).collect();
         for (at, &(number, source)) in members.iter().enumerate() {
@@ -262,7 +260,7 @@ impl World {
             }
         }
         let members = members.into_iter().map(|(number, _)| number).collect();
-        self.under_way.push(UnderWay { ticket, subscription: id, members, replay, alive: true });
+        self.under_way.push(UnderWay { ticket, subscription: id, members });
         true
     }
 
@@ -346,8 +344,8 @@ impl World {
             self.engine.resume(SubscriptionId(id));
         }
         for _ in 0..20_000 {
-            let mut busy = self.read(5);
-            busy |= self.send();
+            let mut busy = self.send();
+            busy |= self.read(5);
             if let Some(at) = self.under_way.len().checked_sub(1) {
                 self.succeed(at);
                 busy = true;

@@ -49,9 +49,8 @@ impl<P: Clone> Subscription<P> {
             Mode::Paused | Mode::Stopped => return None,
             Mode::Open => {
                 let heads_left = work.is_some_and(|work| work.lanes.is_ready());
-                let may =
-                    !(self.at_tail && self.listed.is_empty()) && self.charged < shared.share() && !heads_left;
-                return if may { self.next_of_log(shared).map(|what| (what, LEAST_BYTES)) } else { None };
+                let may = self.charged < shared.share() && !heads_left;
+                return if may { self.next_to_probe(shared).map(|what| (what, LEAST_BYTES)) } else { None };
             }
             _ if self.settling => return None,
             Mode::Live | Mode::Draining => {}
@@ -67,6 +66,15 @@ impl<P: Clone> Subscription<P> {
             return None;
         }
         Some((what, room.min(headroom).clamp(LEAST_BYTES.min(share / 4).max(1), PAGE_BYTES)))
+    }
+
+    /// A replay goes before all else, which may wait for it.
+    fn next_to_probe(&self, shared: &Shared<P>) -> Option<Reading> {
+        match self.replay.as_ref().filter(|replay| !replay.read) {
+            Some(replay) => Some(Reading::Replay(replay.id, replay.cursor)),
+            None if self.at_tail && self.listed.is_empty() => None,
+            None => self.next_of_log(shared),
+        }
     }
 
     fn has_nothing(&self) -> bool {
