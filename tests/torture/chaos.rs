@@ -112,9 +112,11 @@ impl Chaos<'_> {
                     "SELECT pgwh.replay('{name}', since => now() - interval '3 s', \"only\" => '{only}')"
                 ));
             }
+            // Not those that a replay made: they are refused.
             "redeliver" => self.sql(
-                "SELECT pgwh.redeliver(id) FROM (SELECT id FROM pgwh.deliveries WHERE state = 'delivered'
-                   AND delivered_at > now() - interval '3 s' LIMIT 1) d",
+                "SELECT pgwh.redeliver(id) FROM pgwh.deliveries d WHERE state = 'delivered'
+                   AND delivered_at > now() - interval '3 s' AND EXISTS (SELECT FROM pgwh.events e
+                     WHERE e.id = d.event_id AND d.id = ANY (e.delivery_ids)) LIMIT 1",
             ),
             "fill the disk" => {
                 if let Some(disk) = self.disk {
