@@ -200,8 +200,9 @@ impl Dispatcher {
             busy |= self.receive(receiver);
             self.store_versions();
             self.obey();
-            busy |= self.sending.read_back(&mut self.recording);
             busy |= self.sending.submit();
+            // Behind that: what has just become ready to be read must not be slept over.
+            busy |= self.sending.read_back(&mut self.recording);
             self.record();
             self.tell();
             if !busy && !self.sending.arm() {
