@@ -445,3 +445,29 @@ fn a_replay_of_a_paused_or_failing_subscription_waits_for_it() {
     cluster.delivered(&receiver, "s");
     eventually("all came", || (harness::distinct(events_of(&receiver, "s")).len() == 21).then_some(()));
 }
+
+#[test]
+fn a_replay_of_what_is_still_pending_overtakes_nothing_that_waits_before_it() {
+    for only in ["all", "undelivered"] {
+        let (cluster, receiver) = stage();
+        cluster.subscribe(&receiver, "s", "");
+        cluster.sql("SELECT pgwh.pause('s')");
+        cluster.wait_status("s", "state = 'paused'");
+        cluster.sql("INSERT INTO t VALUES (1)");
+        cluster.wait_status("s", "pending = 1");
+        let since = now(&cluster);
+        cluster.sql("UPDATE t SET n = 1");
+        cluster.wait_status("s", "pending = 2");
+        // The insert is not in its range, and has not been sent yet.
+        let id = cluster.value(&format!(
+            "SELECT pgwh.replay('s', since => '{since}'::timestamptz, \"only\" => '{only}')"
+        ));
+        cluster.sql("UPDATE t SET n = 2");
+        cluster.sql("SELECT pgwh.resume('s')");
+        finished(&cluster, &id);
+        cluster.delivered(&receiver, "s");
+        let came = harness::distinct(events_of(&receiver, "s"));
+        let versions: Vec<_> = came.iter().map(|event| event["record"]["n"].as_u64().unwrap()).collect();
+        assert_eq!(versions, [0, 1, 2], "{only}");
+    }
+}
