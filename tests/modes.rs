@@ -284,7 +284,7 @@ fn a_paused_subscription_keeps_all_and_sends_nothing() {
 fn an_edit_keeps_what_is_pending_and_its_order() {
     let (cluster, receiver) = stage();
     let moved = Receiver::start().unwrap();
-    cluster.subscribe(&receiver, "s", "retry_schedule => '{5s,5s,5s,5s}'");
+    cluster.subscribe(&receiver, "s", "retry_schedule => '{1h,1h,1h,1h}'");
     receiver.behave(Script::always(Reply::status(500)));
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 10) n");
     cluster.each(&["UPDATE t SET n = n + 1", "UPDATE t SET n = n + 1"]);

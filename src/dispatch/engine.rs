@@ -123,11 +123,20 @@ impl<P: Clone> Engine<P> {
     pub fn change(&mut self, id: SubscriptionId, settings: Settings, now: Instant) {
         self.with(id, |subscription, shared| {
             let reordered = subscription.settings.ordering != settings.ordering;
+            let rescheduled = subscription.settings.schedule != settings.schedule;
             subscription.settings = settings;
+            if rescheduled {
+                subscription.begin_anew(shared, now);
+            }
             if reordered {
                 subscription.settle(shared, now);
             }
         });
+    }
+
+    /// The endpoint is another one, or otherwise to be tried at once with all that waits for it.
+    pub fn begin_anew(&mut self, id: SubscriptionId, now: Instant) {
+        self.with(id, |subscription, shared| subscription.begin_anew(shared, now));
     }
 
     /// Forgets a subscription with its deliveries: how many were pending. None when there is no such subscription.

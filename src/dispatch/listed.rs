@@ -73,6 +73,11 @@ impl Listed {
         if self.failed.is_empty() { Failed::default() } else { self.failed.remove(&id).unwrap_or_default() }
     }
 
+    /// None of those that have failed has to wait any more.
+    pub fn wait_no_more(&mut self) {
+        self.failed.values_mut().for_each(|failed| failed.left = None);
+    }
+
     /// The failures of one.
     pub fn failed(&self, id: u64) -> Failed {
         self.failed.get(&id).copied().unwrap_or_default()

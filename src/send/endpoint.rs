@@ -106,6 +106,17 @@ impl Endpoint {
         })
     }
 
+    /// Whether requests go to the same place, and ask it for the same under the same conditions.
+    pub fn asks_the_same(&self, other: &Endpoint) -> bool {
+        // Their order says nothing.
+        let headers = self.headers.len() == other.headers.len()
+            && self.headers.iter().all(|header| other.headers.contains(header));
+        headers
+            && self.target.uri == other.target.uri
+            && self.timeout == other.timeout
+            && self.guard == other.guard
+    }
+
     /// The subscription's id.
     pub fn subscription_id(&self) -> i64 {
         self.subscription_id

@@ -105,11 +105,20 @@ impl Sending {
     fn take_up(&mut self, row: &SubscriptionRow, endpoint: Endpoint, last: DeliveryId) {
         let id = SubscriptionId(row.id);
         let settings = endpoints::settings_of(row, &endpoint);
-        if self.endpoints.insert(row.id, Arc::new(endpoint)).is_none() {
-            let position = self.loaded.remove(&row.id).unwrap_or_else(|| Position::new(last));
-            self.engine.subscribe(id, settings, position);
-        } else {
-            self.engine.change(id, settings, Instant::now());
+        let now = Instant::now();
+        let endpoint = Arc::new(endpoint);
+        match self.endpoints.insert(row.id, endpoint.clone()) {
+            None => {
+                let position = self.loaded.remove(&row.id).unwrap_or_else(|| Position::new(last));
+                self.engine.subscribe(id, settings, position);
+            }
+            Some(before) => {
+                self.engine.change(id, settings, now);
+                // Who mends what failed wants to see it at once.
+                if !before.asks_the_same(&endpoint) {
+                    self.engine.begin_anew(id, now);
+                }
+            }
         }
         // Who is disabled by hand gets what was committed before; who failed has nobody to get it.
         if !row.enabled && row.disabled_reason.is_some() {

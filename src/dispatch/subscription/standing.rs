@@ -36,6 +36,16 @@ impl<P: Clone> Subscription<P> {
         }
     }
 
+    /// The endpoint may be well by now: what waits for it is tried at once.
+    pub fn begin_anew(&mut self, shared: &mut Shared<P>, now: Instant) {
+        let mode = if self.mode == Mode::Open { Mode::Draining } else { self.mode };
+        self.stand_still(shared, Some(now), mode);
+        self.listed.wait_no_more();
+        self.hold_until = None;
+        self.window.reset();
+        self.breaker.reset();
+    }
+
     /// The endpoint fails as a whole.
     pub fn open(&mut self, shared: &mut Shared<P>, now: Instant, jitter: u32) {
         self.stand_still(shared, Some(now), Mode::Open);
