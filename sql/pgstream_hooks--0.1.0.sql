@@ -492,6 +492,10 @@ CREATE FUNCTION pgwh.pending_deliveries(
     AS 'MODULE_PATHNAME', 'pending_deliveries_wrapper';
 COMMENT ON FUNCTION pgwh.pending_deliveries() IS 'deliveries that are not done, as a new start of the dispatcher would find them in the journal';
 
+CREATE FUNCTION pgwh.deliveries_under_way() RETURNS SETOF bigint
+    LANGUAGE c VOLATILE ROWS 100 AS 'MODULE_PATHNAME', 'deliveries_under_way_wrapper';
+COMMENT ON FUNCTION pgwh.deliveries_under_way() IS 'deliveries whose request is under way right now; of a batch, its first';
+
 CREATE VIEW pgwh.events AS
     SELECT e.id, '0/0'::pg_lsn + e.commit_lsn::numeric AS commit_lsn, e.xid, e.ordinal, e.committed_at,
         convert_from(e.schema_name, 'UTF8') AS schema_name, convert_from(e.table_name, 'UTF8') AS table_name, e.action,
@@ -522,10 +526,12 @@ CREATE VIEW pgwh.deliveries AS
     FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
         LEFT JOIN pgwh.subscriptions s ON s.id = o.subscription_id
     UNION ALL
-    SELECT (p.d).id, (p.d).subscription_id, s.name, CASE WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
+    SELECT (p.d).id, (p.d).subscription_id, s.name,
+        CASE WHEN u.id IS NOT NULL THEN 'sending' WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
         (p.d).event_id, 1, (p.d).attempts, a.status_code, a.error_class, a.error, a.duration_ms,
         (p.d).committed_at, (p.d).next_attempt_at, NULL, NULL
     FROM (SELECT pgwh.pending_deliveries() AS d) p
+        LEFT JOIN pgwh.deliveries_under_way() u (id) ON u.id = (p.d).id
         LEFT JOIN pgwh.subscriptions s ON s.id = (p.d).subscription_id
         LEFT JOIN LATERAL (
             SELECT a.status_code, a.error_class, a.error, a.duration_ms FROM pgwh.attempt_rows a
@@ -534,7 +540,7 @@ COMMENT ON VIEW pgwh.deliveries IS 'one row a request that is done, and one a de
 COMMENT ON COLUMN pgwh.deliveries.id IS 'number of the delivery; of a batch, its first member''s';
 COMMENT ON COLUMN pgwh.deliveries.subscription_id IS 'who gets it';
 COMMENT ON COLUMN pgwh.deliveries.subscription IS 'name of that subscription; null when it is gone';
-COMMENT ON COLUMN pgwh.deliveries.state IS 'pending, retrying, delivered or dead';
+COMMENT ON COLUMN pgwh.deliveries.state IS 'pending, sending (a request is under way; of a batch, this shows at its first), retrying, delivered or dead';
 COMMENT ON COLUMN pgwh.deliveries.event_id IS 'its event; of a batch, the first';
 COMMENT ON COLUMN pgwh.deliveries.event_count IS 'how many events it brings';
 COMMENT ON COLUMN pgwh.deliveries.attempts IS 'how many requests were made';

@@ -13,6 +13,7 @@ use crate::journal::outcome::{self, End, Outcome};
 use crate::journal::pack::PackError;
 use crate::journal::{PendingDeliveries, PendingDelivery, printable};
 use crate::link::frame::Item;
+use crate::worker::ask;
 
 /// The events of a chunk.
 #[pg_extern(sql = false)]
@@ -188,6 +189,12 @@ fn pending_deliveries() -> Result<
             ))
         });
     Ok(TableIterator::new(rows))
+}
+
+/// The deliveries that are being sent, of batches the first.
+#[pg_extern(sql = false)]
+fn deliveries_under_way() -> SetOfIterator<'static, i64> {
+    SetOfIterator::new(ask::under_way().into_iter().map(|id| id.0 as i64))
 }
 
 fn word(action: Action) -> &'static str {
