@@ -127,6 +127,7 @@ fn unpack_outcomes(
             name!(committed_at, TimestampWithTimeZone),
             name!(finished_at, TimestampWithTimeZone),
             name!(replay, Option<i64>),
+            name!(events, Option<Vec<String>>),
         ),
     >,
     ErrorReport,
@@ -134,6 +135,7 @@ fn unpack_outcomes(
     let outcomes = outcome::unpack(body).map_err(damaged)?;
     let rows = outcomes.into_iter().filter_map(|outcome: Outcome| {
         let members = outcome.members().map(|id| id.0 as i64).collect();
+        let events = outcome.replay.map(|_| outcome.events().map(|id| id.to_string()).collect());
         let (dead, status, class, error) = match outcome.end {
             End::Delivered { status } => (false, Some(status), None, None),
             End::Dead { status, class, reason } => {
@@ -154,6 +156,7 @@ fn unpack_outcomes(
             time(outcome.committed_at)?,
             time(outcome.finished_at)?,
             outcome.replay,
+            events,
         ))
     });
     Ok(TableIterator::new(rows))
