@@ -479,3 +479,98 @@ fn a_replay_of_a_paused_or_failing_subscription_waits_for_it() {
     cluster.delivered(&receiver, "s");
     eventually("all came", || (harness::distinct(events_of(&receiver, "s")).len() == 21).then_some(()));
 }
+
+#[test]
+fn a_replay_of_what_is_still_pending_overtakes_nothing_that_waits_before_it() {
+    for only in ["all", "undelivered"] {
+        let (cluster, receiver) = stage();
+        cluster.subscribe(&receiver, "s", "");
+        cluster.sql("SELECT pgwh.pause('s')");
+        cluster.wait_status("s", "state = 'paused'");
+        cluster.sql("INSERT INTO t VALUES (1)");
+        cluster.wait_status("s", "pending = 1");
+        let since = now(&cluster);
+        cluster.sql("UPDATE t SET n = 1");
+        cluster.wait_status("s", "pending = 2");
+        // The insert is not in its range, and has not been sent yet.
+        let id = cluster.value(&format!(
+            "SELECT pgwh.replay('s', since => '{since}'::timestamptz, \"only\" => '{only}')"
+        ));
+        cluster.sql("UPDATE t SET n = 2");
+        cluster.sql("SELECT pgwh.resume('s')");
+        finished(&cluster, &id);
+        cluster.delivered(&receiver, "s");
+        let came = harness::distinct(events_of(&receiver, "s"));
+        let versions: Vec<_> = came.iter().map(|event| event["record"]["n"].as_u64().unwrap()).collect();
+        assert_eq!(versions, [0, 1, 2], "{only}");
+    }
+}
+
+/// Changes rows while a replay of them is under way at an endpoint that goes away, or is slow, or fails now and then; and
+/// while somebody disturbs. What is new comes in order.
+fn stays_in_order(trouble: &str, disturb: impl Fn(&Cluster)) {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "max_in_flight => 8, timeout => '500 ms', retry_schedule => array_fill('100 ms'::interval, '{40}')",
+    );
+    let since = now(&cluster);
+    insert(&cluster, "t", 1, 50);
+    let address = receiver.address();
+    let mut before = events_of(&receiver, "s");
+    let mut receiver = Some(receiver);
+    let behaved = receiver.as_ref().unwrap();
+    match trouble {
+        "gone" => drop(receiver.take()),
+        "slow" => behaved.behave(|_: &Request| Reply::default().after(Duration::from_millis(30))),
+        "hangs" => behaved.behave(Script::always(Answer::Hang)),
+        _ => behaved
+            .behave(Script::new(harness::Which::Percent { percent: 20.0, seed: 4 }, Reply::status(500))),
+    }
+    for round in 0..8 {
+        if round % 3 == 0 {
+            cluster.value(&format!("SELECT pgwh.replay('s', since => '{since}'::timestamptz)"));
+        }
+        cluster.sql("UPDATE t SET n = n + 1");
+        if round % 2 == 1 {
+            std::thread::sleep(Duration::from_millis(200));
+            disturb(&cluster);
+        }
+    }
+    let receiver =
+        receiver.take().unwrap_or_else(|| eventually("the same address", || Receiver::at(address).ok()));
+    receiver.behave(Script::default());
+    cluster.delivered(&receiver, "s");
+    before.extend(events_of(&receiver, "s"));
+    let came = harness::distinct(before);
+    assert_eq!(came.len(), 50 * 9, "{trouble}");
+    in_key_order(&came);
+}
+
+#[test]
+fn what_changes_under_replay_comes_in_order_whatever_the_endpoint_does() {
+    for trouble in ["gone", "slow", "hangs", "moody"] {
+        stays_in_order(trouble, |_| {});
+    }
+}
+
+#[test]
+fn what_changes_under_replay_comes_in_order_whoever_is_killed() {
+    for trouble in ["gone", "slow", "hangs", "moody"] {
+        stays_in_order(trouble, |cluster| cluster.kill9(DISPATCHER));
+    }
+}
+
+#[test]
+fn what_changes_under_replay_comes_in_order_after_a_pause_or_an_edit() {
+    for trouble in ["gone", "slow", "hangs", "moody"] {
+        stays_in_order(trouble, |cluster| {
+            cluster.each(&[
+                "SELECT pgwh.pause('s')",
+                "UPDATE pgwh.subscriptions SET batch_size = batch_size % 3 + 1",
+                "SELECT pgwh.resume('s')",
+            ]);
+        });
+    }
+}

@@ -23,6 +23,19 @@ pub fn exists(name: &CStr) -> bool {
     unsafe { !pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true).is_null() }
 }
 
+/// Whether a slot of that name keeps all that is committed, until its decoder comes back if it is gone.
+pub fn keeps(name: &CStr) -> bool {
+    // SAFETY: looks through shared memory under its lock; a slot is never unmapped, and an answer that is outdated the
+    // next moment is as good as one of the moment before.
+    unsafe {
+        let slot = pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true);
+        !slot.is_null()
+            && (*slot).data.persistency == pg_sys::ReplicationSlotPersistency::RS_PERSISTENT
+            && CStr::from_ptr((*slot).data.plugin.data.as_ptr()) == PLUGIN
+            && !raw::slot_is_invalid(&(*slot).data)
+    }
+}
+
 /// Slots of our plugin in a database, by name.
 pub fn of_database(database: pg_sys::Oid) -> Vec<std::ffi::CString> {
     let mut names = Vec::new();

@@ -306,6 +306,11 @@ impl<P: Clone> Engine<P> {
         Some(self.subscription(id)?.position(&self.shared, now))
     }
 
+    /// What is pending up to a subscription's reach and in no request, nor ever was, in order.
+    pub fn never_sent(&self, id: SubscriptionId) -> Vec<DeliveryId> {
+        self.subscription(id).map(Subscription::never_sent).unwrap_or_default()
+    }
+
     /// The subscriptions whose position is another than at the last call, and that are still there.
     pub fn touched_since_checkpoint(&mut self) -> Vec<SubscriptionId> {
         let mut touched = std::mem::take(&mut self.shared.touched);

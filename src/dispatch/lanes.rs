@@ -229,6 +229,11 @@ impl<T> Lanes<T> {
         })
     }
 
+    /// What nobody holds, in order of number.
+    pub fn unheld(&self) -> impl Iterator<Item = (u64, &T)> {
+        self.iter().filter(|&(slot, ..)| !self.items[slot as usize].held).map(|(_, seq, value)| (seq, value))
+    }
+
     /// Items that nobody holds.
     pub fn unsent(&self) -> usize {
         self.items.len() - self.held

@@ -404,6 +404,17 @@ impl<P: Clone> Subscription<P> {
         Position { mode: self.mode, reach: DeliveryId(reach), pending, done_ahead, counts: self.counts }
     }
 
+    /// What is pending up to the reach and in no request, nor ever was, in order.
+    pub fn never_sent(&self) -> Vec<DeliveryId> {
+        let deferred = self.replay.iter().flat_map(|replay| replay.deferred.iter().copied());
+        let waiting = self.listed.ids().chain(deferred).filter(|&id| self.listed.failed(id).failures == 0);
+        let lanes = self.work.iter().flat_map(|work| work.lanes.unheld());
+        let in_lanes = lanes.filter(|(_, delivery)| delivery.failures == 0 && delivery.replay.is_none());
+        let mut ids: Vec<DeliveryId> = waiting.chain(in_lanes.map(|(id, _)| id)).map(DeliveryId).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// The oldest delivery that may be pending.
     pub fn oldest_pending(&self) -> Option<DeliveryId> {
         let mut lanes = self.work.iter().flat_map(|work| work.lanes.iter());

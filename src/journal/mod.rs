@@ -51,6 +51,7 @@ pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
 pub use ring::Retention;
+pub use selection::Standing;
 #[cfg(feature = "server")]
 pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};
 #[cfg(feature = "server")]

@@ -11,11 +11,11 @@ use super::inspect;
 use super::load::{id, lsn, parameter};
 use super::outcome::End;
 use super::reader::{Found, What};
-use super::selection::{Bound, Only, Range, Selection, Sieve};
+use super::selection::{Bound, Only, Range, Selection, Sieve, Standing};
 use super::tables::check;
 use super::writer::Journal;
 use crate::decode::pattern::TablePattern;
-use crate::dispatch::{DeliveryId, Position};
+use crate::dispatch::DeliveryId;
 use crate::event::{EventId, Timestamp};
 
 /// Deliveries that are looked for at once, where not all are wanted.
@@ -232,17 +232,30 @@ pub struct ReplayReader {
 }
 
 impl ReplayReader {
-    /// Reads a replay that has begun, from its first event on. `position`: where the subscription stands now.
-    pub fn new(replay: &Replay, range: Range, position: Position) -> ReplayReader {
+    /// Reads all that may belong to a replay that has begun, from its first event on.
+    pub fn new(replay: &Replay, range: Range) -> ReplayReader {
         let begin = before(range.first);
         ReplayReader {
             subscription: replay.subscription,
-            sieve: Sieve::new(replay.selection.clone(), range, position),
+            sieve: Sieve::new(replay.selection.clone(), range),
             range,
             at: begin,
             listed: VecDeque::new(),
             listed_upto: begin,
         }
+    }
+
+    /// Reads on to what has arrived since; whether there was anything.
+    pub fn extend(&mut self, last: DeliveryId) -> bool {
+        let longer = self.range.last < last;
+        self.range.last = self.range.last.max(last);
+        self.sieve.extend(self.range.last);
+        longer
+    }
+
+    /// From here on reads just what the replay sends, by where the subscription stands now.
+    pub fn stand(&mut self, standing: Standing) {
+        self.sieve.stand(standing);
     }
 
     /// Goes back, to what follows `cursor`: for the second reading, and after a restart.

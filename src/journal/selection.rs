@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::decode::pattern::TablePattern;
-use crate::dispatch::{DeliveryId, Pending, Position};
+use crate::dispatch::{DeliveryId, Position};
 use crate::event::{Event, Lsn, Timestamp};
 use crate::link::frame::LaneKeys;
 
@@ -83,17 +83,35 @@ impl Selection {
 
 /// Says of one delivery after the other, in order, whether a replay has it.
 ///
-/// What has never been sent is left out, as it comes behind the replay in any case. What is being sent or retried is
-/// not: should that succeed before the replay gets to it, older events of its rows would come last.
+/// What has never been sent is left out: it comes behind the replay in any case, and what it waits for may be older
+/// than the replay's range. What is being sent or retried is not: should that succeed before the replay gets to it,
+/// older events of its rows would come last.
 #[derive(Debug)]
 pub struct Sieve {
     selection: Selection,
     range: Range,
-    reach: DeliveryId,
-    pending: Vec<Pending>,
-    done_ahead: Vec<DeliveryId>,
+    /// Where the subscription stands; none before it is known.
+    standing: Option<Standing>,
     /// What a redelivery has come across so far.
     rows: Rows,
+}
+
+/// What of a subscription's deliveries may have been sent.
+#[derive(Debug)]
+pub struct Standing {
+    /// Where it stands.
+    pub position: Position,
+    /// What is pending up to its reach and has never been sent, in order.
+    pub never_sent: Vec<DeliveryId>,
+}
+
+impl Standing {
+    fn may_be_out(&self, id: DeliveryId) -> bool {
+        if id > self.position.reach {
+            return self.position.done_ahead.binary_search(&id).is_ok();
+        }
+        self.never_sent.binary_search(&id).is_err()
+    }
 }
 
 /// The rows that a redelivery is about.
@@ -107,10 +125,19 @@ struct Rows {
 }
 
 impl Sieve {
-    /// Of a replay of a subscription that stands there when the replay begins or, after a restart, goes on.
-    pub fn new(selection: Selection, range: Range, position: Position) -> Sieve {
-        let Position { reach, pending, done_ahead, .. } = position;
-        Sieve { selection, range, reach, pending, done_ahead, rows: Rows::default() }
+    /// Lets all pass that may belong to a replay, whatever has become of it.
+    pub fn new(selection: Selection, range: Range) -> Sieve {
+        Sieve { selection, range, standing: None, rows: Rows::default() }
+    }
+
+    /// Looks up to a later delivery than before.
+    pub fn extend(&mut self, last: DeliveryId) {
+        self.range.last = last;
+    }
+
+    /// Where the subscription stands when the replay begins or, after a restart, goes on.
+    pub fn stand(&mut self, standing: Standing) {
+        self.standing = Some(standing);
     }
 
     /// Begins with the first delivery again.
@@ -130,14 +157,18 @@ impl Sieve {
 
     /// The deliveries in the range that may have been sent and are not done.
     pub fn unfinished(&self, range: Range) -> impl Iterator<Item = DeliveryId> {
-        let behind = self.pending.partition_point(|pending| pending.id < range.first);
-        self.pending[behind..].iter().map(|pending| pending.id).take_while(move |id| *id <= range.last)
+        let pending = self.standing.iter().flat_map(|standing| &standing.position.pending);
+        let ids = pending.map(|pending| pending.id).filter(|id| self.may_be_out(*id));
+        ids.skip_while(move |id| *id < range.first).take_while(move |id| *id <= range.last)
+    }
+
+    fn may_be_out(&self, id: DeliveryId) -> bool {
+        self.standing.as_ref().is_none_or(|standing| standing.may_be_out(id))
     }
 
     /// Whether the replay has the delivery of this event.
     pub fn passes(&mut self, id: DeliveryId, event: &Event, keys: LaneKeys, barrier: bool) -> bool {
-        let may_be_out = id <= self.reach || self.done_ahead.binary_search(&id).is_ok();
-        if !self.range.contains(id) || !may_be_out {
+        if !self.range.contains(id) || !self.may_be_out(id) {
             return false;
         }
         match &self.selection.deliveries {
@@ -173,6 +204,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::dispatch::Pending;
     use crate::event::{Action, Fingerprint, Relation, TableName, Transaction};
 
     fn event(table: &str, lsn: u64, at: i64) -> Event {
@@ -208,6 +240,12 @@ mod tests {
 
     const ALL: Range = Range { first: DeliveryId(1), last: DeliveryId(100) };
 
+    fn sieve(selection: Selection, position: Position, never_sent: &[u64]) -> Sieve {
+        let mut sieve = Sieve::new(selection, ALL);
+        sieve.stand(Standing { position, never_sent: ids(never_sent) });
+        sieve
+    }
+
     fn done() -> Position {
         Position::new(DeliveryId(100))
     }
@@ -239,21 +277,24 @@ mod tests {
     #[test]
     fn what_was_never_sent_is_left_out_and_what_is_retried_is_not() {
         let position = Position {
-            pending: vec![Pending { failures: 3, ..Pending::fresh(DeliveryId(4)) }],
+            pending: vec![
+                Pending::fresh(DeliveryId(3)),
+                Pending { failures: 3, ..Pending::fresh(DeliveryId(4)) },
+            ],
             done_ahead: ids(&[8]),
             ..Position::new(DeliveryId(5))
         };
-        let mut sieve = Sieve::new(everything(), ALL, position);
+        let mut sieve = sieve(everything(), position, &[3]);
         let passing: Vec<u64> =
             (1..10).filter(|id| sieve.passes(DeliveryId(*id), &event("t", 1, 1), key(*id), false)).collect();
-        assert_eq!(passing, [1, 2, 3, 4, 5, 8]);
+        assert_eq!(passing, [1, 2, 4, 5, 8]);
         assert_eq!(sieve.unfinished(ALL).collect::<Vec<_>>(), ids(&[4]));
     }
 
     #[test]
     fn a_redelivery_has_what_changed_its_rows_later_whatever_key_they_took() {
         let selection = Selection { deliveries: Some(ids(&[2])), ..everything() };
-        let mut sieve = Sieve::new(selection, ALL, done());
+        let mut sieve = sieve(selection, done(), &[]);
         let history = [
             (1, key(70), false),                                   // the same row, before
             (2, key(70), false),                                   // what is asked for
@@ -277,7 +318,7 @@ mod tests {
     #[test]
     fn behind_a_truncate_a_redelivery_has_the_whole_table() {
         let selection = Selection { deliveries: Some(ids(&[1])), ..everything() };
-        let mut sieve = Sieve::new(selection, ALL, done());
+        let mut sieve = sieve(selection, done(), &[]);
         let mut passes =
             |id, table, keys, barrier| sieve.passes(DeliveryId(id), &event(table, 1, 1), keys, barrier);
         assert!(passes(1, "t", key(70), false));

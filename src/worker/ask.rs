@@ -10,6 +10,7 @@ use super::figures::{self, Figures};
 use super::process;
 use super::shmem::{self, Database, Phase};
 use super::under_way;
+use crate::decode::slot;
 use crate::dispatch::DeliveryId;
 use crate::journal;
 
@@ -53,10 +54,18 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
             Phase::Ready => return Ok(()),
             // Nothing but a restart or a change of settings helps.
             phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff) => return Err(NotReady(phase)),
+            // The workers are on their way, and what is committed meanwhile waits for them.
+            _ if slot_keeps_all() => return Ok(()),
             phase if Instant::now() >= deadline => return Err(NotReady(phase)),
             _ => process::pause(Duration::from_millis(5)),
         }
     }
+}
+
+/// Whether this installation has its slot. Inside a transaction.
+fn slot_keeps_all() -> bool {
+    let name = pgrx::Spi::get_one::<&std::ffi::CStr>("SELECT pgwh.slot_name()");
+    name.is_ok_and(|name| name.is_some_and(slot::keeps))
 }
 
 /// The phase of the workers. Those of an installation that has just been dropped may not have noticed yet, and what

@@ -190,6 +190,11 @@ impl Recording {
         self.journal.buffered_bytes() >= WRITE_BYTES
     }
 
+    /// Whether all that has happened is written.
+    pub fn is_written(&self) -> bool {
+        self.journal.buffered_since().is_none()
+    }
+
     /// Whether it is time to write.
     pub fn is_due(&self) -> bool {
         self.is_full() || self.journal.buffered_since().is_some_and(|since| since.elapsed() >= WRITE_AFTER)

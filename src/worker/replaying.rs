@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::sending::{Payload, item_of, order_of};
 use crate::dispatch::{DeliveryId, Engine, KeyFilter, Page, SubscriptionId};
-use crate::journal::{self, Journal, Replay, ReplayEnd, ReplayReader, What};
+use crate::journal::{self, Journal, Replay, ReplayEnd, ReplayReader, Standing, What};
 
 /// How often a replay's progress is noted.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
@@ -46,20 +46,10 @@ impl Replaying {
     pub fn go_on(&mut self, engine: &mut Engine<Payload>, journal: &mut Journal) -> bool {
         let began = self.begin_next(engine, journal);
         let mut busy = began;
-        for (subscription, running) in &mut self.running {
+        for running in self.running.values_mut() {
             busy |= running.keys.is_some();
-            if running.read_keys(journal)
-                && let Some(keys) = running.keys.take()
-            {
-                let replay = &running.replay;
-                running.reader.rewind(replay.cursor);
-                engine.replay_begin(
-                    SubscriptionId(*subscription),
-                    replay.id,
-                    replay.cursor,
-                    keys,
-                    Instant::now(),
-                );
+            if running.read_keys(journal) {
+                running.begin(engine);
             }
         }
         self.note(engine);
@@ -74,13 +64,13 @@ impl Replaying {
         else {
             return false;
         };
-        let Some(position) = engine.position(SubscriptionId(replay.subscription), Instant::now()) else {
+        if engine.position(SubscriptionId(replay.subscription), Instant::now()).is_none() {
             return true;
-        };
+        }
         let Some(range) = replay.range.or_else(|| journal.begin_replay(&mut replay)) else { return false };
         let most = (range.last.0 + 1).saturating_sub(range.first.0).min(MOST_KEYS);
         let running = Running {
-            reader: ReplayReader::new(&replay, range, position),
+            reader: ReplayReader::new(&replay, range),
             keys: Some(KeyFilter::with_capacity(most as usize)),
             total: 0,
             noted: Instant::now(),
@@ -164,7 +154,17 @@ impl Replaying {
 }
 
 impl Running {
-    /// Reads a page for its keys. True when all have been found.
+    /// Has the engine send it. From here on live events of its keys wait, so what has arrived by now belongs to it, and
+    /// what has been sent by now is what there is to be sent again.
+    fn begin(&mut self, engine: &mut Engine<Payload>) {
+        let (subscription, now) = (SubscriptionId(self.replay.subscription), Instant::now());
+        let Some((keys, position)) = self.keys.take().zip(engine.position(subscription, now)) else { return };
+        self.reader.stand(Standing { position, never_sent: engine.never_sent(subscription) });
+        self.reader.rewind(self.replay.cursor);
+        engine.replay_begin(subscription, self.replay.id, self.replay.cursor, keys, now);
+    }
+
+    /// Reads a page for its keys. True when all have been found that have arrived by now.
     fn read_keys(&mut self, journal: &mut Journal) -> bool {
         let Some(keys) = &mut self.keys else { return false };
         let Some(page) = self.reader.page(journal, KEYS_BYTES) else { return false };
@@ -174,6 +174,6 @@ impl Running {
                 keys.add(&order_of(*lanes, event, *barrier));
             }
         }
-        page.at_end
+        page.at_end && !self.reader.extend(journal.last())
     }
 }

@@ -74,6 +74,26 @@ impl Bench {
     }
 }
 
+#[test]
+fn what_was_under_way_when_the_breaker_opened_does_not_put_off_the_first_probe() {
+    let mut bench = Bench::new(Settings { max_in_flight: 16, ..short() });
+    for key in 0..100 {
+        bench.arrive(A, Keys::one(key));
+    }
+    // The window opens with success.
+    for _ in 0..20 {
+        let sent = bench.send().unwrap();
+        bench.succeed(&sent);
+    }
+    let under_way: Vec<Sent> = std::iter::from_fn(|| bench.send()).collect();
+    assert!(under_way.len() > 8, "{}", under_way.len());
+    under_way.iter().for_each(|sent| bench.fail(sent, FailureClass::Connection));
+    assert_eq!(bench.mode(), Mode::Open);
+    let opened = bench.now;
+    bench.wake();
+    assert!(bench.now - opened < Duration::from_secs(2), "{:?}", bench.now - opened);
+}
+
 fn short() -> Settings {
     Settings { schedule: Schedule::new(&[Duration::from_secs(5); 3]), ..Settings::default() }
 }

@@ -133,8 +133,11 @@ impl<P: Clone> Subscription<P> {
     }
 
     fn probe_failed(&mut self, failed: &Failed) {
-        self.breaker.wait(failed.now, failed.jitter);
-        self.probe_now = false;
+        // Until the probe goes out, what fails was under way when the breaker opened and says nothing new.
+        if self.breaker.probe_at().is_none() {
+            self.breaker.wait(failed.now, failed.jitter);
+            self.probe_now = false;
+        }
         if let Some(work) = &mut self.work {
             work.requests.probed(failed.index);
         }
