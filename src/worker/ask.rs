@@ -1,6 +1,7 @@
 //! What a session may ask of the workers of its database.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -64,8 +65,15 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
 
 /// Whether this installation has its slot. Inside a transaction.
 fn slot_keeps_all() -> bool {
-    let name = pgrx::Spi::get_one::<&std::ffi::CStr>("SELECT pgwh.slot_name()");
-    name.is_ok_and(|name| name.is_some_and(slot::keeps))
+    // Reading only: an xid of ours would keep the slot from being made.
+    let keeps = pgrx::Spi::connect(|client| {
+        let name =
+            client.select("SELECT pgwh.slot_name()::text", Some(1), &[])?.first().get_one::<String>()?;
+        Ok::<_, pgrx::spi::Error>(
+            name.and_then(|name| CString::new(name).ok()).is_some_and(|name| slot::keeps(&name)),
+        )
+    });
+    keeps.unwrap_or_default()
 }
 
 /// The phase of the workers. Those of an installation that has just been dropped may not have noticed yet, and what
