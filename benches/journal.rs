@@ -161,6 +161,7 @@ fn delivered(number: u64) -> Outcome {
             old: None,
         }
         .id(),
+        other_events: Vec::new(),
         committed_at,
         finished_at: Timestamp(committed_at.0 + 400 + (number % 50) as i64),
         duration: Duration::from_micros(200 + number % 37),

@@ -292,12 +292,14 @@ CREATE TABLE pgwh.outcome_chunks (
     last_at timestamptz NOT NULL,
     outcomes integer NOT NULL,
     dead integer NOT NULL,
+    replayed integer NOT NULL,
     subscriptions bigint[],
     body bytea NOT NULL,
     PRIMARY KEY (seq, slice)
 ) PARTITION BY LIST (slice);
 CREATE INDEX outcome_chunks_by_id ON pgwh.outcome_chunks USING gist (int8range(lowest_id, highest_id, '[]'));
 CREATE INDEX outcome_chunks_with_dead ON pgwh.outcome_chunks (seq) WHERE dead > 0;
+CREATE INDEX outcome_chunks_with_replayed ON pgwh.outcome_chunks (seq) WHERE replayed > 0;
 COMMENT ON TABLE pgwh.outcome_chunks IS 'what became of deliveries, some hundreds packed into a row; pgwh.deliveries shows them one by one';
 COMMENT ON COLUMN pgwh.outcome_chunks.slice IS 'its slice of the journal';
 COMMENT ON COLUMN pgwh.outcome_chunks.seq IS 'number of the row, rising over outcomes, attempts and positions';
@@ -307,6 +309,7 @@ COMMENT ON COLUMN pgwh.outcome_chunks.first_at IS 'when the first of them was de
 COMMENT ON COLUMN pgwh.outcome_chunks.last_at IS 'when the last of them was decided';
 COMMENT ON COLUMN pgwh.outcome_chunks.outcomes IS 'how many requests it holds';
 COMMENT ON COLUMN pgwh.outcome_chunks.dead IS 'how many of them were given up';
+COMMENT ON COLUMN pgwh.outcome_chunks.replayed IS 'how many of them belong to replays';
 COMMENT ON COLUMN pgwh.outcome_chunks.subscriptions IS 'whose they are; null when these are more than 64';
 COMMENT ON COLUMN pgwh.outcome_chunks.body IS 'the outcomes, see pgwh.unpack_outcomes()';
 
@@ -479,10 +482,11 @@ COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of
 CREATE FUNCTION pgwh.unpack_outcomes(
     body bytea, OUT id bigint, OUT members bigint[], OUT subscription_id bigint, OUT dead boolean, OUT event_id text,
     OUT attempts integer, OUT status_code integer, OUT error_class text, OUT error text,
-    OUT duration_ms double precision, OUT committed_at timestamptz, OUT finished_at timestamptz, OUT replay bigint
+    OUT duration_ms double precision, OUT committed_at timestamptz, OUT finished_at timestamptz, OUT replay bigint,
+    OUT events text[]
 ) RETURNS SETOF record
     LANGUAGE c STABLE STRICT ROWS 300 AS 'MODULE_PATHNAME', 'unpack_outcomes_wrapper';
-COMMENT ON FUNCTION pgwh.unpack_outcomes(bytea) IS 'the outcomes of a row of pgwh.outcome_chunks';
+COMMENT ON FUNCTION pgwh.unpack_outcomes(bytea) IS 'the outcomes of a row of pgwh.outcome_chunks; events has those of a replay''s delivery, and is null for others';
 
 CREATE FUNCTION pgwh.pending_deliveries(
     OUT id bigint, OUT subscription_id bigint, OUT event_id text, OUT attempts integer, OUT next_attempt_at timestamptz,
@@ -491,6 +495,10 @@ CREATE FUNCTION pgwh.pending_deliveries(
     LANGUAGE c STABLE ROWS 1000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'pending_deliveries_wrapper';
 COMMENT ON FUNCTION pgwh.pending_deliveries() IS 'deliveries that are not done, as a new start of the dispatcher would find them in the journal';
+
+CREATE FUNCTION pgwh.deliveries_under_way() RETURNS SETOF bigint
+    LANGUAGE c VOLATILE ROWS 100 AS 'MODULE_PATHNAME', 'deliveries_under_way_wrapper';
+COMMENT ON FUNCTION pgwh.deliveries_under_way() IS 'deliveries whose request is under way right now; of a batch, its first';
 
 CREATE VIEW pgwh.events AS
     SELECT e.id, '0/0'::pg_lsn + e.commit_lsn::numeric AS commit_lsn, e.xid, e.ordinal, e.committed_at,
@@ -522,10 +530,12 @@ CREATE VIEW pgwh.deliveries AS
     FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
         LEFT JOIN pgwh.subscriptions s ON s.id = o.subscription_id
     UNION ALL
-    SELECT (p.d).id, (p.d).subscription_id, s.name, CASE WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
+    SELECT (p.d).id, (p.d).subscription_id, s.name,
+        CASE WHEN u.id IS NOT NULL THEN 'sending' WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
         (p.d).event_id, 1, (p.d).attempts, a.status_code, a.error_class, a.error, a.duration_ms,
         (p.d).committed_at, (p.d).next_attempt_at, NULL, NULL
     FROM (SELECT pgwh.pending_deliveries() AS d) p
+        LEFT JOIN pgwh.deliveries_under_way() u (id) ON u.id = (p.d).id
         LEFT JOIN pgwh.subscriptions s ON s.id = (p.d).subscription_id
         LEFT JOIN LATERAL (
             SELECT a.status_code, a.error_class, a.error, a.duration_ms FROM pgwh.attempt_rows a
@@ -534,7 +544,7 @@ COMMENT ON VIEW pgwh.deliveries IS 'one row a request that is done, and one a de
 COMMENT ON COLUMN pgwh.deliveries.id IS 'number of the delivery; of a batch, its first member''s';
 COMMENT ON COLUMN pgwh.deliveries.subscription_id IS 'who gets it';
 COMMENT ON COLUMN pgwh.deliveries.subscription IS 'name of that subscription; null when it is gone';
-COMMENT ON COLUMN pgwh.deliveries.state IS 'pending, retrying, delivered or dead';
+COMMENT ON COLUMN pgwh.deliveries.state IS 'pending, sending (a request is under way; of a batch, this shows at its first), retrying, delivered or dead';
 COMMENT ON COLUMN pgwh.deliveries.event_id IS 'its event; of a batch, the first';
 COMMENT ON COLUMN pgwh.deliveries.event_count IS 'how many events it brings';
 COMMENT ON COLUMN pgwh.deliveries.attempts IS 'how many requests were made';
@@ -584,8 +594,12 @@ CREATE VIEW pgwh.dead_letters AS
                 SELECT h.first_id, h.body FROM pgwh.event_chunks h WHERE h.last_id >= m.id ORDER BY h.last_id LIMIT 1) h,
                 LATERAL pgwh.unpack_events(h.first_id, h.body) e
             WHERE m.id = ANY (e.delivery_ids)) e ON true
-    WHERE c.dead > 0 AND o.dead;
-COMMENT ON VIEW pgwh.dead_letters IS 'deliveries given up, with the reason and the event';
+    WHERE c.dead > 0 AND o.dead AND o.replay IS NULL AND NOT EXISTS (
+        SELECT FROM pgwh.outcome_chunks r
+            CROSS JOIN LATERAL pgwh.unpack_outcomes(r.body) again CROSS JOIN LATERAL unnest(again.events) took (event_id)
+        WHERE r.replayed > 0 AND again.replay IS NOT NULL AND NOT again.dead
+            AND again.subscription_id = o.subscription_id AND took.event_id = o.event_id);
+COMMENT ON VIEW pgwh.dead_letters IS 'deliveries given up, with the reason and the event, unless a replay has brought that event after all';
 COMMENT ON COLUMN pgwh.dead_letters.id IS 'number of the delivery: SELECT pgwh.redeliver(id)';
 COMMENT ON COLUMN pgwh.dead_letters.subscription_id IS 'who did not get it';
 COMMENT ON COLUMN pgwh.dead_letters.subscription IS 'name of that subscription; null when it is gone';

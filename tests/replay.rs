@@ -350,13 +350,47 @@ fn a_dead_letter_can_be_delivered_after_all() {
     cluster.subscribe(&receiver, "s", "retry_schedule => '{50ms}'");
     receiver.behave(Script::always(Reply::status(400)));
     cluster.sql("INSERT INTO t VALUES (1)");
-    cluster.wait_status("s", "(dead, pending) = (1, 0)");
+    cluster.wait_true("SELECT count(*) = 1 FROM pgwh.dead_letters");
     receiver.behave(Script::default());
     receiver.clear();
     cluster.sql("SELECT pgwh.redeliver(id) FROM pgwh.deliveries WHERE state = 'dead'");
     receiver.wait_for(1, PATIENCE).unwrap();
     cluster.wait_true("SELECT count(*) = 0 FROM pgwh.dead_letters");
-    cluster.wait_true("SELECT state = 'delivered' FROM pgwh.deliveries");
+    cluster.wait_true("SELECT bool_or(state = 'delivered') FROM pgwh.deliveries");
+}
+
+#[test]
+fn dead_letters_are_none_any_more_once_a_batch_has_brought_them() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "batch_size => 10, max_in_flight => 1, retry_schedule => '{50ms}'");
+    let since = now(&cluster);
+    receiver.behave(|request: &Request| {
+        let fails = request.events().iter().any(|event| event["data"]["key"]["id"] != 99);
+        Reply::status(if fails { 400 } else { 200 })
+    });
+    insert(&cluster, "t", 1, 4);
+    // The endpoint is not failing as a whole.
+    insert(&cluster, "t", 99, 99);
+    let letters = |count: u32| {
+        cluster.wait_true(&format!(
+            "SELECT count(DISTINCT event_id) = {count} AND count(*) = {count} FROM pgwh.dead_letters"
+        ));
+    };
+    letters(4);
+    let again = || {
+        receiver.clear();
+        let replay = format!("SELECT pgwh.replay('s', since => '{since}'::timestamptz, \"only\" => 'dead')");
+        finished(&cluster, &cluster.value(&replay));
+        receiver.requests().iter().map(|request| request.events().len()).max()
+    };
+    // Who dies again is one dead letter, not two.
+    again();
+    cluster.wait_true("SELECT count(*) = 8 FROM pgwh.deliveries WHERE state = 'dead'");
+    letters(4);
+    receiver.behave(Script::default());
+    assert!(again() > Some(1));
+    letters(0);
+    assert_eq!(again(), None);
 }
 
 #[test]

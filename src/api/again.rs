@@ -141,7 +141,7 @@ fn unknown(number: i64) -> Error {
     refused(
         "there is no such delivery",
         format!("The journal has no delivery {number}."),
-        "SELECT id, subscription, state FROM pgwh.deliveries WHERE state IN ('pending', 'retrying', 'dead'); \
+        "SELECT id, subscription, state FROM pgwh.deliveries WHERE state IN ('pending', 'sending', 'retrying', 'dead'); \
          shows those that may be meant. Very new ones are there in a moment.",
     )
 }

@@ -13,6 +13,7 @@ use crate::journal::outcome::{self, End, Outcome};
 use crate::journal::pack::PackError;
 use crate::journal::{PendingDeliveries, PendingDelivery, printable};
 use crate::link::frame::Item;
+use crate::worker::ask;
 
 /// The events of a chunk.
 #[pg_extern(sql = false)]
@@ -126,6 +127,7 @@ fn unpack_outcomes(
             name!(committed_at, TimestampWithTimeZone),
             name!(finished_at, TimestampWithTimeZone),
             name!(replay, Option<i64>),
+            name!(events, Option<Vec<String>>),
         ),
     >,
     ErrorReport,
@@ -133,6 +135,7 @@ fn unpack_outcomes(
     let outcomes = outcome::unpack(body).map_err(damaged)?;
     let rows = outcomes.into_iter().filter_map(|outcome: Outcome| {
         let members = outcome.members().map(|id| id.0 as i64).collect();
+        let events = outcome.replay.map(|_| outcome.events().map(|id| id.to_string()).collect());
         let (dead, status, class, error) = match outcome.end {
             End::Delivered { status } => (false, Some(status), None, None),
             End::Dead { status, class, reason } => {
@@ -153,6 +156,7 @@ fn unpack_outcomes(
             time(outcome.committed_at)?,
             time(outcome.finished_at)?,
             outcome.replay,
+            events,
         ))
     });
     Ok(TableIterator::new(rows))
@@ -188,6 +192,12 @@ fn pending_deliveries() -> Result<
             ))
         });
     Ok(TableIterator::new(rows))
+}
+
+/// The deliveries that are being sent, of batches the first.
+#[pg_extern(sql = false)]
+fn deliveries_under_way() -> SetOfIterator<'static, i64> {
+    SetOfIterator::new(ask::under_way().into_iter().map(|id| id.0 as i64))
 }
 
 fn word(action: Action) -> &'static str {

@@ -66,6 +66,7 @@ impl Plans {
                     ("last_at", TIMESTAMPTZOID),
                     ("outcomes", INT4OID),
                     ("dead", INT4OID),
+                    ("replayed", INT4OID),
                     ("subscriptions", INT8ARRAYOID),
                     ("body", BYTEAOID),
                 ],
@@ -134,6 +135,7 @@ impl Plans {
             time(chunk.last_at),
             (chunk.outcomes as i32).into(),
             (chunk.dead as i32).into(),
+            (chunk.replayed as i32).into(),
             chunk.subscriptions.clone().into(),
             chunk.body.as_slice().into(),
         ];

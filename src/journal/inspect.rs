@@ -187,11 +187,11 @@ pub fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> Result<(
     }
 }
 
-/// The deliveries by which replays brought any of these events; of a batch, only its first event is known.
+/// The deliveries by which replays brought any of these events; of a batch, its first.
 pub fn replayed(events: &HashSet<EventId>) -> Result<Vec<DeliveryId>> {
     let mut found = Vec::new();
-    each_outcome("EXISTS (SELECT FROM pgwh.replays)", |outcome| {
-        if outcome.replay.is_some() && events.contains(&outcome.event) {
+    each_outcome("replayed > 0", |outcome| {
+        if outcome.replay.is_some() && outcome.events().any(|event| events.contains(&event)) {
             found.push(outcome.id);
         }
     })?;

@@ -23,6 +23,8 @@ pub struct Outcome {
     pub others: Vec<DeliveryId>,
     /// The first member's event.
     pub event: EventId,
+    /// Of a replay: the events of the other members, whose numbers stand for nothing else.
+    pub other_events: Vec<EventId>,
     /// When that event was committed.
     pub committed_at: Timestamp,
     /// When it was decided.
@@ -61,6 +63,11 @@ impl Outcome {
     pub fn members(&self) -> impl Iterator<Item = DeliveryId> {
         std::iter::once(self.id).chain(self.others.iter().copied())
     }
+
+    /// Its events, as far as it tells them: of a replay all, else the first.
+    pub fn events(&self) -> impl Iterator<Item = EventId> {
+        std::iter::once(self.event).chain(self.other_events.iter().copied())
+    }
 }
 
 /// Packed outcomes, as a row of `pgwh.outcome_chunks` has them.
@@ -78,6 +85,8 @@ pub struct OutcomeChunk {
     pub outcomes: u32,
     /// How many of them are of deliveries given up.
     pub dead: u32,
+    /// How many of them belong to replays.
+    pub replayed: u32,
     /// Whose they are, in order; none when these are more than 64.
     pub subscriptions: Option<Vec<i64>>,
     /// The outcomes.
@@ -162,6 +171,7 @@ impl OutcomePacker {
             last_at: outcome.finished_at,
             outcomes: 0,
             dead: 0,
+            replayed: 0,
             subscriptions: None,
             body: Vec::new(),
         });
@@ -173,6 +183,7 @@ impl OutcomePacker {
         chunk.last_at = chunk.last_at.max(outcome.finished_at);
         chunk.outcomes += 1;
         chunk.dead += u32::from(matches!(outcome.end, End::Dead { .. }));
+        chunk.replayed += u32::from(outcome.replay.is_some());
         if self.records.len() >= BODY { self.close() } else { None }
     }
 
@@ -233,12 +244,25 @@ impl OutcomePacker {
                 out.step(from.0, id.0);
                 from = *id;
             }
+            if outcome.replay.is_some() {
+                write_events(out, outcome.event, &outcome.other_events);
+            }
         }
         if let End::Dead { class, reason, .. } = &outcome.end {
             out.text(class);
             out.text(reason);
         }
         self.before = Some(now);
+    }
+}
+
+fn write_events(out: &mut Packer, mut from: EventId, events: &[EventId]) {
+    out.number(events.len() as u64);
+    for event in events {
+        out.step(from.commit_lsn.0, event.commit_lsn.0);
+        out.step(from.fingerprint.bits(), event.fingerprint.bits());
+        out.step(from.ordinal, event.ordinal);
+        from = *event;
     }
 }
 
@@ -280,12 +304,16 @@ fn read(records: &mut Unpacker<'_>, before: &Before) -> Result<Outcome, PackErro
     let status = if has(flag::SAME_STATUS) { before.status } else { records.small("status")? };
     let attempts = if has(flag::RETRIED) { records.small("number of attempts")? } else { 1 };
     let replay = if has(flag::REPLAY) { Some(records.signed()?) } else { None };
-    let mut others = Vec::new();
+    let event = EventId { commit_lsn, ordinal, fingerprint };
+    let (mut others, mut other_events) = (Vec::new(), Vec::new());
     if has(flag::BATCH) {
         let mut from = id;
         for _ in 0..records.count()? {
             from = DeliveryId(records.step(from.0)?);
             others.push(from);
+        }
+        if replay.is_some() {
+            other_events = read_events(records, event)?;
         }
     }
     let end = if has(flag::DEAD) {
@@ -293,12 +321,12 @@ fn read(records: &mut Unpacker<'_>, before: &Before) -> Result<Outcome, PackErro
     } else {
         End::Delivered { status }
     };
-    let event = EventId { commit_lsn, ordinal, fingerprint };
     Ok(Outcome {
         subscription,
         id,
         others,
         event,
+        other_events,
         committed_at,
         finished_at,
         duration,
@@ -306,6 +334,18 @@ fn read(records: &mut Unpacker<'_>, before: &Before) -> Result<Outcome, PackErro
         end,
         replay,
     })
+}
+
+fn read_events(records: &mut Unpacker<'_>, mut from: EventId) -> Result<Vec<EventId>, PackError> {
+    let mut events = Vec::new();
+    for _ in 0..records.count()? {
+        from.commit_lsn = Lsn(records.step(from.commit_lsn.0)?);
+        let bits = records.step(from.fingerprint.bits())?;
+        from.fingerprint = Fingerprint::from_bits(bits).ok_or(PackError::Invalid("fingerprint"))?;
+        from.ordinal = records.step(from.ordinal)?;
+        events.push(from);
+    }
+    Ok(events)
 }
 
 #[cfg(test)]

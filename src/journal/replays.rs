@@ -2,7 +2,7 @@
 //!
 //! A replay is read twice: once for the keys that have to wait for it, then page by page for what it sends.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use pgrx::Spi;
 use pgrx::spi::Result;
@@ -16,7 +16,7 @@ use super::tables::check;
 use super::writer::Journal;
 use crate::decode::pattern::TablePattern;
 use crate::dispatch::DeliveryId;
-use crate::event::Timestamp;
+use crate::event::{EventId, Timestamp};
 
 /// Deliveries that are looked for at once, where not all are wanted.
 const LISTED_AT_ONCE: usize = 100_000;
@@ -330,16 +330,59 @@ impl ReplayReader {
 }
 
 /// The first dead letters of the subscription in the range, by their own numbers. Inside a transaction.
-fn dead(subscription: i64, range: Range) -> Result<BTreeSet<DeliveryId>> {
-    let mut ids = BTreeSet::new();
-    inspect::each_outcome("dead > 0", |outcome| {
+fn dead(subscription: i64, mut range: Range) -> Result<BTreeSet<DeliveryId>> {
+    let mut dead = BTreeSet::new();
+    loop {
+        let given_up = given_up(subscription, range)?;
+        let more = given_up.last_key_value().filter(|_| given_up.len() == LISTED_AT_ONCE).map(|(id, _)| *id);
+        dead.extend(not_replayed(subscription, given_up)?);
+        match more {
+            Some(last) if dead.len() < LISTED_AT_ONCE => range.first = DeliveryId(last.0 + 1),
+            _ => break,
+        }
+    }
+    keep_first(&mut dead);
+    Ok(dead)
+}
+
+/// The first deliveries of the range that were given up, with their events: a batch is taken apart before.
+fn given_up(subscription: i64, range: Range) -> Result<BTreeMap<DeliveryId, EventId>> {
+    let mut found = BTreeMap::new();
+    inspect::each_outcome(&of("dead", subscription), |outcome| {
         let is_dead = matches!(outcome.end, End::Dead { .. }) && outcome.replay.is_none();
-        if is_dead && outcome.subscription == subscription {
-            ids.extend(outcome.members().filter(|id| range.contains(*id)));
-            keep_first(&mut ids);
+        if is_dead && outcome.subscription == subscription && range.contains(outcome.id) {
+            found.insert(outcome.id, outcome.event);
+            if found.len() > LISTED_AT_ONCE {
+                found.pop_last();
+            }
         }
     })?;
-    Ok(ids)
+    Ok(found)
+}
+
+/// Those whose events no replay has brought since.
+fn not_replayed(
+    subscription: i64,
+    given_up: BTreeMap<DeliveryId, EventId>,
+) -> Result<impl Iterator<Item = DeliveryId>> {
+    let mut left: HashMap<EventId, DeliveryId> =
+        given_up.into_iter().map(|(id, event)| (event, id)).collect();
+    if !left.is_empty() {
+        inspect::each_outcome(&of("replayed", subscription), |outcome| {
+            let is_brought = matches!(outcome.end, End::Delivered { .. }) && outcome.replay.is_some();
+            if is_brought && outcome.subscription == subscription {
+                for event in outcome.events() {
+                    left.remove(&event);
+                }
+            }
+        })?;
+    }
+    Ok(left.into_values())
+}
+
+/// The condition of rows that may have such outcomes of the subscription.
+fn of(count: &str, subscription: i64) -> String {
+    format!("{count} > 0 AND coalesce({subscription} = ANY (subscriptions), true)")
 }
 
 fn keep_first(ids: &mut BTreeSet<DeliveryId>) {

@@ -1,5 +1,6 @@
 //! What a session may ask of the workers of its database.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,7 +10,9 @@ use pgrx::pg_sys;
 use super::figures::{self, Figures};
 use super::process;
 use super::shmem::{self, Database, Phase};
+use super::under_way;
 use crate::decode::slot;
+use crate::dispatch::DeliveryId;
 use crate::journal;
 
 pub use crate::decode::raw::wal_insert_end;
@@ -91,6 +94,11 @@ pub fn wake_decoder() {
     if let Some(database) = shmem::my_database() {
         database.ask_for_progress();
     }
+}
+
+/// The first deliveries of the requests that are under way in this database.
+pub fn under_way() -> BTreeSet<DeliveryId> {
+    shmem::my_database().map(under_way::read).unwrap_or_default()
 }
 
 /// How a subscription fares, and up to where everything that ended has reached it.

@@ -62,7 +62,7 @@ fn serve(database: &'static Database) {
     let mut receiver = Receiver::create(settings::queue_size());
     database.queue.store(receiver.handle(), Ordering::SeqCst);
     let Some(decoder) = start_decoder(database) else { return };
-    let sending = Sending::new(oid, loaded);
+    let sending = Sending::new(database, loaded);
     Dispatcher::new(database, decoder, installation.extension, recording, sending).run(&mut receiver);
 }
 
@@ -71,6 +71,7 @@ fn leave() {
     if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
         super::quiesce::ask_to_stop(database);
         database.figures.store(0, Ordering::SeqCst);
+        database.under_way.store(0, Ordering::SeqCst);
         database.dispatcher.clear();
         database.dispatcher_pid.store(0, Ordering::SeqCst);
         // The launcher that started us may have been replaced; nobody tells its successor of our end.

@@ -105,6 +105,9 @@ impl Recording {
                     id: *id,
                     others: members[1..].iter().map(|(id, _)| *id).collect(),
                     event: event.id(),
+                    other_events: replay.map_or_else(Vec::new, |_| {
+                        members[1..].iter().map(|(_, (event, _))| event.id()).collect()
+                    }),
                     committed_at: event.transaction.committed_at,
                     finished_at: clock::now(),
                     duration,
@@ -153,6 +156,7 @@ impl Recording {
             id,
             others: Vec::new(),
             event: failure.id(),
+            other_events: Vec::new(),
             committed_at: failure.transaction.committed_at,
             finished_at: clock::now(),
             duration: Duration::ZERO,

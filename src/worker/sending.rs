@@ -12,6 +12,8 @@ use slab::Slab;
 use super::figures::{Figures, Publisher};
 use super::recording::Recording;
 use super::replaying::Replaying;
+use super::shmem::Database;
+use super::under_way::UnderWay;
 use super::{clock, endpoints, files};
 use crate::dispatch::{
     At, Bottleneck, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Mode, Order, Page,
@@ -44,6 +46,7 @@ pub struct Sending {
     loaded: HashMap<i64, Position>,
     /// By the number that the pool knows a request by.
     under_way: Slab<(Ticket, i64)>,
+    shown: UnderWay,
     outcomes: Vec<Outcome>,
     replaying: Replaying,
     changed: HashSet<i64>,
@@ -53,19 +56,20 @@ pub struct Sending {
 
 impl Sending {
     /// Nobody is subscribed yet.
-    pub fn new(database: pg_sys::Oid, loaded: Loaded) -> Sending {
+    pub fn new(database: &Database, loaded: Loaded) -> Sending {
         let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
         let pool = match Pool::start(settings) {
             Ok(pool) => pool,
             Err(error) => pgrx::error!("pgstream_hooks: the sender threads can't be prepared: {error}"),
         };
         Sending {
-            database: super::process::in_bare_transaction(|| database_name(database)),
+            database: super::process::in_bare_transaction(|| database_name(database.oid())),
             engine: Engine::new(settings.max_threads, event_memory()),
             pool,
             endpoints: HashMap::new(),
             loaded: loaded.positions,
             under_way: Slab::new(),
+            shown: UnderWay::new(database, settings.max_threads),
             outcomes: Vec::new(),
             replaying: Replaying::default(),
             changed: HashSet::new(),
@@ -207,9 +211,12 @@ impl Sending {
             let id = request.subscription.0;
             // The engine knows the subscriptions that have an endpoint.
             let Some(endpoint) = self.endpoints.get(&id) else { continue };
-            let ticket = self.under_way.insert((request.ticket, id)) as u64;
+            let number = self.under_way.insert((request.ticket, id));
+            if let Some((first, _)) = request.members.first() {
+                self.shown.begin(number, *first);
+            }
             self.pool.submit(Job {
-                ticket,
+                ticket: number as u64,
                 endpoint: endpoint.clone(),
                 events: request.members.iter().map(|(_, payload)| (*payload).clone()).collect(),
                 attempt: request.attempt,
@@ -229,6 +236,7 @@ impl Sending {
         let now = Instant::now();
         for outcome in outcomes.drain(..) {
             let Some((ticket, id)) = self.under_way.try_remove(outcome.ticket as usize) else { continue };
+            self.shown.end(outcome.ticket as usize);
             let duration = outcome.duration;
             match outcome.result {
                 Ok(success) => {

@@ -130,6 +130,8 @@ pub struct Database {
     pub queue: AtomicU32,
     /// The segment with the subscriptions' figures, 0 for none.
     pub figures: AtomicU32,
+    /// The segment with the deliveries that are being sent, 0 for none.
+    pub under_way: AtomicU32,
     /// Up to here nothing is outstanding: what the slot may be confirmed to.
     pub confirmable: AtomicU64,
     /// Up to here the slot is confirmed.
@@ -207,9 +209,15 @@ impl Database {
         for number in [&self.dispatcher_pid, &self.decoder_pid] {
             number.store(0, Ordering::SeqCst);
         }
-        for number in
-            [&self.phase, &self.extension, &self.queue, &self.figures, &self.failures, &self.problem_length]
-        {
+        for number in [
+            &self.phase,
+            &self.extension,
+            &self.queue,
+            &self.figures,
+            &self.under_way,
+            &self.failures,
+            &self.problem_length,
+        ] {
             number.store(0, Ordering::SeqCst);
         }
         for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier] {

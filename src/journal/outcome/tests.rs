@@ -26,6 +26,7 @@ prop_compose! {
         id: u64,
         others in prop::collection::vec(any::<u64>().prop_map(DeliveryId), 0..4),
         event in any_event(),
+        other_events in prop::collection::vec(any_event(), 0..4),
         times in prop_oneof![Just((5, 6)), any::<(i64, i64)>()],
         micros: u64,
         attempts in prop_oneof![Just(1), any::<u32>()],
@@ -35,6 +36,7 @@ prop_compose! {
         Outcome {
             subscription,
             id: DeliveryId(id),
+            other_events: if replay.is_some() && !others.is_empty() { other_events } else { Vec::new() },
             others,
             event,
             committed_at: Timestamp(times.0),
@@ -59,6 +61,8 @@ proptest! {
             prop_assert_eq!(row.outcomes as usize, outcomes.len());
             let dead = outcomes.iter().filter(|outcome| matches!(outcome.end, End::Dead { .. }));
             prop_assert_eq!(row.dead as usize, dead.count());
+            let replayed = outcomes.iter().filter(|outcome| outcome.replay.is_some());
+            prop_assert_eq!(row.replayed as usize, replayed.count());
             for id in outcomes.iter().flat_map(Outcome::members) {
                 prop_assert!(row.lowest <= id && id <= row.highest);
             }
@@ -90,6 +94,7 @@ fn a_first_success_takes_few_bytes() {
             id: DeliveryId(1_000_000 + number),
             others: Vec::new(),
             event,
+            other_events: Vec::new(),
             committed_at: Timestamp(at),
             finished_at: Timestamp(at + 400),
             duration: Duration::from_micros(210),

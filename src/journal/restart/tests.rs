@@ -123,6 +123,7 @@ fn outcome(subscription: i64, id: u64, dead: bool) -> Outcome {
         id: DeliveryId(id),
         others: Vec::new(),
         event: entry(id, 1).item.event_id().unwrap(),
+        other_events: Vec::new(),
         committed_at: Timestamp(0),
         finished_at: Timestamp(0),
         duration: Duration::ZERO,
