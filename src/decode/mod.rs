@@ -20,7 +20,7 @@ pub(crate) mod plugin;
 #[cfg(feature = "server")]
 pub(crate) mod raw;
 #[cfg(feature = "server")]
-pub mod reader;
+pub(crate) mod reader;
 #[cfg(feature = "server")]
 pub(crate) mod relation;
 #[cfg(feature = "server")]
