@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Cluster, DECODER, DISPATCHER, LAUNCHER, PATIENCE, Receiver, Reply, Request, Script, eventually,
+    Answer, Cluster, DECODER, DISPATCHER, LAUNCHER, PATIENCE, Receiver, Reply, Request, Script, Stop,
+    eventually,
 };
 
 fn stage() -> (Cluster, Receiver) {
@@ -138,6 +139,21 @@ fn wait_is_true_once_all_is_received_and_false_when_time_is_up() {
     let refusal = cluster.refused("SELECT pgwh.wait('nobody', '1 s')");
     assert_eq!(refusal.code, "42704");
     assert!(!refusal.detail.is_empty() && !refusal.hint.is_empty());
+}
+
+#[test]
+fn what_was_pending_at_a_restart_has_not_been_reached_until_it_is() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "");
+    receiver.behave(Script::always(Reply::status(503)));
+    cluster.sql("INSERT INTO t VALUES (1)");
+    cluster.wait_status("s", "retrying = 1");
+    for _ in 0..3 {
+        cluster.restart(Stop::Fast);
+        assert_eq!(cluster.value("SELECT pgwh.wait('s', '1 s')"), "f");
+    }
+    receiver.behave(Script::default());
+    assert_eq!(cluster.value("SELECT pgwh.wait('s', '30 s')"), "t");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod recording;
 mod replaying;
 mod sending;
 pub mod shmem;
+mod showing;
 mod under_way;
 mod waiting;
 pub mod wake;

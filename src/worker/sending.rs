@@ -4,20 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pgrx::pg_sys;
 use slab::Slab;
 
-use super::figures::{Figures, Publisher};
+use super::figures::Publisher;
 use super::recording::Recording;
 use super::replaying::Replaying;
 use super::shmem::Database;
+use super::showing::Showing;
 use super::under_way::UnderWay;
-use super::{clock, endpoints, files};
+use super::{endpoints, files};
 use crate::dispatch::{
-    At, Bottleneck, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Mode, Order, Page,
-    Position, Read, ReadWhat, SubscriptionId, Success, Ticket,
+    At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
+    SubscriptionId, Success, Ticket,
 };
 use crate::event::{Event, Lsn};
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
@@ -28,8 +29,6 @@ use crate::settings;
 /// The share of `pgwh.max_memory` that events may take; threads, their buffers, the journal's and what the allocator
 /// leaves unused take the rest.
 const EVENTS_SHARE: f64 = 0.6;
-/// How often figures are shown while there is work; a commit that waits for them is shown at once.
-const PUBLISH_EVERY: Duration = Duration::from_millis(5);
 /// How many pages are read back before outcomes are looked at again.
 const PAGES_A_ROUND: usize = 4;
 
@@ -49,9 +48,7 @@ pub struct Sending {
     shown: UnderWay,
     outcomes: Vec<Outcome>,
     replaying: Replaying,
-    changed: HashSet<i64>,
-    gone: Vec<i64>,
-    last_publish: Instant,
+    showing: Showing,
 }
 
 impl Sending {
@@ -72,9 +69,7 @@ impl Sending {
             shown: UnderWay::new(database, settings.max_threads),
             outcomes: Vec::new(),
             replaying: Replaying::default(),
-            changed: HashSet::new(),
-            gone: Vec::new(),
-            last_publish: Instant::now(),
+            showing: Showing::new(),
         }
     }
 
@@ -132,7 +127,7 @@ impl Sending {
         } else {
             self.engine.resume(id);
         }
-        self.changed.insert(row.id);
+        self.showing.changed(row.id);
     }
 
     fn remove(&mut self, id: i64) {
@@ -142,8 +137,7 @@ impl Sending {
         }
         self.endpoints.remove(&id);
         self.replaying.forget(id);
-        self.changed.remove(&id);
-        self.gone.push(id);
+        self.showing.gone(id);
     }
 
     /// Takes a change that has just been journaled, for each of its targets. Who is not known any more gets nothing.
@@ -159,7 +153,7 @@ impl Sending {
                     let payload = (event.clone(), target.level);
                     if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge)
                     {
-                        self.changed.insert(target.subscription);
+                        self.showing.changed(target.subscription);
                     }
                 }
             }
@@ -173,7 +167,7 @@ impl Sending {
                 );
                 for (id, target) in numbers.zip(&targets) {
                     if self.engine.arrive_dead(SubscriptionId(target.subscription), id) {
-                        self.changed.insert(target.subscription);
+                        self.showing.changed(target.subscription);
                     }
                     recording.record_failed(id, target.subscription, &failure);
                 }
@@ -198,7 +192,7 @@ impl Sending {
             // Without our tables there is nothing to go on with.
             let Some(page) = page else { break };
             self.engine.page(subscription, page);
-            self.changed.insert(subscription.0);
+            self.showing.changed(subscription.0);
         }
         any
     }
@@ -222,7 +216,7 @@ impl Sending {
                 attempt: request.attempt,
                 replay: request.replay,
             });
-            self.changed.insert(id);
+            self.showing.changed(id);
             any = true;
         }
         any
@@ -246,7 +240,7 @@ impl Sending {
                     self.engine.failed(ticket, failure_of(failure), duration, now, jitter(outcome.ticket));
                 }
             }
-            self.changed.insert(id);
+            self.showing.changed(id);
         }
         self.outcomes = outcomes;
         any
@@ -284,7 +278,7 @@ impl Sending {
         match kind {
             CommandKind::Skip { subscription, delivery } => {
                 self.engine.skip(SubscriptionId(subscription), delivery);
-                self.changed.insert(subscription);
+                self.showing.changed(subscription);
             }
             CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
             CommandKind::Forget => journal.forget_read(),
@@ -303,54 +297,9 @@ impl Sending {
         effects
     }
 
-    /// Shows how subscriptions fare, when everything that ended up to `frontier` has arrived. While there is work this
-    /// is not done each round.
+    /// Shows how subscriptions fare, when everything that ended up to `frontier` has arrived; false if it is too early.
     pub fn publish(&mut self, publisher: &mut Publisher, frontier: Lsn) -> bool {
-        let now = Instant::now();
-        if now.duration_since(self.last_publish) < PUBLISH_EVERY && self.engine.in_flight() > 0 {
-            return false;
-        }
-        self.last_publish = now;
-        self.gone.drain(..).for_each(|id| publisher.withdraw(id));
-        let changed = std::mem::take(&mut self.changed);
-        for id in &changed {
-            match self.figures(*id, frontier) {
-                Some(figures) => publisher.publish(&figures),
-                None => publisher.withdraw(*id),
-            }
-        }
-        self.changed = changed;
-        self.changed.clear();
-        true
-    }
-
-    fn figures(&self, id: i64, frontier: Lsn) -> Option<Figures> {
-        let counters = self.engine.counters(SubscriptionId(id))?;
-        let wall = |at: Option<Instant>| at.map_or(0, |at| clock::at(at).0);
-        let micros =
-            |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
-        let oldest = self.engine.oldest(SubscriptionId(id));
-        let mut figures = Figures {
-            subscription_id: id,
-            pending: counters.pending,
-            retrying: counters.retrying as u64,
-            in_flight: counters.in_flight as u64,
-            delivered: counters.delivered,
-            dead: counters.dead,
-            blocked_keys: counters.blocked_keys as u64,
-            oldest_pending: oldest.map_or(0, |at| at.committed_at.0),
-            oldest_lsn: oldest.map_or(0, |at| at.commit_lsn.0.min(frontier.0)),
-            last_success_at: wall(counters.last_success_at),
-            last_failure_at: wall(counters.last_failure_at),
-            next_attempt_at: wall(counters.next_attempt_at),
-            last_status: counters.last_status.map_or(0, u32::from),
-            p50_us: micros(counters.p50),
-            p99_us: micros(counters.p99),
-            ..Figures::default()
-        };
-        figures.set_words(mode_word(counters.mode), bottleneck_word(counters.bottleneck));
-        figures.set_error(counters.last_error.unwrap_or_default());
-        Some(figures)
+        self.showing.publish(&self.engine, publisher, frontier)
     }
 
     /// What [`Sending::arm`] makes readable.
@@ -370,8 +319,7 @@ impl Sending {
 
     /// When there is something to do though nothing arrives: a retry, or figures that were not shown yet.
     pub fn next_wakeup(&mut self) -> Option<Instant> {
-        let figures = (!self.changed.is_empty()).then(|| self.last_publish + PUBLISH_EVERY);
-        self.engine.next_wakeup().into_iter().chain(figures).min()
+        self.engine.next_wakeup().into_iter().chain(self.showing.next_wakeup()).min()
     }
 
     /// For `pg_stat_activity`.
@@ -420,29 +368,6 @@ pub fn order_of(keys: LaneKeys, event: &Event, barrier: bool) -> Order {
 
 fn at_of(event: &Event) -> At {
     At { commit_lsn: event.transaction.commit_lsn, committed_at: event.transaction.committed_at }
-}
-
-/// As the column `mode` of `pgwh.status` shows it.
-fn mode_word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Live => "live",
-        Mode::Draining | Mode::Paused | Mode::Stopped => "draining",
-        Mode::Open => "open",
-    }
-}
-
-/// As the column `bottleneck` of `pgwh.status` shows it; empty for none.
-fn bottleneck_word(bottleneck: Bottleneck) -> &'static str {
-    match bottleneck {
-        Bottleneck::None | Bottleneck::Paused => "",
-        Bottleneck::Breaker => "endpoint fails",
-        Bottleneck::Hold => "endpoint asked to wait",
-        Bottleneck::Endpoint => "endpoint",
-        Bottleneck::RetryWait => "retries",
-        Bottleneck::Memory => "pgwh.max_memory",
-        Bottleneck::Journal => "journal",
-        Bottleneck::Threads => "pgwh.max_connections",
-    }
 }
 
 fn failure_of(failure: crate::send::Failure) -> Failure {

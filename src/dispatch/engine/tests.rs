@@ -346,31 +346,3 @@ fn slow_endpoints_leave_half_of_the_pool_to_the_others() {
     }
     assert_eq!((engine.in_flight(), delivered), (50, 950 * 20));
 }
-
-/// Run with `--release --ignored --nocapture`.
-#[test]
-#[ignore = "measures"]
-fn how_fast_deliveries_pass() {
-    for batch_size in [1, 100] {
-        let settings = Settings { batch_size, max_in_flight: 64, ..Settings::default() };
-        let mut bench = Bench::new(settings);
-        let begin = Instant::now();
-        let events = 3_000_000;
-        let mut done = 0;
-        while done < events {
-            for n in 0..400 {
-                bench.arrive(A, Keys::one((n * 7919 + done) % 100_000));
-            }
-            while let Some((ticket, members)) =
-                bench.engine.next_to_send(bench.now).map(|sent| (sent.ticket, sent.members.len()))
-            {
-                done += members as u64;
-                let success = Success { status: 200, duration: Duration::from_millis(1) };
-                bench.engine.succeeded(ticket, success, bench.now);
-            }
-            bench.engine.take_records();
-        }
-        let rate = done as f64 / begin.elapsed().as_secs_f64();
-        println!("batches of {batch_size}: {rate:.0} events/s, {} bytes each", Engine::<u64>::DELIVERY_BYTES);
-    }
-}
