@@ -16,7 +16,6 @@ use super::replay::{KeyFilter, Replay, ReplayProgress};
 use super::subscription::{At, Fate, SLOW, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::{Pace, Turns};
-use crate::event::Lsn;
 
 pub use counters::{Bottleneck, Counters};
 pub use reading::{Item, Page, Read, ReadWhat};
@@ -351,16 +350,6 @@ impl<P: Clone> Engine<P> {
     /// Requests under way, those of removed subscriptions included.
     pub fn in_flight(&self) -> usize {
         self.turns.in_flight()
-    }
-
-    /// Every transaction that committed before this has reached this subscription, if all before `frontier` has
-    /// arrived. None when there is no such subscription, or what is pending has not been read since the restart.
-    pub fn reached(&self, id: SubscriptionId, frontier: Lsn) -> Option<Lsn> {
-        let subscription = self.subscription(id)?;
-        match subscription.oldest_at() {
-            Some(at) => Some(at.commit_lsn.min(frontier)),
-            None => (subscription.counts.pending == 0).then_some(frontier),
-        }
     }
 
     /// Where the oldest delivery that is not done was committed; while some wait in the journal, perhaps somewhat

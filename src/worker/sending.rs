@@ -20,7 +20,7 @@ use crate::dispatch::{
     At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
     SubscriptionId, Success, Ticket,
 };
-use crate::event::{Event, Lsn};
+use crate::event::Event;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
 use crate::link::frame::{self, LaneKeys};
 use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
@@ -297,9 +297,9 @@ impl Sending {
         effects
     }
 
-    /// Shows how subscriptions fare, when everything that ended up to `frontier` has arrived; false if it is too early.
-    pub fn publish(&mut self, publisher: &mut Publisher, frontier: Lsn) -> bool {
-        self.showing.publish(&self.engine, publisher, frontier)
+    /// Shows how subscriptions fare; false if it is too early.
+    pub fn publish(&mut self, publisher: &mut Publisher) -> bool {
+        self.showing.publish(&self.engine, publisher)
     }
 
     /// What [`Sending::arm`] makes readable.

@@ -7,7 +7,6 @@ use super::clock;
 use super::figures::{Figures, Publisher};
 use super::sending::Payload;
 use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
-use crate::event::Lsn;
 
 /// How often figures are shown while there is work; a commit that waits for them is shown at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(5);
@@ -38,16 +37,15 @@ impl Showing {
         self.gone.push(subscription);
     }
 
-    /// Shows how subscriptions fare, when everything that ended up to `frontier` has arrived. While there is work this
-    /// is not done each round.
-    pub fn publish(&mut self, engine: &Engine<Payload>, publisher: &mut Publisher, frontier: Lsn) -> bool {
+    /// Shows how subscriptions fare. While there is work this is not done each round; true if it was.
+    pub fn publish(&mut self, engine: &Engine<Payload>, publisher: &mut Publisher) -> bool {
         if self.last.elapsed() < PUBLISH_EVERY && engine.in_flight() > 0 {
             return false;
         }
         self.last = Instant::now();
         self.gone.drain(..).for_each(|id| publisher.withdraw(id));
         for id in self.changed.drain() {
-            match figures(engine, id, frontier) {
+            match figures(engine, id) {
                 Some(figures) => publisher.publish(&figures),
                 None => publisher.withdraw(id),
             }
@@ -61,9 +59,10 @@ impl Showing {
     }
 }
 
-fn figures(engine: &Engine<Payload>, id: i64, frontier: Lsn) -> Option<Figures> {
+fn figures(engine: &Engine<Payload>, id: i64) -> Option<Figures> {
     let subscription = SubscriptionId(id);
     let counters = engine.counters(subscription)?;
+    let oldest = engine.oldest(subscription);
     let wall = |at: Option<Instant>| at.map_or(0, |at| clock::at(at).0);
     let micros =
         |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
@@ -75,11 +74,12 @@ fn figures(engine: &Engine<Payload>, id: i64, frontier: Lsn) -> Option<Figures> 
         delivered: counters.delivered,
         dead: counters.dead,
         blocked_keys: counters.blocked_keys as u64,
-        oldest_pending: engine.oldest(subscription).map_or(0, |at| at.committed_at.0),
+        oldest_pending: oldest.map_or(0, |at| at.committed_at.0),
         // What is pending and has not been read since the start may be as old as anything.
-        oldest_lsn: match engine.reached(subscription, frontier) {
-            Some(reached) if reached >= frontier => 0,
-            reached => reached.map_or(NOWHERE, |reached| reached.0),
+        oldest_lsn: match oldest {
+            Some(at) => at.commit_lsn.0,
+            None if counters.pending > 0 => NOWHERE,
+            None => 0,
         },
         last_success_at: wall(counters.last_success_at),
         last_failure_at: wall(counters.last_failure_at),
