@@ -283,6 +283,41 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
 }
 
 #[test]
+fn an_idle_subscription_keeps_its_position_while_slices_go_round() {
+    let (cluster, receiver) = stage_with(Setup::new().set("pgwh.retention = '1s'"));
+    cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    receiver.behave_at("/idle", Script::fail_key(json!({"id": 3}), 500));
+    cluster.subscribe(&receiver, "idle", "tables => '{public.t}', retry_schedule => '{}'");
+    cluster.subscribe(&receiver, "busy", "tables => '{public.other}'");
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 5) n");
+    cluster.wait_status("idle", "(delivered, dead, pending) = (4, 1, 0)");
+    let generation = || cluster.value("SELECT max(generation) FROM pgwh.slices").parse::<u64>().unwrap();
+    // More than a whole round of eight; some of the slices are left at one moment of what is done with them, some at
+    // another.
+    let (mut n, mut before) = (0, generation());
+    let end = before + 10;
+    while before < end {
+        before = eventually("the next slice", || {
+            n += 1;
+            cluster.sql(&format!("INSERT INTO other SELECT {n} * 100 + n FROM generate_series(1, 10) n"));
+            Some(generation()).filter(|now| *now > before)
+        });
+        if before % 3 == 0 {
+            std::thread::sleep(Duration::from_millis(before % 4 * 40));
+            cluster.kill9(DISPATCHER);
+            cluster.wait_status("idle", "(delivered, dead, pending) = (4, 1, 0)");
+        }
+    }
+    // Nor is anything numbered anew that has been there.
+    cluster.sql("INSERT INTO t VALUES (6)");
+    cluster.wait_status("idle", "(delivered, dead, pending) = (5, 1, 0)");
+    let count: u64 =
+        cluster.value("SELECT count(*) FROM pgwh.events WHERE table_name = 't'").parse().unwrap();
+    assert_eq!(count, 1, "what the others had is forgotten");
+    cluster.delivered(&receiver, "busy");
+}
+
+#[test]
 fn pending_events_outlive_their_retention() {
     let (cluster, receiver) = stage_with(Setup::new().set("pgwh.retention = '1s'"));
     cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
