@@ -257,7 +257,7 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
     );
     const PACE: Duration = Duration::from_millis(150);
     let seconds = std::env::var("PGWH_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(16);
-    let (begin, mut n, mut sizes) = (Instant::now(), 0, Vec::new());
+    let (begin, mut n, mut sizes, mut oldest) = (Instant::now(), 0, Vec::new(), 0f64);
     while begin.elapsed() < Duration::from_secs(seconds) {
         n += 1;
         cluster
@@ -266,7 +266,12 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
         assert_eq!(cluster.value("SELECT pgwh.wait('s', '60 s')"), "t");
         std::thread::sleep((begin + PACE * n as u32).saturating_duration_since(Instant::now()));
         sizes.push((begin.elapsed(), journal_size(&cluster)));
+        let age =
+            cluster.value("SELECT extract(epoch FROM clock_timestamp() - min(opened_at)) FROM pgwh.slices");
+        oldest = oldest.max(age.parse().unwrap());
     }
+    // The retention, what the slice took to fill, and what passed until it was looked for.
+    assert!(oldest < 8.0, "a slice was kept for {oldest} s");
     cluster.delivered(&receiver, "s");
     // It grows while the ring of slices is filled for the first time, and never again.
     let (filling, later): (Vec<_>, Vec<_>) =
@@ -274,7 +279,9 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
     let most =
         |sizes: &[&(Duration, (u64, u64))]| sizes.iter().map(|(_, (bytes, _))| *bytes).max().unwrap_or(0);
     let (filling, later_most) = (most(&filling), most(&later));
-    println!("{n} transactions of 500 rows; at most {filling} bytes, later {later_most}");
+    println!(
+        "{n} transactions of 500 rows; a slice was kept for {oldest:.1} s; at most {filling} bytes, later {later_most}"
+    );
     assert!(later_most <= filling + filling / 2 + (1 << 20), "it grew from {filling} to {later_most} bytes");
     let dead = later.iter().map(|(_, (_, dead))| *dead).max().unwrap_or(0);
     assert!(dead < 1000, "{dead} dead rows");

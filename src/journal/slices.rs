@@ -57,9 +57,6 @@ impl Journal {
     /// anything else.
     pub fn retain(&mut self, oldest_pending: Option<DeliveryId>, retention: Retention) -> bool {
         let now = now().0;
-        if let Some(next) = self.slices.next(retention, now) {
-            self.rotate(next, now);
-        }
         let done = self.slices.note_done(oldest_pending, now);
         if !done.is_empty() {
             self.with_tables(|| check("slices can't be told of", tell_done(&done, now)));
@@ -69,6 +66,10 @@ impl Journal {
             && self.flush().is_some()
             && self.clear(expired)
         {}
+        // Behind that: until all positions are in the next slice, none may go.
+        if let Some(next) = self.slices.next(retention, now) {
+            self.rotate(next, now);
+        }
         !self.slices.checkpointed
     }
 
