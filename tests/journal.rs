@@ -255,14 +255,23 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
         "s",
         "batch_size => 10, retry_schedule => '{100ms,100ms,100ms,100ms,100ms}'",
     );
+    const PACE: Duration = Duration::from_millis(150);
     let seconds = std::env::var("PGWH_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(16);
-    let (begin, mut n, mut sizes) = (Instant::now(), 0, Vec::new());
+    let (begin, mut n, mut sizes, mut oldest) = (Instant::now(), 0, Vec::new(), 0f64);
     while begin.elapsed() < Duration::from_secs(seconds) {
         n += 1;
         cluster
             .sql(&format!("INSERT INTO t SELECT {n} * 1000 + n FROM generate_series(1, 500) n; TRUNCATE t"));
+        // At a steady rate that is delivered: what is pending is kept, however much it is.
+        assert_eq!(cluster.value("SELECT pgwh.wait('s', '60 s')"), "t");
+        std::thread::sleep((begin + PACE * n as u32).saturating_duration_since(Instant::now()));
         sizes.push((begin.elapsed(), journal_size(&cluster)));
+        let age =
+            cluster.value("SELECT extract(epoch FROM clock_timestamp() - min(opened_at)) FROM pgwh.slices");
+        oldest = oldest.max(age.parse().unwrap());
     }
+    // The retention, what the slice took to fill, and what passed until it was looked for.
+    assert!(oldest < 8.0, "a slice was kept for {oldest} s");
     cluster.delivered(&receiver, "s");
     // It grows while the ring of slices is filled for the first time, and never again.
     let (filling, later): (Vec<_>, Vec<_>) =
@@ -270,7 +279,9 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
     let most =
         |sizes: &[&(Duration, (u64, u64))]| sizes.iter().map(|(_, (bytes, _))| *bytes).max().unwrap_or(0);
     let (filling, later_most) = (most(&filling), most(&later));
-    println!("{n} transactions of 500 rows; at most {filling} bytes, later {later_most}");
+    println!(
+        "{n} transactions of 500 rows; a slice was kept for {oldest:.1} s; at most {filling} bytes, later {later_most}"
+    );
     assert!(later_most <= filling + filling / 2 + (1 << 20), "it grew from {filling} to {later_most} bytes");
     let dead = later.iter().map(|(_, (_, dead))| *dead).max().unwrap_or(0);
     assert!(dead < 1000, "{dead} dead rows");
@@ -280,6 +291,40 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
         let count: u64 = cluster.value("SELECT count(*) FROM pgwh.events").parse().unwrap();
         (count < n * 500 / 2).then_some(())
     });
+}
+
+#[test]
+fn an_idle_subscription_keeps_its_position_while_slices_go_round() {
+    let (cluster, receiver) = stage_with(Setup::new().set("pgwh.retention = '1s'"));
+    cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    cluster.subscribe(&receiver, "idle", "tables => '{public.t}'");
+    cluster.subscribe(&receiver, "busy", "tables => '{public.other}'");
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 5) n");
+    cluster.wait_status("idle", "(delivered, dead, pending) = (5, 0, 0)");
+    let generation = || cluster.value("SELECT max(generation) FROM pgwh.slices").parse::<u64>().unwrap();
+    // More than a whole round of eight; some of the slices are left at one moment of what is done with them, some at
+    // another.
+    let (mut n, mut before) = (0, generation());
+    let end = before + 10;
+    while before < end {
+        before = eventually("the next slice", || {
+            n += 1;
+            cluster.sql(&format!("INSERT INTO other SELECT {n} * 100 + n FROM generate_series(1, 10) n"));
+            Some(generation()).filter(|now| *now > before)
+        });
+        if before % 3 == 0 {
+            std::thread::sleep(Duration::from_millis(before % 4 * 40));
+            cluster.kill9(DISPATCHER);
+            cluster.wait_status("idle", "(delivered, dead, pending) = (5, 0, 0)");
+        }
+    }
+    // Nor is anything numbered anew that has been there.
+    cluster.sql("INSERT INTO t VALUES (6)");
+    cluster.wait_status("idle", "(delivered, dead, pending) = (6, 0, 0)");
+    let count: u64 =
+        cluster.value("SELECT count(*) FROM pgwh.events WHERE table_name = 't'").parse().unwrap();
+    assert_eq!(count, 1, "what the others had is forgotten");
+    cluster.delivered(&receiver, "busy");
 }
 
 #[test]

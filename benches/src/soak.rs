@@ -6,6 +6,13 @@ use harness::{DECODER, DISPATCHER};
 
 /// How often is looked.
 const ROUNDS: u64 = 12;
+/// All tables of the extension, with their indexes and TOAST.
+const SIZE: &str = "SELECT pg_size_pretty(sum(pg_total_relation_size(oid))) FROM pg_class
+    WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'";
+/// The same by table, slices of one table together, without what is small.
+const SIZES: &str = "SELECT string_agg(name || ' ' || pg_size_pretty(bytes), ', ' ORDER BY bytes DESC) FROM (
+    SELECT regexp_replace(relname, '_\\d$', '') AS name, sum(pg_total_relation_size(oid)) AS bytes FROM pg_class
+    WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r' GROUP BY 1) t WHERE bytes > 500000";
 
 pub(crate) fn run(seconds: u64) {
     let cluster = crate::setup().set("pgwh.retention = '5s'").start();
@@ -38,20 +45,17 @@ pub(crate) fn run(seconds: u64) {
         let round = begin.elapsed().as_secs() * ROUNDS / seconds.max(1);
         if round > told {
             told = round;
-            let sums = cluster.rows(
-                "SELECT (SELECT pg_size_pretty(sum(pg_total_relation_size(oid))) FROM pg_class
-                           WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'),
-                   (SELECT sum(n_dead_tup) FROM pg_stat_all_tables WHERE schemaname = 'pgwh'),
-                   (SELECT pending FROM pgwh.status)",
-            );
-            let shown = |at: usize| sums[0][at].clone().unwrap_or_default();
+            let shown = |sql: &str| cluster.value(sql);
             let memory = |kind: &str| cluster.process(kind).memory() as f64 / 1e6;
             println!(
-                "    {:4} s: journal {:>8}, {} dead rows, {} pending; dispatcher {:.1} MB, decoder {:.1} MB",
+                "    {:4} s: journal {} ({}), {} dead rows, {} slices of {}, {} pending; dispatcher {:.1} MB, decoder {:.1} MB",
                 begin.elapsed().as_secs(),
-                shown(0),
-                shown(1),
-                shown(2),
+                shown(SIZE),
+                shown(SIZES),
+                shown("SELECT sum(n_dead_tup) FROM pg_stat_all_tables WHERE schemaname = 'pgwh'"),
+                shown("SELECT count(*) FROM pgwh.slices WHERE generation IS NOT NULL"),
+                shown("SELECT max(generation) FROM pgwh.slices"),
+                shown("SELECT pending FROM pgwh.status"),
                 memory(DISPATCHER),
                 memory(DECODER),
             );

@@ -1,6 +1,6 @@
 //! The ring of slices: which one is written, when it is time for the next, and when the oldest may be cleared.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::chunk::Place;
 use crate::dispatch::DeliveryId;
@@ -9,8 +9,8 @@ use crate::dispatch::DeliveryId;
 const SLICES: i16 = 8;
 /// A slice is used for this part of the retention, so that what is kept is not much more than what must be.
 const SHARE: u32 = 6;
-/// No slice is used for less, unless it is large.
-const SHORTEST: Duration = Duration::from_secs(10);
+/// No slice is used for less, unless it is large: going on to the next writes the positions of all subscriptions.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// The bytes that make a slice large, if no limit of the journal says less.
 const LARGE: u64 = 4 << 30;
 
@@ -32,8 +32,6 @@ pub struct Slices {
     pub generation: i64,
     /// All positions are in the slice that is written, so that those in older ones are not needed.
     pub checkpointed: bool,
-    /// When it was last looked whether there is something to do.
-    pub looked: Option<Instant>,
 }
 
 /// A slice in use.
@@ -99,7 +97,8 @@ impl Slices {
         let current = self.used.last()?;
         let next = (current.number + 1).rem_euclid(SLICES);
         let free = self.used.iter().all(|slice| slice.number != next);
-        let age = Duration::from_micros(u64::try_from(now - current.opened_at).unwrap_or_default());
+        // A clock that was put back would stop the ring until it has caught up.
+        let age = Duration::from_micros(now.abs_diff(current.opened_at));
         let large = retention.max_bytes.map_or(LARGE, |most| (most / u64::from(SHARE)).clamp(1 << 20, LARGE));
         let full = current.bytes > large;
         let old = current.used && age >= (retention.longest / SHARE).max(SHORTEST);

@@ -3,8 +3,6 @@
 //! A slice is a partition of each of the journal's tables. Nothing is deleted row by row: a slice is truncated as a
 //! whole, so that the journal needs no vacuum and leaves no bloat.
 
-use std::time::{Duration, Instant};
-
 use pgrx::spi::Result;
 use pgrx::{Spi, pg_sys};
 
@@ -16,8 +14,6 @@ use crate::dispatch::DeliveryId;
 
 /// The tables that are sliced.
 const TABLES: [&str; 4] = ["event_chunks", "outcome_chunks", "attempt_rows", "positions"];
-/// How often is looked at all.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads what `pgwh.slices` says.
 pub(super) fn read() -> Result<Slices> {
@@ -55,28 +51,24 @@ pub(super) fn read() -> Result<Slices> {
 
 impl Journal {
     /// Sees to the ring: opens the next slice when it is time, and clears those whose deliveries are all done and old
-    /// enough. Looks once a second at most, so that it may be called in each round.
+    /// enough.
     ///
     /// Returns true when the positions of all subscriptions are wanted: then call [`Journal::checkpoint_all`] before
     /// anything else.
     pub fn retain(&mut self, oldest_pending: Option<DeliveryId>, retention: Retention) -> bool {
-        if self.slices.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
-            return false;
-        }
-        self.slices.looked = Some(Instant::now());
         let now = now().0;
-        if let Some(next) = self.slices.next(retention, now) {
-            self.rotate(next, now);
-        }
         let done = self.slices.note_done(oldest_pending, now);
         if !done.is_empty() {
             self.with_tables(|| check("slices can't be told of", tell_done(&done, now)));
         }
         // What makes older positions superfluous must be written before they go.
-        if let Some(expired) = self.slices.expired(retention, oldest_pending, now)
+        while let Some(expired) = self.slices.expired(retention, oldest_pending, now)
             && self.flush().is_some()
-        {
-            self.clear(expired);
+            && self.clear(expired)
+        {}
+        // Behind that: until all positions are in the next slice, none may go.
+        if let Some(next) = self.slices.next(retention, now) {
+            self.rotate(next, now);
         }
         !self.slices.checkpointed
     }
@@ -111,12 +103,14 @@ impl Journal {
     }
 
     /// Truncates a slice, unless somebody reads it just now: nobody waits for a lock then, nor behind one.
-    fn clear(&mut self, number: i16) {
-        let cleared = self.with_tables(|| check("a slice can't be cleared", truncate(number)));
-        if cleared == Some(true) {
+    /// Whether it was.
+    fn clear(&mut self, number: i16) -> bool {
+        let cleared = self.with_tables(|| check("a slice can't be cleared", truncate(number))) == Some(true);
+        if cleared {
             self.slices.used.retain(|slice| slice.number != number);
             self.cache.forget_before(self.oldest_kept());
         }
+        cleared
     }
 }
 

@@ -15,7 +15,7 @@ fn ring(firsts: &[u64]) -> Slices {
         used: true,
     };
     let used = firsts.iter().enumerate().map(slice).collect();
-    Slices { used, generation: firsts.len() as i64, checkpointed: true, looked: None }
+    Slices { used, generation: firsts.len() as i64, checkpointed: true }
 }
 
 #[test]
@@ -71,6 +71,21 @@ fn a_clock_put_back_keeps_nothing_for_ever() {
     let mut slices = ring(&[1, 100]);
     slices.note_done(None, 90_000 * SECOND);
     assert_eq!(slices.expired(HOUR, None, 3600 * SECOND), Some(0));
+}
+
+#[test]
+fn a_clock_put_back_does_not_stop_the_ring() {
+    let mut slices = ring(&[1]);
+    slices.used[0].opened_at = 90_000 * SECOND;
+    assert_eq!(slices.next(HOUR, 3600 * SECOND), Some(1));
+}
+
+#[test]
+fn a_short_retention_has_short_slices() {
+    let slices = ring(&[1]);
+    let short = Retention { longest: Duration::from_secs(2), max_bytes: None };
+    assert_eq!(slices.next(short, SECOND - 1), None);
+    assert_eq!(slices.next(short, SECOND), Some(1));
 }
 
 #[test]
