@@ -358,6 +358,11 @@ impl<P: Clone> Engine<P> {
         self.subscription(id)?.oldest_at()
     }
 
+    /// Whether there is such a subscription.
+    pub fn knows(&self, id: SubscriptionId) -> bool {
+        self.slots.contains_key(&id)
+    }
+
     /// The subscriptions there are.
     pub fn subscriptions(&self) -> impl Iterator<Item = SubscriptionId> {
         self.subscriptions.iter().map(|(_, subscription)| subscription.id)

@@ -33,9 +33,9 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// These delays; none at all means the default ones.
+    /// These delays; none at all means a single attempt.
     pub fn new(delays: &[Duration]) -> Schedule {
-        if delays.is_empty() { Schedule::default() } else { Schedule(delays.into()) }
+        Schedule(delays.into())
     }
 
     /// How long to wait after the `failures`th failure in a row, counted from 1: the schedule's delay, up to
@@ -92,7 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_schedule_is_the_default_one() {
-        assert_eq!(Schedule::new(&[]), Schedule::default());
+    fn an_empty_schedule_means_a_single_attempt() {
+        assert_eq!(Schedule::new(&[]).delay(1, None, MIDDLE), None);
+        assert_eq!(Schedule::new(&[]).longest(), Duration::ZERO);
     }
 }

@@ -10,8 +10,8 @@ use crate::journal::{RowOrdering, SubscriptionRow};
 use crate::send::{Endpoint, EndpointSettings, Guard};
 use crate::settings;
 
-/// How the engine treats a subscription whose endpoint is this one.
-pub fn settings_of(row: &SubscriptionRow, endpoint: &Endpoint) -> Settings {
+/// How the engine treats a subscription, whose endpoint is this one if it can be sent to.
+pub fn settings_of(row: &SubscriptionRow, endpoint: Option<&Endpoint>) -> Settings {
     Settings {
         max_in_flight: row.max_in_flight,
         schedule: Schedule::new(&row.retry_schedule),
@@ -22,7 +22,7 @@ pub fn settings_of(row: &SubscriptionRow, endpoint: &Endpoint) -> Settings {
             RowOrdering::Strict => Ordering::Strict,
             RowOrdering::None => Ordering::None,
         },
-        host: host_of(endpoint),
+        host: endpoint.map_or(0, host_of),
         max_pending_bytes: settings::max_pending_bytes(),
     }
 }

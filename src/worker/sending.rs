@@ -78,7 +78,7 @@ impl Sending {
         let max_requests = files::max_requests();
         self.engine.set_limits(max_requests, event_memory());
         self.pool.set_max_requests(max_requests);
-        let known: Vec<i64> = self.endpoints.keys().copied().collect();
+        let known: Vec<i64> = self.engine.subscriptions().map(|id| id.0).collect();
         self.edit(&known, rows, last);
     }
 
@@ -90,42 +90,38 @@ impl Sending {
         }
         let guard = Arc::new(settings::guard());
         for row in rows {
-            match endpoints::endpoint_of(&self.database, &row, &guard) {
-                Ok(endpoint) => self.take_up(&row, endpoint, last),
-                // What is stored has been checked, so somebody has gone round the checks.
-                Err(problem) => {
-                    pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
-                    self.engine.pause(SubscriptionId(row.id), Instant::now());
-                }
+            let endpoint = endpoints::endpoint_of(&self.database, &row, &guard);
+            // What is stored has been checked, so somebody has gone round the checks. What is pending is kept.
+            if let Err(problem) = &endpoint {
+                pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
             }
+            self.take_up(&row, endpoint.ok().map(Arc::new), last);
         }
     }
 
-    fn take_up(&mut self, row: &SubscriptionRow, endpoint: Endpoint, last: DeliveryId) {
-        let id = SubscriptionId(row.id);
-        let settings = endpoints::settings_of(row, &endpoint);
-        let now = Instant::now();
-        let endpoint = Arc::new(endpoint);
-        match self.endpoints.insert(row.id, endpoint.clone()) {
-            None => {
-                let position = self.loaded.remove(&row.id).unwrap_or_else(|| Position::new(last));
-                self.engine.subscribe(id, settings, position);
-            }
-            Some(before) => {
-                self.engine.change(id, settings, now);
-                // Who mends what failed wants to see it at once.
-                if !before.asks_the_same(&endpoint) {
-                    self.engine.begin_anew(id, now);
-                }
-            }
+    fn take_up(&mut self, row: &SubscriptionRow, endpoint: Option<Arc<Endpoint>>, last: DeliveryId) {
+        let (id, now) = (SubscriptionId(row.id), Instant::now());
+        let settings = endpoints::settings_of(row, endpoint.as_deref());
+        if self.engine.knows(id) {
+            self.engine.change(id, settings, now);
+        } else {
+            let position = self.loaded.remove(&row.id).unwrap_or_else(|| Position::new(last));
+            self.engine.subscribe(id, settings, position);
         }
         // Who is disabled by hand gets what was committed before; who failed has nobody to get it.
         if !row.enabled && row.disabled_reason.is_some() {
-            self.engine.stop(id, Instant::now());
-        } else if row.paused {
-            self.engine.pause(id, Instant::now());
+            self.engine.stop(id, now);
+        } else if row.paused || endpoint.is_none() {
+            self.engine.pause(id, now);
         } else {
             self.engine.resume(id);
+        }
+        if let Some(endpoint) = endpoint {
+            let before = self.endpoints.insert(row.id, endpoint.clone());
+            // Who mends what failed wants to see it at once.
+            if before.is_some_and(|before| !before.asks_the_same(&endpoint)) {
+                self.engine.begin_anew(id, now);
+            }
         }
         self.showing.changed(row.id);
     }
@@ -257,7 +253,7 @@ impl Sending {
     pub fn positions(&mut self, all: bool) -> Vec<(i64, Position)> {
         let mut ids = self.engine.touched_since_checkpoint();
         if all {
-            ids = self.endpoints.keys().map(|id| SubscriptionId(*id)).collect();
+            ids = self.engine.subscriptions().collect();
         }
         let now = Instant::now();
         ids.into_iter().filter_map(|id| Some((id.0, self.engine.position(id, now)?))).collect()
