@@ -55,9 +55,10 @@ fn everything_that_a_user_sees_is_documented() {
         "SELECT 'pgwh.' || proname || '(' FROM pg_proc
            WHERE pronamespace = 'pgwh'::regnamespace AND prorettype <> 'trigger'::regtype
          UNION SELECT 'pgwh.' || relname FROM pg_class
-           WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'v')
+           WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
          UNION SELECT format('`%s`', attname) FROM pg_attribute
-           WHERE attrelid IN ('pgwh.status'::regclass, 'pgwh.subscriptions'::regclass) AND attnum > 0
+           WHERE attrelid = ANY ('{pgwh.status, pgwh.subscriptions, pgwh.events, pgwh.deliveries, pgwh.attempts,
+                                 pgwh.dead_letters, pgwh.gaps, pgwh.replays}'::regclass[]) AND attnum > 0
          UNION SELECT format('`%s ', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
          UNION SELECT format('`%s`', check_name) FROM pgwh.health()
          UNION SELECT format('`%s`', name) FROM pg_settings WHERE name LIKE 'pgwh.%'",
@@ -226,7 +227,7 @@ impl Stage {
         }
         let late = self.cluster.column(&format!(
             "SELECT name FROM pgwh.subscriptions
-             WHERE enabled AND current_setting('pgwh.enabled')::bool AND home = pgwh.home() AND url NOT LIKE '%/down%'
+             WHERE enabled AND NOT paused AND current_setting('pgwh.enabled')::bool AND home = pgwh.home() AND url NOT LIKE '%/down%'
                AND NOT pgwh.wait(name, '{} s')",
             PATIENCE.as_secs()
         ));
