@@ -726,7 +726,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         UNION ALL
         SELECT 'retained WAL', coalesce(s.wal_status, 'reserved') = 'reserved',
             coalesce('the slot keeps ' || pg_size_pretty(s.retained) || ' of WAL', 'the slot keeps no WAL'),
-            CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded or delivered: SELECT name, state, next_step FROM pgwh.status();' END
+            CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded: see check worker running, and the server''s log' END
         FROM slot s
         UNION ALL
         SELECT 'schema version', e.extversion = i.schema_version AND e.extversion = pgwh.version(),

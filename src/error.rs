@@ -65,8 +65,8 @@ pub enum Error {
     NotReady(String),
     /// Capture is not ready, and this transaction would wait for itself.
     NotReadyHere(String),
-    /// A database is to be moved while it has undelivered events.
-    Undelivered,
+    /// A database is to be moved while it has changes that are not journaled.
+    Unjournaled,
     /// What should not happen: the server or pgrx refused what we asked.
     Internal(String),
 }
@@ -95,12 +95,11 @@ impl Error {
                 "Changes are captured and sent by the primary.".into(),
                 "Call this on the primary.".into(),
             ),
-            Error::Undelivered => (
+            Error::Unjournaled => (
                 ERRCODE_OBJECT_IN_USE,
-                "the database has events that are not delivered yet".into(),
+                "the database has changes that are not captured yet".into(),
                 "Write-ahead log from before a move to another tablespace can't be decoded after it.".into(),
-                "See SELECT * FROM pgwh.status() in that database; unsubscribe what can't be reached, or try again later."
-                    .into(),
+                "Try again later; SELECT * FROM pgwh.health() in that database says what keeps them.".into(),
             ),
             Error::Missing(what) => (
                 ERRCODE_NULL_VALUE_NOT_ALLOWED,

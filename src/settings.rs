@@ -14,7 +14,7 @@ static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// `pgwh.allowed_networks`: networks that endpoints may be in although they are not public, plain http included.
 static ALLOWED_NETWORKS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
-/// `pgwh.max_memory`: kilobytes of undelivered events that a database's dispatcher keeps in memory.
+/// `pgwh.max_memory`: kilobytes that a database's dispatcher may take.
 static MAX_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
 
 /// `pgwh.max_connections`: most sender threads of a database, each with one connection in use.
@@ -69,8 +69,8 @@ pub fn init() {
     for (name, short, long, setting, least, most, unit) in [
         (
             c"pgwh.max_memory",
-            c"Memory for undelivered events, in each database.",
-            c"Past it the dispatcher takes no more from the decoder until some are delivered.",
+            c"Memory of the process that sends, in each database.",
+            c"When events would take more, they wait in the journal and are read back.",
             &MAX_MEMORY,
             1024,
             1024 * 1024 * 1024,

@@ -175,7 +175,7 @@ unsafe fn option(options: *mut pg_sys::List, wanted: &CStr) -> Option<*mut pg_sy
 }
 
 /// Makes the workers of the named database stand back, if it has any and the caller may do such things to it. With
-/// `drain`, not before everything committed so far is delivered.
+/// `drain`, not before everything committed so far is journaled.
 fn stand_back(name: &CStr, drain: bool) {
     let Some(shared) = shmem::shared() else { return };
     // SAFETY: a command runs, so a transaction is in progress.
@@ -217,7 +217,7 @@ fn drain(database: &Database) {
     let deadline = Instant::now() + PATIENCE;
     while database.confirmed.load(Ordering::SeqCst) < end {
         if Instant::now() > deadline {
-            ErrorReport::from(Error::Undelivered).report(PgLogLevel::ERROR);
+            ErrorReport::from(Error::Unjournaled).report(PgLogLevel::ERROR);
         }
         database.ask_for_progress();
         process::pause(Duration::from_millis(5));
