@@ -204,7 +204,7 @@ impl Dispatcher {
             busy |= self.sending.submit();
             // Behind that: what has just become ready to be read must not be slept over.
             busy |= self.sending.read_back(&mut self.recording);
-            self.record();
+            busy |= self.record();
             self.tell();
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
@@ -321,8 +321,9 @@ impl Dispatcher {
         }
     }
 
-    /// Journals what has happened, when it is time, and has done what follows from it.
-    fn record(&mut self) {
+    /// Journals what has happened, when it is time, and has done what follows from it. Returns whether there was
+    /// anything that something else may wait for.
+    fn record(&mut self) -> bool {
         self.sending.hand_over_records(&mut self.recording);
         let positions = self.recording.checkpoint_wanted().map(|all| self.sending.positions(all));
         if let Some(positions) = positions {
@@ -332,7 +333,9 @@ impl Dispatcher {
             self.database.recheck.store(true, Ordering::SeqCst);
         }
         self.recording.retain(|| self.sending.oldest_pending());
-        effects::carry_out(&self.sending.take_effects());
+        let effects = self.sending.take_effects();
+        effects::carry_out(&effects);
+        !effects.is_empty()
     }
 
     /// Does what sessions have asked for since they last rang.

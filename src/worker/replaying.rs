@@ -91,8 +91,12 @@ impl Replaying {
     ) -> Option<Page<Payload>> {
         let running = self.running.get_mut(&subscription.0)?;
         // The engine begins anew behind what is done when it had no room for what it had read.
-        if running.reader.at() != after {
+        if running.reader.at() > after {
             running.reader.rewind(after);
+        }
+        // What depends on what came before is read from its beginning, up to where the engine is.
+        while running.reader.at() < after {
+            running.reader.page(journal, max_bytes)?;
         }
         let page = running.reader.page(journal, max_bytes)?;
         let mut items = Vec::with_capacity(page.found.len());
@@ -161,7 +165,7 @@ impl Running {
         let Some((keys, position)) = self.keys.take().zip(engine.position(subscription, now)) else { return };
         self.reader.stand(Standing { position, never_sent: engine.never_sent(subscription) });
         self.reader.rewind(self.replay.cursor);
-        engine.replay_begin(subscription, self.replay.id, self.replay.cursor, keys, now);
+        engine.replay_begin(subscription, self.replay.id, self.reader.at(), keys, now);
     }
 
     /// Reads a page for its keys. True when all have been found that have arrived by now.
