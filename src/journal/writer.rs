@@ -277,10 +277,8 @@ impl Journal {
 fn without_waiting_for_the_disk<T>(action: impl FnOnce() -> T) -> T {
     // SAFETY: a setting of this process, which has one thread that uses it; an ERROR ends the process.
     unsafe {
-        let before = std::mem::replace(
-            &mut *&raw mut pg_sys::synchronous_commit,
-            pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as _,
-        );
+        let before = pg_sys::synchronous_commit;
+        pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as _;
         let done = action();
         pg_sys::synchronous_commit = before;
         done
