@@ -208,7 +208,8 @@ impl Dispatcher {
             self.tell();
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
-                let wakeups = self.sending.next_wakeup().into_iter().chain(self.recording.next_wakeup());
+                let sending = self.sending.next_wakeup(self.recording.is_written());
+                let wakeups = sending.into_iter().chain(self.recording.next_wakeup());
                 wait_set.wait(wakeups.min(), RECHECK_EVERY);
                 self.sending.disarm();
             }

@@ -313,9 +313,10 @@ impl Sending {
         self.pool.disarm();
     }
 
-    /// When there is something to do though nothing arrives: a retry, or figures that were not shown yet.
-    pub fn next_wakeup(&mut self) -> Option<Instant> {
-        self.engine.next_wakeup().into_iter().chain(self.showing.next_wakeup()).min()
+    /// When there is something to do though nothing arrives: a retry, or figures that were not shown yet, if they may be.
+    pub fn next_wakeup(&mut self, may_show: bool) -> Option<Instant> {
+        let showing = self.showing.next_wakeup().filter(|_| may_show);
+        self.engine.next_wakeup().into_iter().chain(showing).min()
     }
 
     /// For `pg_stat_activity`.
