@@ -305,7 +305,8 @@ fn a_row_of_600_mb_is_passed_in_bounded_memory_and_what_follows_arrives() {
         std::fs::read_to_string(format!("/proc/{}/status", stage.cluster.process(DECODER).0)).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(peak < 1_500 << 10, "the decoder took {peak} kB");
+    // PostgreSQL 18 takes 0.3 GB more than 15 for the same.
+    assert!(peak < 1_800 << 10, "the decoder took {peak} kB");
 }
 
 #[test]

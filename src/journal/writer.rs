@@ -241,11 +241,9 @@ impl Journal {
             self.complete_outcomes(chunk);
         }
         let slice = self.slices.current();
-        let written = without_waiting_for_the_disk(|| {
-            with_tables(|extension| {
-                (extension == self.extension)
-                    .then(|| check("the journal can't be written", self.buffer.write(&mut self.plans, slice)))
-            })
+        let written = with_tables(|extension| {
+            (extension == self.extension)
+                .then(|| check("the journal can't be written", self.buffer.write(&mut self.plans, slice)))
         });
         let bytes = written.flatten()?;
         self.slices.grown(bytes, self.buffer.has_news());
@@ -270,18 +268,6 @@ impl Journal {
     fn next_in_sequence(&mut self) -> i64 {
         self.sequence += 1;
         self.sequence
-    }
-}
-
-/// Runs the action with commits that return before they are on disk: who needs them there looks how far that has come.
-fn without_waiting_for_the_disk<T>(action: impl FnOnce() -> T) -> T {
-    // SAFETY: a setting of this process, which has one thread that uses it; an ERROR ends the process.
-    unsafe {
-        let before = pg_sys::synchronous_commit;
-        pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as _;
-        let done = action();
-        pg_sys::synchronous_commit = before;
-        done
     }
 }
 
