@@ -23,7 +23,7 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(10);
 const CHECKPOINT_DELIVERIES: u64 = 200_000;
 /// How often is looked for what may be cleared.
 const RETAIN_EVERY: Duration = Duration::from_secs(1);
-/// Our commits don't wait for the disk: how often is looked whether they have reached it.
+/// A user's setting may have our commits return before they are on disk: how often is looked whether they are.
 const LOOK_FOR_FLUSH: Duration = Duration::from_millis(50);
 
 /// The journal, and what it proves.
