@@ -20,7 +20,7 @@ pub(crate) mod plugin;
 #[cfg(feature = "server")]
 pub(crate) mod raw;
 #[cfg(feature = "server")]
-pub(crate) mod reader;
+mod reader;
 #[cfg(feature = "server")]
 pub(crate) mod relation;
 #[cfg(feature = "server")]

@@ -155,11 +155,6 @@ impl Journal {
         Some(found)
     }
 
-    /// Forgets what is unpacked: somebody has changed rows of the journal.
-    pub fn forget_unpacked(&mut self) {
-        self.cache = Cache::default();
-    }
-
     /// The next rows of the log behind `after`, none at its end.
     fn rows_after(&mut self, subscription: i64, after: DeliveryId) -> Option<Vec<Row>> {
         if let Some(chunk) = self.cache.holding(DeliveryId(after.0 + 1)) {

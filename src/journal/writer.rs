@@ -70,8 +70,6 @@ pub struct Journal {
     sequence: i64,
     buffer: Buffer,
     plans: Option<Plans>,
-    /// Where the last commit's record ends.
-    committed: Lsn,
     pub(super) slices: Slices,
     pub(super) cache: Cache,
     pub(super) reads: Reads,
@@ -123,7 +121,6 @@ impl Journal {
             sequence: loaded.sequence,
             buffer: Buffer::default(),
             plans: None,
-            committed: Lsn(0),
             slices: std::mem::take(&mut loaded.slices),
             cache: Cache::default(),
             reads: Reads::default(),
@@ -213,11 +210,6 @@ impl Journal {
         self.high.map_or(Lsn(0), |(lsn, _)| lsn)
     }
 
-    /// Where the record of the last commit ends.
-    pub fn committed(&self) -> Lsn {
-        self.committed
-    }
-
     /// The bytes taken since the last flush.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.bytes + self.buffer.events.buffered() + self.buffer.outcomes.buffered()
@@ -228,13 +220,13 @@ impl Journal {
         self.buffer.since
     }
 
-    /// Writes all that was taken, in one transaction; returns where the record of its commit ends (which may have to
-    /// be flushed yet), or of the last one when there was nothing to write. None when our tables are not here any more.
-    pub fn flush(&mut self) -> Option<Lsn> {
-        if self.buffer.since.take().is_none() {
+    /// Writes all that was taken, in one transaction that is on disk when this returns. None when our tables are not here
+    /// any more; then nothing is written.
+    pub fn flush(&mut self) -> Option<()> {
+        if self.buffer.since.is_none() {
             // Numbers of what is made again stand for nothing to be written.
             self.written = self.last;
-            return Some(self.committed);
+            return Some(());
         }
         self.buffer.chunks.extend(self.buffer.events.close());
         if let Some(chunk) = self.buffer.outcomes.close() {
@@ -249,9 +241,7 @@ impl Journal {
         self.slices.grown(bytes, self.buffer.has_news());
         self.buffer.clear();
         self.written = self.last;
-        // SAFETY: a global of this process that the commit has set.
-        self.committed = Lsn(unsafe { pg_sys::XactLastCommitEnd });
-        Some(self.committed)
+        Some(())
     }
 
     /// Runs the action in a transaction that may use our tables; none when they are not here any more.
@@ -287,6 +277,7 @@ impl Buffer {
         self.attempts.clear();
         self.positions.clear();
         self.bytes = 0;
+        self.since = None;
     }
 
     /// Inserts all rows; returns their bytes.

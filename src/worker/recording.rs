@@ -1,11 +1,9 @@
 //! When the journal is written, and what that proves: how far the slot may be confirmed.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::clock;
 use super::sending::Payload;
-use crate::decode::reader;
 use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::Lsn;
 use crate::journal::outcome::{End, Outcome};
@@ -23,18 +21,13 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(10);
 const CHECKPOINT_DELIVERIES: u64 = 200_000;
 /// How often is looked for what may be cleared.
 const RETAIN_EVERY: Duration = Duration::from_secs(1);
-/// A user's setting may have our commits return before they are on disk: how often is looked whether they are.
-const LOOK_FOR_FLUSH: Duration = Duration::from_millis(50);
 
 /// The journal, and what it proves.
 pub struct Recording {
     journal: Journal,
     /// Everything that ended at or before this has arrived and is in the journal or its buffer.
     frontier: Lsn,
-    /// Where our last commits end, and up to where everything is recorded once that is on disk.
-    written: VecDeque<(Lsn, Lsn)>,
-    /// Where the last of these commits ended.
-    last_written: Lsn,
+    /// What of that was written when last looked.
     proven: Lsn,
     checkpointed_at: Instant,
     checkpointed: DeliveryId,
@@ -52,8 +45,6 @@ impl Recording {
         let recording = Recording {
             journal,
             frontier: Lsn(0),
-            written: VecDeque::new(),
-            last_written: Lsn(0),
             proven: Lsn(0),
             checkpointed_at: Instant::now(),
             checkpointed: loaded.last,
@@ -216,28 +207,16 @@ impl Recording {
         self.all_wanted |= self.journal.retain(oldest_pending(), retention);
     }
 
-    /// Up to where everything that ended is recorded, on disk. Looked at in each round, before more arrives.
+    /// Up to where everything that ended is recorded, on disk.
     pub fn proven(&mut self) -> Lsn {
-        // Reading to the end of the journal writes it, too.
-        let committed = self.journal.committed();
-        if committed > self.last_written {
-            self.last_written = committed;
-            self.written.push_back((committed, self.frontier));
-        }
-        let flushed = Lsn(reader::flushed());
-        while let Some((_, proves)) = self.written.pop_front_if(|(end, _)| *end <= flushed) {
-            self.proven = self.proven.max(proves);
-        }
-        if self.written.is_empty() && self.journal.buffered_since().is_none() {
-            self.proven = self.proven.max(self.frontier);
+        if self.is_written() {
+            self.proven = self.frontier;
         }
         self.proven
     }
 
-    /// When there is something to write, or to look for.
+    /// When there is something to write.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        let write = self.journal.buffered_since().map(|since| since + WRITE_AFTER);
-        let look = (!self.written.is_empty()).then(|| Instant::now() + LOOK_FOR_FLUSH);
-        write.into_iter().chain(look).min()
+        self.journal.buffered_since().map(|since| since + WRITE_AFTER)
     }
 }

@@ -64,7 +64,7 @@ impl Replaying {
         else {
             return false;
         };
-        if engine.position(SubscriptionId(replay.subscription), Instant::now()).is_none() {
+        if !engine.knows(SubscriptionId(replay.subscription)) {
             return true;
         }
         let Some(range) = replay.range.or_else(|| journal.begin_replay(&mut replay)) else { return false };
