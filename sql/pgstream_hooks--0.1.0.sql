@@ -859,7 +859,7 @@ COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committ
 
 CREATE TABLE pgwh.commands (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    command text NOT NULL CHECK (command IN ('reload', 'skip', 'replay', 'cancel_replay', 'forget')),
+    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget')),
     subscription_id bigint,
     delivery_id bigint,
     replay_id bigint,
@@ -867,7 +867,7 @@ CREATE TABLE pgwh.commands (
 );
 COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
 COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
-COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), skip, replay, cancel_replay or forget (forget what was read of the journal)';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay or forget (forget what was read of the journal)';
 COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
 COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip';
 COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
@@ -924,7 +924,7 @@ COMMENT ON FUNCTION pgwh.pause(text) IS 'sends a subscription nothing until pgwh
 
 CREATE FUNCTION pgwh.resume(name text) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_wrapper';
-COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on. False when it was not paused';
+COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on. False when it was not paused; either way, what failed is tried again at once';
 
 CREATE FUNCTION pgwh.skip(delivery_id bigint) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'skip_wrapper';

@@ -2,6 +2,8 @@
 
 mod counters;
 mod reading;
+mod replaying;
+mod room;
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,8 @@ use smallvec::SmallVec;
 
 use super::order::Order;
 use super::outcome::{Effect, Failure, Record, Skipped, SubscriptionId, Success};
-use super::position::{DeliveryId, Mode, Position};
-use super::replay::{KeyFilter, Replay, ReplayProgress};
+use super::position::{DeliveryId, Position};
+use super::replay::Replay;
 use super::subscription::{At, Fate, SLOW, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::{Pace, Turns};
@@ -22,9 +24,6 @@ pub use reading::{Item, Page, Read, ReadWhat};
 
 /// How often to look for slow ones.
 const LOOK_FOR_SLOW_EVERY: Duration = Duration::from_millis(100);
-/// Shares of the memory limit, in percent: when room is made, and how much.
-const FULL: usize = 80;
-const RELIEVED: usize = 60;
 
 /// Names a request until its outcome is told. It stays safe to tell when its subscription is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -187,11 +186,7 @@ impl<P: Clone> Engine<P> {
         let Some(&slot) = self.slots.get(&id) else { return false };
         let subscription = &mut self.subscriptions[slot as usize];
         subscription.arrive(&mut self.shared, delivery.0, order, at, payload, charge);
-        if self.shared.memory_used > self.shared.memory_limit / 100 * FULL {
-            self.make_room(slot);
-        } else if subscription.charged > self.shared.memory_limit / 2 && subscription.mode == Mode::Live {
-            subscription.flip(&mut self.shared);
-        }
+        self.see_to_memory(slot);
         self.look_after(slot);
         true
     }
@@ -368,50 +363,6 @@ impl<P: Clone> Engine<P> {
         self.subscriptions.iter().map(|(_, subscription)| subscription.id)
     }
 
-    /// Sends a range of the journal again, before all of its keys that has not been sent: reading goes on behind
-    /// `after`. `keys` has the keys of the whole range. False when there is no such subscription, or it has a
-    /// replay already.
-    pub fn replay_begin(
-        &mut self,
-        id: SubscriptionId,
-        replay: i64,
-        after: DeliveryId,
-        keys: KeyFilter,
-        now: Instant,
-    ) -> bool {
-        let begun = self.with(id, |subscription, shared| {
-            if subscription.replay.is_some() {
-                return false;
-            }
-            let replay = Replay::new(replay, after.0, keys);
-            shared.memory_used += replay.filter_memory;
-            subscription.stand_still(shared, Some(now), subscription.mode);
-            subscription.replay = Some(Box::new(replay));
-            true
-        });
-        begun.unwrap_or(false)
-    }
-
-    /// Ends a replay before its end; what is under way of it still gets through or not. False when there is none.
-    pub fn replay_cancel(&mut self, id: SubscriptionId, now: Instant) -> bool {
-        let ended = self.with(id, |subscription, shared| {
-            let Some(replay) = &mut subscription.replay else { return false };
-            replay.read = false;
-            subscription.stand_still(shared, Some(now), subscription.mode);
-            if let Some(replay) = &mut subscription.replay {
-                replay.read = false;
-            }
-            subscription.end_replay(shared);
-            true
-        });
-        ended.unwrap_or(false)
-    }
-
-    /// How far a subscription's replay is.
-    pub fn replay(&self, id: SubscriptionId) -> Option<ReplayProgress> {
-        Some(self.subscription(id)?.replay.as_ref()?.progress)
-    }
-
     fn subscription(&self, id: SubscriptionId) -> Option<&Subscription<P>> {
         self.subscriptions.get(*self.slots.get(&id)? as usize)
     }
@@ -456,32 +407,6 @@ impl<P: Clone> Engine<P> {
                 }
             }
         }
-    }
-
-    /// Memory is short: those that hold most let go what nobody has sent.
-    fn make_room(&mut self, arrived: u32) {
-        if self.crammed {
-            let subscription = &mut self.subscriptions[arrived as usize];
-            if subscription.mode == Mode::Live {
-                subscription.flip(&mut self.shared);
-            }
-            self.crammed = self.shared.memory_used > self.shared.memory_limit / 100 * FULL;
-            return;
-        }
-        let has_unsent = |subscription: &Subscription<P>| {
-            subscription.work.as_ref().is_some_and(|work| work.lanes.unsent() > 0)
-        };
-        let holders = self.subscriptions.iter().filter(|(_, subscription)| has_unsent(subscription));
-        let mut holders: Vec<(usize, u32)> =
-            holders.map(|(slot, subscription)| (subscription.charged, slot as u32)).collect();
-        holders.sort_unstable();
-        while self.shared.memory_used > self.shared.memory_limit / 100 * RELIEVED
-            && let Some((_, slot)) = holders.pop()
-        {
-            self.subscriptions[slot as usize].flip(&mut self.shared);
-            self.look_after(slot);
-        }
-        self.crammed = self.shared.memory_used > self.shared.memory_limit / 100 * FULL;
     }
 }
 

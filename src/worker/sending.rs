@@ -276,6 +276,10 @@ impl Sending {
                 self.engine.skip(SubscriptionId(subscription), delivery);
                 self.showing.changed(subscription);
             }
+            CommandKind::Retry { subscription } => {
+                self.engine.begin_anew(SubscriptionId(subscription), Instant::now());
+                self.showing.changed(subscription);
+            }
             CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
             CommandKind::Forget => journal.forget_read(),
             CommandKind::Reload { .. } | CommandKind::Replay { .. } => {}
