@@ -64,6 +64,7 @@ CREATE TABLE pgwh.subscriptions (
     ordering text NOT NULL DEFAULT 'key',
     timeout interval NOT NULL,
     max_in_flight integer NOT NULL,
+    rate_limit integer,
     retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval,
     enabled boolean NOT NULL DEFAULT true,
@@ -90,6 +91,7 @@ COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for 
 COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commit order; strict: all changes, one request at a time; none: no order (default key)';
 COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
+COMMENT ON COLUMN pgwh.subscriptions.rate_limit IS 'requests a second at most (default null: no limit)';
 COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
 COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
 COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured for it';
@@ -195,6 +197,7 @@ CREATE FUNCTION pgwh.subscribe(
     ordering text DEFAULT 'key',
     timeout interval DEFAULT '15 s',
     max_in_flight integer DEFAULT 16,
+    rate_limit integer DEFAULT NULL,
     retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval DEFAULT NULL,
     enabled boolean DEFAULT true
@@ -215,6 +218,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
   timeout        limit of a whole request
   max_in_flight  requests at once
+  rate_limit     requests a second at most
   retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
   retention      how long events stay for replay, by default as the setting pgwh.retention says
   enabled        whether changes are captured for it

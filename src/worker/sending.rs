@@ -77,6 +77,7 @@ impl Sending {
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>, last: DeliveryId) {
         let max_requests = files::max_requests();
         self.engine.set_limits(max_requests, event_memory());
+        self.engine.set_host_limits(settings::host_limits());
         self.pool.set_max_requests(max_requests);
         let known: Vec<i64> = self.engine.subscriptions().map(|id| id.0).collect();
         self.edit(&known, rows, last);
