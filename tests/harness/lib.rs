@@ -10,6 +10,7 @@ mod event;
 mod listener;
 mod process;
 mod server;
+mod stage;
 mod tally;
 mod wait;
 
@@ -22,5 +23,6 @@ pub use postgres::Client;
 pub use process::{DECODER, DISPATCHER, LAUNCHER, Process};
 pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
 pub use server::Server;
+pub use stage::{Stage, what};
 pub use tally::{Counts, Tally};
 pub use wait::{PATIENCE, eventually, within};
