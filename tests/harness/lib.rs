@@ -23,7 +23,7 @@ pub use listener::Listener;
 pub use postgres::Client;
 pub use process::{DECODER, DISPATCHER, LAUNCHER, Process};
 pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
-pub use records::compare_records;
+pub use records::{compare_records, types};
 pub use server::Server;
 pub use stage::{Stage, what};
 pub use tally::{Counts, Tally};

@@ -26,11 +26,24 @@ pub fn compare_records(database: &Database, events: &[Event]) -> usize {
     compared
 }
 
+/// The script that makes tables of all types, with rows in them (`tests/types.sql`), but for what it alters when rows are in:
+/// events have what there was at their time, the table has not.
+pub fn types() -> String {
+    let types = include_str!("../types.sql");
+    let (before, altered) = types.split_once("ALTER TYPE altered").expect("types that are altered");
+    let (_, after) = altered.split_once("CREATE EXTENSION").expect("extensions");
+    format!("{before} CREATE EXTENSION {after}")
+}
+
 /// A table's rows by their id.
 #[track_caller]
 fn rows(database: &Database, schema: &str, table: &str) -> HashMap<String, Map<String, Value>> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let sql = format!("SET TimeZone = 'UTC'; SELECT to_json(t) FROM {}.{} t", quoted(schema), quoted(table));
+    let sql = format!(
+        "SET TimeZone = 'UTC'; SELECT to_json(whole_row) FROM {}.{} whole_row",
+        quoted(schema),
+        quoted(table)
+    );
     let rows = database.column(&sql).into_iter().map(|text| match json(&text) {
         Ok(Value::Object(row)) => (row["id"].to_string(), row),
         other => panic!("{other:?} in {text}"),

@@ -4,21 +4,13 @@ mod kind;
 mod random;
 mod values;
 
-use harness::{Cluster, Stage, compare_records};
-
-/// What `tests/types.sql` makes, but for what it alters when rows are in: events have what there was at their time, the
-/// table has not.
-fn everything() -> String {
-    let types = include_str!("../types.sql");
-    let (before, altered) = types.split_once("ALTER TYPE altered").expect("types that are altered");
-    let (_, after) = altered.split_once("CREATE EXTENSION").expect("extensions");
-    format!("{before} CREATE EXTENSION {after}")
-}
+use harness::{Cluster, Stage, compare_records, types};
+use serde_json::{Map, Value, json};
 
 #[test]
 fn records_are_what_to_json_makes_of_the_row() {
     let stage = Stage::set();
-    stage.psql(&(everything() + include_str!("../types_utf8.sql")));
+    stage.psql(&(types() + include_str!("../types_utf8.sql")));
     let compared = compare_records(&stage, &stage.delivered(&stage.receiver, "all"));
     assert!(compared > 600, "{compared} values compared");
 }
@@ -43,7 +35,7 @@ const WITHOUT_VALUES: &[&str] = &[
 #[test]
 fn every_type_that_a_column_can_have_is_among_those_compared() {
     let cluster = Cluster::start();
-    cluster.psql(&everything());
+    cluster.psql(&types());
     for column in cluster.column(&format!(
         "SELECT format('SELECT count(%2$I) > 0 FROM %1$s', attrelid::regclass, attname) {COLUMNS}"
     )) {
@@ -65,6 +57,36 @@ fn every_type_that_a_column_can_have_is_among_those_compared() {
     assert_eq!(missing, WITHOUT_VALUES);
 }
 
-/// The columns of the tables that `everything` makes.
+/// The columns of the tables that `types` makes.
 const COLUMNS: &str = "FROM pg_attribute JOIN pg_class r ON r.oid = attrelid
     WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'row_type' AND attnum > 0 AND NOT attisdropped";
+
+#[test]
+fn tables_of_no_columns_and_of_1600_are_sent_like_others() {
+    let stage = Stage::set();
+    stage.each(&[
+        "CREATE TABLE none ()",
+        "CREATE TABLE gone (a int); ALTER TABLE gone DROP COLUMN a, REPLICA IDENTITY FULL",
+    ]);
+    for table in ["none", "gone"] {
+        let event = stage.event_of(&format!("INSERT INTO {table} DEFAULT VALUES"));
+        assert_eq!((&event["record"], &event["key"]), (&json!({}), &Value::Null));
+        assert_eq!(stage.event_of(&format!("DELETE FROM {table}"))["record"], json!({}));
+        assert_eq!(stage.event_of(&format!("TRUNCATE {table}"))["record"], Value::Null);
+    }
+
+    // As many as a table can have, each named by as many bytes as a name can have.
+    let name = |n: u32| format!("{:0>60}🐢", n).chars().skip(1).collect::<String>();
+    let columns: Vec<String> = (1..1600).map(|n| format!("\"{}\" smallint DEFAULT {n}", name(n))).collect();
+    stage.sql(&format!(
+        "CREATE TABLE wide (id int PRIMARY KEY, {}); ALTER TABLE wide REPLICA IDENTITY FULL",
+        columns.join(", ")
+    ));
+    let event = stage.event_of("INSERT INTO wide VALUES (1)");
+    assert_eq!(event["record"], stage.row("wide", "true"));
+    assert_eq!(event["record"].as_object().map(Map::len), Some(1600));
+    let event = stage.event_of(&format!("UPDATE wide SET \"{}\" = 0", name(1599)));
+    assert_eq!(event["record"], stage.row("wide", "true"));
+    assert_eq!(event["changes"], json!({name(1599): 1599}));
+    assert_eq!(stage.event_of("DELETE FROM wide")["record"], event["record"]);
+}
