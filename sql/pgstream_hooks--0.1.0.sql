@@ -104,7 +104,7 @@ COMMENT ON COLUMN pgwh.subscriptions.updated_at IS 'when it was last changed';
 
 CREATE FUNCTION pgwh.generate_secret() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'generate_secret_wrapper';
-COMMENT ON FUNCTION pgwh.generate_secret() IS 'a new random signing key, whsec_…';
+COMMENT ON FUNCTION pgwh.generate_secret() IS 'a new random signing key, whsec_...';
 
 CREATE TABLE pgwh.secrets (
     subscription_id bigint PRIMARY KEY REFERENCES pgwh.subscriptions ON DELETE CASCADE,
@@ -212,7 +212,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   event_types    any of insert, update, delete, truncate (or I U D T)
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
   headers        extra request headers, an object of strings
-  secret         signing key whsec_…, generated when left out: SELECT pgwh.secret(name)
+  secret         signing key whsec_..., generated when left out: SELECT pgwh.secret(name)
   batch_size     most events in a request; more than 1 makes every body an array
   batch_wait     how long an event waits for others to share its request
   ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
@@ -344,7 +344,7 @@ COMMENT ON COLUMN pgwh.attempt_rows.attempt IS 'which request, counted from 1';
 COMMENT ON COLUMN pgwh.attempt_rows.started_at IS 'when it was sent';
 COMMENT ON COLUMN pgwh.attempt_rows.duration_ms IS 'how long it took, in milliseconds';
 COMMENT ON COLUMN pgwh.attempt_rows.status_code IS 'HTTP status of the response; null when there was none';
-COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, …';
+COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, ...';
 COMMENT ON COLUMN pgwh.attempt_rows.error IS 'what went wrong';
 COMMENT ON COLUMN pgwh.attempt_rows.response IS 'beginning of the response';
 COMMENT ON COLUMN pgwh.attempt_rows.next_attempt_at IS 'when the next one was due; null when it was the last';
@@ -481,7 +481,7 @@ CREATE FUNCTION pgwh.unpack_events(
     OUT delivery_ids bigint[], OUT subscription_ids bigint[], OUT error text
 ) RETURNS SETOF record
     LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'unpack_events_wrapper';
-COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of pgwh.event_chunks; names and payload are in UTF-8';
+COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of pgwh.event_chunks; names and payload are in UTF-8, the payload with replacements for what jsonb refuses';
 
 CREATE FUNCTION pgwh.unpack_outcomes(
     body bytea, OUT id bigint, OUT members bigint[], OUT subscription_id bigint, OUT dead boolean, OUT event_id text,
@@ -803,9 +803,9 @@ CREATE VIEW pgwh.status AS
                 ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
             WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
-                ELSE format('UPDATE pgwh.subscriptions SET url = ''https://…'' WHERE name = %L;', j.name) END
+                ELSE format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET tables = ''{…}'' WHERE name = %L;', j.name) END
+                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name) END
             END AS next_step,
         coalesce(t.pending, 0) AS pending,
         coalesce(t.retrying, 0) AS retrying,

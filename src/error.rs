@@ -7,6 +7,7 @@ use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::api::event_types::UnknownEventType;
+use crate::decode::text::in_error;
 use crate::send::Problem;
 
 /// Why a call was refused.
@@ -178,7 +179,7 @@ impl Error {
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "headers must be an object of strings".into(),
                 format!("{what}."),
-                "For example: headers => '{\"x-api-key\": \"…\"}'".into(),
+                "For example: headers => '{\"x-api-key\": \"...\"}'".into(),
             ),
             Error::HeaderTwice(name) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
@@ -214,7 +215,7 @@ impl Error {
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "columns are given in two ways".into(),
                 "\"columns\" can't be combined with \"exclude_columns\".".into(),
-                "Give columns => '{…}' alone: what it does not name is left out.".into(),
+                "Give columns => '{...}' alone: what it does not name is left out.".into(),
             ),
             Error::Owner(role) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -275,7 +276,9 @@ impl std::error::Error for Error {}
 impl From<Error> for ErrorReport {
     fn from(error: Error) -> ErrorReport {
         let Words { state, message, detail, hint } = error.words();
-        ErrorReport::new(state, message, "pgstream_hooks").set_detail(detail).set_hint(hint)
+        ErrorReport::new(state, in_error(message), "pgstream_hooks")
+            .set_detail(in_error(detail))
+            .set_hint(in_error(hint))
     }
 }
 

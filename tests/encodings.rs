@@ -1,6 +1,6 @@
 //! Whatever encoding a database has, what is sent is UTF-8 JSON.
 
-use harness::{Cluster, Database, Event, Receiver, Stage, compare_records};
+use harness::{Answer, Cluster, Database, Event, Receiver, Script, Stage, compare_records};
 use serde_json::json;
 
 /// A database in that encoding with a subscription to all tables, named by the encoding.
@@ -25,7 +25,7 @@ fn letters(letters: &str) -> String {
          CREATE TYPE \"type {0}\" AS (\"a {0}\" text, b text[]);
          CREATE DOMAIN \"domain {0}\" AS \"type {0}\";
          CREATE SCHEMA \"schema {0}\";
-         CREATE TABLE \"schema {0}\".\"{0} \"\"q\"\".t\" (id int PRIMARY KEY, \"{0}\" text, n name, v varchar(9), c char(9),
+         CREATE TABLE \"schema {0}\".\"{0} \"\"q\"\".t\" (id int PRIMARY KEY, \"{0}\" text, n name, v varchar(40), c char(40),
            j json, jb jsonb, e \"enum {0}\", es \"enum {0}\"[], t \"type {0}\", ts \"type {0}\"[], d \"domain {0}\", h hstore,
            ci citext, tv tsvector, long text, longs text[], \"char\" \"char\"[]);
          INSERT INTO \"schema {0}\".\"{0} \"\"q\"\".t\" VALUES (1, '{0}', '{0}', '{0}', '{0}', '{{\"{0}\": \"{0}\\n\"}}',
@@ -85,6 +85,37 @@ fn bytes_that_are_no_text_are_sent_as_replacement_characters() {
         })
     );
     assert_eq!(database.value("SELECT data ->> 'table' FROM pgwh.events"), "table\u{fffd}");
+}
+
+#[test]
+fn what_does_not_fit_into_a_database_is_shown_as_far_as_it_does() {
+    let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
+    let body = "désolé 🐢".as_bytes().to_vec();
+    receiver.behave(Script::always(Answer::Respond { status: 400, headers: Vec::new(), body }));
+    for (encoding, shown) in [("LATIN1", "désolé ?"), ("EUC_JP", "désolé ?"), ("SQL_ASCII", "désolé 🐢")]
+    {
+        let database = database(&cluster, &receiver, encoding);
+        database.sql("UPDATE pgwh.subscriptions SET retry_schedule = '{}'");
+        // Escapes of characters that the database does not have, and a name that is none of what is asked for.
+        database.each(&[
+            "CREATE TABLE \"ó\" (id int PRIMARY KEY, \"ó\" json)",
+            "INSERT INTO \"ó\" VALUES (1, '[\"\\u00f3\\u017c\\u0000\", 1e999999]')",
+        ]);
+        let event = delivered(&database, &receiver).remove(0);
+        assert_eq!(event["record"]["ó"][0], "óż\0", "escapes are sent as they are");
+        let dead =
+            database.rows("SELECT response, data -> 'record' -> 'ó' FROM pgwh.attempts, pgwh.dead_letters");
+        let replaced = match encoding {
+            "LATIN1" => "[\"ó??\", \"1e999999\"]",
+            "EUC_JP" => "[\"óż?\", \"1e999999\"]",
+            _ => "[\"óż\u{fffd}\", \"1e999999\"]",
+        };
+        assert_eq!(dead, [[Some(shown.to_owned()), Some(replaced.to_owned())]], "{encoding}");
+        let refusal = database.refused("SELECT pgwh.subscribe('http://127.0.0.1/', tables => '{public.o}')");
+        assert_eq!(refusal.code, "42P01", "{refusal:?}");
+        let columns = "SELECT pgwh.subscribe('http://127.0.0.1/', tables => '{public.*}', columns => '{x}')";
+        assert_eq!(database.refused(columns).code, "42703");
+    }
 }
 
 #[test]

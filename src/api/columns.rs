@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 use super::near::near;
 use crate::decode::pattern::TablePattern;
+use crate::decode::text;
 use crate::error::Error;
 use crate::event::TableName;
 
@@ -33,7 +34,7 @@ fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
         tables.iter().filter_map(|stored| TablePattern::parse(stored).ok()).collect();
     Ok(Spi::connect(|client| {
         let all = client.select(
-            "SELECT c.oid, n.nspname::text, c.relname::text
+            "SELECT c.oid, pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
              WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
                AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')",
@@ -43,7 +44,7 @@ fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
         let mut matching = Vec::new();
         for row in all {
             let (Some(oid), Some(schema), Some(table)) =
-                (row.get::<pg_sys::Oid>(1)?, row.get::<String>(2)?, row.get::<String>(3)?)
+                (row.get::<pg_sys::Oid>(1)?, text::column(&row, 2)?, text::column(&row, 3)?)
             else {
                 continue;
             };
@@ -53,15 +54,17 @@ fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
             }
         }
         let found = client.select(
-            "SELECT DISTINCT attname::text FROM pg_catalog.pg_attribute
+            "SELECT pg_catalog.nameout(attname) FROM pg_catalog.pg_attribute
              WHERE attrelid OPERATOR(pg_catalog.=) ANY ($1) AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
             None,
             &[matching.into()],
         )?;
         let mut columns = Vec::new();
         for row in found {
-            columns.extend(row.get::<String>(1)?);
+            columns.extend(text::column(&row, 1)?);
         }
+        columns.sort();
+        columns.dedup();
         Ok::<_, pgrx::spi::Error>(columns)
     })?)
 }

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::near::near;
 use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
+use crate::decode::text;
 use crate::error::Error;
 
 /// Schemas whose tables are never captured.
@@ -143,7 +144,7 @@ fn near_tables(name: &str) -> Result<Vec<String>, Error> {
     let table = name.rsplit('.').next().unwrap_or(name).trim_matches('"');
     let names = Spi::connect(|client| {
         let rows = client.select(
-            "SELECT n.nspname::text, c.relname::text
+            "SELECT pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
              WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
                AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
@@ -153,7 +154,7 @@ fn near_tables(name: &str) -> Result<Vec<String>, Error> {
         )?;
         let mut names = Vec::new();
         for row in rows {
-            if let (Some(schema), Some(table)) = (row.get::<String>(1)?, row.get::<String>(2)?) {
+            if let (Some(schema), Some(table)) = (text::column(&row, 1)?, text::column(&row, 2)?) {
                 names.push((schema, table));
             }
         }

@@ -268,7 +268,11 @@ impl Capture {
         let (sqlstate, message) = match encoded {
             Ok(Ok(())) => return,
             Ok(Err(message)) => (sqlstate(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED), message),
-            Err(error) => error,
+            Err((sqlstate, message)) => {
+                let column = relation.model.columns.get(self.scratch.column);
+                let name = column.map_or_else(String::new, |column| format!("column \"{}\": ", column.name));
+                (sqlstate, name + &message)
+            }
         };
         self.buffer.truncate(start);
         let failure = FailureHead {

@@ -33,6 +33,8 @@ pub struct Scratch {
     pub old_hashes: Vec<u64>,
     /// Which columns are left out of the change as too large; empty when none is.
     omitted: Vec<bool>,
+    /// The column whose value is being encoded, or was last: which one it is when that fails.
+    pub column: usize,
 }
 
 /// A value larger than this, in bytes as stored, tells no rows apart where the whole row is the key: all such values count

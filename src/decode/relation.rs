@@ -154,6 +154,7 @@ impl CapturedRelation {
         unsafe { scratch.deform(tuple, desc) };
         scratch.new_hashes.clear();
         for (index, column) in self.columns.iter_mut().enumerate() {
+            scratch.column = index;
             // SAFETY: the values were taken from the tuple just now.
             let hash = unsafe { column.encode(index, scratch, row) };
             if column.is_key {
@@ -184,6 +185,7 @@ impl CapturedRelation {
                 row.absent();
                 continue;
             }
+            scratch.column = index;
             // SAFETY: the values were taken from the tuple just now.
             let hash = unsafe { column.encode(index, scratch, row) };
             if column.is_key {

@@ -5,6 +5,7 @@
 
 pub mod format;
 mod id;
+pub mod jsonb;
 mod lsn;
 mod row;
 mod time;

@@ -170,7 +170,7 @@ impl Target {
             return Err(Problem::new(
                 "invalid endpoint URL",
                 "The URL contains a user name or password, which everyone who sees the subscription would see.",
-                "Send it as a header instead: headers => '{\"authorization\": \"Basic …\"}'.",
+                "Send it as a header instead: headers => '{\"authorization\": \"Basic ...\"}'.",
             ));
         }
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default().filter(|port| *port != 0))
@@ -199,7 +199,7 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
         Problem::new(
             "invalid request header",
             detail,
-            "Give headers as an object of names and values: headers => '{\"x-api-key\": \"…\"}'.",
+            "Give headers as an object of names and values: headers => '{\"x-api-key\": \"...\"}'.",
         )
     };
     let parsed: HeaderName =
