@@ -104,3 +104,27 @@ fn a_key_that_cannot_be_rendered_holds_back_its_table_and_no_other() {
     );
     assert_eq!(stage.value("SELECT count(*) FROM pgwh.dead_letters WHERE error_class = 'encode'"), "3");
 }
+
+#[test]
+fn a_table_whose_types_cannot_be_looked_up_stops_nothing() {
+    let stage = Stage::set();
+    stage.each(&[
+        BROKEN,
+        "CREATE TABLE t (id int PRIMARY KEY, value broken)",
+        "CREATE TABLE other (id int PRIMARY KEY)",
+        // As after a library was removed: the function is not found by whoever looks it up next.
+        "UPDATE pg_proc SET prosrc = 'no such function' WHERE proname = 'broken_out'",
+    ]);
+    let events = stage.events_of(&[
+        "INSERT INTO t VALUES (1, 'x')",
+        "INSERT INTO t VALUES (2, NULL)",
+        "INSERT INTO other VALUES (1)",
+    ]);
+    assert_eq!(what(&events), ["public.t insert", "public.other insert"]);
+    assert_eq!(events[0]["record"], json!({"id": 2, "value": null}));
+    assert_eq!(
+        stage.value("SELECT reason FROM pgwh.dead_letters"),
+        "column \"value\": internal function \"no such function\" is not in internal lookup table"
+    );
+    assert_eq!(stage.value("SELECT ok FROM pgwh.health() WHERE check_name = 'worker running'"), "t");
+}

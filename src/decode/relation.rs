@@ -8,7 +8,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::column::{CapturedColumn, Scratch};
 use super::raw;
 use super::route::{Interest, Router};
-use super::value::{KeyHasher, ValueEncoder};
 use crate::event::{Column, Relation, RowBuilder, TableName};
 use crate::link::frame::LaneKeys;
 
@@ -123,9 +122,10 @@ impl CapturedRelation {
                     length: attribute.attlen,
                     stored: attribute.attgenerated as u8 != b'v',
                     is_key: is_key || whole_row_is_key,
-                    encoder: ValueEncoder::new(attribute.atttypid, self.memory.0),
-                    hasher: (is_key && !whole_row_is_key)
-                        .then(|| KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.0)),
+                    is_hashed: is_key,
+                    value_type: (attribute.atttypid, attribute.attcollation),
+                    memory: self.memory.0,
+                    coder: None,
                 });
             }
         }
@@ -199,7 +199,7 @@ impl CapturedRelation {
     /// # Safety
     /// As [`CapturedRelation::encode_new`]; a tuple may be null.
     pub unsafe fn omit_by_stored_size(
-        &self,
+        &mut self,
         tuples: [pg_sys::HeapTuple; 2],
         desc: pg_sys::TupleDesc,
         scratch: &mut Scratch,
@@ -214,7 +214,7 @@ impl CapturedRelation {
                 }
                 scratch.deform(tuple, desc);
                 sizes.resize(self.columns.len(), 0);
-                for (column, size) in self.columns.iter().zip(&mut sizes) {
+                for (column, size) in self.columns.iter_mut().zip(&mut sizes) {
                     *size += column.least_size(scratch);
                 }
             }
