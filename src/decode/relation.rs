@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{CapturedColumn, Scratch};
@@ -259,7 +260,11 @@ impl CapturedRelation {
         !has_key || (!has_old && (!is_update || self.identity == Identity::Nothing))
     }
 
+    /// One hash of all, whatever order the columns stand in, since a row may move to a partition where that is another. (Rows
+    /// whose columns have each other's values then count as one, which only makes them wait for each other.)
     fn combine(&self, hashes: &[u64]) -> u64 {
+        let mut hashes: SmallVec<[u64; 8]> = SmallVec::from_slice(hashes);
+        hashes.sort_unstable();
         let mut bytes = Vec::with_capacity(8 * (hashes.len() + 1));
         bytes.extend_from_slice(&u64::from(self.model.root_oid).to_le_bytes());
         hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
