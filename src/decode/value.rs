@@ -141,7 +141,11 @@ impl ValueEncoder {
                     }
                 }
                 Kind::Date => json::time::date(out, datum.value() as i32),
-                Kind::Time => json::time::time_of_day(out, datum.value() as i64),
+                Kind::Time => {
+                    if json::time::time_of_day(out, datum.value() as i64).is_none() {
+                        corrupted("time");
+                    }
+                }
                 Kind::Timestamp => json::time::timestamp(out, datum.value() as i64),
                 Kind::Timestamptz => json::time::timestamptz(out, datum.value() as i64),
                 Kind::Uuid => json::uuid(out, &*datum.cast_mut_ptr()),

@@ -81,6 +81,8 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -120,5 +122,31 @@ mod tests {
     fn uuids_are_grouped() {
         let bytes = *b"\xa0\xee\xbc\x99\x9c\x0b\x4e\xf8\xbb\x6d\x6b\xb9\xbd\x38\x0a\x11";
         assert_eq!(written(|out| uuid(out, &bytes)), "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\"");
+    }
+
+    proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
+        #[test]
+        fn any_text_is_the_string_that_others_make_of_it(text in prop_oneof![".{0,60}", "[\"\\\\\\x00-\\x20\\x7fé🐢]{0,60}"]) {
+            let json = written(|out| string(out, &text));
+            prop_assert_eq!(&json, &serde_json::to_string(&text).unwrap());
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
+
+        #[test]
+        fn any_bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let text: String = serde_json::from_str(&written(|out| bytea(out, &bytes))).unwrap();
+            let digits = text.strip_prefix("\\x").unwrap();
+            let read: Vec<u8> =
+                (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[at * 2..][..2], 16).unwrap()).collect();
+            prop_assert_eq!(read, bytes);
+        }
+
+        #[test]
+        fn any_uuid_comes_back(bytes: [u8; 16]) {
+            let text: String = serde_json::from_str(&written(|out| uuid(out, &bytes))).unwrap();
+            prop_assert_eq!(u128::from_str_radix(&text.replace('-', ""), 16).unwrap(), u128::from_be_bytes(bytes));
+        }
     }
 }

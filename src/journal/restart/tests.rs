@@ -230,7 +230,7 @@ fn restarted(journal: &[Journaled], last: u64) -> HashMap<i64, Position> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(crate::fuzz::config(500))]
 
     #[test]
     fn a_new_start_finds_all_that_is_pending_and_nothing_else(steps in prop::collection::vec(any_step(), 0..80)) {

@@ -179,7 +179,7 @@ fn written(items: &[Item]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(crate::fuzz::config(200))]
 
     #[test]
     fn what_the_decoder_tells_is_what_the_dispatcher_reads(items in any_session(), piece in 1usize..300) {

@@ -1,5 +1,6 @@
 //! Promises of the pool as a whole, held against real sockets.
 
+mod answers;
 mod delivery;
 mod failures;
 mod server;
