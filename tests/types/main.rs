@@ -36,10 +36,12 @@ const WITHOUT_VALUES: &[&str] = &[
 fn every_type_that_a_column_can_have_is_among_those_compared() {
     let cluster = Cluster::start();
     cluster.psql(&types());
-    for column in cluster.column(&format!(
-        "SELECT format('SELECT count(%2$I) > 0 FROM %1$s', attrelid::regclass, attname) {COLUMNS}"
-    )) {
-        assert_eq!(cluster.value(&column), "t", "{column}");
+    // A server may be built without libxml.
+    let has_xml = cluster.try_sql("SELECT '<a/>'::xml").is_ok();
+    let columns =
+        format!("SELECT format('SELECT count(%2$I) > 0 FROM %1$s', attrelid::regclass, attname) {COLUMNS}");
+    for column in cluster.column(&columns).iter().filter(|column| has_xml || !column.contains("c_xml")) {
+        assert_eq!(cluster.value(column), "t", "{column}");
     }
     let extensions = "SELECT name FROM pg_available_extensions
         WHERE name NOT IN ('pgstream_hooks', 'plpgsql') AND installed_version IS NULL";
