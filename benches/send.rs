@@ -101,6 +101,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         number: at as i16 + 1,
         type_oid,
         type_name: type_name.to_owned(),
+        kind: Kind::Text,
         is_key: at == 0,
     };
     let columns = [("id", 20, "bigint"), ("status", 25, "text"), ("total", 1700, "numeric")];
@@ -109,6 +110,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         root_oid: 16_384,
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
         columns: columns.into_iter().enumerate().map(column).collect(),
+        version: 1,
     };
     let id = ordinal.to_string();
     let cells = [Cell::Json(id.as_bytes()), Cell::Json(b"\"paid\""), Cell::Json(b"99.90")];
@@ -120,6 +122,7 @@ fn event(ordinal: u64) -> Arc<Event> {
             fingerprint: Fingerprint::of(7, 745, committed_at),
         }),
         ordinal,
+        lsn: Lsn(0x15A_8F00),
         action: Action::Insert,
         relation: Arc::new(relation),
         new: Some(Row::from_iter(cells)),

@@ -10,7 +10,7 @@ use super::raw;
 use super::route::{Interest, Router};
 use super::value::{KeyHasher, ValueEncoder};
 use crate::event::{Column, Relation, RowBuilder, TableName};
-use crate::link::frame::LaneKeys;
+use crate::link::frame::{LaneKeys, write_relation};
 
 /// What write-ahead log has of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,7 @@ impl CapturedRelation {
                     root_oid: names.1.to_u32(),
                     names: names.0,
                     columns: Vec::new(),
+                    version: 0,
                 },
                 interests,
                 routable,
@@ -111,11 +112,13 @@ impl CapturedRelation {
                     continue;
                 }
                 let is_key = key.contains(&attribute.attnum);
+                let encoder = ValueEncoder::new(attribute.atttypid, self.memory.0);
                 self.model.columns.push(Column {
                     name: super::text::name(&attribute.attname),
                     number: attribute.attnum,
                     type_oid: attribute.atttypid.to_u32(),
                     type_name: type_name(attribute.atttypid, attribute.atttypmod),
+                    kind: encoder.kind(attribute.atttypid, self.memory.0),
                     is_key,
                 });
                 self.columns.push(CapturedColumn {
@@ -123,11 +126,12 @@ impl CapturedRelation {
                     length: attribute.attlen,
                     stored: attribute.attgenerated as u8 != b'v',
                     is_key: is_key || whole_row_is_key,
-                    encoder: ValueEncoder::new(attribute.atttypid, self.memory.0),
+                    encoder,
                     hasher: (is_key && !whole_row_is_key)
                         .then(|| KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.0)),
                 });
             }
+            self.model.version = version_of(&self.model);
         }
     }
 
@@ -327,6 +331,14 @@ unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
         pg_sys::RelationClose(index);
         columns
     }
+}
+
+/// A number for this definition, the same wherever it is seen.
+fn version_of(relation: &Relation) -> u64 {
+    let mut definition = Vec::new();
+    // One too long to be told is captured by nobody.
+    let _ = write_relation(&mut definition, 0, relation);
+    xxh3_64(&definition)
 }
 
 /// # Safety

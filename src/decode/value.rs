@@ -10,6 +10,7 @@
 mod array;
 mod composite;
 mod key_hash;
+mod kind;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod output;

@@ -17,6 +17,7 @@ fn orders() -> Relation {
         number,
         type_oid,
         type_name: type_name.into(),
+        kind: Kind::Text,
         is_key: number == 1,
     };
     Relation {
@@ -42,6 +43,7 @@ fn event(action: Action, new: Option<[Cell<'_>; 3]>, old: Option<[Cell<'_>; 3]>)
     Event {
         transaction: Arc::new(transaction),
         ordinal: 3,
+        lsn: Lsn(0x15A_8F00),
         action,
         relation: Arc::new(orders()),
         new: new.map(Row::from_iter),
