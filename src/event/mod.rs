@@ -93,6 +93,14 @@ pub struct Relation {
     pub version: u64,
 }
 
+impl Relation {
+    /// The name by which a subscription knows it, see [`Relation::names`]: the topmost for a level beyond.
+    pub fn name(&self, level: usize) -> &TableName {
+        const NAMELESS: &TableName = &TableName { schema: String::new(), table: String::new() };
+        self.names.get(level).or(self.names.last()).unwrap_or(NAMELESS)
+    }
+}
+
 /// One committed change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {

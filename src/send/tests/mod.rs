@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::network::Network;
 use super::*;
-use crate::event::format::{Format, Shown};
+use crate::event::format::{Format, Shown, Source};
 use crate::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -45,7 +45,7 @@ fn settings(url: &str) -> EndpointSettings {
     EndpointSettings {
         subscription_id: 42,
         subscription: "orders-to-billing".to_owned(),
-        database: "shop".to_owned(),
+        source: Arc::new(Source { database: "shop".to_owned(), ..Source::default() }),
         url: url.to_owned(),
         headers: Vec::new(),
         timeout: Duration::from_secs(30),
