@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pgstream_hooks::event::format::{Format, Shown};
+use pgstream_hooks::event::format::{Format, Shown, Source};
 use pgstream_hooks::event::{
-    Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+    Action, Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
 use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Pool, PoolSettings, signature};
 
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let endpoint = Arc::new(Endpoint::new(EndpointSettings {
         subscription_id: 1,
         subscription: "bench".to_owned(),
-        database: "bench".to_owned(),
+        source: Arc::new(Source { database: "bench".to_owned(), ..Source::default() }),
         url,
         headers: Vec::new(),
         timeout: Duration::from_secs(15),
