@@ -58,6 +58,7 @@ CREATE TABLE pgwh.subscriptions (
     event_types text[] NOT NULL,
     columns text[],
     exclude_columns text[],
+    format text NOT NULL DEFAULT 'pgwh',
     headers jsonb NOT NULL,
     batch_size integer NOT NULL DEFAULT 1,
     batch_wait interval NOT NULL DEFAULT '0 s',
@@ -85,6 +86,7 @@ COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wil
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.format IS 'shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents (default pgwh)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
 COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
 COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
@@ -190,6 +192,7 @@ CREATE FUNCTION pgwh.subscribe(
     event_types text[] DEFAULT '{insert,update,delete,truncate}',
     columns text[] DEFAULT NULL,
     exclude_columns text[] DEFAULT NULL,
+    format text DEFAULT 'pgwh',
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
     batch_size integer DEFAULT 1,
@@ -211,6 +214,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T)
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
+  format         shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents
   headers        extra request headers, an object of strings
   secret         signing key whsec_..., generated when left out: SELECT pgwh.secret(name)
   batch_size     most events in a request; more than 1 makes every body an array

@@ -8,6 +8,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::api::event_types::UnknownEventType;
 use crate::decode::text::in_error;
+use crate::event::format::Format;
 use crate::send::Problem;
 
 /// Why a call was refused.
@@ -35,6 +36,10 @@ pub enum Error {
     NoSuchTable(String, Vec<String>),
     /// A relation whose rows are no changes of a table: its name and what it is.
     NotATable(String, &'static str),
+    /// Not a format of payloads.
+    Format(String),
+    /// A format whose receivers know one event a request, and a batch size of more.
+    Batches(Format, i32),
     /// Headers that are no object of strings.
     Headers(String),
     /// A header given twice.
@@ -175,6 +180,18 @@ impl Error {
                 format!("{table} is {what}."),
                 "Name an ordinary or partitioned table of this database.".into(),
             ),
+            Error::Format(word) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "unknown payload format".into(),
+                format!("The format is {word:?}."),
+                format!("Give one of {}, for example: format => 'pgwh'", formats()),
+            ),
+            Error::Batches(format, batch_size) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("the format {} has one event a request", format.word()),
+                format!("\"batch_size\" is {batch_size}."),
+                "Leave batch_size out or give batch_size => 1; formats with batches are pgwh, sequin and cloudevents.".into(),
+            ),
             Error::Headers(what) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "headers must be an object of strings".into(),
@@ -255,6 +272,15 @@ impl Error {
     pub fn in_one_line(&self) -> String {
         let Words { message, detail, .. } = self.words();
         format!("{message}: {detail}")
+    }
+}
+
+/// The words of all formats.
+fn formats() -> String {
+    let words = Format::ALL.map(Format::word);
+    match words.as_slice() {
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+        [] => String::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use crate::decode::text::{encoded, fits};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
-use crate::event::format::{Format, RenderContext, Shown};
+use crate::event::format::{Format, RenderContext, Shown, Source};
 use crate::event::jsonb::acceptable;
 use crate::event::{Action, Timestamp};
 use crate::journal::chunk::{self, Entry};
@@ -43,13 +43,13 @@ fn unpack_events(
     >,
     ErrorReport,
 > {
-    let database = database();
+    let source = Source { database: database(), ..Source::default() };
     let entries = chunk::unpack(DeliveryId(first_id as u64), body).map_err(damaged)?;
     let rows = entries.into_iter().filter_map(move |entry| {
         let (id, transaction) = (entry.item.event_id()?, entry.item.transaction()?);
         let (ids, subscriptions) =
             entry.deliveries().map(|(id, target)| (id.0 as i64, target.subscription)).unzip();
-        let about = About::of(&entry, &database)?;
+        let about = About::of(&entry, &source)?;
         Some((
             id.to_string(),
             id.commit_lsn.0 as i64,
@@ -79,11 +79,12 @@ struct About {
 }
 
 impl About {
-    fn of(entry: &Entry, database: &str) -> Option<About> {
+    fn of(entry: &Entry, source: &Source) -> Option<About> {
         let (relation, action, payload, error) = match &entry.item {
             Item::Change { event, .. } => {
                 let mut payload = Vec::new();
-                let context = RenderContext { database, subscription: "", columns: &Shown::All };
+                let context =
+                    RenderContext { source, subscription_id: 0, subscription: "", columns: &Shown::All };
                 Format::Pgwh.render_one(&mut payload, event, 0, &context);
                 let payload = acceptable(&payload, fits).into_owned();
                 (Some(&event.relation), event.action, Some(payload), None)

@@ -31,6 +31,7 @@ fn subscribe(
     event_types: Option<Texts>,
     columns: Option<Texts>,
     exclude_columns: Option<Texts>,
+    format: Option<String>,
     headers: Option<JsonB>,
     secret: Option<String>,
     batch_size: Option<i32>,
@@ -56,6 +57,7 @@ fn subscribe(
         event_types,
         columns,
         exclude_columns,
+        format,
         headers,
         batch_size,
         batch_wait,
@@ -123,13 +125,14 @@ fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
 }
 
 fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<i64, Error> {
-    let row: [(&str, DatumWithOid<'_>); 16] = [
+    let row: [(&str, DatumWithOid<'_>); 17] = [
         ("name", wanted.name.into()),
         ("url", wanted.url.into()),
         ("tables", wanted.tables.into()),
         ("event_types", wanted.event_types.into()),
         ("columns", wanted.columns.into()),
         ("exclude_columns", wanted.exclude_columns.into()),
+        ("format", wanted.format.word().into()),
         ("headers", wanted.headers.into()),
         ("batch_size", wanted.batch_size.into()),
         ("batch_wait", wanted.batch_wait.into()),

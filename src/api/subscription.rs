@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{columns, event_types, tables};
 use crate::error::Error;
+use crate::event::format::Format;
 use crate::send::{check_header, check_url};
 use crate::settings;
 
@@ -48,6 +49,7 @@ pub struct Wish {
     pub event_types: Option<Texts>,
     pub columns: Option<Texts>,
     pub exclude_columns: Option<Texts>,
+    pub format: Option<String>,
     pub headers: Option<JsonB>,
     pub batch_size: Option<i32>,
     pub batch_wait: Option<Interval>,
@@ -76,6 +78,7 @@ pub struct Subscription {
     pub event_types: Vec<String>,
     pub columns: Option<Vec<String>>,
     pub exclude_columns: Option<Vec<String>>,
+    pub format: Format,
     pub headers: JsonB,
     pub batch_size: i32,
     pub batch_wait: Interval,
@@ -111,6 +114,9 @@ impl Wish {
         // Columns of other tables are others, whatever they are called.
         let known_columns: &[String] = if known.tables == tables { &known.columns } else { &[] };
         columns::check(columns.iter().chain(&exclude_columns).flatten(), &tables, known_columns)?;
+        let format = self.format.map_or(Ok(Format::default()), |word| {
+            Format::of_word(&word.trim().to_lowercase()).ok_or(Error::Format(word))
+        })?;
         let headers = self.headers.unwrap_or_else(|| JsonB(serde_json::json!({})));
         check_headers(&headers.0)?;
         let timeout = self.timeout.unwrap_or_else(|| Interval::from_micros(DEFAULT_TIMEOUT));
@@ -138,6 +144,9 @@ impl Wish {
                 "batch_size => 100",
             ));
         }
+        if batch_size > 1 && !format.takes_batches() {
+            return Err(Error::Batches(format, batch_size));
+        }
         let batch_wait = self.batch_wait.unwrap_or_else(|| Interval::from_micros(0));
         within("batch_wait", &batch_wait, BATCH_WAIT, "from 0 to 1 hour", "batch_wait => '100 ms'")?;
         let ordering = self.ordering.unwrap_or_else(|| ORDERINGS[0].to_owned()).trim().to_lowercase();
@@ -159,6 +168,7 @@ impl Wish {
             event_types,
             columns,
             exclude_columns,
+            format,
             headers,
             batch_size,
             batch_wait,

@@ -73,6 +73,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         event_types: texts(&new, "event_types")?,
         columns: texts(&new, "columns")?,
         exclude_columns: texts(&new, "exclude_columns")?,
+        format: new.get_by_name::<String>("format")?,
         headers: new.get_by_name::<JsonB>("headers")?,
         batch_size: new.get_by_name::<i32>("batch_size")?,
         batch_wait: new.get_by_name::<Interval>("batch_wait")?,
@@ -106,6 +107,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("event_types", subscription.event_types)?;
     new.set_by_name("columns", subscription.columns)?;
     new.set_by_name("exclude_columns", subscription.exclude_columns)?;
+    new.set_by_name("format", subscription.format.word())?;
     new.set_by_name("headers", subscription.headers)?;
     new.set_by_name("batch_size", subscription.batch_size)?;
     new.set_by_name("batch_wait", subscription.batch_wait)?;

@@ -53,6 +53,8 @@ pub struct Capture {
     /// Whether there was anything for anybody since that was last asked.
     told_something: bool,
     ordinal: u64,
+    /// Where the record of the change being decoded stands.
+    lsn: Lsn,
     /// What the transaction does to subscriptions, to take effect at its commit.
     edits: Vec<Edit>,
 }
@@ -100,6 +102,7 @@ impl Capture {
             begun: false,
             told_something: false,
             ordinal: 0,
+            lsn: Lsn(0),
             edits: Vec::new(),
         }
     }
@@ -181,6 +184,8 @@ impl Capture {
         // SAFETY: as the caller promises.
         let (old, new) = unsafe { raw::tuples_of(change) };
         // SAFETY: as the caller promises.
+        self.lsn = Lsn(unsafe { (*change).lsn });
+        // SAFETY: as the caller promises.
         let action = match unsafe { (*change).action } {
             pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT => Action::Insert,
             pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_UPDATE => Action::Update,
@@ -257,7 +262,7 @@ impl Capture {
         self.announce_transaction();
         let Some(reference) = self.announce_relation(oid) else { return };
         let start = self.buffer.len();
-        let head = ChangeHead { reference, action, ordinal, targets: &self.targets };
+        let head = ChangeHead { reference, action, ordinal, lsn: self.lsn, targets: &self.targets };
         let (relation, scratch, buffer) = (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
         let Some(relation) = relation else { return };
         let encoded = in_subtransaction(self.memory, || {
@@ -308,11 +313,12 @@ impl Capture {
         relation.reference
     }
 
-    /// Tables truncated by one command of the transaction.
+    /// Tables truncated by one command of the transaction, whose record stands at `lsn`.
     ///
     /// # Safety
     /// Called from the truncate callback with its arguments.
-    pub unsafe fn truncate(&mut self, relations: &[pg_sys::Relation]) {
+    pub unsafe fn truncate(&mut self, relations: &[pg_sys::Relation], lsn: Lsn) {
+        self.lsn = lsn;
         // SAFETY: as the caller promises.
         unsafe {
             let truncated: Vec<pg_sys::Oid> = relations.iter().map(|relation| (**relation).rd_id).collect();
@@ -350,7 +356,8 @@ impl Capture {
         }
         self.announce_transaction();
         let Some(reference) = self.announce_relation(oid) else { return };
-        let head = ChangeHead { reference, action: Action::Truncate, ordinal, targets: &self.targets };
+        let (action, lsn) = (Action::Truncate, self.lsn);
+        let head = ChangeHead { reference, action, ordinal, lsn, targets: &self.targets };
         if let Err(too_long) = begin_change(&mut self.buffer, &head).finish(LaneKeys::default(), true) {
             pgrx::warning!("pgstream_hooks: a truncate has too many subscribers for one event: {too_long}");
         }

@@ -9,8 +9,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::column::{CapturedColumn, Scratch};
 use super::raw;
 use super::route::{Interest, Router};
+use super::value::kind_of;
 use crate::event::{Column, Relation, RowBuilder, TableName};
-use crate::link::frame::LaneKeys;
+use crate::link::frame::{LaneKeys, write_relation};
 
 /// What write-ahead log has of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,7 @@ impl CapturedRelation {
                     root_oid: names.1.to_u32(),
                     names: names.0,
                     columns: Vec::new(),
+                    version: 0,
                 },
                 interests,
                 routable,
@@ -116,6 +118,7 @@ impl CapturedRelation {
                     number: attribute.attnum,
                     type_oid: attribute.atttypid.to_u32(),
                     type_name: type_name(attribute.atttypid, attribute.atttypmod),
+                    kind: kind_of(attribute.atttypid),
                     is_key,
                 });
                 self.columns.push(CapturedColumn {
@@ -129,6 +132,7 @@ impl CapturedRelation {
                     coder: None,
                 });
             }
+            self.model.version = version_of(&self.model);
         }
     }
 
@@ -334,6 +338,14 @@ unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
         pg_sys::RelationClose(index);
         columns
     }
+}
+
+/// A number for this definition, the same wherever it is seen.
+fn version_of(relation: &Relation) -> u64 {
+    let mut definition = Vec::new();
+    // One too long to be told is captured by nobody.
+    let _ = write_relation(&mut definition, 0, relation);
+    xxh3_64(&definition)
 }
 
 /// # Safety

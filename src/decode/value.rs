@@ -10,6 +10,7 @@
 mod array;
 mod composite;
 mod key_hash;
+mod kind;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod output;
@@ -20,6 +21,7 @@ use pgrx::varlena;
 use self::array::ArrayEncoder;
 use self::composite::CompositeEncoder;
 pub(crate) use self::key_hash::KeyHasher;
+pub(crate) use self::kind::kind_of;
 use self::output::OutputFunction;
 use super::text::utf8;
 use crate::event::value as json;

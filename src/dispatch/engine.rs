@@ -130,12 +130,15 @@ impl<P: Clone> Engine<P> {
         self.with(id, |subscription, shared| {
             let reordered = subscription.settings.ordering != settings.ordering;
             let rescheduled = subscription.settings.schedule != settings.schedule;
+            let smaller = subscription.settings.batch_size > settings.batch_size;
             subscription.settings = settings;
             if rescheduled {
                 subscription.begin_anew(shared, now);
             }
             if reordered {
                 subscription.settle(shared, now);
+            } else if smaller {
+                subscription.stand_still(shared, Some(now), subscription.mode);
             }
         });
     }

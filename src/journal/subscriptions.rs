@@ -7,6 +7,7 @@ use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
 use super::tables::{check, with_tables, write_as_our_own};
 use crate::dispatch::PerSecond;
+use crate::event::format::Format;
 
 /// What sending needs of a subscription's row and secrets.
 pub struct SubscriptionRow {
@@ -20,6 +21,8 @@ pub struct SubscriptionRow {
     pub columns: Option<Vec<String>>,
     /// Columns that payloads leave out; only when `columns` is none.
     pub exclude_columns: Option<Vec<String>>,
+    /// The shape of its payloads.
+    pub format: Format,
     /// Extra headers, a JSON object of strings.
     pub headers: String,
     /// Most events in a request, 1 at least; a larger one makes every body an array.
@@ -60,7 +63,7 @@ pub enum RowOrdering {
 }
 
 const QUERY: &str = "
-    SELECT s.id, s.name, s.url, s.columns, s.exclude_columns, s.headers::text, s.batch_size,
+    SELECT s.id, s.name, s.url, s.columns, s.exclude_columns, s.format, s.headers::text, s.batch_size,
            extract(epoch FROM s.batch_wait)::float8 AS batch_wait, s.ordering,
            extract(epoch FROM s.timeout)::float8 AS timeout, s.max_in_flight, s.rate_limit,
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
@@ -111,6 +114,7 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
         url: of(row, "url")?.unwrap_or_default(),
         columns: of(row, "columns")?,
         exclude_columns: of(row, "exclude_columns")?,
+        format: of::<String>(row, "format")?.as_deref().and_then(Format::of_word).unwrap_or_default(),
         headers: of(row, "headers")?.unwrap_or_default(),
         batch_size: positive(of(row, "batch_size")?),
         batch_wait: duration(of(row, "batch_wait")?.unwrap_or_default()),
