@@ -244,7 +244,7 @@ impl Error {
             Error::SignatureKind => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "the key and the kind of signature do not belong together".into(),
-                "v1 signs by a secret whsec_…, v1a by a private key whsk_….".into(),
+                "v1 signs by a secret whsec_..., v1a by a private key whsk_....".into(),
                 "Give only one of \"secret\" and \"signature\".".into(),
             ),
             Error::NoSuchSubscription(name, near) => (
