@@ -16,7 +16,8 @@ CREATE TABLE pgwh.installation (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     database_oid oid NOT NULL,
     system_identifier bigint NOT NULL,
-    schema_version text NOT NULL
+    schema_version text NOT NULL,
+    home text
 );
 CREATE UNIQUE INDEX installation_is_one_row ON pgwh.installation ((true));
 COMMENT ON TABLE pgwh.installation IS 'one row: where and when this extension was created; a copy of the database tells itself from the original by it';
@@ -24,20 +25,33 @@ COMMENT ON COLUMN pgwh.installation.id IS 'drawn at CREATE EXTENSION';
 COMMENT ON COLUMN pgwh.installation.database_oid IS 'the database''s oid at CREATE EXTENSION';
 COMMENT ON COLUMN pgwh.installation.system_identifier IS 'the cluster''s system identifier at CREATE EXTENSION';
 COMMENT ON COLUMN pgwh.installation.schema_version IS 'version of the tables and functions in this schema';
+COMMENT ON COLUMN pgwh.installation.home IS 'pgwh.home() where it was created or last adopted; a promoted standby knows its primary''s subscriptions by it';
 
 INSERT INTO pgwh.installation (database_oid, system_identifier, schema_version)
 SELECT d.oid, c.system_identifier, '0.1.0'
 FROM pg_catalog.pg_database d, pg_catalog.pg_control_system() c
 WHERE d.datname = pg_catalog.current_database();
 
+CREATE FUNCTION pgwh.installed() RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT i.id || '/' || d.oid
+        FROM pgwh.installation i, pg_catalog.pg_database d
+        WHERE d.datname = pg_catalog.current_database();
+    END;
+COMMENT ON FUNCTION pgwh.installed() IS 'names this installation and database: what a restored dump and a copy made from a template have not in common with their original';
+
+CREATE FUNCTION pgwh.place() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'place_wrapper';
+COMMENT ON FUNCTION pgwh.place() IS 'names timeline, machine and data directory: what a cloned, moved or restored cluster has not in common with its original';
+
 CREATE FUNCTION pgwh.home() RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     BEGIN ATOMIC
-        SELECT i.id || '/' || d.oid || '/' || c.system_identifier
-        FROM pgwh.installation i, pg_catalog.pg_database d, pg_catalog.pg_control_system() c
-        WHERE d.datname = pg_catalog.current_database();
+        SELECT pgwh.installed() || '/' || c.system_identifier || '/' || pgwh.place() FROM pg_catalog.pg_control_system() c;
     END;
-COMMENT ON FUNCTION pgwh.home() IS 'names this installation, database and cluster; a subscription whose home is another one is held';
+COMMENT ON FUNCTION pgwh.home() IS 'names this installation, database, cluster and place; a subscription whose home is another one is held';
+UPDATE pgwh.installation SET home = pgwh.home();
 
 CREATE FUNCTION pgwh.version() RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'version_wrapper';
@@ -87,7 +101,7 @@ COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, dele
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.format IS 'shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents (default pgwh)';
-COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
+COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {}); values of sensitive ones, such as authorization, are shown as hidden:...';
 COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
 COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
 COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commit order; strict: all changes, one request at a time; none: no order (default key)';
@@ -100,25 +114,29 @@ COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured fo
 COMMENT ON COLUMN pgwh.subscriptions.paused IS 'whether changes are kept for later instead of being sent';
 COMMENT ON COLUMN pgwh.subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
 COMMENT ON COLUMN pgwh.subscriptions.owner IS 'name of the role that it belongs to';
-COMMENT ON COLUMN pgwh.subscriptions.home IS 'where it was made, see pgwh.home(); SET home = DEFAULT arms it here';
+COMMENT ON COLUMN pgwh.subscriptions.home IS 'where it was made or last armed, see pgwh.home(); SET home = DEFAULT arms it here, pgwh.adopt() all that are held';
 COMMENT ON COLUMN pgwh.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN pgwh.subscriptions.updated_at IS 'when it was last changed';
 
-CREATE FUNCTION pgwh.generate_secret() RETURNS text
+CREATE FUNCTION pgwh.generate_secret(signature text DEFAULT 'v1') RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'generate_secret_wrapper';
-COMMENT ON FUNCTION pgwh.generate_secret() IS 'a new random signing key, whsec_...';
+COMMENT ON FUNCTION pgwh.generate_secret(text) IS 'a new random signing key: whsec_... for v1, whsk_... for v1a';
 
 CREATE TABLE pgwh.secrets (
     subscription_id bigint PRIMARY KEY REFERENCES pgwh.subscriptions ON DELETE CASCADE,
-    secret text NOT NULL DEFAULT pgwh.generate_secret(),
+    secret text DEFAULT pgwh.generate_secret(),
     previous_secret text,
-    previous_until timestamptz
+    previous_until timestamptz,
+    headers text,
+    client_certificate text
 );
-COMMENT ON TABLE pgwh.secrets IS 'signing keys, apart from pgwh.subscriptions so that reading that shows none';
-COMMENT ON COLUMN pgwh.secrets.subscription_id IS 'the subscription it signs for';
-COMMENT ON COLUMN pgwh.secrets.secret IS 'whsec_ and 24 to 64 bytes in base64';
+COMMENT ON TABLE pgwh.secrets IS 'what subscriptions keep to themselves, apart from pgwh.subscriptions so that reading that shows none; sealed when pgwh.encryption_key_file names a key';
+COMMENT ON COLUMN pgwh.secrets.subscription_id IS 'the subscription';
+COMMENT ON COLUMN pgwh.secrets.secret IS 'its signing key: whsec_ and 24 to 64 bytes in base64, or whsk_ and an Ed25519 private key';
 COMMENT ON COLUMN pgwh.secrets.previous_secret IS 'the key before, which signs too until previous_until';
 COMMENT ON COLUMN pgwh.secrets.previous_until IS 'when the key before stops signing';
+COMMENT ON COLUMN pgwh.secrets.headers IS 'values of sensitive headers by what pgwh.subscriptions.headers has in their place, as JSON';
+COMMENT ON COLUMN pgwh.secrets.client_certificate IS 'certificate and private key for mutual TLS, in PEM';
 
 CREATE TABLE pgwh.routing_image (
     subscription_id bigint,
@@ -156,32 +174,42 @@ CREATE TRIGGER await_capture BEFORE INSERT ON pgwh.subscriptions
 
 CREATE FUNCTION pgwh.check_subscription() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_subscription_wrapper';
-COMMENT ON FUNCTION pgwh.check_subscription() IS 'checks a subscription and stores it in one spelling';
-CREATE TRIGGER check_subscription BEFORE INSERT OR UPDATE ON pgwh.subscriptions
+COMMENT ON FUNCTION pgwh.check_subscription() IS 'checks a subscription and stores it in one spelling; only its owner changes or deletes it';
+CREATE TRIGGER check_subscription BEFORE INSERT OR UPDATE OR DELETE ON pgwh.subscriptions
     FOR EACH ROW EXECUTE FUNCTION pgwh.check_subscription();
 
 CREATE FUNCTION pgwh.provide_secret() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'provide_secret_wrapper';
-COMMENT ON FUNCTION pgwh.provide_secret() IS 'gives a subscription a signing key when it has none';
--- A restored row keeps the key that the dump has for it.
-CREATE TRIGGER provide_secret AFTER INSERT OR UPDATE OF home ON pgwh.subscriptions
-    FOR EACH ROW WHEN (NEW.home = pgwh.home()) EXECUTE FUNCTION pgwh.provide_secret();
+COMMENT ON FUNCTION pgwh.provide_secret() IS 'gives a new subscription a signing key';
+-- A restored row keeps the key that the dump has for it, or has none.
+CREATE TRIGGER provide_secret AFTER INSERT ON pgwh.subscriptions
+    FOR EACH ROW WHEN (starts_with(NEW.home, pgwh.installed() || '/')) EXECUTE FUNCTION pgwh.provide_secret();
+
+CREATE FUNCTION pgwh.store_headers() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'store_headers_wrapper';
+COMMENT ON FUNCTION pgwh.store_headers() IS 'keeps values of sensitive headers in pgwh.secrets';
+CREATE TRIGGER store_headers AFTER INSERT OR UPDATE OF headers ON pgwh.subscriptions
+    FOR EACH ROW WHEN (starts_with(NEW.home, pgwh.installed() || '/')) EXECUTE FUNCTION pgwh.store_headers();
 
 CREATE FUNCTION pgwh.check_secret() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_secret_wrapper';
-COMMENT ON FUNCTION pgwh.check_secret() IS 'refuses what is no signing key';
+COMMENT ON FUNCTION pgwh.check_secret() IS 'refuses what is no signing key, and seals';
 CREATE TRIGGER check_secret BEFORE INSERT OR UPDATE ON pgwh.secrets
     FOR EACH ROW EXECUTE FUNCTION pgwh.check_secret();
 
 CREATE FUNCTION pgwh.tell_of_secret() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tell_of_secret_wrapper';
-COMMENT ON FUNCTION pgwh.tell_of_secret() IS 'has requests signed by a changed key from now on';
+COMMENT ON FUNCTION pgwh.tell_of_secret() IS 'has requests made by what was changed from now on';
 CREATE TRIGGER tell_of_secret AFTER UPDATE ON pgwh.secrets
     FOR EACH ROW EXECUTE FUNCTION pgwh.tell_of_secret();
 
 SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions', '');
 SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('pgwh.secrets', '');
+-- In the clear they are in no dump.
+SELECT pg_catalog.pg_extension_config_dump('pgwh.secrets', $$
+    WHERE secret LIKE 'sealed:%' AND (previous_secret IS NULL OR previous_secret LIKE 'sealed:%')
+      AND (headers IS NULL OR headers LIKE 'sealed:%')
+      AND (client_certificate IS NULL OR client_certificate LIKE 'sealed:%')$$);
 
 CREATE FUNCTION pgwh.subscribe(
     url text,
@@ -195,6 +223,8 @@ CREATE FUNCTION pgwh.subscribe(
     format text DEFAULT 'pgwh',
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
+    signature text DEFAULT NULL,
+    client_certificate text DEFAULT NULL,
     batch_size integer DEFAULT 1,
     batch_wait interval DEFAULT '0 s',
     ordering text DEFAULT 'key',
@@ -216,7 +246,9 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
   format         shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents
   headers        extra request headers, an object of strings
-  secret         signing key whsec_..., generated when left out: SELECT pgwh.secret(name)
+  secret         signing key whsec_... or whsk_..., generated when left out: SELECT pgwh.secret(name)
+  signature      v1 (HMAC-SHA256, the default) or v1a (Ed25519): SELECT pgwh.public_key(name)
+  client_certificate   certificate and private key for mutual TLS, in PEM; an empty text for none
   batch_size     most events in a request; more than 1 makes every body an array
   batch_wait     how long an event waits for others to share its request
   ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
@@ -234,7 +266,32 @@ COMMENT ON FUNCTION pgwh.unsubscribe(text) IS 'ends a subscription; returns how 
 
 CREATE FUNCTION pgwh.secret(name text) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'secret_wrapper';
-COMMENT ON FUNCTION pgwh.secret(text) IS 'the key that signs a subscription''s requests';
+COMMENT ON FUNCTION pgwh.secret(text) IS 'the key that signs a subscription''s requests; for its owner';
+
+CREATE FUNCTION pgwh.public_key(name text) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'public_key_wrapper';
+COMMENT ON FUNCTION pgwh.public_key(text) IS 'what receivers verify by when requests are signed by v1a: whpk_...; null for v1';
+
+CREATE FUNCTION pgwh.rotate_secret(name text, overlap interval DEFAULT '24 hours') RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'rotate_secret_wrapper';
+COMMENT ON FUNCTION pgwh.rotate_secret(text, interval) IS 'gives a subscription a new signing key, of the same kind, and returns it; for the time of overlap the old one signs, too';
+
+CREATE FUNCTION pgwh.seal_secrets() RETURNS bigint
+    LANGUAGE sql VOLATILE BEGIN ATOMIC
+        WITH sealed AS (UPDATE pgwh.secrets SET secret = secret RETURNING 1) SELECT count(*) FROM sealed;
+    END;
+COMMENT ON FUNCTION pgwh.seal_secrets() IS 'encrypts all secrets by the first key of pgwh.encryption_key_file; returns how many subscriptions have some';
+
+CREATE FUNCTION pgwh.secret_problems(OUT subscription_id bigint, OUT problem text) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 10 AS 'MODULE_PATHNAME', 'secret_problems_wrapper';
+COMMENT ON FUNCTION pgwh.secret_problems() IS 'subscriptions whose requests can''t be signed or made, and why';
+
+CREATE FUNCTION pgwh.adopt(pending text DEFAULT 'send') RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'adopt_wrapper';
+COMMENT ON FUNCTION pgwh.adopt(text) IS
+'Arms all subscriptions that are held because this is a copy; returns how many.
+  pending  send: also what was undelivered when the copy was made, and what was committed since; discard: forget all that
+Example: SELECT pgwh.adopt(pending => ''discard'');';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Journal
@@ -690,8 +747,8 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             ) b ORDER BY age(b.xid) DESC LIMIT 1
         ), subscription AS MATERIALIZED (
             SELECT s.name, s.home <> pgwh.home() AS held,
-                CASE WHEN s.enabled THEN pgwh.subscription_problem(s.url, s.tables) END AS problem, s.updated_at
-            FROM pgwh.subscriptions s
+                CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables), u.problem) END AS problem, s.updated_at
+            FROM pgwh.subscriptions s LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
         ), endpoint AS MATERIALIZED (
             SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
             FROM pgwh.delivery_stats() t JOIN pgwh.subscriptions s ON s.id = t.subscription_id WHERE s.enabled
@@ -752,7 +809,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                 AND c.error <> 'setting could not be applied') f
         UNION ALL
         SELECT 'subscriptions valid', NOT coalesce(bool_or(s.held OR s.problem IS NOT NULL), false),
-            coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.held THEN 'held, made in another database' ELSE s.problem END), '; ' ORDER BY s.name)
+            coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.held THEN 'held, made or armed elsewhere' ELSE s.problem END), '; ' ORDER BY s.name)
                 FILTER (WHERE s.held OR s.problem IS NOT NULL), format('%s subscriptions', count(*))),
             CASE WHEN bool_or(s.held OR s.problem IS NOT NULL) THEN 'SELECT name, state, reason, next_step FROM pgwh.status();' END
         FROM subscription s
@@ -780,33 +837,43 @@ CREATE VIEW pgwh.status AS
             CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
     ), stats AS MATERIALIZED (
         SELECT t.* FROM pgwh.delivery_stats() t
+    ), unsigned AS MATERIALIZED (
+        SELECT u.* FROM pgwh.secret_problems() u
     ), judged AS (
         SELECT s.*, CASE
             WHEN s.home <> h.home THEN 'held'
             WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
             WHEN s.paused THEN 'paused'
-            WHEN p.refused IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN p.refused IS NOT NULL OR u.problem IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
             WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
             ELSE 'active' END AS state,
-            p.refused, p.missing
-        FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id,
+            p.refused, p.missing, u.problem AS unsigned
+        FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id
+            LEFT JOIN unsigned u ON u.subscription_id = s.id,
             -- Without its url nothing can be sent; without one of its tables the others still are.
             LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables)) p (refused, missing)
     )
     SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
         CASE j.state
-            WHEN 'held' THEN 'it was made in another database, of which this one is a copy'
+            WHEN 'held' THEN CASE
+                WHEN NOT starts_with(j.home, pgwh.installed() || '/') THEN 'it was made in another database, of which this one is a copy'
+                WHEN pg_is_in_recovery() THEN 'this server is a standby: its primary sends'
+                ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
-            WHEN 'error' THEN coalesce(j.refused, (SELECT b.detail FROM broken b))
+            WHEN 'error' THEN coalesce(j.refused, j.unsigned, (SELECT b.detail FROM broken b))
             WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
             ELSE j.missing END AS reason,
         CASE j.state
-            WHEN 'held' THEN format('UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = %L;', j.name)
+            WHEN 'held' THEN CASE WHEN NOT pg_is_in_recovery() THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
                 ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
             WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
-            WHEN 'error' THEN CASE WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
+            WHEN 'error' THEN CASE
+                WHEN j.refused IS NULL AND j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
+                WHEN j.refused IS NULL AND j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
+                WHEN j.refused IS NULL AND j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
+                WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
                 ELSE format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name) END
@@ -867,7 +934,7 @@ COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committ
 
 CREATE TABLE pgwh.commands (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget')),
+    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget', 'discard')),
     subscription_id bigint,
     delivery_id bigint,
     replay_id bigint,
@@ -875,9 +942,9 @@ CREATE TABLE pgwh.commands (
 );
 COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
 COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
-COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay or forget (forget what was read of the journal)';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay, forget (forget what was read of the journal) or discard (forget what is pending)';
 COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
-COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip';
+COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip, or the last one to discard';
 COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
 COMMENT ON COLUMN pgwh.commands.at IS 'when it was given';
 

@@ -65,6 +65,12 @@ pub enum Error {
     ColumnsTwice,
     /// A role that doesn't exist or that the user can't act as.
     Owner(String),
+    /// A subscription, and its owner, whom the user can't act as.
+    NotOwner(String, String),
+    /// A secret that can't be sealed or opened, and why.
+    Sealed(String),
+    /// A key of one kind, and signatures of another.
+    SignatureKind,
     /// No subscription has this name; names that look like it.
     NoSuchSubscription(String, Vec<String>),
     /// Capture did not become ready in time, and why.
@@ -239,6 +245,24 @@ impl Error {
                 "you can't give a subscription to this role".into(),
                 format!("The role {role:?} does not exist, or you are no member of it."),
                 "Leave owner out to own the subscription yourself.".into(),
+            ),
+            Error::NotOwner(name, owner) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "only its owner may do this to a subscription".into(),
+                format!("Subscription {name:?} belongs to role {owner:?}, and you are no member of it."),
+                format!("Ask the owner, or: SET ROLE {owner:?};"),
+            ),
+            Error::Sealed(why) => (
+                ERRCODE_CONFIG_FILE_ERROR,
+                "secrets can't be encrypted or decrypted".into(),
+                format!("{why}."),
+                "Set pgwh.encryption_key_file to a file with one key a line (head -c 32 /dev/urandom | base64), and SELECT pg_reload_conf();".into(),
+            ),
+            Error::SignatureKind => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "the key and the kind of signature do not belong together".into(),
+                "v1 signs by a secret whsec_..., v1a by a private key whsk_....".into(),
+                "Give only one of \"secret\" and \"signature\".".into(),
             ),
             Error::NoSuchSubscription(name, near) => (
                 ERRCODE_UNDEFINED_OBJECT,

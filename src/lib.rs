@@ -5,10 +5,15 @@
 
 pub mod api;
 pub mod decode;
+#[forbid(unsafe_code)]
 pub mod dispatch;
+#[forbid(unsafe_code)]
 pub mod event;
 pub mod journal;
 pub mod link;
+#[forbid(unsafe_code)]
+pub mod secret;
+#[forbid(unsafe_code)]
 pub mod send;
 
 #[cfg(test)]

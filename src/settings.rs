@@ -1,12 +1,18 @@
 //! The settings `pgwh.*`: one documented static each. All of them can be changed by a reload.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_void};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_guard, pg_sys};
 
 use crate::dispatch::{HostLimits, PerSecond};
+use crate::secret::Keys;
 use crate::send::Guard;
 
 /// `pgwh.enabled`: whether anything is captured and sent. Off ends the workers of all databases; their slots stay.
@@ -45,6 +51,45 @@ static MAX_EVENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024);
 /// `pgwh.max_response_size`: bytes of a response's body that are read.
 static MAX_RESPONSE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 
+/// `pgwh.encryption_key_file`: the file of keys by which secrets are sealed at rest; empty: they are not.
+static ENCRYPTION_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// `pgwh.ca_file`: certificates that are trusted besides the system's.
+static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// `pgwh.log_level`: how important a message of our processes must be to be logged.
+static LOG_LEVEL: GucSetting<LogLevel> = GucSetting::<LogLevel>::new(LogLevel::Warning);
+
+/// The words of `log_min_messages`.
+#[derive(Clone, Copy, Debug, PostgresGucEnum)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    #[name = c"debug5"]
+    Debug5,
+    #[name = c"debug4"]
+    Debug4,
+    #[name = c"debug3"]
+    Debug3,
+    #[name = c"debug2"]
+    Debug2,
+    #[name = c"debug1"]
+    Debug1,
+    #[name = c"info"]
+    Info,
+    #[name = c"notice"]
+    Notice,
+    #[name = c"warning"]
+    Warning,
+    #[name = c"error"]
+    Error,
+    #[name = c"log"]
+    Log,
+    #[name = c"fatal"]
+    Fatal,
+    #[name = c"panic"]
+    Panic,
+}
+
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
 /// Defines the settings; called once, when the library is loaded.
@@ -73,6 +118,30 @@ pub fn init() {
             None,
         );
     }
+    GucRegistry::define_string_guc(
+        c"pgwh.encryption_key_file",
+        c"File of the keys by which signing keys and sensitive headers are sealed at rest.",
+        c"One key a line, 32 random bytes in base64; the first one seals, all of them open. Empty: they are not sealed.",
+        &ENCRYPTION_KEY_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"pgwh.ca_file",
+        c"File of certificates, in PEM, that endpoints' certificates may be signed by, besides those the system trusts.",
+        c"Empty: those that the system trusts.",
+        &CA_FILE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"pgwh.log_level",
+        c"How important a message of launcher, dispatchers and decoders must be to be logged.",
+        c"For these processes what log_min_messages is for others.",
+        &LOG_LEVEL,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     for (name, short, long, setting, least, most, unit) in [
         (
             c"pgwh.max_memory",
@@ -197,6 +266,55 @@ pub fn guard() -> Guard {
     let list = ALLOWED_NETWORKS.get().unwrap_or_default();
     // What the check let pass parses; were it not so, the guard that opens nothing is the safe one.
     Guard::parse(&list.to_string_lossy()).unwrap_or_default()
+}
+
+/// The keys by which secrets are sealed, read from their file; none when there are to be none.
+///
+/// # Errors
+///
+/// In words for the user, when the file can't be used.
+pub fn encryption_keys() -> Result<Option<Keys>, String> {
+    let Some(path) = path_of(&ENCRYPTION_KEY_FILE) else { return Ok(None) };
+    let read = || {
+        let mut file = File::open(&path).map_err(|error| error.to_string())?;
+        if file.metadata().map_err(|error| error.to_string())?.permissions().mode() & 0o007 != 0 {
+            return Err("everybody may read or write it: chmod 600 it".to_owned());
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(|error| error.to_string())?;
+        Keys::parse(&text).map_err(|error| error.to_string())
+    };
+    read()
+        .map(Some)
+        .map_err(|why| format!("pgwh.encryption_key_file \"{}\" can't be used: {why}", path.display()))
+}
+
+/// How important a message of our processes must be to be logged, as `log_min_messages` has it.
+pub fn log_level() -> &'static CStr {
+    match LOG_LEVEL.get() {
+        LogLevel::Debug5 => c"debug5",
+        LogLevel::Debug4 => c"debug4",
+        LogLevel::Debug3 => c"debug3",
+        LogLevel::Debug2 => c"debug2",
+        LogLevel::Debug1 => c"debug1",
+        LogLevel::Info => c"info",
+        LogLevel::Notice => c"notice",
+        LogLevel::Warning => c"warning",
+        LogLevel::Error => c"error",
+        LogLevel::Log => c"log",
+        LogLevel::Fatal => c"fatal",
+        LogLevel::Panic => c"panic",
+    }
+}
+
+/// The file of certificates to trust besides the system's; none when there are to be none.
+pub fn ca_file() -> Option<PathBuf> {
+    path_of(&CA_FILE)
+}
+
+fn path_of(setting: &GucSetting<Option<CString>>) -> Option<PathBuf> {
+    let path = setting.get().filter(|path| !path.is_empty())?;
+    Some(PathBuf::from(OsStr::from_bytes(path.as_bytes())))
 }
 
 /// Memory for undelivered events, in bytes.

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::acting::{as_owner, with_plain_names};
 use super::subscribe::id_of;
 use crate::dispatch::{DeliveryId, Position};
 use crate::error::Error;
@@ -102,7 +103,7 @@ fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
 }
 
 /// Writes down what the dispatcher is to do when this transaction has committed.
-fn tell(what: CommandKind) -> Result<(), Error> {
+pub fn tell(what: CommandKind) -> Result<(), Error> {
     let (command, subscription, delivery, replay) = match what {
         CommandKind::Reload { subscription } => ("reload", Some(subscription), None, None),
         CommandKind::Retry { subscription } => ("retry", Some(subscription), None, None),
@@ -112,11 +113,20 @@ fn tell(what: CommandKind) -> Result<(), Error> {
         CommandKind::Replay { replay } => ("replay", None, None, Some(replay)),
         CommandKind::CancelReplay { replay } => ("cancel_replay", None, None, Some(replay)),
         CommandKind::Forget => ("forget", None, None, None),
+        CommandKind::Discard { subscription, .. } => ("discard", Some(subscription), None, None),
     };
-    Spi::run_with_args(
-        "INSERT INTO pgwh.commands (command, subscription_id, delivery_id, replay_id) VALUES ($1, $2, $3, $4)",
-        &[command.into(), subscription.into(), delivery.into(), replay.into()],
-    )?;
+    let write = || {
+        Ok(Spi::run_with_args(
+            "INSERT INTO pgwh.commands (command, subscription_id, delivery_id, replay_id) VALUES ($1, $2, $3, $4)",
+            &[command.into(), subscription.into(), delivery.into(), replay.into()],
+        )?)
+    };
+    // To have a row read again does what its change has done already.
+    if command == "reload" {
+        as_owner(write)?
+    } else {
+        write()?
+    }
     wake::tell_dispatcher_at_commit();
     Ok(())
 }
@@ -165,28 +175,6 @@ fn is_pending(position: &Position, id: DeliveryId) -> bool {
 /// 22023 in words for the user.
 fn refused(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::Refused(Problem { message: message.into(), detail: detail.into(), hint: hint.into() })
-}
-
-/// Runs the action where names without a schema mean the server's own, whatever the caller's search path is.
-fn with_plain_names<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    // SAFETY: as functions with a SET clause do it (`fmgr_security_definer` in fmgr.c): the level is closed when the
-    // action is done, or by the end of the transaction when it raises.
-    unsafe {
-        let level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            c"pg_catalog, pg_temp".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        let done = action();
-        pg_sys::AtEOXact_GUC(true, level);
-        done
-    }
 }
 
 /// A time as SQL has it.

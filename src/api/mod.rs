@@ -6,9 +6,15 @@
 pub mod event_types;
 
 #[cfg(feature = "server")]
+mod acting;
+#[cfg(feature = "server")]
 mod again;
 #[cfg(feature = "server")]
 mod columns;
+#[cfg(feature = "server")]
+mod copies;
+#[cfg(feature = "server")]
+mod headers;
 #[cfg(feature = "server")]
 mod installed;
 #[cfg(feature = "server")]
@@ -17,6 +23,8 @@ mod journal;
 mod looking;
 #[cfg(feature = "server")]
 mod near;
+#[cfg(feature = "server")]
+mod secrets;
 #[cfg(feature = "server")]
 pub mod status;
 #[cfg(feature = "server")]

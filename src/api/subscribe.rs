@@ -1,4 +1,4 @@
-//! `pgwh.subscribe`, `pgwh.unsubscribe` and `pgwh.secret`.
+//! `pgwh.subscribe` and `pgwh.unsubscribe`.
 
 use std::time::Duration;
 
@@ -8,11 +8,13 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::near::near;
+use super::secrets;
 use super::subscription::{Known, Subscription, Texts, Wish};
 use super::tables;
 use crate::decode::pattern::NamePattern;
 use crate::error::Error;
-use crate::send::signature;
+use crate::send::Identity;
+use crate::send::signature::SigningKey;
 use crate::settings;
 use crate::worker::ask;
 
@@ -34,6 +36,8 @@ fn subscribe(
     format: Option<String>,
     headers: Option<JsonB>,
     secret: Option<String>,
+    signature: Option<String>,
+    client_certificate: Option<String>,
     batch_size: Option<i32>,
     batch_wait: Option<Interval>,
     ordering: Option<String>,
@@ -45,8 +49,15 @@ fn subscribe(
     enabled: Option<bool>,
 ) -> Result<i64, ErrorReport> {
     let enabled = enabled.unwrap_or(true);
+    let scheme = signature.map(|word| secrets::scheme_of(Some(&word))).transpose()?;
     if let Some(secret) = &secret {
-        signature::SigningKey::parse(secret).map_err(Error::from)?;
+        let key = SigningKey::parse(secret).map_err(Error::from)?;
+        if scheme.is_some_and(|scheme| scheme != key.scheme()) {
+            return Err(Error::SignatureKind.into());
+        }
+    }
+    if let Some(pem) = client_certificate.as_deref().filter(|pem| !pem.is_empty()) {
+        Identity::parse(pem).map_err(Error::from)?;
     }
     let tables = one_way(tables, schema, table_name)?;
     let nameless = name.is_none();
@@ -76,7 +87,12 @@ fn subscribe(
     if nameless && let Some(name) = name_of_the_same(&wanted)? {
         wanted.name = name;
     }
-    Ok(store(wanted, enabled, secret)?)
+    let id = store(wanted, enabled)?;
+    secrets::set_secret(id, secret, scheme)?;
+    if let Some(pem) = client_certificate {
+        secrets::set_client_certificate(id, &pem)?;
+    }
+    Ok(id)
 }
 
 /// One spelling out of `tables`, or `schema` and `table_name`.
@@ -124,7 +140,7 @@ fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
     })?)
 }
 
-fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<i64, Error> {
+fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
     let row: [(&str, DatumWithOid<'_>); 17] = [
         ("name", wanted.name.into()),
         ("url", wanted.url.into()),
@@ -160,16 +176,6 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
             .first()
             .get_one::<i64>()?
             .ok_or_else(|| Error::Internal("storing a subscription gave no id".to_owned()))?;
-        if let Some(secret) = secret {
-            // AFTER triggers of the INSERT have run by the end of its statement, so there is a row to change; a
-            // restored subscription may have none.
-            client.update(
-                "INSERT INTO pgwh.secrets (subscription_id, secret) VALUES ($1, $2)
-                 ON CONFLICT (subscription_id) DO UPDATE SET secret = EXCLUDED.secret",
-                None,
-                &[id.into(), secret.into()],
-            )?;
-        }
         Ok(id)
     })
 }
@@ -185,27 +191,6 @@ fn unsubscribe(name: Option<String>) -> Result<i64, ErrorReport> {
         notice!("{pending} undelivered events of subscription \"{}\" are dropped", name.unwrap_or_default());
     }
     Ok(pending)
-}
-
-/// The key that signs a subscription's requests.
-#[pg_extern(sql = false)]
-fn secret(name: Option<String>) -> Result<Option<String>, ErrorReport> {
-    let id = id_of(name)?;
-    let secret = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT secret FROM pgwh.secrets WHERE subscription_id OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[id.into()],
-        )?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
-    });
-    Ok(secret.map_err(Error::from)?)
-}
-
-/// A new random signing key.
-#[pg_extern(sql = false)]
-fn generate_secret() -> Result<String, ErrorReport> {
-    Ok(signature::generate_secret().map_err(|error| Error::Internal(error.to_string()))?)
 }
 
 /// The id of the subscription of that name.

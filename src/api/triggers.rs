@@ -6,10 +6,11 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use pgrx::{AllocatedByRust, JsonB};
 
+use super::acting::{may_act_as, owns};
+use super::headers;
 use super::subscribe::require_capture;
 use super::subscription::{Known, Texts, Wish};
 use crate::error::Error;
-use crate::send::signature::SigningKey;
 
 type Tuple<'a> = PgHeapTuple<'a, AllocatedByRust>;
 
@@ -21,18 +22,8 @@ fn await_capture<'a>(_trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, E
     Ok(None)
 }
 
-/// AFTER UPDATE ON pgwh.secrets: touches the subscription, whose change is what the dispatcher hears of.
-#[pg_trigger(sql = false)]
-fn tell_of_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
-    let id = trigger.new().map(|row| row.get_by_name::<i64>("subscription_id")).transpose()?.flatten();
-    Spi::run_with_args(
-        "UPDATE pgwh.subscriptions SET updated_at = pg_catalog.now() WHERE id OPERATOR(pg_catalog.=) $1",
-        &[id.into()],
-    )?;
-    Ok(None)
-}
-
-/// BEFORE INSERT OR UPDATE ON pgwh.subscriptions: checks the row and stores it in one spelling.
+/// BEFORE INSERT, UPDATE OR DELETE ON pgwh.subscriptions: checks the row and stores it in one spelling. Only its owner
+/// changes or deletes it: who could give it another url would be sent what its headers keep secret.
 #[pg_trigger(sql = false)]
 fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
     let checked = checked_subscription(trigger).map_err(ErrorReport::from);
@@ -40,16 +31,29 @@ fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>
 }
 
 fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
-    // What a BEFORE trigger calls new is the row as it is to be written.
-    let mut new =
-        trigger.new().ok_or_else(|| Error::Internal("a trigger has no row".to_owned()))?.into_owned();
-    let home = home()?;
-    let is_copy = |row_home: Option<String>| row_home.is_some_and(|row_home| row_home != home);
+    let old = trigger.old();
+    if let Some(old) = &old {
+        let owner = old.get_by_name::<String>("owner")?.unwrap_or_default();
+        if !owns(&owner) {
+            return Err(Error::NotOwner(old.get_by_name::<String>("name")?.unwrap_or_default(), owner));
+        }
+    }
+    // What a BEFORE trigger calls new is the row as it is to be written; one that is deleted has none.
+    let Some(new) = trigger.new() else {
+        let gone = old.ok_or_else(|| Error::Internal("a trigger has no row".to_owned()))?;
+        return Ok(gone.into_owned());
+    };
+    let mut new = new.into_owned();
+    let installed = installed()?;
+    // Where only the place is another one, the subscription is held, and otherwise as any.
+    let is_copy = |row_home: Option<String>| {
+        let is_ours = |home: &str| home.strip_prefix(&*installed).is_some_and(|rest| rest.starts_with('/'));
+        row_home.is_some_and(|home| !is_ours(&home))
+    };
     // A restored row stays as it is: its tables may be gone, its owner unknown, and it is held in any case.
     if is_copy(new.get_by_name::<String>("home")?) {
         return Ok(new);
     }
-    let old = trigger.old();
     let mut known = Known::default();
     let mut old_owner = None;
     let mut was_live = false;
@@ -108,7 +112,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("columns", subscription.columns)?;
     new.set_by_name("exclude_columns", subscription.exclude_columns)?;
     new.set_by_name("format", subscription.format.word())?;
-    new.set_by_name("headers", subscription.headers)?;
+    new.set_by_name("headers", headers::hide(subscription.headers)?)?;
     new.set_by_name("batch_size", subscription.batch_size)?;
     new.set_by_name("batch_wait", subscription.batch_wait)?;
     new.set_by_name("ordering", subscription.ordering)?;
@@ -125,52 +129,16 @@ fn texts<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Result<Opti
     Ok(array.map(|array| array.iter().map(|text| text.map(str::to_owned)).collect()))
 }
 
-/// AFTER INSERT OR UPDATE OF home ON pgwh.subscriptions: a signing key for a subscription that has none.
-#[pg_trigger(sql = false)]
-fn provide_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
-    provided_secret(trigger).map_err(ErrorReport::from).unwrap_or_report();
-    Ok(None)
-}
-
-fn provided_secret(trigger: &PgTrigger<'_>) -> Result<(), Error> {
-    let id = trigger.new().map(|row| row.get_by_name::<i64>("id")).transpose()?.flatten();
-    Ok(Spi::run_with_args(
-        "INSERT INTO pgwh.secrets (subscription_id) VALUES ($1) ON CONFLICT DO NOTHING",
-        &[id.into()],
-    )?)
-}
-
-/// BEFORE INSERT OR UPDATE ON pgwh.secrets: refuses what can't sign.
-#[pg_trigger(sql = false)]
-fn check_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
-    let checked = checked_secret(trigger).map_err(ErrorReport::from);
-    Ok(Some(checked.unwrap_or_report()))
-}
-
-fn checked_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
-    let new = trigger.new().ok_or_else(|| Error::Internal("a trigger has no row".to_owned()))?.into_owned();
-    for column in ["secret", "previous_secret"] {
-        if let Some(secret) = new.get_by_name::<String>(column)? {
-            SigningKey::parse(&secret)?;
-        }
-    }
-    Ok(new)
-}
-
-/// Where we are, see `pgwh.home()`.
-fn home() -> Result<String, Error> {
-    Spi::connect(|client| client.select("SELECT pgwh.home()", Some(1), &[])?.first().get_one::<String>())?
-        .ok_or_else(|| Error::Internal("pgwh.installation has no row".to_owned()))
+/// The installation that this is, see `pgwh.installed()`.
+fn installed() -> Result<String, Error> {
+    Spi::connect(|client| {
+        client.select("SELECT pgwh.installed()", Some(1), &[])?.first().get_one::<String>()
+    })?
+    .ok_or_else(|| Error::Internal("pgwh.installation has no row".to_owned()))
 }
 
 /// A subscription is given to nobody whom the user can't act as.
 fn check_owner(owner: Option<String>) -> Result<(), Error> {
     let owner = owner.ok_or(Error::Missing("owner"))?;
-    let Ok(name) = std::ffi::CString::new(owner.as_str()) else { return Err(Error::Owner(owner)) };
-    // SAFETY: syscache look-ups in a transaction.
-    let may = unsafe {
-        let role = pg_sys::get_role_oid(name.as_ptr(), true);
-        role != pg_sys::InvalidOid && pg_sys::is_member_of_role(pg_sys::GetUserId(), role)
-    };
-    if may { Ok(()) } else { Err(Error::Owner(owner)) }
+    if may_act_as(&owner) { Ok(()) } else { Err(Error::Owner(owner)) }
 }

@@ -16,7 +16,7 @@ pub struct Spec {
     pub event_types: Vec<String>,
     /// Whether it gets anything at all.
     pub enabled: bool,
-    /// The installation it was made in; one made elsewhere is held.
+    /// Where it was armed, beginning with the installation; nothing is captured for those of another one.
     pub home: String,
 }
 
@@ -72,19 +72,22 @@ struct Subscription {
 
 /// All subscriptions that may get something.
 pub struct Router {
-    home: String,
+    installed: String,
     subscriptions: BTreeMap<i64, Subscription>,
 }
 
 impl Router {
-    /// A router that knows nobody yet; `home` is this installation.
-    pub fn new(home: String) -> Router {
-        Router { home, subscriptions: BTreeMap::new() }
+    /// A router that knows nobody yet, of this installation. Where the cluster is another one since, what is sent waits
+    /// for somebody to adopt it; capture goes on.
+    pub fn new(installed: String) -> Router {
+        Router { installed, subscriptions: BTreeMap::new() }
     }
 
     /// Takes note of what a subscription asks for from here on, or that it is gone.
     pub fn apply(&mut self, subscription: i64, spec: Option<&Spec>) {
-        match spec.filter(|spec| spec.enabled && spec.home == self.home) {
+        let is_ours =
+            |home: &str| home.strip_prefix(&*self.installed).is_some_and(|rest| rest.starts_with('/'));
+        match spec.filter(|spec| spec.enabled && is_ours(&spec.home)) {
             Some(spec) => {
                 // What is stored has been checked; a pattern that can't be read matches nothing.
                 let patterns = spec.tables.iter().filter_map(|text| TablePattern::parse(text).ok()).collect();

@@ -77,10 +77,63 @@ impl Position {
         Position { reach, ..Position::default() }
     }
 
+    /// Forgets what is pending up to `upto`; `last` is the last number given. Done again, it changes nothing.
+    pub fn discard(&mut self, upto: DeliveryId, last: DeliveryId) {
+        let listed = self.pending.len() as u64;
+        self.pending.retain(|pending| pending.id > upto);
+        let dropped = listed - self.pending.len() as u64;
+        self.counts.pending = self.counts.pending.saturating_sub(dropped);
+        if self.reach < upto {
+            self.reach = upto;
+            self.done_ahead.retain(|id| *id > upto);
+            // How many of those beyond are its own is not known; more than there are does no harm.
+            self.counts.pending = self.counts.pending.min(last.0.saturating_sub(upto.0));
+        }
+        if self.counts.pending == 0 {
+            self.counts.pending_bytes = 0;
+        }
+    }
+
     /// The oldest delivery that may be pending: all before it are done.
     pub fn oldest_pending(&self) -> Option<DeliveryId> {
         let listed = self.pending.first().map(|pending| pending.id);
         let logged = self.counts.pending > self.pending.len() as u64;
         listed.or(logged.then_some(DeliveryId(self.reach.0 + 1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position() -> Position {
+        Position {
+            mode: Mode::Paused,
+            reach: DeliveryId(10),
+            pending: [3, 7].map(|id| Pending::fresh(DeliveryId(id))).into(),
+            done_ahead: vec![DeliveryId(12), DeliveryId(22)],
+            counts: Counts { pending: 9, pending_bytes: 900, delivered: 5, dead: 1 },
+        }
+    }
+
+    #[test]
+    fn all_that_is_pending_is_forgotten_and_what_was_done_stays_counted() {
+        let mut position = position();
+        position.discard(DeliveryId(20), DeliveryId(20));
+        assert_eq!((position.reach, position.pending.len()), (DeliveryId(20), 0));
+        assert_eq!(position.counts, Counts { pending: 0, pending_bytes: 0, delivered: 5, dead: 1 });
+        assert_eq!(position.oldest_pending(), None);
+        assert_eq!(position.done_ahead, [DeliveryId(22)]);
+    }
+
+    #[test]
+    fn what_came_later_is_kept_also_when_it_is_done_again() {
+        let mut position = position();
+        position.discard(DeliveryId(3), DeliveryId(25));
+        assert_eq!(position.pending, [Pending::fresh(DeliveryId(7))]);
+        assert_eq!((position.reach, position.counts.pending), (DeliveryId(10), 8));
+        let once = position.clone();
+        position.discard(DeliveryId(3), DeliveryId(25));
+        assert_eq!(position, once);
     }
 }

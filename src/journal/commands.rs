@@ -50,6 +50,13 @@ pub enum CommandKind {
         /// Which.
         replay: i64,
     },
+    /// Forget what a subscription has pending, up to a number that is set when the log tells that it was adopted.
+    Discard {
+        /// Which.
+        subscription: i64,
+        /// The last delivery to forget.
+        upto: Option<DeliveryId>,
+    },
     /// Chunks of events have been rewritten: nothing that was read of them before may be used any more.
     Forget,
 }
@@ -76,6 +83,10 @@ fn read() -> Result<Vec<Command>> {
                     CommandKind::Skip { subscription: number(3)?, delivery: DeliveryId(number(4)? as u64) }
                 }
                 Some("replay") => CommandKind::Replay { replay: number(5)? },
+                Some("discard") => CommandKind::Discard {
+                    subscription: number(3)?,
+                    upto: row.get::<i64>(4)?.map(|upto| DeliveryId(upto as u64)),
+                },
                 Some("cancel_replay") => CommandKind::CancelReplay { replay: number(5)? },
                 _ => CommandKind::Forget,
             };
@@ -83,6 +94,23 @@ fn read() -> Result<Vec<Command>> {
         }
         Ok(commands)
     })
+}
+
+/// Sets for the subscriptions `ids` what those of them that are to forget what they have pending forget: all up to `last`.
+/// Done again after a restart, it is the same. Inside a transaction.
+pub fn begin_discards(ids: &[i64], last: DeliveryId) {
+    check(
+        "commands can't be written",
+        Spi::run_with_args(
+            "UPDATE pgwh.commands SET delivery_id = $2
+             WHERE command = 'discard' AND delivery_id IS NULL AND subscription_id = ANY ($1)",
+            &[ids.to_vec().into(), number_of(last).into()],
+        ),
+    );
+}
+
+fn number_of(id: DeliveryId) -> i64 {
+    i64::try_from(id.0).unwrap_or(i64::MAX)
 }
 
 /// Deletes commands that are done, all but those that somebody holds a lock on: these are done again. Inside a

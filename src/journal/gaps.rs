@@ -51,7 +51,7 @@ pub(super) fn lost(high: Lsn, to: Lsn) -> Result<()> {
          SELECT s.id, known.lsn, $2::pg_lsn, clock_timestamp(), 'the server gave the replication slot up'
          FROM pgwh.subscriptions s,
              (SELECT greatest(max(v.lsn), $1::pg_lsn) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
-         WHERE s.enabled AND s.home = pgwh.home() AND known.lsn < $2::pg_lsn ON CONFLICT DO NOTHING",
+         WHERE s.enabled AND starts_with(s.home, pgwh.installed() || '/') AND known.lsn < $2::pg_lsn ON CONFLICT DO NOTHING",
         &[high.to_string().into(), to.to_string().into()],
     )
 }

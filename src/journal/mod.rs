@@ -39,7 +39,7 @@ mod tables;
 mod writer;
 
 #[cfg(feature = "server")]
-pub use commands::{Command, CommandKind, commands, commands_done};
+pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};
 #[cfg(feature = "server")]
 pub use image::Version;
 #[cfg(feature = "server")]
@@ -53,7 +53,9 @@ pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, rep
 pub use ring::Retention;
 pub use selection::Standing;
 #[cfg(feature = "server")]
-pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable, subscriptions};
+pub use subscriptions::{
+    RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, disable, subscriptions,
+};
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]

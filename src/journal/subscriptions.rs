@@ -1,6 +1,6 @@
 //! Subscriptions as they are now: how to send.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgrx::spi::{Result, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
@@ -47,8 +47,23 @@ pub struct SubscriptionRow {
     pub paused: bool,
     /// Why it was disabled, when that happened by itself.
     pub disabled_reason: Option<String>,
-    /// Signing keys, the present one first.
-    pub secrets: Vec<String>,
+    /// Whether nothing may be sent before it is adopted: the cluster is a copy of the one that it was armed in.
+    pub held: bool,
+    /// What it keeps to itself, as it is stored.
+    pub secrets: StoredSecrets,
+}
+
+/// What `pgwh.secrets` has of a subscription; each text may be sealed.
+#[derive(Clone, Default)]
+pub struct StoredSecrets {
+    /// Its signing key; none when it was restored without.
+    pub secret: Option<String>,
+    /// The key before, and until when it signs, too.
+    pub previous: Option<(String, SystemTime)>,
+    /// Values of sensitive headers, as JSON.
+    pub headers: Option<String>,
+    /// Certificate and private key for mutual TLS, in PEM.
+    pub client_certificate: Option<String>,
 }
 
 /// The words of the column `ordering`.
@@ -69,16 +84,19 @@ const QUERY: &str = "
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
                  FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n) AS retry_schedule,
            extract(epoch FROM s.retention)::float8 AS retention, s.enabled, s.paused, s.disabled_reason,
-           array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL) AS secrets
+           s.home <> pgwh.home()
+               OR EXISTS (SELECT FROM pgwh.commands c WHERE c.command = 'discard' AND c.subscription_id = s.id) AS held,
+           k.secret, k.previous_secret, extract(epoch FROM k.previous_until)::float8 AS previous_until,
+           k.headers AS hidden_headers, k.client_certificate
     FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
-    WHERE s.home = pgwh.home()";
+    WHERE starts_with(s.home, pgwh.installed() || '/')";
 
-/// All subscriptions that may send; a disabled one sends what was committed before. Inside a transaction.
+/// All subscriptions of this installation; a disabled one sends what was committed before, a held one nothing. Inside a transaction.
 pub fn all_subscriptions() -> Vec<SubscriptionRow> {
     check("subscriptions can't be read", read(QUERY, None))
 }
 
-/// Those of the given subscriptions that may send. Inside a transaction.
+/// Those of the given subscriptions that are of this installation. Inside a transaction.
 pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
     check("subscriptions can't be read", read(&format!("{QUERY} AND s.id = ANY ($1)"), Some(ids)))
 }
@@ -135,7 +153,14 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
         enabled: of(row, "enabled")?.unwrap_or_default(),
         paused: of(row, "paused")?.unwrap_or_default(),
         disabled_reason: of(row, "disabled_reason")?,
-        secrets: of(row, "secrets")?.unwrap_or_default(),
+        held: of(row, "held")?.unwrap_or(true),
+        secrets: StoredSecrets {
+            secret: of(row, "secret")?,
+            previous: of::<String>(row, "previous_secret")?
+                .zip(of::<f64>(row, "previous_until")?.map(|until| UNIX_EPOCH + duration(until))),
+            headers: of(row, "hidden_headers")?,
+            client_certificate: of(row, "client_certificate")?,
+        },
     })
 }
 

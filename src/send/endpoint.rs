@@ -1,15 +1,17 @@
 //! An endpoint: what sender threads need to know of one subscription.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderName, HeaderValue, Uri};
 use url::{Host, Url};
 
 use super::guard::Guard;
+use super::identity::Identity;
 use super::problem::Problem;
 use super::signature::SigningKey;
 use crate::event::format::{Format, Shown, Source};
+use crate::secret::is_sensitive;
 
 /// The longest URL in bytes: more than servers commonly take.
 const MAX_URL: usize = 8 * 1024;
@@ -51,8 +53,12 @@ pub struct EndpointSettings {
     pub headers: Vec<(String, String)>,
     /// The time for one request, from resolving the name to the last byte of the response.
     pub timeout: Duration,
-    /// Signing secrets (`whsec_…`); each makes a signature.
+    /// Signing secrets (`whsec_…` or `whsk_…`); each makes a signature.
     pub secrets: Vec<String>,
+    /// The secret before, and until when it makes a signature, too.
+    pub previous_secret: Option<(String, SystemTime)>,
+    /// Certificate and private key for mutual TLS, in PEM.
+    pub client_certificate: Option<String>,
     /// The payload format.
     pub format: Format,
     /// The columns that payloads show.
@@ -75,6 +81,7 @@ pub struct Endpoint {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) timeout: Duration,
     pub(super) keys: Vec<SigningKey>,
+    pub(super) identity: Option<Identity>,
     pub(super) format: Format,
     pub(super) columns: Shown,
     pub(super) batched: bool,
@@ -86,14 +93,22 @@ impl Endpoint {
     /// Checks a subscription's settings, all but the network guard, which judges at every connection.
     pub fn new(settings: EndpointSettings) -> Result<Endpoint, Problem> {
         let headers = settings.headers.iter().map(|(name, value)| check_header(name, value));
+        let secrets = settings.secrets.iter().map(|secret| SigningKey::parse(secret));
+        let previous = settings
+            .previous_secret
+            .iter()
+            .map(|(secret, until)| Ok(SigningKey::parse(secret)?.until(*until)));
+        let identity = settings.client_certificate.as_deref().map(Identity::parse).transpose()?;
+        let mut target = Target::parse(&settings.url)?;
+        if let Some(identity) = &identity {
+            // A connection is somebody's, and never another's.
+            target.server = Arc::new(Server { identity: Some(identity.mark), ..(*target.server).clone() });
+        }
         Ok(Endpoint {
             headers: headers.collect::<Result<_, _>>()?,
-            target: Target::parse(&settings.url)?,
-            keys: settings
-                .secrets
-                .iter()
-                .map(|secret| SigningKey::parse(secret))
-                .collect::<Result<_, _>>()?,
+            target,
+            identity,
+            keys: secrets.chain(previous).collect::<Result<_, _>>()?,
             subscription_id: settings.subscription_id,
             subscription: settings.subscription,
             source: settings.source,
@@ -114,6 +129,7 @@ impl Endpoint {
         headers
             && self.target.uri == other.target.uri
             && self.format == other.format
+            && self.target.server == other.target.server
             && self.timeout == other.timeout
             && self.guard == other.guard
     }
@@ -138,6 +154,8 @@ pub struct Server {
     pub host: Host<String>,
     /// The port.
     pub port: u16,
+    /// Who we are there, for mutual TLS.
+    pub(super) identity: Option<[u8; 32]>,
 }
 
 /// A URL that requests can be sent to.
@@ -180,14 +198,14 @@ impl Target {
         };
         let uri =
             url.as_str().parse().map_err(|error| refuse(format!("\"{text}\" can't be sent to: {error}.")))?;
-        Ok(Target { uri, server: Arc::new(Server { secure, host: host.to_owned(), port }) })
+        Ok(Target { uri, server: Arc::new(Server { secure, host: host.to_owned(), port, identity: None }) })
     }
 }
 
 /// Checks a subscription's URL: its form, and what the network guard can judge before a name is resolved.
 pub fn check_url(url: &str, guard: &Guard) -> Result<Target, Problem> {
     let target = Target::parse(url)?;
-    let Server { secure, host, port } = &*target.server;
+    let Server { secure, host, port, .. } = &*target.server;
     guard.check_target(*secure, host, *port)?;
     Ok(target)
 }
@@ -225,8 +243,10 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
             value.len()
         )));
     }
-    let value = HeaderValue::from_bytes(value.as_bytes())
+    let mut value = HeaderValue::from_bytes(value.as_bytes())
         .map_err(|_| refuse(format!("The value of \"{name}\" contains a control character.")))?;
+    // So that printing a request doesn't print it.
+    value.set_sensitive(is_sensitive(name));
     Ok((parsed, value))
 }
 

@@ -6,7 +6,7 @@
 
 mod special;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use ipnet::IpNet;
 use url::Host;
@@ -48,8 +48,8 @@ impl Guard {
     /// Names are resolved when a request is sent, and [`Guard::check_address`] judges what they stand for.
     pub fn check_target(&self, secure: bool, host: &Host<String>, port: u16) -> Result<(), Problem> {
         match host {
-            Host::Ipv4(address) => self.check_address(secure, IpAddr::V4(*address), port),
-            Host::Ipv6(address) => self.check_address(secure, IpAddr::V6(*address), port),
+            Host::Ipv4(address) => self.check_dial(secure, IpAddr::V4(*address), port),
+            Host::Ipv6(address) => self.check_dial(secure, IpAddr::V6(*address), port),
             Host::Domain(name) if is_localhost(name) => {
                 self.check_address(secure, IpAddr::V4(Ipv4Addr::LOCALHOST), port).or_else(|refusal| {
                     self.check_address(secure, IpAddr::V6(Ipv6Addr::LOCALHOST), port).map_err(|_| refusal)
@@ -69,7 +69,19 @@ impl Guard {
         }
     }
 
-    /// Judges an address that is about to be dialled, or that a kept connection leads to.
+    /// Judges an address that is about to be dialled.
+    pub fn check_dial(&self, secure: bool, address: IpAddr, port: u16) -> Result<(), Problem> {
+        self.check_address(secure, address, port)?;
+        if !self.opens(address.to_canonical()) && is_own(address) {
+            return Err(self.refuse(
+                address.to_canonical(),
+                format!("{address} is an address of this server itself, which sends to others only."),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Judges an address by itself, such as one that a kept connection leads to.
     pub fn check_address(&self, secure: bool, address: IpAddr, port: u16) -> Result<(), Problem> {
         let address = address.to_canonical();
         if self.opens(address) {
@@ -144,9 +156,31 @@ pub(super) fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
+/// Whether an address is one of this machine's. Who sends to such a one sends from it; for UDP to know that, nothing has
+/// to be sent.
+fn is_own(address: IpAddr) -> bool {
+    let any =
+        if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip().to_canonical() == address.to_canonical())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_servers_own_addresses_are_known_whatever_network_they_are_of() {
+        assert!(is_own(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        assert!(!is_own("192.0.2.1".parse().unwrap()));
+        assert!(!is_own("93.184.216.34".parse().unwrap()));
+        // What is opened is open, also here.
+        let guard = Guard::parse("127.0.0.1").unwrap();
+        guard.check_dial(false, IpAddr::V4(Ipv4Addr::LOCALHOST), 9).unwrap();
+    }
 
     fn verdict(guard: &Guard, url: &str) -> Result<(), Problem> {
         let url = url::Url::parse(url).unwrap();

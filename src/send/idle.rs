@@ -71,6 +71,12 @@ impl IdleConnections {
         self.lock().drop_older_than(MAX_IDLE, &mut dropped);
     }
 
+    /// Lets go of all connections.
+    pub fn clear(&self) {
+        let mut dropped = Vec::new();
+        self.lock().drop_older_than(Duration::ZERO, &mut dropped);
+    }
+
     /// How many are kept.
     #[cfg(test)]
     pub fn count(&self) -> usize {

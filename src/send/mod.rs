@@ -9,6 +9,7 @@ mod connection;
 pub mod endpoint;
 mod exchange;
 pub mod guard;
+mod identity;
 mod idle;
 mod job;
 mod network;
@@ -24,6 +25,7 @@ mod transport;
 
 pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url};
 pub use guard::Guard;
+pub use identity::Identity;
 pub use job::Job;
 pub use outcome::{ErrorClass, Failure, FailureKind, Outcome, Success};
 pub use pool::{Pool, PoolSettings};

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -68,6 +69,11 @@ impl Pool {
     pub fn set_max_requests(&self, most: usize) {
         self.threads.set_max_threads(most.max(1));
         self.network.idle.set_limit(most);
+    }
+
+    /// Trusts what the system trusts now and, besides, certificates that one of this file signed.
+    pub fn trust_file(&self, ca_file: Option<PathBuf>) {
+        self.network.trust_file(ca_file);
     }
 
     /// How many threads there are.

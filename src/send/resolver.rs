@@ -38,7 +38,7 @@ pub(super) enum Unresolved {
 }
 
 type Answer = Result<Arc<[IpAddr]>, String>;
-type Lookup = Box<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
+pub(super) type Lookup = Box<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
 /// A cache of names in front of the system's resolver.
 pub(super) struct Resolver {
@@ -69,7 +69,7 @@ impl Resolver {
         }))
     }
 
-    fn with_lookup(lookup: Lookup) -> Resolver {
+    pub(super) fn with_lookup(lookup: Lookup) -> Resolver {
         let names = Arc::new(Names { lookup, entries: Mutex::new(HashMap::new()), answered: Condvar::new() });
         let shared = names.clone();
         let threads = Threads::new(THREADS, move || {

@@ -120,7 +120,7 @@ impl Dialler {
             Host::Ipv4(address) => ServerName::from(IpAddr::V4(*address)),
             Host::Ipv6(address) => ServerName::from(IpAddr::V6(*address)),
         };
-        let config = self.network.tls_config().map_err(|error| fault(error.to_string()))?;
+        let config = self.network.tls_config(request.endpoint.identity.as_ref()).map_err(fault)?;
         connection.secure(name, config).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => timed_out(request.endpoint.timeout, "securing the connection"),
             _ => fault(format!("the connection could not be secured: {error}")),
@@ -149,7 +149,7 @@ impl Dialler {
         let mut refusal = None;
         let mut allowed = Vec::with_capacity(addresses.len());
         for address in addresses.iter() {
-            match endpoint.guard.check_address(server.secure, *address, server.port) {
+            match endpoint.guard.check_dial(server.secure, *address, server.port) {
                 Ok(()) => allowed.push(*address),
                 Err(problem) => refusal = refusal.or(Some(problem)),
             }

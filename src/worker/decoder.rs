@@ -49,7 +49,7 @@ fn capture(database: &'static Database) {
     database.confirmed.store(start.0, Ordering::SeqCst);
     database.saved.store(start.0, Ordering::SeqCst);
 
-    let mut router = Router::new(installation.home);
+    let mut router = Router::new(installation.installed);
     for (id, spec) in journal::with_tables(|_| slot::read_image(start)).unwrap_or_default() {
         router.apply(id, Some(&spec));
     }
@@ -132,8 +132,8 @@ fn acquire_slot(database: &Database, name: &CString, queue: &mut Sender) -> Opti
 pub struct Installation {
     /// Drawn at CREATE EXTENSION.
     pub id: String,
-    /// `pgwh.home()`.
-    pub home: String,
+    /// `pgwh.installed()`.
+    pub installed: String,
     /// The oid of `pgwh.subscriptions`.
     pub subscriptions: pg_sys::Oid,
     /// The extension's oid.
@@ -144,12 +144,12 @@ impl Installation {
     /// Reads it; inside a transaction that may use our tables.
     pub fn read(extension: pg_sys::Oid) -> Installation {
         let read = || -> pgrx::spi::Result<Option<Installation>> {
-            let (id, home, subscriptions) = pgrx::Spi::get_three::<String, String, pg_sys::Oid>(
-                "SELECT id::text, pgwh.home(), 'pgwh.subscriptions'::regclass::oid FROM pgwh.installation",
+            let (id, installed, subscriptions) = pgrx::Spi::get_three::<String, String, pg_sys::Oid>(
+                "SELECT id::text, pgwh.installed(), 'pgwh.subscriptions'::regclass::oid FROM pgwh.installation",
             )?;
-            Ok(id.zip(home).zip(subscriptions).map(|((id, home), subscriptions)| Installation {
+            Ok(id.zip(installed).zip(subscriptions).map(|((id, installed), subscriptions)| Installation {
                 id,
-                home,
+                installed,
                 subscriptions,
                 extension,
             }))

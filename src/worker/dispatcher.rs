@@ -14,10 +14,10 @@ use super::recording::Recording;
 use super::sending::Sending;
 use super::shmem::{self, Database, Phase};
 use super::waiting::WaitSet;
-use super::{effects, endpoints};
+use super::{copies, effects, endpoints};
 use crate::decode::{raw, slot};
 use crate::event::Lsn;
-use crate::journal::{self, CommandKind, Version};
+use crate::journal::{self, Command, CommandKind, Version};
 use crate::link::frame::{Item, Stream};
 use crate::link::mq::Receiver;
 use crate::settings;
@@ -53,6 +53,7 @@ fn serve(database: &'static Database) {
     }
     let oid = database.oid();
     let Some(installation) = find_installation(database) else { return };
+    copies::see_to(&process::slot_name(oid, &installation.id));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
     let Some((recording, loaded)) = Recording::open() else { return };
     drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
@@ -350,6 +351,10 @@ impl Dispatcher {
             return;
         };
         self.sending.replay(replays);
+        // What is to be forgotten is known when the log has told of everything before the adoption.
+        let (discards, commands): (Vec<_>, Vec<_>) =
+            commands.into_iter().partition(|command| matches!(command.kind, CommandKind::Discard { .. }));
+        self.discard(discards);
         for command in &commands {
             if let CommandKind::Reload { subscription } = command.kind {
                 self.read_again(&[subscription]);
@@ -361,6 +366,34 @@ impl Dispatcher {
         self.sending.hand_over_records(&mut self.recording);
         if !commands.is_empty() && self.recording.write() {
             self.with_tables(|| journal::commands_done(&commands));
+        }
+    }
+
+    /// Forgets what subscriptions have pending, on record, and only then lets them send.
+    fn discard(&mut self, commands: Vec<Command>) {
+        let mut ids = Vec::new();
+        let commands: Vec<Command> = commands
+            .into_iter()
+            .filter(|command| match command.kind {
+                CommandKind::Discard { subscription, upto: Some(upto) } => {
+                    self.sending.discard(subscription, upto, self.recording.last());
+                    ids.push(subscription);
+                    true
+                }
+                _ => false,
+            })
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        // Taken up again, they are still held: the commands are there.
+        self.read_again(&ids);
+        self.sending.hand_over_records(&mut self.recording);
+        let positions = self.sending.positions(true);
+        self.recording.checkpoint(positions);
+        if self.recording.write() {
+            self.with_tables(|| journal::commands_done(&commands));
+            self.read_again(&ids);
         }
     }
 
@@ -395,13 +428,18 @@ impl Dispatcher {
         let ids: HashSet<i64> = versions.iter().map(|version| version.id).collect();
         let ids: Vec<i64> = ids.into_iter().collect();
         let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
+        let last = self.recording.last();
         let rows = self.with_tables(|| {
             journal::store_image(&versions);
             journal::note_gaps(&versions);
             journal::prune_image(confirmed);
+            journal::begin_discards(&ids, last);
             journal::subscriptions(&ids)
         });
         if let Some(rows) = rows {
+            if rows.iter().any(|row| row.held) {
+                self.database.commands.store(true, Ordering::SeqCst);
+            }
             self.recording.keep_for(&rows);
             self.sending.edit(&ids, rows, self.recording.last());
         }

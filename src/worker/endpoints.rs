@@ -1,6 +1,6 @@
 //! Subscriptions' rows as sending and deciding take them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use pgrx::pg_sys;
 
 use crate::dispatch::{Ordering, Schedule, Settings};
 use crate::event::format::{Shown, Source};
-use crate::journal::{RowOrdering, SubscriptionRow};
+use crate::journal::{RowOrdering, StoredSecrets, SubscriptionRow};
+use crate::secret::{Hidden, Keys, reveal, stored};
 use crate::send::{Endpoint, EndpointSettings, Guard};
 use crate::settings;
 
@@ -50,14 +51,43 @@ fn host_of(endpoint: &Endpoint) -> u64 {
     hasher.finish()
 }
 
+/// What endpoints are made by, besides their subscriptions' rows.
+pub struct Surroundings {
+    /// Where requests may go.
+    pub guard: Arc<Guard>,
+    /// The keys that open what is sealed, or why there are none.
+    pub keys: Result<Option<Keys>, String>,
+}
+
+impl Surroundings {
+    /// Those of now.
+    pub fn now() -> Surroundings {
+        Surroundings { guard: Arc::new(settings::guard()), keys: settings::encryption_keys() }
+    }
+}
+
 /// Where and how to send.
 pub fn endpoint_of(
     source: &Arc<Source>,
     row: &SubscriptionRow,
-    guard: &Arc<Guard>,
+    Surroundings { guard, keys }: &Surroundings,
 ) -> Result<Endpoint, String> {
-    let headers: HashMap<String, String> =
+    let keys = keys.as_ref().map_err(Clone::clone)?.as_ref();
+    let StoredSecrets { secret, previous, headers: hidden, client_certificate } = &row.secrets;
+    let open = |column, text: &String| stored::open(keys, row.id, column, text);
+    let secret = secret.as_ref().map(|text| open("secret", text)).ok_or("its signing key is missing")??;
+    // A key before that can't be opened is no reason not to sign by the present one.
+    let previous =
+        previous.as_ref().and_then(|(text, until)| Some((open("previous_secret", text).ok()?, *until)));
+    let client_certificate =
+        client_certificate.as_ref().map(|text| open("client_certificate", text)).transpose()?;
+    let hidden = hidden.as_ref().map(|text| open("headers", text)).transpose()?;
+    let hidden: Hidden = hidden
+        .map_or_else(|| Ok(Hidden::new()), |text| serde_json::from_str(&text))
+        .map_err(|error| error.to_string())?;
+    let mut headers: BTreeMap<String, String> =
         serde_json::from_str(&row.headers).map_err(|error| error.to_string())?;
+    reveal(&mut headers, &hidden).map_err(|name| format!("the value of its header \"{name}\" is missing"))?;
     Endpoint::new(EndpointSettings {
         subscription_id: row.id,
         subscription: row.name.clone(),
@@ -65,7 +95,9 @@ pub fn endpoint_of(
         url: row.url.clone(),
         headers: headers.into_iter().collect(),
         timeout: row.timeout,
-        secrets: row.secrets.clone(),
+        secrets: vec![secret],
+        previous_secret: previous,
+        client_certificate,
         format: row.format,
         columns: match (&row.columns, &row.exclude_columns) {
             (Some(only), _) => Shown::Only(only.clone()),

@@ -37,6 +37,7 @@ pub extern "C-unwind" fn pgwh_launcher_main(_argument: pg_sys::Datum) {
     // SAFETY: called once, first thing in a background worker; without a database only shared catalogs are open to it,
     // and no database is held by it.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
+    process::set_log_level();
     shared.launcher.set_me();
     shared.launcher_pid.store(std::process::id() as i32, Ordering::SeqCst);
 

@@ -2,6 +2,7 @@
 
 pub mod ask;
 mod clock;
+mod copies;
 mod decoder;
 mod dispatcher;
 mod effects;
@@ -9,6 +10,7 @@ mod endpoints;
 mod figures;
 mod files;
 mod launcher;
+pub mod place;
 pub mod process;
 pub mod quiesce;
 mod recording;
@@ -35,6 +37,7 @@ pub fn init() {
         pg_sys::shmem_request_hook = Some(request_memory);
         PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
         pg_sys::shmem_startup_hook = Some(attach_memory);
+        place::init();
         // A cluster being upgraded is started to be read, not to send.
         if pg_sys::IsBinaryUpgrade {
             return;

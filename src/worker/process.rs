@@ -7,6 +7,8 @@ use std::time::Duration;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_sys};
 
+use crate::settings;
+
 /// Settings every worker pins for itself, since it would inherit `ALTER DATABASE … SET` and `ALTER ROLE … SET`.
 /// Values must render the same everywhere, and no time limit may end a worker that waits.
 const PINNED: &[(&CStr, &CStr)] = &[
@@ -42,6 +44,12 @@ pub fn connect(database: pg_sys::Oid) {
         );
     }
     pin(PINNED);
+    set_log_level();
+}
+
+/// Has this process log what `pgwh.log_level` says. Outside of any transaction.
+pub fn set_log_level() {
+    pin(&[(c"log_min_messages", settings::log_level())]);
 }
 
 /// Pins settings for the life of the process; those that this server doesn't have are passed over.
@@ -121,6 +129,7 @@ pub fn see_to_interrupts() -> bool {
         pg_sys::ConfigReloadPending = 0;
         pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
     }
+    set_log_level();
     true
 }
 

@@ -8,13 +8,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
+use super::endpoints::{self, Surroundings};
 use super::figures::Publisher;
+use super::files;
 use super::recording::Recording;
 use super::replaying::Replaying;
 use super::shmem::Database;
 use super::showing::Showing;
 use super::under_way::UnderWay;
-use super::{endpoints, files};
 use crate::dispatch::{
     At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
     SubscriptionId, Success, Ticket,
@@ -79,6 +80,7 @@ impl Sending {
         self.engine.set_limits(max_requests, event_memory());
         self.engine.set_host_limits(settings::host_limits());
         self.pool.set_max_requests(max_requests);
+        self.pool.trust_file(settings::ca_file());
         let known: Vec<i64> = self.engine.subscriptions().map(|id| id.0).collect();
         self.edit(&known, rows, last);
     }
@@ -89,9 +91,9 @@ impl Sending {
         for id in ids.iter().filter(|id| !staying.contains(id)) {
             self.remove(*id);
         }
-        let guard = Arc::new(settings::guard());
+        let surroundings = Surroundings::now();
         for row in rows {
-            let endpoint = endpoints::endpoint_of(&self.source, &row, &guard);
+            let endpoint = endpoints::endpoint_of(&self.source, &row, &surroundings);
             // What is stored has been checked, so somebody has gone round the checks. What is pending is kept.
             if let Err(problem) = &endpoint {
                 pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
@@ -112,7 +114,7 @@ impl Sending {
         // Who is disabled by hand gets what was committed before; who failed has nobody to get it.
         if !row.enabled && row.disabled_reason.is_some() {
             self.engine.stop(id, now);
-        } else if row.paused || endpoint.is_none() {
+        } else if row.paused || row.held || endpoint.is_none() {
             self.engine.pause(id, now);
         } else {
             self.engine.resume(id);
@@ -125,6 +127,14 @@ impl Sending {
             }
         }
         self.showing.changed(row.id);
+    }
+
+    /// Forgets what a subscription has pending up to a delivery; whoever it is has to be taken up again.
+    pub fn discard(&mut self, id: i64, upto: DeliveryId, last: DeliveryId) {
+        let Some(mut position) = self.engine.position(SubscriptionId(id), Instant::now()) else { return };
+        position.discard(upto, last);
+        self.engine.remove(SubscriptionId(id));
+        self.loaded.insert(id, position);
     }
 
     fn remove(&mut self, id: i64) {
@@ -283,7 +293,7 @@ impl Sending {
             }
             CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
             CommandKind::Forget => journal.forget_read(),
-            CommandKind::Reload { .. } | CommandKind::Replay { .. } => {}
+            CommandKind::Reload { .. } | CommandKind::Replay { .. } | CommandKind::Discard { .. } => {}
         }
     }
 

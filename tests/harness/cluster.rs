@@ -33,6 +33,7 @@ pub struct Setup {
     settings: Vec<String>,
     files: Option<u64>,
     clock: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -61,6 +62,12 @@ impl Setup {
     /// With a clock of its own, which [`Cluster::shift_clock`] moves.
     pub fn own_clock(mut self) -> Self {
         self.clock = true;
+        self
+    }
+
+    /// With a variable in the server's environment, until it is stopped.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -118,6 +125,17 @@ impl Cluster {
 
     #[track_caller]
     fn with(setup: Setup) -> Self {
+        let cluster = Self::made(setup.files, setup.clock, |data| copy(&template(), data));
+        let lines: Vec<&str> =
+            SETTINGS.iter().copied().chain(setup.settings.iter().map(String::as_str)).collect();
+        cluster.set(&lines.join("\n"));
+        cluster.begin_with(&setup.environment);
+        cluster
+    }
+
+    /// A cluster that doesn't run, in a directory of its own, whose data directory `make` makes.
+    #[track_caller]
+    fn made(files: Option<u64>, clock: bool, make: impl FnOnce(&Path)) -> Self {
         static SWEEP: Once = Once::new();
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         SWEEP.call_once(sweep);
@@ -126,27 +144,80 @@ impl Cluster {
         let directory = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         Server::get().own(&directory);
-        copy(&template(), &directory.join("data"));
+        make(&directory.join("data"));
         let cluster = Self {
             postgres: Database::new(&directory, "postgres"),
             directory,
             server: Mutex::default(),
-            files: setup.files,
-            clock: setup.clock,
+            files,
+            clock,
         };
-        if cluster.clock {
+        if clock {
             cluster.shift_clock("+0");
         }
-        let socket = format!("unix_socket_directories = '{}'", cluster.directory.display());
-        let lines: Vec<&str> = SETTINGS
-            .iter()
-            .copied()
-            .chain([socket.as_str()])
-            .chain(setup.settings.iter().map(String::as_str))
-            .collect();
-        cluster.set(&lines.join("\n"));
-        cluster.begin();
+        cluster.set(&format!("unix_socket_directories = '{}'", cluster.directory.display()));
         cluster
+    }
+
+    /// A copy of its data directory as it is, which doesn't run; the original should not, either.
+    #[track_caller]
+    pub fn copied(&self) -> Self {
+        Self::made(self.files, self.clock, |data| {
+            copy(&self.data(), data);
+            let _ = fs::remove_file(data.join("postmaster.pid"));
+        })
+    }
+
+    /// The cluster in another directory, which doesn't run; this one has no data directory any more.
+    #[track_caller]
+    pub fn moved(&self) -> Self {
+        Self::made(self.files, self.clock, |data| {
+            fs::rename(self.data(), data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
+        })
+    }
+
+    /// A backup by `pg_basebackup`, which doesn't run.
+    #[track_caller]
+    pub fn backed_up(&self) -> Self {
+        Self::made(self.files, self.clock, |data| {
+            let output = Server::get()
+                .unprivileged("pg_basebackup")
+                .arg("-D")
+                .arg(data)
+                .args(["-U", "postgres", "--checkpoint=fast", "--no-sync", "-h"])
+                .arg(self.host())
+                .output()
+                .unwrap_or_else(|error| panic!("pg_basebackup: {error}"));
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        })
+    }
+
+    /// A backup that becomes a standby of this cluster when it is started.
+    #[track_caller]
+    pub fn standby(&self) -> Self {
+        let standby = self.backed_up();
+        standby.set(&format!("primary_conninfo = 'host={} user=postgres'", self.host().display()));
+        standby.signal("standby.signal");
+        standby
+    }
+
+    /// Writes a file into the data directory that only the server may read; returns its path.
+    #[track_caller]
+    pub fn write_private(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let (path, new) = (self.data().join(name), self.data().join(format!("{name}.new")));
+        fs::write(&new, text).unwrap_or_else(|error| panic!("{}: {error}", new.display()));
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).expect("a mode");
+        Server::get().own(&new);
+        // Nobody reads half of it.
+        fs::rename(&new, &path).expect("a rename");
+        path
+    }
+
+    /// Puts an empty file into the data directory, by which a server that starts knows what it is to be.
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        self.write_private(name, "");
     }
 
     /// A database of it, there or not.
@@ -189,9 +260,15 @@ impl Cluster {
     /// Starts a server that was stopped.
     #[track_caller]
     pub fn begin(&self) {
+        self.begin_with(&[]);
+    }
+
+    #[track_caller]
+    fn begin_with(&self, environment: &[(String, String)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut postgres = Server::get().unprivileged("postgres");
         postgres.arg("-D").arg(self.directory.join("data"));
+        postgres.envs(environment.iter().map(|(name, value)| (name, value)));
         if let Some(count) = self.files {
             limit_files(&mut postgres, count);
         }
@@ -301,11 +378,6 @@ impl Cluster {
     /// Where the data is.
     pub fn data(&self) -> PathBuf {
         self.directory.join("data")
-    }
-
-    /// The directory of its socket: what `psql -h` wants.
-    pub fn host(&self) -> &Path {
-        &self.directory
     }
 
     /// The port of its socket.

@@ -53,6 +53,11 @@ impl Database {
         &self.name
     }
 
+    /// The directory of the server's socket: what `psql -h` wants.
+    pub fn host(&self) -> &Path {
+        &self.socket
+    }
+
     /// The same database, seen by another role.
     pub fn as_role(&self, role: &str) -> Self {
         Self { user: role.to_owned(), ..self.clone() }

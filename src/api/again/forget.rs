@@ -8,8 +8,9 @@ use pgrx::AnyElement;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::super::acting::with_plain_names;
 use super::row::AskedRow;
-use super::{is_pending, positions, tell, with_plain_names};
+use super::{is_pending, positions, tell};
 use crate::dispatch::{DeliveryId, Position};
 use crate::error::Error;
 use crate::event::EventId;

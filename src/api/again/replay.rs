@@ -3,11 +3,12 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::super::acting::with_plain_names;
 use super::super::near::near;
 use super::super::subscribe::id_of;
 use super::super::subscription::Texts;
 use super::super::tables;
-use super::{delivery_of, is_pending, positions, refused, tell, time, unknown, with_plain_names};
+use super::{delivery_of, is_pending, positions, refused, tell, time, unknown};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use pgrx::{AnyElement, fcinfo};
 use serde_json::value::RawValue;
 
+use super::super::acting::with_plain_names;
 use super::super::near::near;
 use super::super::tables;
 use super::{json, refused};
@@ -141,7 +142,7 @@ fn columns_of(oid: u32) -> Result<Vec<Column>, Error> {
             WHERE i.indrelid = a.attrelid AND (i.indisreplident OR i.indisprimary)
             ORDER BY i.indisreplident DESC LIMIT 1) i ON true
         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-    super::with_plain_names(|| {
+    with_plain_names(|| {
         let columns = Spi::connect(|client| {
             let mut columns = Vec::new();
             for row in client.select(QUERY, None, &[pg_sys::Oid::from(oid).into()])? {

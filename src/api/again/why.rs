@@ -7,8 +7,9 @@ use pgrx::AnyElement;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::super::acting::with_plain_names;
 use super::row::AskedRow;
-use super::{is_pending, positions, time, with_plain_names};
+use super::{is_pending, positions, time};
 use crate::decode::pattern::TablePattern;
 use crate::dispatch::{DeliveryId, Mode, Pending, Position};
 use crate::error::Error;

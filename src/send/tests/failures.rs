@@ -249,3 +249,31 @@ fn a_panic_while_sending_is_an_outcome_and_the_thread_lives_on() {
     assert!(failure.message.contains("for a test"), "{}", failure.message);
     assert!(outcomes[1].result.is_ok());
 }
+
+#[test]
+fn what_a_name_stands_for_is_judged_when_it_is_dialled() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let port = server.address.port();
+    let network = Network::resolving(Box::new(|name| {
+        Ok(match name {
+            // Private and open addresses together: only the open one is dialled.
+            "mixed.example" => vec!["192.168.0.1".parse().unwrap(), "127.0.0.1".parse().unwrap()],
+            // Another address than when it was subscribed, on which somebody listens, too.
+            _ => vec!["127.0.0.2".parse().unwrap(), "::ffff:127.0.0.3".parse().unwrap()],
+        })
+    }));
+    let pool = pool_with(network);
+    let guard = Arc::new(Guard::parse("127.0.0.1").unwrap());
+    let to = |name: &str| {
+        let url = format!("http://{name}:{port}/");
+        Arc::new(Endpoint::new(EndpointSettings { guard: guard.clone(), ..settings(&url) }).unwrap())
+    };
+    assert_eq!(deliver(&pool, &to("mixed.example")), Ok(Success { status: 200 }));
+    let failure = deliver(&pool, &to("rebound.example")).unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Blocked);
+    for word in
+        ["127.0.0.2", "loopback", "ALTER SYSTEM SET pgwh.allowed_networks = '127.0.0.1/32, 127.0.0.2/32'"]
+    {
+        assert!(failure.message.contains(word), "{}", failure.message);
+    }
+}

@@ -51,6 +51,8 @@ fn settings(url: &str) -> EndpointSettings {
         headers: Vec::new(),
         timeout: Duration::from_secs(30),
         secrets: vec![SECRET.to_owned()],
+        previous_secret: None,
+        client_certificate: None,
         format: Format::Pgwh,
         columns: Shown::All,
         batched: false,

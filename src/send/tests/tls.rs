@@ -69,3 +69,179 @@ fn a_plain_server_at_an_https_url_is_a_tls_failure() {
         deliver(&pool_with(network), &endpoint(&format!("https://localhost:{}/", server.address.port())));
     assert_eq!(failure.unwrap_err().class, ErrorClass::Tls);
 }
+
+/// An authority that signs, and what it signs.
+struct Authority {
+    certificate: rcgen::Certificate,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap();
+        Authority { certificate, issuer: rcgen::Issuer::new(parameters, key) }
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).unwrap();
+        roots
+    }
+
+    /// A certificate for `localhost` that is no longer valid from that year on, and its key.
+    fn sign(&self, until: i32) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(until, 1, 1);
+        (parameters.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A server with such a certificate, which asks for one that this authority signed.
+    fn server(&self, until: i32, mutual: bool) -> Server {
+        let (certificate, key) = self.sign(until);
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = if mutual {
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        } else {
+            builder.with_no_client_auth()
+        };
+        let config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        Server::secure(Arc::new(config), |_, stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+            stream.flush()?;
+            Ok(true)
+        })
+    }
+}
+
+fn pem(certificate: &rcgen::Certificate) -> String {
+    in_pem("CERTIFICATE", certificate.der())
+}
+
+fn pem_key(key: &rcgen::KeyPair) -> String {
+    in_pem("PRIVATE KEY", &key.serialize_der())
+}
+
+fn in_pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+fn localhost(server: &Server) -> String {
+    format!("https://localhost:{}/", server.address.port())
+}
+
+fn pool_trusting(authority: &Authority) -> Pool {
+    let network = Network::new(4);
+    network.trust(authority.roots());
+    pool_with(network)
+}
+
+#[test]
+fn an_expired_certificate_is_a_tls_failure() {
+    let authority = Authority::new();
+    let pool = pool_trusting(&authority);
+    assert!(deliver(&pool, &endpoint(&localhost(&authority.server(2100, false)))).is_ok());
+    let failure = deliver(&pool, &endpoint(&localhost(&authority.server(2001, false)))).unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Tls);
+    assert!(failure.message.contains("expired"), "{}", failure.message);
+}
+
+#[test]
+fn an_endpoint_that_asks_who_we_are_is_shown_the_certificate_of_its_subscription_and_no_others() {
+    let authority = Authority::new();
+    let server = authority.server(2100, true);
+    let (certificate, key) = authority.sign(2100);
+    let both = pem(&certificate) + &pem_key(&key);
+    let known = Arc::new(
+        Endpoint::new(EndpointSettings { client_certificate: Some(both), ..settings(&localhost(&server)) })
+            .unwrap(),
+    );
+    let nobody = endpoint(&localhost(&server));
+    let pool = pool_trusting(&authority);
+    assert_eq!(deliver(&pool, &known), Ok(Success { status: 200 }));
+    // The connection that is kept is not theirs.
+    assert_eq!(deliver(&pool, &nobody).unwrap_err().class, ErrorClass::Tls);
+    assert_eq!(deliver(&pool, &known), Ok(Success { status: 200 }));
+    assert!(server.requests().iter().all(|request| request.connection == 0));
+    assert!(!format!("{known:?}").contains("PRIVATE"));
+}
+
+#[test]
+fn what_is_no_client_certificate_is_refused_and_not_repeated() {
+    let authority = Authority::new();
+    let ((certificate, key), (_, other)) = (authority.sign(2100), authority.sign(2100));
+    for text in [
+        String::new(),
+        "hunter2".to_owned(),
+        pem(&certificate),
+        pem_key(&key),
+        pem(&certificate) + &pem_key(&other),
+    ] {
+        let problem = Identity::parse(&text).unwrap_err();
+        assert!(
+            !problem.to_string().contains("hunter2") && !problem.to_string().contains("-----"),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn a_file_of_certificates_is_trusted_besides_the_systems_and_a_bad_one_is_told_of() {
+    let authority = Authority::new();
+    let server = authority.server(2100, false);
+    let endpoint = endpoint(&localhost(&server));
+    let file = std::env::temp_dir().join(format!("pgwh-ca-{}.pem", std::process::id()));
+    std::fs::write(&file, pem(&authority.certificate)).unwrap();
+    let pool = pool(1);
+    pool.trust_file(Some(file.clone()));
+    assert_eq!(deliver(&pool, &endpoint), Ok(Success { status: 200 }));
+    std::fs::write(&file, "nothing").unwrap();
+    pool.trust_file(Some(file.clone()));
+    let failure = deliver(&pool, &endpoint).unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Tls);
+    assert!(failure.message.contains("pgwh.ca_file"), "{}", failure.message);
+    std::fs::remove_file(&file).unwrap();
+    pool.trust_file(Some(file));
+    assert!(deliver(&pool, &endpoint).unwrap_err().message.contains("pgwh.ca_file"));
+    // Without the file only the system is trusted, also by what was kept.
+    pool.trust_file(None);
+    assert_eq!(deliver(&pool, &endpoint).unwrap_err().class, ErrorClass::Tls);
+}
+
+#[test]
+fn a_server_that_knows_only_old_versions_is_a_tls_failure_and_one_that_stalls_times_out() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut sockets = Vec::new();
+        for (n, socket) in listener.incoming().enumerate() {
+            let mut socket = socket.unwrap();
+            if n == 0 {
+                let _ = socket.read(&mut [0; 512]);
+                // A fatal alert: protocol_version (RFC 8446, section 6).
+                socket.write_all(&[21, 3, 1, 0, 2, 2, 70]).unwrap();
+            }
+            sockets.push(socket);
+        }
+    });
+    let url = format!("https://localhost:{port}/");
+    let pool = pool_trusting(&Authority::new());
+    let failure = deliver(&pool, &endpoint(&url)).unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Tls, "{}", failure.message);
+    let failure = deliver(&pool, &impatient(&url)).unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Timeout, "{}", failure.message);
+    assert!(failure.message.contains("securing"), "{}", failure.message);
+}

@@ -51,7 +51,11 @@ SELECT count(*) AS keys FROM pgwh.secrets JOIN pgwh.subscriptions s ON s.id = su
 UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = 'copy';
 \set VERBOSITY default
 UPDATE pgwh.subscriptions SET home = DEFAULT, owner = DEFAULT, url = 'https://example.com/', tables = '{*.*}' WHERE name = 'copy';
+-- The key that it had is not known here, and another one is nothing that its receiver expects.
 SELECT count(*) AS keys FROM pgwh.secrets JOIN pgwh.subscriptions s ON s.id = subscription_id WHERE s.name = 'copy';
+SELECT name, state, reason, next_step FROM pgwh.status() WHERE name = 'copy';
+SELECT pgwh.rotate_secret('copy') ~ '^whsec_' AS renewed;
+SELECT name, state FROM pgwh.status() WHERE name = 'copy';
 
 BEGIN;
 DELETE FROM pgwh.subscriptions;

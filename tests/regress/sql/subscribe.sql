@@ -19,7 +19,7 @@ FROM pgwh.subscriptions WHERE id = :all_id;
 -- Everything by name.
 SELECT pgwh.subscribe('https://example.com/orders', name => 'orders',
   tables => '{"shop.\"Odd.Name\"", SHOP.orders, shop.p*, shop.orders, other.*}', event_types => '{D, Insert, i}',
-  headers => '{"x-api-key": "k"}', secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', timeout => '3 s',
+  headers => '{"x-tenant": "7"}', secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', timeout => '3 s',
   max_in_flight => 4, enabled => false) AS id \gset
 SELECT * FROM (SELECT name, url, tables, event_types, headers, timeout, max_in_flight, enabled
   FROM pgwh.subscriptions WHERE id = :id) s \gx

@@ -1,0 +1,80 @@
+//! Acting for a user: whom they may act as, and doing for them what they may not do themselves.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+use crate::error::Error;
+
+/// Whether the present role can act as the one of that name.
+pub fn may_act_as(role: &str) -> bool {
+    let Ok(name) = CString::new(role) else { return false };
+    // SAFETY: syscache look-ups in a transaction.
+    unsafe {
+        let role = pg_sys::get_role_oid(name.as_ptr(), true);
+        role != pg_sys::InvalidOid && pg_sys::is_member_of_role(pg_sys::GetUserId(), role)
+    }
+}
+
+/// Whether the present role may do what a subscription's owner may.
+pub fn owns(owner: &str) -> bool {
+    // SAFETY: a syscache look-up in a transaction. A superuser sees to those, too, whose owner is gone.
+    unsafe { pg_sys::superuser() || may_act_as(owner) }
+}
+
+/// Runs the action as the extension's owner, where names without a schema mean the server's own. For what nobody else may
+/// read or write; the caller has been judged before.
+pub fn as_owner<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: as checks of foreign keys do it (`ri_PerformCheck` in ri_triggers.c); should the action raise, the end of
+    // the transaction gives the role back.
+    unsafe {
+        let (mut role, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut role, &mut context);
+        pg_sys::SetUserIdAndSecContext(owner(), context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        let done = with_plain_names(action);
+        pg_sys::SetUserIdAndSecContext(role, context);
+        done
+    }
+}
+
+/// Who owns `pgwh.secrets`.
+///
+/// # Safety
+/// A transaction is in progress.
+unsafe fn owner() -> pg_sys::Oid {
+    // SAFETY: as the caller promises; syscache look-ups whose result is copied.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), false);
+        let table = pg_sys::get_relname_relid(c"secrets".as_ptr(), schema);
+        let cache = pg_sys::SysCacheIdentifier::RELOID as _;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
+        if tuple.is_null() {
+            pgrx::error!("pgstream_hooks: pgwh.secrets is not there");
+        }
+        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        owner
+    }
+}
+
+/// Runs the action where names without a schema mean the server's own, whatever the caller's search path is.
+pub fn with_plain_names<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: as functions with a SET clause do it (`fmgr_security_definer` in fmgr.c): the level is closed when the
+    // action is done, or by the end of the transaction when it raises.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let done = action();
+        pg_sys::AtEOXact_GUC(true, level);
+        done
+    }
+}

@@ -1,0 +1,336 @@
+//! Signing keys and what else a subscription keeps to itself: `pgwh.secret`, `pgwh.rotate_secret` and the triggers on
+//! `pgwh.secrets`, which nobody but the extension's owner may read.
+
+use std::collections::BTreeMap;
+
+use pgrx::datum::Interval;
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
+use pgrx::prelude::*;
+use pgrx::{AllocatedByRust, JsonB};
+
+use super::acting::{as_owner, owns};
+use super::again::tell;
+use super::headers;
+use super::subscribe::id_of;
+use crate::error::Error;
+use crate::journal::CommandKind;
+use crate::secret::{Hidden, Keys, reveal, stored};
+use crate::send::Identity;
+use crate::send::signature::{self, Scheme, SigningKey};
+use crate::settings;
+
+type Tuple<'a> = PgHeapTuple<'a, AllocatedByRust>;
+
+/// The columns of `pgwh.secrets` that are sealed.
+const SEALED: [&str; 4] = ["secret", "previous_secret", "headers", "client_certificate"];
+/// The longest overlap of two keys, in microseconds.
+const LONGEST_OVERLAP: i128 = 365 * 86_400_000_000;
+
+/// The key that signs a subscription's requests, for its owner.
+#[pg_extern(sql = false)]
+fn secret(name: Option<String>) -> Result<Option<String>, ErrorReport> {
+    let id = owned(name)?;
+    Ok(as_owner(|| Ok(Opened::read(id, &keys()?)?.secret))?)
+}
+
+/// What receivers verify by, when requests are signed by v1a.
+#[pg_extern(sql = false)]
+fn public_key(name: Option<String>) -> Result<Option<String>, ErrorReport> {
+    let id = owned(name)?;
+    let secret = as_owner(|| Ok(Opened::read(id, &keys()?)?.secret))?;
+    Ok(secret
+        .map(|secret| SigningKey::parse(&secret))
+        .transpose()
+        .map_err(Error::from)?
+        .and_then(|key| key.public_key()))
+}
+
+/// Gives a subscription a new key; the present one signs, too, for some time.
+#[pg_extern(sql = false)]
+fn rotate_secret(name: Option<String>, overlap: Option<Interval>) -> Result<String, ErrorReport> {
+    let overlap = overlap.ok_or(Error::Missing("overlap"))?;
+    if !(0..=LONGEST_OVERLAP).contains(&overlap.as_micros()) {
+        return Err(Error::OutOfRange {
+            what: "overlap",
+            value: format!("{} s", overlap.as_micros() as f64 / 1e6),
+            range: "from 0 to 365 days",
+            example: "overlap => '24 hours'",
+        }
+        .into());
+    }
+    let id = owned(name)?;
+    let secret = as_owner(|| {
+        // A key that can't be read can't sign either; the new one ends that.
+        let present = keys().ok().and_then(|keys| Opened::read(id, &keys).ok()).unwrap_or_default();
+        let scheme = present.secret.as_deref().and_then(|secret| SigningKey::parse(secret).ok());
+        let fresh = generate(scheme.map_or(Scheme::V1, |key| key.scheme()))?;
+        let previous = present.secret.filter(|_| overlap.as_micros() > 0);
+        Spi::run_with_args(
+            "INSERT INTO pgwh.secrets AS k (subscription_id, secret, previous_secret, previous_until)
+             VALUES ($1, $2, $3, CASE WHEN $3 IS NOT NULL THEN now() + $4 END)
+             ON CONFLICT (subscription_id) DO UPDATE SET (secret, previous_secret, previous_until) =
+                 (EXCLUDED.secret, EXCLUDED.previous_secret, EXCLUDED.previous_until)",
+            &[id.into(), fresh.clone().into(), previous.into(), overlap.into()],
+        )?;
+        tell(CommandKind::Reload { subscription: id })?;
+        Ok(fresh)
+    })?;
+    Ok(secret)
+}
+
+/// A new random signing key.
+#[pg_extern(sql = false)]
+fn generate_secret(signature: Option<String>) -> Result<String, ErrorReport> {
+    Ok(generate(scheme_of(signature.as_deref())?)?)
+}
+
+/// Subscriptions whose requests can't be signed or made, and why.
+#[pg_extern(sql = false)]
+fn secret_problems()
+-> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, String))>, ErrorReport> {
+    let problems = as_owner(|| {
+        let keys = keys();
+        let mut problems = Vec::new();
+        Spi::connect(|client| {
+            // Whose key is in the clear and whose headers are no secrets has no problem, and is not read.
+            let rows = client.select(
+                "SELECT s.id, s.headers::text, k.secret, k.headers, k.client_certificate
+                 FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
+                 WHERE k.secret IS NULL OR k.secret LIKE 'sealed:%' OR k.client_certificate LIKE 'sealed:%'
+                     OR s.headers::text LIKE '%hidden:%'",
+                None,
+                &[],
+            )?;
+            for row in rows {
+                let id = row.get::<i64>(1)?.unwrap_or_default();
+                let opened = keys
+                    .as_ref()
+                    .map_err(Clone::clone)
+                    .and_then(|keys| Opened::of(id, keys, row.get(3)?, row.get(4)?, row.get(5)?));
+                let headers = row.get::<String>(2)?.unwrap_or_default();
+                problems.extend(problem_of(opened, &headers).map(|problem| (id, problem)));
+            }
+            Ok::<_, pgrx::spi::Error>(())
+        })?;
+        Ok(problems)
+    })?;
+    Ok(TableIterator::new(problems))
+}
+
+fn problem_of(opened: Result<Opened, Error>, headers: &str) -> Option<String> {
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(Error::Sealed(why)) => return Some(why),
+        Err(error) => return Some(error.in_one_line()),
+    };
+    if opened.secret.is_none() {
+        return Some(
+            "its signing key is missing: pg_dump carries keys only when they are encrypted".to_owned(),
+        );
+    }
+    let mut headers: BTreeMap<String, String> = serde_json::from_str(headers).unwrap_or_default();
+    let missing = reveal(&mut headers, &opened.headers).err()?;
+    Some(format!(
+        "the value of its header \"{missing}\" is missing: pg_dump carries such values only when they are encrypted"
+    ))
+}
+
+/// Reads `v1` or `v1a`; v1 when nothing is said.
+pub fn scheme_of(signature: Option<&str>) -> Result<Scheme, Error> {
+    Ok(signature.map(Scheme::parse).transpose()?.unwrap_or_default())
+}
+
+/// Stores the key that somebody gave, or one of the kind that somebody wants, or one where there is none.
+pub fn set_secret(id: i64, secret: Option<String>, scheme: Option<Scheme>) -> Result<(), Error> {
+    as_owner(|| {
+        let present = match (&secret, scheme) {
+            (None, _) => Opened::read(id, &keys()?)?.secret,
+            _ => None,
+        };
+        let present = present.map(|present| SigningKey::parse(&present)).transpose()?;
+        let wanted = match (secret, present) {
+            (Some(given), _) => given,
+            (None, Some(present)) if scheme.is_none_or(|scheme| scheme == present.scheme()) => return Ok(()),
+            (None, _) => generate(scheme.unwrap_or_default())?,
+        };
+        // AFTER triggers of the INSERT have run by the end of its statement, so there is a row to change; a restored
+        // subscription may have none.
+        Spi::run_with_args(
+            "INSERT INTO pgwh.secrets (subscription_id, secret) VALUES ($1, $2)
+             ON CONFLICT (subscription_id) DO UPDATE SET secret = EXCLUDED.secret",
+            &[id.into(), wanted.into()],
+        )?;
+        Ok(())
+    })
+}
+
+/// Stores who we are to the endpoint; an empty text is nobody.
+pub fn set_client_certificate(id: i64, pem: &str) -> Result<(), Error> {
+    as_owner(|| {
+        Ok(Spi::run_with_args(
+            "INSERT INTO pgwh.secrets (subscription_id, secret, client_certificate) VALUES ($1, NULL, nullif($2, ''))
+             ON CONFLICT (subscription_id) DO UPDATE SET client_certificate = EXCLUDED.client_certificate",
+            &[id.into(), pem.into()],
+        )?)
+    })
+}
+
+fn generate(scheme: Scheme) -> Result<String, Error> {
+    signature::generate_secret(scheme).map_err(|error| Error::Internal(error.to_string()))
+}
+
+/// The subscription of that name, if the caller may act as its owner.
+fn owned(name: Option<String>) -> Result<i64, Error> {
+    let id = id_of(name)?;
+    let owner = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT owner, name FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        rows.first().get_two::<String, String>()
+    })?;
+    match owner {
+        (Some(owner), _) if owns(&owner) => Ok(id),
+        (owner, name) => Err(Error::NotOwner(name.unwrap_or_default(), owner.unwrap_or_default())),
+    }
+}
+
+fn keys() -> Result<Option<Keys>, Error> {
+    settings::encryption_keys().map_err(Error::Sealed)
+}
+
+/// What a subscription keeps to itself, in the clear.
+#[derive(Default)]
+struct Opened {
+    secret: Option<String>,
+    headers: Hidden,
+}
+
+impl Opened {
+    /// Reads and opens it; as the extension's owner.
+    fn read(id: i64, keys: &Option<Keys>) -> Result<Opened, Error> {
+        let (secret, headers, certificate) = Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT secret, headers, client_certificate FROM pgwh.secrets WHERE subscription_id = $1",
+                Some(1),
+                &[id.into()],
+            )?;
+            if rows.is_empty() {
+                Ok((None, None, None))
+            } else {
+                rows.first().get_three::<String, String, String>()
+            }
+        })?;
+        Opened::of(id, keys, secret, headers, certificate)
+    }
+
+    /// Opens what is stored.
+    fn of(
+        id: i64,
+        keys: &Option<Keys>,
+        secret: Option<String>,
+        headers: Option<String>,
+        certificate: Option<String>,
+    ) -> Result<Opened, Error> {
+        let open = |column, text: Option<String>| {
+            text.map(|text| stored::open(keys.as_ref(), id, column, &text)).transpose().map_err(Error::Sealed)
+        };
+        open("client_certificate", certificate)?;
+        let headers = open("headers", headers)?;
+        Ok(Opened {
+            secret: open("secret", secret)?,
+            headers: headers.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+        })
+    }
+}
+
+/// AFTER INSERT ON pgwh.subscriptions: a signing key for a subscription that has none.
+#[pg_trigger(sql = false)]
+fn provide_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
+    let provide = || {
+        let id = trigger.new().map(|row| row.get_by_name::<i64>("id")).transpose()?.flatten();
+        as_owner(|| {
+            Ok(Spi::run_with_args(
+                "INSERT INTO pgwh.secrets (subscription_id) VALUES ($1) ON CONFLICT DO NOTHING",
+                &[id.into()],
+            )?)
+        })
+    };
+    provide().map_err(ErrorReport::from).unwrap_or_report();
+    Ok(None)
+}
+
+/// AFTER INSERT OR UPDATE ON pgwh.subscriptions: keeps what the signs in its headers stand for, and nothing else.
+#[pg_trigger(sql = false)]
+fn store_headers<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
+    stored_headers(trigger).map_err(ErrorReport::from).unwrap_or_report();
+    Ok(None)
+}
+
+fn stored_headers(trigger: &PgTrigger<'_>) -> Result<(), Error> {
+    let Some(new) = trigger.new() else { return Ok(()) };
+    let headers_of = |row: Option<JsonB>| row.unwrap_or_else(|| JsonB(serde_json::json!({})));
+    let new_headers = headers_of(new.get_by_name::<JsonB>("headers")?);
+    let old_headers = match trigger.old() {
+        Some(old) => headers_of(old.get_by_name::<JsonB>("headers")?),
+        None => headers_of(None),
+    };
+    if !headers::any_hidden(&new_headers) && !headers::any_hidden(&old_headers) {
+        return Ok(());
+    }
+    let id = new.get_by_name::<i64>("id")?.unwrap_or_default();
+    as_owner(|| {
+        let stored = Opened::read(id, &keys()?)?.headers;
+        let wanted = headers::behind(&new_headers, &stored);
+        if wanted == stored {
+            return Ok(());
+        }
+        let text = serde_json::to_string(&wanted).map_err(|error| Error::Internal(error.to_string()))?;
+        let text = Some(text).filter(|_| !wanted.is_empty());
+        Spi::run_with_args(
+            "INSERT INTO pgwh.secrets (subscription_id, secret, headers) VALUES ($1, NULL, $2)
+             ON CONFLICT (subscription_id) DO UPDATE SET headers = EXCLUDED.headers",
+            &[id.into(), text.into()],
+        )?;
+        Ok(())
+    })
+}
+
+/// BEFORE INSERT OR UPDATE ON pgwh.secrets: refuses what can't sign, and seals.
+#[pg_trigger(sql = false)]
+fn check_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
+    let checked = checked_secret(trigger).map_err(ErrorReport::from);
+    Ok(Some(checked.unwrap_or_report()))
+}
+
+fn checked_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
+    let mut new =
+        trigger.new().ok_or_else(|| Error::Internal("a trigger has no row".to_owned()))?.into_owned();
+    let id = new.get_by_name::<i64>("subscription_id")?.unwrap_or_default();
+    let keys = keys()?;
+    for column in SEALED {
+        let Some(text) = new.get_by_name::<String>(column)? else { continue };
+        // What comes sealed from a dump stays so until there is a key that opens it.
+        let Ok(text) = stored::open(keys.as_ref(), id, column, &text) else { continue };
+        match column {
+            "headers" => {}
+            "client_certificate" => drop(Identity::parse(&text)?),
+            _ => drop(SigningKey::parse(&text)?),
+        }
+        let text = stored::seal(keys.as_ref(), id, column, text).map_err(Error::Sealed)?;
+        new.set_by_name(column, text)?;
+    }
+    Ok(new)
+}
+
+/// AFTER UPDATE ON pgwh.secrets: has the dispatcher read it again.
+#[pg_trigger(sql = false)]
+fn tell_of_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
+    let tell_of = || {
+        let id = trigger.new().map(|row| row.get_by_name::<i64>("subscription_id")).transpose()?.flatten();
+        as_owner(|| tell(CommandKind::Reload { subscription: id.unwrap_or_default() }))
+    };
+    tell_of().map_err(ErrorReport::from).unwrap_or_report();
+    Ok(None)
+}
