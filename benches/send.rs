@@ -62,6 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 events,
                 attempt: 1,
                 replay: None,
+                prepared: None,
             });
         }
         pool.outcomes(&mut outcomes);

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event::format::{Format, RenderContext, Shown};
 use crate::event::{Action, Timestamp};
 use crate::journal::chunk::{self, Entry};
-use crate::journal::outcome::{self, End, Outcome};
+use crate::journal::outcome::{self, DROPPED, End, Outcome};
 use crate::journal::pack::PackError;
 use crate::journal::{PendingDeliveries, PendingDelivery, printable};
 use crate::link::frame::Item;
@@ -137,7 +137,7 @@ fn unpack_outcomes(
         let members = outcome.members().map(|id| id.0 as i64).collect();
         let events = outcome.replay.map(|_| outcome.events().map(|id| id.to_string()).collect());
         let (dead, status, class, error) = match outcome.end {
-            End::Delivered { status } => (false, Some(status), None, None),
+            End::Delivered { status } => (false, Some(status).filter(|status| *status != DROPPED), None, None),
             End::Dead { status, class, reason } => {
                 (true, status, Some(class).filter(|class| !class.is_empty()), Some(printable(&reason)))
             }

@@ -10,10 +10,10 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::order::Order;
-use super::outcome::{Effect, Failure, Record, Skipped, SubscriptionId, Success};
+use super::outcome::{Effect, Failure, Record, Sifted, Skipped, SubscriptionId, Success};
 use super::position::{DeliveryId, Mode, Position};
 use super::replay::{KeyFilter, Replay, ReplayProgress};
-use super::subscription::{At, Fate, SLOW, Settings, Shared, Subscription};
+use super::subscription::{At, Fate, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::{Pace, Turns};
 
@@ -267,6 +267,35 @@ impl<P: Clone> Engine<P> {
         });
     }
 
+    /// Takes deliveries out of a request before it is sent; what is left of it, in order, goes on being under way. When
+    /// nothing is, it has ended. It took `duration` to find out; `jitter` is a random number.
+    pub fn sift(
+        &mut self,
+        ticket: Ticket,
+        sifted: Vec<(DeliveryId, Sifted)>,
+        duration: Duration,
+        now: Instant,
+        jitter: u32,
+    ) -> Vec<DeliveryId> {
+        let (request, serial) = (ticket.request, ticket.serial);
+        let subscription = self.subscriptions.get_mut(ticket.subscription as usize);
+        let is_under_way = |subscription: &&mut Subscription<P>| {
+            subscription.work.as_ref().is_some_and(|work| work.requests.is_under_way(request, serial))
+        };
+        let Some(subscription) = subscription.filter(is_under_way) else {
+            self.turns.ended(None);
+            return Vec::new();
+        };
+        self.shared.now = Some(now);
+        let left = subscription.sift(&mut self.shared, (request, serial), sifted, duration, now, jitter);
+        if left.is_empty() {
+            self.turns.ended(Some(subscription.pace));
+            subscription.keep_pace(&mut self.turns, duration, now);
+        }
+        self.look_after(ticket.subscription);
+        left
+    }
+
     fn ended(
         &mut self,
         ticket: Ticket,
@@ -278,10 +307,7 @@ impl<P: Clone> Engine<P> {
         let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None) };
         let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
         self.turns.ended(Some(subscription.pace));
-        let is_slow = duration > SLOW || subscription.has_slow(now);
-        let pace = if is_slow { Pace::Slow } else { Pace::Swift };
-        self.turns.changed(subscription.pace, pace, subscription.under_way());
-        subscription.pace = pace;
+        subscription.keep_pace(&mut self.turns, duration, now);
         end(subscription, &mut self.shared, sent_at);
         self.look_after(ticket.subscription);
     }

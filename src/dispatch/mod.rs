@@ -26,7 +26,7 @@ mod properties;
 pub use engine::{Bottleneck, Counters, Engine, Item, Page, Read, ReadWhat, Request, Ticket};
 pub use order::{Keys, Order, Ordering};
 pub use outcome::{
-    Disabled, Effect, End, Failure, FailureClass, Members, Record, Skipped, SubscriptionId, Success,
+    Disabled, Effect, End, Failure, FailureClass, Members, Record, Sifted, Skipped, SubscriptionId, Success,
 };
 pub use position::{Counts, DeliveryId, Mode, Pending, Position};
 pub use replay::{KeyFilter, ReplayProgress};

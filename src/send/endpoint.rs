@@ -59,6 +59,8 @@ pub struct EndpointSettings {
     pub columns: Shown,
     /// Whether a request may hold several events: then every body is a list, also of one.
     pub batched: bool,
+    /// Whether bodies are compressed by gzip.
+    pub compress: bool,
     /// How many bytes of a response's body are read.
     pub max_response_size: usize,
     /// Where requests may go.
@@ -78,6 +80,7 @@ pub struct Endpoint {
     pub(super) format: Format,
     pub(super) columns: Shown,
     pub(super) batched: bool,
+    pub(super) compress: bool,
     pub(super) max_response_size: usize,
     pub(super) guard: Arc<Guard>,
 }
@@ -101,6 +104,7 @@ impl Endpoint {
             format: settings.format,
             columns: settings.columns,
             batched: settings.batched,
+            compress: settings.compress,
             max_response_size: settings.max_response_size,
             guard: settings.guard,
         })
@@ -114,6 +118,7 @@ impl Endpoint {
         headers
             && self.target.uri == other.target.uri
             && self.timeout == other.timeout
+            && self.compress == other.compress
             && self.guard == other.guard
     }
 

@@ -1,0 +1,93 @@
+//! Where one event goes, as a subscription's route says.
+
+use serde_json::{Map, Value};
+use ureq::http::{HeaderName, HeaderValue, Method, Uri};
+use url::Url;
+
+use super::endpoint::{Endpoint, check_header};
+use super::problem::Problem;
+
+const HINT: &str =
+    r#"Return an object such as {"method": "PUT", "path": "/orders/7", "headers": {"x-tenant": "acme"}}, or NULL."#;
+
+/// What a route may ask for.
+const MEMBERS: [&str; 3] = ["method", "path", "headers"];
+
+/// Where a request goes instead of its endpoint's own URL, and how. Its server is always the endpoint's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub(super) method: Method,
+    /// None: the endpoint's own.
+    pub(super) uri: Option<Uri>,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Endpoint {
+    /// Reads what a route has said of one event: an object with any of `method`, `path` and `headers`.
+    ///
+    /// # Errors
+    ///
+    /// When it is something else, or asks for what can't be sent. No error repeats a header's value.
+    pub fn route(&self, json: &[u8]) -> Result<Route, Problem> {
+        let mut asked = match serde_json::from_slice(json) {
+            Ok(Value::Object(asked)) => asked,
+            Ok(Value::Null) => Map::new(),
+            _ => return Err(refuse("It is no JSON object.".to_owned())),
+        };
+        if let Some(unknown) = asked.keys().find(|name| !MEMBERS.contains(&name.as_str())) {
+            return Err(refuse(format!("It has {unknown:?}, which is none of {}.", MEMBERS.join(", "))));
+        }
+        let mut take = |name| asked.remove(name).filter(|value| !value.is_null());
+        Ok(Route {
+            method: take("method").map_or(Ok(Method::POST), method_of)?,
+            uri: take("path").map(|path| uri_of(&self.target.uri, path)).transpose()?,
+            headers: take("headers").map_or(Ok(Vec::new()), headers_of)?,
+        })
+    }
+}
+
+fn method_of(value: Value) -> Result<Method, Problem> {
+    let word = value.as_str().map(str::to_ascii_uppercase);
+    match word.as_deref() {
+        Some("POST") => Ok(Method::POST),
+        Some("PUT") => Ok(Method::PUT),
+        Some("PATCH") => Ok(Method::PATCH),
+        Some("DELETE") => Ok(Method::DELETE),
+        _ => Err(refuse(format!("The method is {value}, not POST, PUT, PATCH or DELETE."))),
+    }
+}
+
+/// The path behind that of the endpoint's URL, and its query behind that one's.
+fn uri_of(base: &Uri, value: Value) -> Result<Uri, Problem> {
+    let no_path = || refuse(format!("The path is {value}, which doesn't begin with a slash."));
+    let asked = value.as_str().filter(|asked| asked.starts_with('/')).ok_or_else(no_path)?;
+    let (path, query) = asked.split_once('?').map_or((asked, None), |(path, query)| (path, Some(query)));
+    let climbs = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    if asked.contains(['#', '\\']) || asked.contains(char::is_control) || path.split('/').any(climbs) {
+        return Err(refuse(format!("The path {value} has a dot for a part, a #, a backslash or a control character.")));
+    }
+    let failed = |error: String| refuse(format!("The path {value} can't be sent to: {error}."));
+    let mut url = Url::parse(&base.to_string()).map_err(|error| failed(error.to_string()))?;
+    let joined = format!("{}{path}", url.path().trim_end_matches('/'));
+    url.set_path(&joined);
+    if let Some(query) = query {
+        let joined = url.query().map_or(query.to_owned(), |own| format!("{own}&{query}"));
+        url.set_query(Some(&joined));
+    }
+    url.as_str().parse().map_err(|error: ureq::http::uri::InvalidUri| failed(error.to_string()))
+}
+
+fn headers_of(value: Value) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
+    let Value::Object(headers) = value else {
+        return Err(refuse("Its headers are no JSON object.".to_owned()));
+    };
+    let checked = headers.iter().map(|(name, value)| match value.as_str() {
+        Some(value) => check_header(name, value),
+        None => Err(refuse(format!("The value of its header {name:?} is no string."))),
+    });
+    checked.collect()
+}
+
+fn refuse(detail: String) -> Problem {
+    Problem::new("the route is none", detail, HINT)
+}
