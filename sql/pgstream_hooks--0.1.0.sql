@@ -58,6 +58,8 @@ CREATE TABLE pgwh.subscriptions (
     event_types text[] NOT NULL,
     columns text[],
     exclude_columns text[],
+    transform text,
+    route text,
     headers jsonb NOT NULL,
     batch_size integer NOT NULL DEFAULT 1,
     batch_wait interval NOT NULL DEFAULT '0 s',
@@ -66,6 +68,7 @@ CREATE TABLE pgwh.subscriptions (
     max_in_flight integer NOT NULL,
     retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval,
+    compress text,
     enabled boolean NOT NULL DEFAULT true,
     paused boolean NOT NULL DEFAULT false,
     disabled_reason text,
@@ -84,6 +87,8 @@ COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wil
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.transform IS 'function f(event jsonb) returns jsonb that makes the body and runs as the owner; NULL sends nothing (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.route IS 'function f(event jsonb) returns jsonb with any of method, path and headers of the event''s request, which runs as the owner (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
 COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
 COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
@@ -92,6 +97,7 @@ COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, conne
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
 COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
 COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
+COMMENT ON COLUMN pgwh.subscriptions.compress IS 'gzip, or null for bodies as they are (default null)';
 COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured for it';
 COMMENT ON COLUMN pgwh.subscriptions.paused IS 'whether changes are kept for later instead of being sent';
 COMMENT ON COLUMN pgwh.subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
@@ -188,6 +194,8 @@ CREATE FUNCTION pgwh.subscribe(
     event_types text[] DEFAULT '{insert,update,delete,truncate}',
     columns text[] DEFAULT NULL,
     exclude_columns text[] DEFAULT NULL,
+    transform regprocedure DEFAULT NULL,
+    route regprocedure DEFAULT NULL,
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
     batch_size integer DEFAULT 1,
@@ -197,6 +205,7 @@ CREATE FUNCTION pgwh.subscribe(
     max_in_flight integer DEFAULT 16,
     retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval DEFAULT NULL,
+    compress text DEFAULT NULL,
     enabled boolean DEFAULT true
 ) RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'subscribe_wrapper';
@@ -208,6 +217,8 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T)
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
+  transform      function f(event jsonb) returns jsonb, as ''f(jsonb)'': its result is the body, NULL sends nothing
+  route          function f(event jsonb) returns jsonb with any of method, path and headers of the event''s request
   headers        extra request headers, an object of strings
   secret         signing key whsec_…, generated when left out: SELECT pgwh.secret(name)
   batch_size     most events in a request; more than 1 makes every body an array
@@ -217,6 +228,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   max_in_flight  requests at once
   retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
   retention      how long events stay for replay, by default as the setting pgwh.retention says
+  compress       gzip
   enabled        whether changes are captured for it
 Example: SELECT pgwh.subscribe(''https://example.com/hook'', tables => ''{public.orders}'');';
 

@@ -7,6 +7,7 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::functions;
 use super::near::near;
 use super::subscription::{Known, Subscription, Texts, Wish};
 use super::tables;
@@ -31,6 +32,8 @@ fn subscribe(
     event_types: Option<Texts>,
     columns: Option<Texts>,
     exclude_columns: Option<Texts>,
+    transform: Option<pg_sys::Oid>,
+    route: Option<pg_sys::Oid>,
     headers: Option<JsonB>,
     secret: Option<String>,
     batch_size: Option<i32>,
@@ -40,6 +43,7 @@ fn subscribe(
     max_in_flight: Option<i32>,
     retry_schedule: Option<Vec<Option<Interval>>>,
     retention: Option<Interval>,
+    compress: Option<String>,
     enabled: Option<bool>,
 ) -> Result<i64, ErrorReport> {
     let enabled = enabled.unwrap_or(true);
@@ -55,6 +59,8 @@ fn subscribe(
         event_types,
         columns,
         exclude_columns,
+        transform: functions::name_of(transform)?,
+        route: functions::name_of(route)?,
         headers,
         batch_size,
         batch_wait,
@@ -63,6 +69,7 @@ fn subscribe(
         max_in_flight,
         retry_schedule,
         retention,
+        compress,
     };
     // Bad input is refused at once, not after waiting for capture.
     let mut wanted = wish.check(&Known::default())?;
@@ -125,16 +132,16 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
         let id = client
             .update(
                 "INSERT INTO pgwh.subscriptions AS s
-                   (name, url, tables, event_types, columns, exclude_columns, headers, batch_size, batch_wait, ordering,
-                    timeout, max_in_flight, retry_schedule, retention, enabled)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+                   (name, url, tables, event_types, columns, exclude_columns, transform, route, headers, batch_size,
+                    batch_wait, ordering, timeout, max_in_flight, retry_schedule, retention, compress, enabled)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
                  ON CONFLICT (name) DO UPDATE SET
-                   (url, tables, event_types, columns, exclude_columns, headers, batch_size, batch_wait, ordering,
-                    timeout, max_in_flight, retry_schedule, retention, enabled, home) =
+                   (url, tables, event_types, columns, exclude_columns, transform, route, headers, batch_size,
+                    batch_wait, ordering, timeout, max_in_flight, retry_schedule, retention, compress, enabled, home) =
                    (EXCLUDED.url, EXCLUDED.tables, EXCLUDED.event_types, EXCLUDED.columns, EXCLUDED.exclude_columns,
-                    EXCLUDED.headers, EXCLUDED.batch_size, EXCLUDED.batch_wait, EXCLUDED.ordering, EXCLUDED.timeout,
-                    EXCLUDED.max_in_flight, EXCLUDED.retry_schedule, EXCLUDED.retention, EXCLUDED.enabled,
-                    EXCLUDED.home)
+                    EXCLUDED.transform, EXCLUDED.route, EXCLUDED.headers, EXCLUDED.batch_size, EXCLUDED.batch_wait,
+                    EXCLUDED.ordering, EXCLUDED.timeout, EXCLUDED.max_in_flight, EXCLUDED.retry_schedule,
+                    EXCLUDED.retention, EXCLUDED.compress, EXCLUDED.enabled, EXCLUDED.home)
                  RETURNING s.id",
                 None,
                 &[
@@ -144,6 +151,8 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
                     wanted.event_types.into(),
                     wanted.columns.into(),
                     wanted.exclude_columns.into(),
+                    wanted.transform.into(),
+                    wanted.route.into(),
                     wanted.headers.into(),
                     wanted.batch_size.into(),
                     wanted.batch_wait.into(),
@@ -152,6 +161,7 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
                     wanted.max_in_flight.into(),
                     wanted.retry_schedule.into(),
                     wanted.retention.into(),
+                    wanted.compress.into(),
                     enabled.into(),
                 ],
             )?

@@ -61,6 +61,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             was_live = old.get_by_name::<bool>("enabled")?.unwrap_or_default();
             known.url = old.get_by_name::<String>("url")?;
             known.tables = texts(old, "tables")?.unwrap_or_default().into_iter().flatten().collect();
+            known.transform = old.get_by_name::<String>("transform")?;
+            known.route = old.get_by_name::<String>("route")?;
             for column in ["columns", "exclude_columns"] {
                 known.columns.extend(texts(old, column)?.unwrap_or_default().into_iter().flatten());
             }
@@ -73,6 +75,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         event_types: texts(&new, "event_types")?,
         columns: texts(&new, "columns")?,
         exclude_columns: texts(&new, "exclude_columns")?,
+        transform: new.get_by_name::<String>("transform")?,
+        route: new.get_by_name::<String>("route")?,
         headers: new.get_by_name::<JsonB>("headers")?,
         batch_size: new.get_by_name::<i32>("batch_size")?,
         batch_wait: new.get_by_name::<Interval>("batch_wait")?,
@@ -83,10 +87,15 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             .get_by_name::<Array<'_, Interval>>("retry_schedule")?
             .map(|array| array.iter().collect()),
         retention: new.get_by_name::<Interval>("retention")?,
+        compress: new.get_by_name::<String>("compress")?,
     };
     let subscription = wish.check(&known)?;
     let owner = new.get_by_name::<String>("owner")?;
-    if owner != old_owner {
+    // A function runs as the owner, whom only who can act as that role may have it run as.
+    let new_function = |function: &Option<String>, known| function.is_some() && *function != known;
+    let has_new_function =
+        new_function(&subscription.transform, known.transform) || new_function(&subscription.route, known.route);
+    if owner != old_owner || has_new_function {
         check_owner(owner)?;
     }
     let enabled = new.get_by_name::<bool>("enabled")?.unwrap_or(true);
@@ -105,6 +114,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("event_types", subscription.event_types)?;
     new.set_by_name("columns", subscription.columns)?;
     new.set_by_name("exclude_columns", subscription.exclude_columns)?;
+    new.set_by_name("transform", subscription.transform)?;
+    new.set_by_name("route", subscription.route)?;
     new.set_by_name("headers", subscription.headers)?;
     new.set_by_name("batch_size", subscription.batch_size)?;
     new.set_by_name("batch_wait", subscription.batch_wait)?;
@@ -113,6 +124,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("max_in_flight", subscription.max_in_flight)?;
     new.set_by_name("retry_schedule", subscription.retry_schedule)?;
     new.set_by_name("retention", subscription.retention)?;
+    new.set_by_name("compress", subscription.compress)?;
     Ok(new)
 }
 

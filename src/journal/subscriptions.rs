@@ -19,6 +19,10 @@ pub struct SubscriptionRow {
     pub columns: Option<Vec<String>>,
     /// Columns that payloads leave out; only when `columns` is none.
     pub exclude_columns: Option<Vec<String>>,
+    /// The function that makes the body, as it is stored.
+    pub transform: Option<String>,
+    /// The function that says where an event goes, as it is stored.
+    pub route: Option<String>,
     /// Extra headers, a JSON object of strings.
     pub headers: String,
     /// Most events in a request, 1 at least; a larger one makes every body an array.
@@ -35,12 +39,16 @@ pub struct SubscriptionRow {
     pub retry_schedule: Vec<Duration>,
     /// How long events stay for replay; none: as the setting says.
     pub retention: Option<Duration>,
+    /// Whether bodies are compressed by gzip.
+    pub compress: bool,
     /// Whether changes are captured for it.
     pub enabled: bool,
     /// Whether changes are kept for later instead of being sent.
     pub paused: bool,
     /// Why it was disabled, when that happened by itself.
     pub disabled_reason: Option<String>,
+    /// The role whose rights its functions have.
+    pub owner: String,
     /// Signing keys, the present one first.
     pub secrets: Vec<String>,
 }
@@ -62,7 +70,8 @@ const QUERY: &str = "
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
                  FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n),
            extract(epoch FROM s.retention)::float8, s.enabled, s.paused, s.disabled_reason,
-           array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL)
+           array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL),
+           s.transform, s.route, s.compress IS NOT NULL, s.owner
     FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
     WHERE s.home = pgwh.home()";
 
@@ -123,6 +132,10 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
         paused: row.get(15)?.unwrap_or_default(),
         disabled_reason: row.get(16)?,
         secrets: row.get(17)?.unwrap_or_default(),
+        transform: row.get(18)?,
+        route: row.get(19)?,
+        compress: row.get(20)?.unwrap_or_default(),
+        owner: row.get(21)?.unwrap_or_default(),
     })
 }
 

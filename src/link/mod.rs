@@ -1,5 +1,6 @@
-//! The link from decoder to dispatcher.
+//! The links between our processes: from decoder to dispatcher, and between dispatcher and renderers.
 
 pub mod frame;
 #[cfg(feature = "server")]
 pub(crate) mod mq;
+pub mod shape;

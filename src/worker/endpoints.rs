@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use super::rendering::{Context, Functions};
 use crate::dispatch::{Ordering, Schedule, Settings};
 use crate::event::format::{Format, Shown};
 use crate::journal::{RowOrdering, SubscriptionRow};
@@ -46,14 +47,31 @@ pub fn endpoint_of(database: &str, row: &SubscriptionRow, guard: &Arc<Guard>) ->
         timeout: row.timeout,
         secrets: row.secrets.clone(),
         format: Format::Pgwh,
-        columns: match (&row.columns, &row.exclude_columns) {
-            (Some(only), _) => Shown::Only(only.clone()),
-            (None, Some(except)) => Shown::Except(except.clone()),
-            (None, None) => Shown::All,
-        },
+        columns: shown_of(row),
         batched: row.batch_size > 1,
+        compress: row.compress,
         max_response_size: settings::max_response_size(),
         guard: guard.clone(),
     })
     .map_err(|problem| problem.to_string())
+}
+
+/// The columns that its payloads show.
+fn shown_of(row: &SubscriptionRow) -> Shown {
+    match (&row.columns, &row.exclude_columns) {
+        (Some(only), _) => Shown::Only(only.clone()),
+        (None, Some(except)) => Shown::Except(except.clone()),
+        (None, None) => Shown::All,
+    }
+}
+
+/// What its events go through, and what that is told beside them; none if nothing.
+pub fn functions_of(database: &str, row: &SubscriptionRow) -> Option<(Arc<Functions>, Arc<Context>)> {
+    let (owner, transform, route) = (row.owner.clone(), row.transform.clone(), row.route.clone());
+    let any = transform.is_some() || route.is_some();
+    let (database, subscription) = (database.to_owned(), row.name.clone());
+    any.then(|| {
+        let context = Context { database, subscription, columns: shown_of(row) };
+        (Arc::new(Functions { owner, transform, route }), Arc::new(context))
+    })
 }
