@@ -641,7 +641,7 @@ COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers coul
 
 CREATE FUNCTION pgwh.delivery_stats(
     OUT subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
-    OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
+    OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
     OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
     OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
 ) RETURNS SETOF record
@@ -819,6 +819,7 @@ CREATE VIEW pgwh.status AS
         coalesce(t.retrying, 0) AS retrying,
         coalesce(t.in_flight, 0) AS in_flight,
         coalesce(t.delivered, 0) AS delivered,
+        coalesce(t.dropped, 0) AS dropped,
         coalesce(t.dead, 0) AS dead,
         coalesce(t.blocked_keys, 0) AS blocked_keys,
         t.bottleneck,
@@ -843,6 +844,7 @@ COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet'
 COMMENT ON COLUMN pgwh.status.retrying IS 'of these, events that failed and wait for their next attempt';
 COMMENT ON COLUMN pgwh.status.in_flight IS 'requests under way';
 COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered so far';
+COMMENT ON COLUMN pgwh.status.dropped IS 'events for which the transform returned NULL, so that nothing was sent';
 COMMENT ON COLUMN pgwh.status.dead IS 'events given up';
 COMMENT ON COLUMN pgwh.status.blocked_keys IS 'keys whose newer events wait behind a failed one';
 COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed while something is pending';

@@ -27,8 +27,8 @@ fn resolve(what: &'static str, typed: String) -> Result<String, Error> {
             "SELECT pg_catalog.format('%I.%I(jsonb)', n.nspname, p.proname),
                p.prokind OPERATOR(pg_catalog.=) 'f' AND NOT p.proretset
                  AND p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.jsonb'::pg_catalog.regtype
-                 AND p.proargtypes::pg_catalog.oid[] OPERATOR(pg_catalog.=)
-                     ARRAY['pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid],
+                 AND p.pronargs OPERATOR(pg_catalog.=) 1
+                 AND p.proargtypes[0] OPERATOR(pg_catalog.=) 'pg_catalog.jsonb'::pg_catalog.regtype,
                pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
              FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
              WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($1)::pg_catalog.oid",
@@ -56,8 +56,8 @@ fn candidates() -> Result<Vec<String>, Error> {
             "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p
              WHERE p.prokind OPERATOR(pg_catalog.=) 'f' AND NOT p.proretset
                AND p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.jsonb'::pg_catalog.regtype
-               AND p.proargtypes::pg_catalog.oid[] OPERATOR(pg_catalog.=)
-                   ARRAY['pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid]
+               AND p.pronargs OPERATOR(pg_catalog.=) 1
+               AND p.proargtypes[0] OPERATOR(pg_catalog.=) 'pg_catalog.jsonb'::pg_catalog.regtype
                AND p.pronamespace OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,pgwh}'::pg_catalog.regnamespace[])",
             None,
             &[],
@@ -70,12 +70,11 @@ fn candidates() -> Result<Vec<String>, Error> {
     })?)
 }
 
-/// The name of a function as [`check`] takes it.
+/// The name of a function as [`check`] takes it. Reading only: an xid would keep capture from starting.
 pub fn name_of(function: Option<pg_sys::Oid>) -> Result<Option<String>, Error> {
     let Some(oid) = function else { return Ok(None) };
-    let name = Spi::get_one_with_args::<String>(
-        "SELECT $1::pg_catalog.regprocedure::pg_catalog.text",
-        &[oid.into()],
-    )?;
-    Ok(name)
+    Ok(Spi::connect(|client| {
+        let name = "SELECT $1::pg_catalog.regprocedure::pg_catalog.text";
+        client.select(name, Some(1), &[oid.into()])?.first().get_one::<String>()
+    })?)
 }
