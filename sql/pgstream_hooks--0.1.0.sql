@@ -240,6 +240,29 @@ CREATE FUNCTION pgwh.secret(name text) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'secret_wrapper';
 COMMENT ON FUNCTION pgwh.secret(text) IS 'the key that signs a subscription''s requests';
 
+CREATE FUNCTION pgwh.preview(
+    name text, record jsonb, action text DEFAULT 'insert', table_name text DEFAULT NULL, changes jsonb DEFAULT NULL,
+    OUT method text, OUT url text, OUT headers jsonb, OUT body json
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'preview_wrapper';
+COMMENT ON FUNCTION pgwh.preview(text, jsonb, text, text, jsonb) IS
+'The request that a change of such a row would make, transform and route included; sends nothing. No row: nothing would be sent.
+  name        the subscription
+  record      the row: values by column; of a delete the old one
+  action      insert, update, delete or truncate
+  table_name  the row''s table, by default the subscription''s first that has such columns
+  changes     of an update, the old values of columns that change
+Example: SELECT * FROM pgwh.preview(''orders-to-billing'', ''{"id": 7, "status": "paid"}'');';
+
+CREATE FUNCTION pgwh.test(
+    name text, OUT status integer, OUT latency interval, OUT latency_ms double precision, OUT error_class text, OUT error text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'test_wrapper';
+COMMENT ON FUNCTION pgwh.test(text) IS
+'Sends a ping to a subscription''s endpoint, signed and guarded as its events are, and returns what came of it.
+Nothing is kept of it and no attempt is counted; it is sent although the subscription is paused or disabled.
+Example: SELECT * FROM pgwh.test(''orders-to-billing'');';
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Journal
 

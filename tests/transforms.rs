@@ -49,7 +49,10 @@ fn the_body_is_what_the_transform_returns_with_every_digit() {
     let requests = arrived(&cluster, &receiver, "s");
     let body = std::str::from_utf8(requests[0].body()).unwrap();
     assert!(body.contains("12345678901234567890.0123456789"), "{body}");
-    assert_eq!((&requests[0].json()["text"], &requests[0].json()["what"]), (&json!("é 🙂!"), &json!("public.t.insert")));
+    assert_eq!(
+        (&requests[0].json()["text"], &requests[0].json()["what"]),
+        (&json!("é 🙂!"), &json!("public.t.insert"))
+    );
     assert_eq!(requests[0].header("content-type"), Some("application/json"));
     let secret = Secret::parse(&cluster.value("SELECT pgwh.secret('s')")).unwrap();
     assert_eq!(secret.verify(&requests[0]), Verdict::Valid);
@@ -59,7 +62,11 @@ fn the_body_is_what_the_transform_returns_with_every_digit() {
 #[test]
 fn null_sends_nothing_and_is_counted() {
     let (cluster, receiver) = stage();
-    function(&cluster, "odd", "CASE WHEN (event#>>'{data,record,id}')::int % 2 = 1 THEN event->'data'->'record' END");
+    function(
+        &cluster,
+        "odd",
+        "CASE WHEN (event#>>'{data,record,id}')::int % 2 = 1 THEN event->'data'->'record' END",
+    );
     cluster.subscribe(&receiver, "s", "transform => 'odd(jsonb)'");
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 10) n");
     assert_eq!(arrived(&cluster, &receiver, "s").len(), 5);
@@ -148,8 +155,14 @@ fn a_function_that_sleeps_is_cancelled_and_stalls_nobody_else() {
            LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$",
     );
     function(&cluster, "swift", "event->'data'->'record'");
-    for (name, function) in [("sleepy1", "sleepy"), ("sleepy2", "sleepy"), ("stubborn", "stubborn"), ("swift", "swift")] {
-        cluster.subscribe(&receiver, name, &format!("transform => '{function}(jsonb)', tables => '{{public.t}}'"));
+    for (name, function) in
+        [("sleepy1", "sleepy"), ("sleepy2", "sleepy"), ("stubborn", "stubborn"), ("swift", "swift")]
+    {
+        cluster.subscribe(
+            &receiver,
+            name,
+            &format!("transform => '{function}(jsonb)', tables => '{{public.t}}'"),
+        );
     }
     cluster.subscribe(&receiver, "plain", "tables => '{public.t}'");
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 20) n");
@@ -163,13 +176,17 @@ fn a_function_that_sleeps_is_cancelled_and_stalls_nobody_else() {
         assert_eq!(arrived(&cluster, &receiver, "swift").len(), n);
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    let classes = "SELECT DISTINCT a.error_class FROM pgwh.attempts a JOIN pgwh.deliveries d ON d.id = a.delivery_id
+    let classes =
+        "SELECT DISTINCT a.error_class FROM pgwh.attempts a JOIN pgwh.deliveries d ON d.id = a.delivery_id
                    WHERE subscription = 'sleepy1'";
     eventually("a time-out is an attempt", || (cluster.column(classes) == ["transform"]).then_some(()));
-    let message = "SELECT bool_or(error LIKE '%longer than pgwh.transform_timeout allows, 500 ms') FROM pgwh.attempts";
+    let message =
+        "SELECT bool_or(error LIKE '%longer than pgwh.transform_timeout allows, 500 ms') FROM pgwh.attempts";
     cluster.wait_true(message);
     cluster.wait_status("stubborn", "last_error LIKE '%can''t be stopped%'");
-    cluster.wait_true("SELECT count(*) = 0 FROM pgwh.deliveries WHERE subscription = 'sleepy1' AND state = 'delivered'");
+    cluster.wait_true(
+        "SELECT count(*) = 0 FROM pgwh.deliveries WHERE subscription = 'sleepy1' AND state = 'delivered'",
+    );
 }
 
 #[test]
@@ -186,7 +203,9 @@ fn renderers_run_only_while_a_subscription_names_a_function() {
     assert_eq!(cluster.processes(RENDERER).len(), 1);
     cluster.sql("UPDATE pgwh.subscriptions SET transform = NULL");
     eventually("no renderer", || cluster.processes(RENDERER).is_empty().then_some(()));
-    cluster.sql("UPDATE pgwh.subscriptions SET transform = 'shape' WHERE name = 'shaped'; INSERT INTO t VALUES (3)");
+    cluster.sql(
+        "UPDATE pgwh.subscriptions SET transform = 'shape' WHERE name = 'shaped'; INSERT INTO t VALUES (3)",
+    );
     assert_eq!(arrived(&cluster, &receiver, "shaped").len(), 2);
     // It stands in nobody's way, and ends politely.
     let other = cluster.create_database("other");
@@ -210,7 +229,8 @@ fn kill_9_of_a_renderer_loses_nothing() {
     function(&cluster, "shape", "event->'data'->'record'");
     cluster.subscribe(&receiver, "s", "transform => 'shape(jsonb)'");
     for round in 0..4 {
-        cluster.sql(&format!("INSERT INTO t SELECT n FROM generate_series({0}, {0} + 499) n", round * 500 + 1));
+        cluster
+            .sql(&format!("INSERT INTO t SELECT n FROM generate_series({0}, {0} + 499) n", round * 500 + 1));
         let _ = receiver.wait_for(receiver.count() + 100, PATIENCE);
         cluster.kill9(RENDERER);
     }
@@ -219,8 +239,10 @@ fn kill_9_of_a_renderer_loses_nothing() {
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(2001, 2500) n");
     let renderer = cluster.process(RENDERER);
     cluster.sql(&format!("SELECT pg_terminate_backend({})", renderer.0));
-    let mut ids: Vec<u64> =
-        arrived(&cluster, &receiver, "s").iter().map(|request| request.json()["id"].as_u64().unwrap()).collect();
+    let mut ids: Vec<u64> = arrived(&cluster, &receiver, "s")
+        .iter()
+        .map(|request| request.json()["id"].as_u64().unwrap())
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids, (1..=2500).collect::<Vec<_>>());
@@ -239,7 +261,11 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
         ("who", "to_jsonb(current_user)", Ok(json!("alice"))),
         ("reads", "to_jsonb((SELECT n FROM public.rich))", Ok(json!(7))),
         ("pries", "to_jsonb((SELECT n FROM public.secret))", Err("permission denied for table secret")),
-        ("sets", "to_jsonb(set_config('role', 'postgres', false))", Err("within security-restricted operation")),
+        (
+            "sets",
+            "to_jsonb(set_config('role', 'postgres', false))",
+            Err("within security-restricted operation"),
+        ),
         (
             "switches",
             "to_jsonb(set_config('session_authorization', 'postgres', false))",
@@ -266,7 +292,11 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
     let all = attempts.iter().map(|(name, _, outcome)| (*name, outcome.clone())).chain(more);
     let all: Vec<(&str, Result<Value, &str>)> = all.collect();
     for (name, _) in &all {
-        cluster.subscribe(&receiver, name, &format!("transform => '{name}(jsonb)', tables => '{{public.t}}'"));
+        cluster.subscribe(
+            &receiver,
+            name,
+            &format!("transform => '{name}(jsonb)', tables => '{{public.t}}'"),
+        );
     }
     cluster.sql("UPDATE pgwh.subscriptions SET owner = 'alice'");
     let listener = cluster.listen("loot");
@@ -283,7 +313,9 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
     // What alice may not execute, nobody runs for her.
     function(&cluster, "private", "event");
     cluster.sql("REVOKE EXECUTE ON FUNCTION private FROM PUBLIC");
-    cluster.sql("UPDATE pgwh.subscriptions SET transform = 'private' WHERE name = 'who'; INSERT INTO t VALUES (2)");
+    cluster.sql(
+        "UPDATE pgwh.subscriptions SET transform = 'private' WHERE name = 'who'; INSERT INTO t VALUES (2)",
+    );
     cluster.wait_status("who", "last_error LIKE '%permission denied for function private%'");
     // A role that is not alice's equal can't have her run its functions, even with rights on the table.
     cluster.sql("CREATE ROLE mallory LOGIN; GRANT USAGE ON SCHEMA pgwh TO mallory; GRANT ALL ON pgwh.subscriptions TO mallory;
@@ -303,15 +335,33 @@ fn a_route_says_method_path_and_headers_of_each_event() {
         "jsonb_build_object('method', CASE event#>>'{data,action}' WHEN 'insert' THEN 'PUT' WHEN 'delete' THEN 'delete' ELSE 'PATCH' END,
            'path', '/t/' || (event#>>'{data,record,id}') || '?via=db', 'headers', jsonb_build_object('X-Action', event#>'{data,action}'))",
     );
-    cluster.subscribe(&receiver, "s", "route => 'way(jsonb)', headers => '{\"x-action\": \"none\", \"x-app\": \"shop\"}'");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "route => 'way(jsonb)', headers => '{\"x-action\": \"none\", \"x-app\": \"shop\"}'",
+    );
     cluster.each(&["INSERT INTO t VALUES (1)", "UPDATE t SET name = 'a'", "DELETE FROM t"]);
     let requests = arrived(&cluster, &receiver, "s");
     let seen: Vec<_> = requests
         .iter()
-        .map(|request| (request.method(), request.path(), request.header("x-action").unwrap(), request.header("x-app").unwrap()))
+        .map(|request| {
+            (
+                request.method(),
+                request.path(),
+                request.header("x-action").unwrap(),
+                request.header("x-app").unwrap(),
+            )
+        })
         .collect();
     let path = "/s/t/1?via=db";
-    assert_eq!(seen, [("PUT", path, "insert", "shop"), ("PATCH", path, "update", "shop"), ("DELETE", path, "delete", "shop")]);
+    assert_eq!(
+        seen,
+        [
+            ("PUT", path, "insert", "shop"),
+            ("PATCH", path, "update", "shop"),
+            ("DELETE", path, "delete", "shop")
+        ]
+    );
     // The body is the format's, and signed as ever.
     let secret = Secret::parse(&cluster.value("SELECT pgwh.secret('s')")).unwrap();
     assert!(requests.iter().all(|request| secret.verify(request) == Verdict::Valid));
@@ -340,7 +390,11 @@ fn a_route_that_is_none_is_a_failed_attempt_and_cannot_leave_the_host() {
     {
         function(&cluster, &format!("way{number}"), &format!("'{answer}'::jsonb"));
         let name = format!("s{number}");
-        cluster.subscribe(&receiver, &name, &format!("route => 'way{number}(jsonb)', tables => '{{public.t}}'"));
+        cluster.subscribe(
+            &receiver,
+            &name,
+            &format!("route => 'way{number}(jsonb)', tables => '{{public.t}}'"),
+        );
         cluster.sql(&format!("INSERT INTO t VALUES ({number})"));
         cluster.wait_status(&name, &format!("last_error LIKE '%{error}%'"));
     }
@@ -374,14 +428,19 @@ fn what_is_no_transform_route_or_compression_is_refused_when_subscribing() {
          CREATE FUNCTION two(event jsonb, more jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT event'",
     );
     let subscribe = |rest: &str| format!("SELECT pgwh.subscribe('http://127.0.0.1:9/', name => 's', {rest})");
-    for rest in ["transform => 'texts(jsonb)'", "route => 'many(jsonb)'", "transform => 'two(jsonb, jsonb)'"] {
+    for rest in ["transform => 'texts(jsonb)'", "route => 'many(jsonb)'", "transform => 'two(jsonb, jsonb)'"]
+    {
         let refusal = cluster.refused(&subscribe(rest));
         assert_eq!(refusal.code, "42809", "{refusal:?}");
         assert!(refusal.hint.contains("RETURNS jsonb"), "{refusal:?}");
     }
     assert_eq!(cluster.refused(&subscribe("transform => 'shapes(jsonb)'")).code, "42883");
     let refusal = cluster.refused(&subscribe("route => 'shape(jsonb)', batch_size => 10"));
-    assert_eq!((refusal.code.as_str(), refusal.hint.contains("batch_size => 1")), ("22023", true), "{refusal:?}");
+    assert_eq!(
+        (refusal.code.as_str(), refusal.hint.contains("batch_size => 1")),
+        ("22023", true),
+        "{refusal:?}"
+    );
     assert_eq!(cluster.refused(&subscribe("compress => 'brotli'")).code, "22023");
     cluster.sql(&subscribe("transform => 'shape(jsonb)'::regprocedure"));
     // As plain SQL, any spelling will do, and a wrong one is told what it may have meant.

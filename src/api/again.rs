@@ -158,12 +158,16 @@ fn is_pending(position: &Position, id: DeliveryId) -> bool {
 }
 
 /// 22023 in words for the user.
-fn refused(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Error {
+pub(super) fn refused(
+    message: impl Into<String>,
+    detail: impl Into<String>,
+    hint: impl Into<String>,
+) -> Error {
     Error::Refused(Problem { message: message.into(), detail: detail.into(), hint: hint.into() })
 }
 
 /// Runs the action where names without a schema mean the server's own, whatever the caller's search path is.
-fn with_plain_names<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn with_plain_names<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     // SAFETY: as functions with a SET clause do it (`fmgr_security_definer` in fmgr.c): the level is closed when the
     // action is done, or by the end of the transaction when it raises.
     unsafe {

@@ -29,6 +29,24 @@ pub fn check<'a>(
 
 /// The names of all columns of the tables that the patterns match today.
 fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
+    let matching: Vec<pg_sys::Oid> = tables_of(tables)?.into_iter().map(|(oid, _)| oid).collect();
+    Ok(Spi::connect(|client| {
+        let found = client.select(
+            "SELECT DISTINCT attname::text FROM pg_catalog.pg_attribute
+             WHERE attrelid OPERATOR(pg_catalog.=) ANY ($1) AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
+            None,
+            &[matching.into()],
+        )?;
+        let mut columns = Vec::new();
+        for row in found {
+            columns.extend(row.get::<String>(1)?);
+        }
+        Ok::<_, pgrx::spi::Error>(columns)
+    })?)
+}
+
+/// The tables that the patterns, in their stored form, match today, in order of their names.
+pub fn tables_of(tables: &[String]) -> Result<Vec<(pg_sys::Oid, TableName)>, Error> {
     let patterns: Vec<TablePattern> =
         tables.iter().filter_map(|stored| TablePattern::parse(stored).ok()).collect();
     Ok(Spi::connect(|client| {
@@ -36,7 +54,8 @@ fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
             "SELECT c.oid, n.nspname::text, c.relname::text
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
              WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
-               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')",
+               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
+             ORDER BY 2, 3",
             None,
             &[],
         )?;
@@ -49,19 +68,9 @@ fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
             };
             let name = TableName { schema, table };
             if patterns.iter().any(|pattern| pattern.matches(&name)) {
-                matching.push(oid);
+                matching.push((oid, name));
             }
         }
-        let found = client.select(
-            "SELECT DISTINCT attname::text FROM pg_catalog.pg_attribute
-             WHERE attrelid OPERATOR(pg_catalog.=) ANY ($1) AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
-            None,
-            &[matching.into()],
-        )?;
-        let mut columns = Vec::new();
-        for row in found {
-            columns.extend(row.get::<String>(1)?);
-        }
-        Ok::<_, pgrx::spi::Error>(columns)
+        Ok::<_, pgrx::spi::Error>(matching)
     })?)
 }

@@ -16,9 +16,13 @@ mod installed;
 #[cfg(feature = "server")]
 mod journal;
 #[cfg(feature = "server")]
+mod jsonb;
+#[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
 mod near;
+#[cfg(feature = "server")]
+mod preview;
 #[cfg(feature = "server")]
 pub mod status;
 #[cfg(feature = "server")]
@@ -27,5 +31,7 @@ mod subscribe;
 mod subscription;
 #[cfg(feature = "server")]
 mod tables;
+#[cfg(feature = "server")]
+mod test;
 #[cfg(feature = "server")]
 mod triggers;

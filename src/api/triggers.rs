@@ -93,8 +93,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     let owner = new.get_by_name::<String>("owner")?;
     // A function runs as the owner, whom only who can act as that role may have it run as.
     let new_function = |function: &Option<String>, known| function.is_some() && *function != known;
-    let has_new_function =
-        new_function(&subscription.transform, known.transform) || new_function(&subscription.route, known.route);
+    let has_new_function = new_function(&subscription.transform, known.transform)
+        || new_function(&subscription.route, known.route);
     if owner != old_owner || has_new_function {
         check_owner(owner)?;
     }
@@ -172,7 +172,7 @@ fn home() -> Result<String, Error> {
 }
 
 /// A subscription is given to nobody whom the user can't act as.
-fn check_owner(owner: Option<String>) -> Result<(), Error> {
+pub fn check_owner(owner: Option<String>) -> Result<(), Error> {
     let owner = owner.ok_or(Error::Missing("owner"))?;
     let Ok(name) = std::ffi::CString::new(owner.as_str()) else { return Err(Error::Owner(owner)) };
     // SAFETY: syscache look-ups in a transaction.

@@ -95,9 +95,7 @@ impl Sender {
         let mut sent = 0;
         for piece in bytes.chunks(Self::PIECE) {
             // SAFETY: the handle is live; a piece that would block is sent again with the same bytes.
-            match unsafe {
-                pg_sys::shm_mq_send(self.queue, piece.len(), piece.as_ptr().cast(), true, true)
-            } {
+            match unsafe { pg_sys::shm_mq_send(self.queue, piece.len(), piece.as_ptr().cast(), true, true) } {
                 pg_sys::shm_mq_result::SHM_MQ_SUCCESS => sent += piece.len(),
                 pg_sys::shm_mq_result::SHM_MQ_WOULD_BLOCK => break,
                 _ => return Err(Detached),

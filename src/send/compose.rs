@@ -119,10 +119,8 @@ pub(super) fn head(job: &Job, body: &[u8], now: SystemTime) -> Result<HeaderMap,
     if endpoint.compress {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("pgstream_hooks/", env!("CARGO_PKG_VERSION"))),
-    );
+    headers
+        .insert(USER_AGENT, HeaderValue::from_static(concat!("pgstream_hooks/", env!("CARGO_PKG_VERSION"))));
     headers.insert(&WEBHOOK_ID, id.clone());
     headers.insert(&WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
     if !signature.is_empty() {
@@ -136,7 +134,9 @@ pub(super) fn head(job: &Job, body: &[u8], now: SystemTime) -> Result<HeaderMap,
     for (name, value) in &endpoint.headers {
         headers.append(name.clone(), value.clone());
     }
-    for (name, value) in prepared.iter().filter_map(|prepared| prepared.route.as_ref()).flat_map(|it| &it.headers) {
+    for (name, value) in
+        prepared.iter().filter_map(|prepared| prepared.route.as_ref()).flat_map(|it| &it.headers)
+    {
         headers.insert(name.clone(), value.clone());
     }
     Ok(headers)

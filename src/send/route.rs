@@ -7,8 +7,7 @@ use url::Url;
 use super::endpoint::{Endpoint, check_header};
 use super::problem::Problem;
 
-const HINT: &str =
-    r#"Return an object such as {"method": "PUT", "path": "/orders/7", "headers": {"x-tenant": "acme"}}, or NULL."#;
+const HINT: &str = r#"Return an object such as {"method": "PUT", "path": "/orders/7", "headers": {"x-tenant": "acme"}}, or NULL."#;
 
 /// What a route may ask for.
 const MEMBERS: [&str; 3] = ["method", "path", "headers"];
@@ -64,7 +63,9 @@ fn uri_of(base: &Uri, value: Value) -> Result<Uri, Problem> {
     let (path, query) = asked.split_once('?').map_or((asked, None), |(path, query)| (path, Some(query)));
     let climbs = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
     if asked.contains(['#', '\\']) || asked.contains(char::is_control) || path.split('/').any(climbs) {
-        return Err(refuse(format!("The path {value} has a dot for a part, a #, a backslash or a control character.")));
+        return Err(refuse(format!(
+            "The path {value} has a dot for a part, a #, a backslash or a control character."
+        )));
     }
     let failed = |error: String| refuse(format!("The path {value} can't be sent to: {error}."));
     let mut url = Url::parse(&base.to_string()).map_err(|error| failed(error.to_string()))?;
@@ -90,4 +91,85 @@ fn headers_of(value: Value) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
 
 fn refuse(detail: String) -> Problem {
     Problem::new("the route is none", detail, HINT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::{EndpointSettings, Guard};
+    use super::*;
+    use crate::event::format::{Format, Shown};
+
+    fn endpoint(url: &str) -> Endpoint {
+        Endpoint::new(EndpointSettings {
+            subscription_id: 1,
+            subscription: "s".to_owned(),
+            database: "d".to_owned(),
+            url: url.to_owned(),
+            headers: Vec::new(),
+            timeout: Duration::from_secs(1),
+            secrets: Vec::new(),
+            format: Format::Pgwh,
+            columns: Shown::All,
+            batched: false,
+            compress: false,
+            max_response_size: 0,
+            guard: Arc::new(Guard::default()),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_path_goes_behind_that_of_the_url_and_a_query_behind_its_query() {
+        for (url, path, expected) in [
+            ("https://example.com", "/a", "https://example.com/a"),
+            ("https://example.com/hook/", "/a/b?x=1", "https://example.com/hook/a/b?x=1"),
+            ("https://example.com/hook?key=k", "/a?x=1", "https://example.com/hook/a?key=k&x=1"),
+            ("https://example.com/hook?key=k", "/a", "https://example.com/hook/a?key=k"),
+            ("https://example.com", "//evil.com/x", "https://example.com//evil.com/x"),
+            ("https://example.com", "/@evil.com:80/ü b", "https://example.com/@evil.com:80/%C3%BC%20b"),
+        ] {
+            let route = endpoint(url).route(format!(r#"{{"path": "{path}"}}"#).as_bytes()).unwrap();
+            assert_eq!(route.uri.unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn what_could_lead_elsewhere_is_refused() {
+        for path in [
+            "\"a\"",
+            "\"http://evil.com/\"",
+            "\"\"",
+            "7",
+            "\"/../a\"",
+            "\"/a/%2E%2e/b\"",
+            "\"/a/./b\"",
+            "\"/a\\\\b\"",
+            "\"/a#b\"",
+            "\"/a\\nb\"",
+        ] {
+            let route =
+                endpoint("https://example.com/hook").route(format!(r#"{{"path": {path}}}"#).as_bytes());
+            assert!(route.is_err(), "{path}: {route:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_said_is_the_endpoint_itself() {
+        for json in ["{}", "null", r#"{"method": null, "path": null, "headers": null}"#] {
+            let route = endpoint("https://example.com/hook").route(json.as_bytes()).unwrap();
+            assert_eq!(route, Route { method: Method::POST, uri: None, headers: Vec::new() });
+        }
+    }
+
+    #[test]
+    fn no_error_tells_a_header_s_value() {
+        for headers in [r#"{"x-key": 12345}"#, r#"{"x-key": "12345\n"}"#, r#"{"host": "12345"}"#] {
+            let json = format!(r#"{{"headers": {headers}}}"#);
+            let problem = endpoint("https://example.com").route(json.as_bytes()).unwrap_err();
+            assert!(!problem.to_string().contains("12345"), "{problem}");
+        }
+    }
 }

@@ -201,6 +201,7 @@ impl Dispatcher {
             busy |= self.receive(receiver);
             self.store_versions();
             self.obey();
+            self.sending.test(self.database);
             busy |= self.sending.submit();
             busy |= self.sending.render();
             // Behind that: what has just become ready to be read must not be slept over.

@@ -57,7 +57,7 @@ pub fn endpoint_of(database: &str, row: &SubscriptionRow, guard: &Arc<Guard>) ->
 }
 
 /// The columns that its payloads show.
-fn shown_of(row: &SubscriptionRow) -> Shown {
+pub fn shown_of(row: &SubscriptionRow) -> Shown {
     match (&row.columns, &row.exclude_columns) {
         (Some(only), _) => Shown::Only(only.clone()),
         (None, Some(except)) => Shown::Except(except.clone()),

@@ -70,8 +70,6 @@ impl Functions {
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
             pg_sys::MemoryContextSwitchTo(memory);
             pg_sys::CurrentResourceOwner = owner;
-            // Locks of the session outlive a rollback.
-            pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as _);
             result.map_err(|(code, message)| match code {
                 PgSqlErrorCode::ERRCODE_QUERY_CANCELED if timed_out => format!(
                     "{} took longer than pgwh.transform_timeout allows, {} ms",
@@ -90,7 +88,8 @@ impl Functions {
         call: Call<'_>,
         event: &[u8],
     ) -> Result<Option<Vec<u8>>, (PgSqlErrorCode, String)> {
-        let missing = || (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {:?} does not exist", call.owner));
+        let missing =
+            || (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {:?} does not exist", call.owner));
         let name = CString::new(call.owner).map_err(|_| missing())?;
         // SAFETY: as the caller promises: the rollback takes back the settings, the role and what SPI allocates. Arguments
         // are texts of this memory context, and the tuple read is the one that SPI has just made.
@@ -114,8 +113,9 @@ impl Functions {
             pg_sys::SPI_connect();
             let plan = self.plan(call)?;
             let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
-            let argument = CString::new(event)
-                .map_err(|_| (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the event has a NUL in it".to_owned()))?;
+            let argument = CString::new(event).map_err(|_| {
+                (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the event has a NUL in it".to_owned())
+            })?;
             let argument = pg_sys::pg_any_to_server(argument.as_ptr(), event.len() as i32, utf8);
             let mut arguments = [pg_sys::Datum::from(pg_sys::cstring_to_text(argument))];
             let done = pg_sys::SPI_execute_plan(plan, arguments.as_mut_ptr(), std::ptr::null(), true, 1);
@@ -124,7 +124,8 @@ impl Functions {
             }
             let rows = &*pg_sys::SPI_tuptable;
             let value = pg_sys::SPI_getvalue(*rows.vals, rows.tupdesc, 1);
-            Ok((!value.is_null()).then(|| text::utf8(CStr::from_ptr(value).to_bytes()).into_owned().into_bytes()))
+            Ok((!value.is_null())
+                .then(|| text::utf8(CStr::from_ptr(value).to_bytes()).into_owned().into_bytes()))
         }
     }
 

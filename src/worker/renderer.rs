@@ -48,11 +48,11 @@ pub extern "C-unwind" fn pgwh_renderer_main(argument: pg_sys::Datum) {
 
 fn answer(ask: &Ask, functions: &mut Functions) -> Vec<u8> {
     process::report_busy(c"running functions of subscriptions");
-    let shaped: Vec<Shaped> = ask
-        .events
-        .iter()
-        .map(|event| process::in_transaction(|| shape(ask, event, functions)))
-        .collect();
+    let shaped: Vec<Shaped> =
+        ask.events.iter().map(|event| process::in_transaction(|| shape(ask, event, functions))).collect();
+    // Advisory locks of the session are all that outlives a rollback.
+    // SAFETY: releases what this process holds.
+    unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as _) };
     let mut out = Vec::new();
     if let Err(too_long) = write_answer(&mut out, &shaped) {
         let by = if ask.transform.is_some() { By::Transform } else { By::Route };

@@ -175,7 +175,9 @@ impl Rendering {
     fn go_on(&mut self, mut renderer: Renderer, rendered: &mut Vec<Rendered>) {
         let shaped = match renderer.answer() {
             Ok(None) if renderer.worker.has_ended() => Err("the process that runs it has ended".to_owned()),
-            Ok(None) if renderer.is_overdue() => Err("it can't be stopped, so its process is ended".to_owned()),
+            Ok(None) if renderer.is_overdue() => {
+                Err("it can't be stopped, so its process is ended".to_owned())
+            }
             Ok(None) => return self.renderers.push(renderer),
             Ok(Some(shaped)) => Ok(shaped),
             Err(message) => Err(message),
@@ -201,7 +203,8 @@ impl Rendering {
 
     /// The next subscription that may have a renderer now.
     fn next_turn(&mut self) -> Option<i64> {
-        let busy_with_others = self.renderers.iter().filter(|it| it.task.as_ref().is_some_and(|task| !task.is_swift));
+        let busy_with_others =
+            self.renderers.iter().filter(|it| it.task.as_ref().is_some_and(|task| !task.is_swift));
         let room_for_others = busy_with_others.count() < settings::max_renderers().saturating_sub(1).max(1);
         let may = |id: &i64| room_for_others || self.queues.get(id).is_some_and(Queue::is_swift);
         let place = self.turns.iter().position(may)?;

@@ -15,6 +15,7 @@ use super::rendering::{Context, Functions, Rendered, Rendering, Unrendered};
 use super::replaying::Replaying;
 use super::shmem::Database;
 use super::showing::Showing;
+use super::testing::Testing;
 use super::under_way::UnderWay;
 use super::{endpoints, files};
 use crate::dispatch::{
@@ -57,6 +58,7 @@ pub struct Sending {
     engine: Engine<Payload>,
     pool: Pool,
     rendering: Rendering,
+    testing: Testing,
     endpoints: HashMap<i64, Destination>,
     /// Where subscriptions stood when the journal was opened, until their rows are read.
     loaded: HashMap<i64, Position>,
@@ -81,6 +83,7 @@ impl Sending {
             engine: Engine::new(settings.max_threads, event_memory()),
             pool,
             rendering: Rendering::new(database.oid()),
+            testing: Testing::default(),
             endpoints: HashMap::new(),
             loaded: loaded.positions,
             under_way: Slab::new(),
@@ -244,12 +247,26 @@ impl Sending {
                 });
             } else {
                 let events = members.map(|(_, payload)| (*payload).clone()).collect();
-                self.pool.submit(Job { ticket: number as u64, endpoint, events, attempt, replay, prepared: None });
+                self.pool.submit(Job {
+                    ticket: number as u64,
+                    endpoint,
+                    events,
+                    attempt,
+                    replay,
+                    prepared: None,
+                });
             }
             self.showing.changed(id);
             any = true;
         }
         any
+    }
+
+    /// Sends the pings that sessions wait for.
+    pub fn test(&mut self, database: &Database) {
+        for job in self.testing.asked(database, &self.database) {
+            self.pool.submit(job);
+        }
     }
 
     /// Goes on with what waits for users' functions. Returns whether something came of any.
@@ -274,10 +291,12 @@ impl Sending {
             match shaped {
                 Shaped::Dropped => sifted.push((id, Sifted::Dropped)),
                 Shaped::Failed { by, message } => sifted.push((id, failed(by, message))),
-                Shaped::Ready { body, route } => match route.map(|route| endpoint.route(&route)).transpose() {
-                    Ok(route) => _ = ready.insert(id, (payload, body, route)),
-                    Err(problem) => sifted.push((id, failed(By::Route, problem.to_string()))),
-                },
+                Shaped::Ready { body, route } => {
+                    match route.map(|route| endpoint.route(&route)).transpose() {
+                        Ok(route) => _ = ready.insert(id, (payload, body, route)),
+                        Err(problem) => sifted.push((id, failed(By::Route, problem.to_string()))),
+                    }
+                }
             }
         }
         let left = self.sift(number, sifted, duration);
@@ -324,6 +343,9 @@ impl Sending {
         let any = !outcomes.is_empty();
         let now = Instant::now();
         for outcome in outcomes.drain(..) {
+            if self.testing.answered(&outcome) {
+                continue;
+            }
             let Some((ticket, id)) = self.under_way.try_remove(outcome.ticket as usize) else { continue };
             self.shown.end(outcome.ticket as usize);
             let duration = outcome.duration;

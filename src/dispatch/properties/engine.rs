@@ -111,7 +111,11 @@ impl World {
                     self.models.get_mut(&id).unwrap().replay = None;
                 }
             }
-            Happening::Succeed(_) | Happening::Fail(..) | Happening::Sift(..) | Happening::Skip(..) | Happening::Replay(..) => {}
+            Happening::Succeed(_)
+            | Happening::Fail(..)
+            | Happening::Sift(..)
+            | Happening::Skip(..)
+            | Happening::Replay(..) => {}
         }
         self.check();
     }

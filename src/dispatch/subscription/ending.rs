@@ -380,7 +380,12 @@ impl<P: Clone> Subscription<P> {
         self.tidy(shared);
     }
 
-    pub(super) fn attempted(&mut self, shared: &mut Shared<P>, failed: &Failed, next_attempt_in: Option<Duration>) {
+    pub(super) fn attempted(
+        &mut self,
+        shared: &mut Shared<P>,
+        failed: &Failed,
+        next_attempt_in: Option<Duration>,
+    ) {
         let Some(work) = &self.work else { return };
         let request = work.requests.get(failed.index);
         let lanes = &work.lanes;

@@ -48,7 +48,9 @@ impl<P: Clone> Subscription<P> {
         }
         let mut meets_replay = false;
         for slot in apart {
-            let Some(Sifted::Failed(failure)) = self.number_of(slot).and_then(|id| sifted.remove(&id)) else { continue };
+            let Some(Sifted::Failed(failure)) = self.number_of(slot).and_then(|id| sifted.remove(&id)) else {
+                continue;
+            };
             self.last_failure_at = Some(now);
             self.last_error = Some(failure.error.clone());
             let serial = shared.next_serial();

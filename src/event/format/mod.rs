@@ -4,6 +4,9 @@
 
 mod json;
 mod pgwh;
+mod ping;
+
+pub use ping::render_ping;
 
 use super::{Column, Event};
 
