@@ -14,7 +14,7 @@
 PG ?= 15
 # The server to install into; by default the one that demo and test would take.
 PG_CONFIG ?= $(shell scripts/postgres $(PG))
-# One directory for each major: the library is called the same in all.
+# What is compiled for a server has a directory for each major: the library is called the same in all. The rest is shared.
 TARGET = target/pg$(PG)
 
 .PHONY: all demo test torture unit oracle receiver install installcheck bench lint clean
@@ -27,27 +27,28 @@ demo:
 	@PG=$(PG) scripts/demo
 
 unit:
-	cargo test --target-dir $(TARGET) --package pgstream_hooks --lib
-	cargo test --target-dir $(TARGET) --package receiver
+	cargo test --package pgstream_hooks --lib
+	cargo test --package receiver
 
 # Extra arguments of cargo test, such as TESTS='--test events toast'.
 test: unit
+	@scripts/packages faketime
 	bindir=$$(scripts/server $(PG)) && \
-	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --target-dir $(TARGET) --package harness --no-fail-fast $(TESTS)
+	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --package harness --no-fail-fast $(TESTS)
 
 # A minute of it is part of `make test`.
 SECONDS ?= 3600
 torture:
 	bindir=$$(scripts/server $(PG)) && \
 	  PG=$(PG) PGWH_BINDIR=$$bindir PGWH_TORTURE_SECONDS=$(SECONDS) $(if $(SEED),PGWH_SEED=$(SEED)) \
-	  cargo test --target-dir $(TARGET) --package harness --test torture -- --nocapture
+	  cargo test --package harness --test torture -- --nocapture
 
 # Every value of every type against to_json, in databases of several encodings.
 oracle:
 	tests/oracle $(PG)
 
 receiver:
-	@cargo run --quiet --target-dir $(TARGET) --package receiver -- $(RECEIVER)
+	@cargo run --quiet --package receiver -- $(RECEIVER)
 
 install:
 	@scripts/install "$(PG_CONFIG)" "$$(scripts/build "$(PG_CONFIG)" release)"
@@ -62,11 +63,11 @@ installcheck:
 
 bench:
 	bindir=$$(scripts/server $(PG) release) && \
-	  PG=$(PG) PGWH_BINDIR=$$bindir cargo run --target-dir $(TARGET) --release --package benches -- $(BENCH)
+	  PG=$(PG) PGWH_BINDIR=$$bindir cargo run --release --package benches -- $(BENCH)
 
 lint:
 	cargo fmt --all --check
-	cargo clippy --target-dir $(TARGET) --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 	@pg_config="$(PG_CONFIG)" && PGRX_PG_CONFIG_PATH=$$pg_config \
 	  cargo clippy --target-dir $(TARGET) --package pgstream_hooks --lib --features pg$(PG) -- -D warnings
 

@@ -66,6 +66,7 @@ CREATE TABLE pgwh.subscriptions (
     ordering text NOT NULL DEFAULT 'key',
     timeout interval NOT NULL,
     max_in_flight integer NOT NULL,
+    rate_limit integer,
     retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval,
     compress text,
@@ -95,6 +96,7 @@ COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for 
 COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commit order; strict: all changes, one request at a time; none: no order (default key)';
 COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
+COMMENT ON COLUMN pgwh.subscriptions.rate_limit IS 'requests a second at most (default null: no limit)';
 COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
 COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
 COMMENT ON COLUMN pgwh.subscriptions.compress IS 'gzip, or null for bodies as they are (default null)';
@@ -203,6 +205,7 @@ CREATE FUNCTION pgwh.subscribe(
     ordering text DEFAULT 'key',
     timeout interval DEFAULT '15 s',
     max_in_flight integer DEFAULT 16,
+    rate_limit integer DEFAULT NULL,
     retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval DEFAULT NULL,
     compress text DEFAULT NULL,
@@ -226,6 +229,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
   timeout        limit of a whole request
   max_in_flight  requests at once
+  rate_limit     requests a second at most
   retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
   retention      how long events stay for replay, by default as the setting pgwh.retention says
   compress       gzip
@@ -896,7 +900,7 @@ COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committ
 
 CREATE TABLE pgwh.commands (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    command text NOT NULL CHECK (command IN ('reload', 'skip', 'replay', 'cancel_replay', 'forget')),
+    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget')),
     subscription_id bigint,
     delivery_id bigint,
     replay_id bigint,
@@ -904,7 +908,7 @@ CREATE TABLE pgwh.commands (
 );
 COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
 COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
-COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), skip, replay, cancel_replay or forget (forget what was read of the journal)';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay or forget (forget what was read of the journal)';
 COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
 COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip';
 COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
@@ -961,7 +965,7 @@ COMMENT ON FUNCTION pgwh.pause(text) IS 'sends a subscription nothing until pgwh
 
 CREATE FUNCTION pgwh.resume(name text) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_wrapper';
-COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on. False when it was not paused';
+COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on. False when it was not paused; either way, what failed is tried again at once';
 
 CREATE FUNCTION pgwh.skip(delivery_id bigint) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'skip_wrapper';

@@ -281,6 +281,18 @@ fn a_paused_subscription_keeps_all_and_sends_nothing() {
 }
 
 #[test]
+fn resuming_tries_at_once_what_failed() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "retry_schedule => '{1h,1h}'");
+    receiver.behave(Script::always(Reply::status(500)));
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 10) n");
+    cluster.wait_status("s", "retrying > 0 AND in_flight = 0");
+    receiver.behave(Script::default());
+    assert_eq!(cluster.value("SELECT pgwh.resume('s')"), "f", "it was not paused");
+    complete(&cluster.delivered(&receiver, "s"), 10, 0);
+}
+
+#[test]
 fn an_edit_keeps_what_is_pending_and_its_order() {
     let (cluster, receiver) = stage();
     let moved = Receiver::start().unwrap();

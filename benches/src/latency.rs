@@ -97,7 +97,8 @@ fn since(arrived: Instant, returned: Instant) -> Duration {
     arrived.saturating_duration_since(returned)
 }
 
-fn tell(what: &str, mut waited: Vec<Duration>) {
+/// Prints the percentiles; returns the last, p99, in milliseconds.
+pub(crate) fn tell(what: &str, mut waited: Vec<Duration>) -> f64 {
     waited.sort_unstable();
     let percentile = |p: usize| waited[(waited.len() * p / 100).min(waited.len() - 1)].as_secs_f64() * 1000.0;
     println!(
@@ -106,4 +107,5 @@ fn tell(what: &str, mut waited: Vec<Duration>) {
         percentile(95),
         percentile(99),
     );
+    percentile(99)
 }

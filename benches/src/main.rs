@@ -4,6 +4,7 @@ mod batches;
 mod burst;
 mod decoding;
 mod drain;
+mod isolation;
 mod latency;
 mod memory;
 mod overhead;
@@ -22,6 +23,7 @@ const USAGE: &str = "\
     latency [commits]       from commit to receipt on an idle system, and at 5,000 events a second   (2000)
     memory [rows]           of each process while one transaction of so many rows passes             (5000000)
     overhead [seconds]      pgbench on tables nobody subscribes to, with and without                 (30)
+    isolation [commits]     healthy endpoints alone, and beside 150 of 1,000 that hang or refuse     (300)
     soak [seconds]          whether anything grows at a steady load                                  (120)
     all                     all of them; the default
 ";
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         "drain" => drain::run(size.unwrap_or(1_000_000)),
         "soak" => soak::run(size.unwrap_or(120)),
         "latency" => latency::run(size.unwrap_or(2_000)),
+        "isolation" => isolation::run(size.unwrap_or(300)),
         "memory" => memory::run(size.unwrap_or(5_000_000)),
         "overhead" => overhead::run(size.unwrap_or(30)),
         "all" => {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
             latency::run(2_000);
             memory::run(5_000_000);
             overhead::run(30);
+            isolation::run(300);
             soak::run(120);
         }
         _ => {

@@ -24,17 +24,21 @@ use crate::worker::wake;
 /// Keeps a subscription's changes instead of sending them; false if it did so already.
 #[pg_extern(sql = false)]
 fn pause(name: Option<String>) -> Result<bool, ErrorReport> {
-    Ok(set_paused(name, true)?)
+    Ok(set_paused(id_of(name)?, true)?)
 }
 
-/// Sends what was kept, and goes on; false if it was not paused.
+/// Sends what was kept, tries at once what failed, and goes on; false if it was not paused.
 #[pg_extern(sql = false)]
 fn resume(name: Option<String>) -> Result<bool, ErrorReport> {
-    Ok(set_paused(name, false)?)
+    let id = id_of(name)?;
+    let was_paused = set_paused(id, false)?;
+    if !was_paused {
+        tell(CommandKind::Retry { subscription: id })?;
+    }
+    Ok(was_paused)
 }
 
-fn set_paused(name: Option<String>, paused: bool) -> Result<bool, Error> {
-    let id = id_of(name)?;
+fn set_paused(id: i64, paused: bool) -> Result<bool, Error> {
     let changed = Spi::connect_mut(|client| {
         let rows = client.update(
             "UPDATE pgwh.subscriptions SET paused = $2
@@ -101,6 +105,7 @@ fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
 fn tell(what: CommandKind) -> Result<(), Error> {
     let (command, subscription, delivery, replay) = match what {
         CommandKind::Reload { subscription } => ("reload", Some(subscription), None, None),
+        CommandKind::Retry { subscription } => ("retry", Some(subscription), None, None),
         CommandKind::Skip { subscription, delivery } => {
             ("skip", Some(subscription), Some(delivery.0 as i64), None)
         }

@@ -19,6 +19,8 @@ const DEFAULT_TIMEOUT: i64 = 15_000_000;
 /// Limits of `max_in_flight`.
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<i32> = 1..=1000;
 const DEFAULT_IN_FLIGHT: i32 = 16;
+/// Limits of `rate_limit`.
+const RATE_LIMIT: std::ops::RangeInclusive<i32> = 1..=100_000;
 /// Limits of `batch_size`.
 const BATCH_SIZE: std::ops::RangeInclusive<i32> = 1..=10_000;
 /// Limits of `batch_wait`, in microseconds.
@@ -54,6 +56,7 @@ pub struct Wish {
     pub ordering: Option<String>,
     pub timeout: Option<Interval>,
     pub max_in_flight: Option<i32>,
+    pub rate_limit: Option<i32>,
     pub retry_schedule: Option<Vec<Option<Interval>>>,
     pub retention: Option<Interval>,
     pub compress: Option<String>,
@@ -86,6 +89,7 @@ pub struct Subscription {
     pub ordering: String,
     pub timeout: Interval,
     pub max_in_flight: i32,
+    pub rate_limit: Option<i32>,
     pub retry_schedule: Vec<Interval>,
     pub retention: Option<Interval>,
     pub compress: Option<String>,
@@ -130,6 +134,10 @@ impl Wish {
                 range,
                 "max_in_flight => 16",
             ));
+        }
+        if let Some(rate_limit) = self.rate_limit.filter(|limit| !RATE_LIMIT.contains(limit)) {
+            let range = "from 1 to 100000 requests a second";
+            return Err(out_of_range("rate_limit", rate_limit.to_string(), range, "rate_limit => 100"));
         }
         let batch_size = self.batch_size.unwrap_or(1);
         if !BATCH_SIZE.contains(&batch_size) {
@@ -176,6 +184,7 @@ impl Wish {
             ordering,
             timeout,
             max_in_flight,
+            rate_limit: self.rate_limit,
             retry_schedule,
             retention: self.retention,
             compress,

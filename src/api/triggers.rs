@@ -83,6 +83,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         ordering: new.get_by_name::<String>("ordering")?,
         timeout: new.get_by_name::<Interval>("timeout")?,
         max_in_flight: new.get_by_name::<i32>("max_in_flight")?,
+        rate_limit: new.get_by_name::<i32>("rate_limit")?,
         retry_schedule: new
             .get_by_name::<Array<'_, Interval>>("retry_schedule")?
             .map(|array| array.iter().collect()),
@@ -122,6 +123,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("ordering", subscription.ordering)?;
     new.set_by_name("timeout", subscription.timeout)?;
     new.set_by_name("max_in_flight", subscription.max_in_flight)?;
+    new.set_by_name("rate_limit", subscription.rate_limit)?;
     new.set_by_name("retry_schedule", subscription.retry_schedule)?;
     new.set_by_name("retention", subscription.retention)?;
     new.set_by_name("compress", subscription.compress)?;

@@ -2,6 +2,8 @@
 
 mod counters;
 mod reading;
+mod replaying;
+mod room;
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +11,11 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::hosts::HostLimits;
 use super::order::Order;
 use super::outcome::{Effect, Failure, Record, Sifted, Skipped, SubscriptionId, Success};
-use super::position::{DeliveryId, Mode, Position};
-use super::replay::{KeyFilter, Replay, ReplayProgress};
+use super::position::{DeliveryId, Position};
+use super::replay::Replay;
 use super::subscription::{At, Fate, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::{Pace, Turns};
@@ -22,9 +25,6 @@ pub use reading::{Item, Page, Read, ReadWhat};
 
 /// How often to look for slow ones.
 const LOOK_FOR_SLOW_EVERY: Duration = Duration::from_millis(100);
-/// Shares of the memory limit, in percent: when room is made, and how much.
-const FULL: usize = 80;
-const RELIEVED: usize = 60;
 
 /// Names a request until its outcome is told. It stays safe to tell when its subscription is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub struct Ticket {
     subscription: u32,
     request: u32,
     serial: u64,
+    /// The host that it goes to, also when its subscription is gone or has moved.
+    host: u64,
 }
 
 /// Deliveries to be sent now, in one request.
@@ -105,6 +107,11 @@ impl<P: Clone> Engine<P> {
         self.crammed = false;
         let slots: Vec<u32> = self.slots.values().copied().collect();
         slots.into_iter().for_each(|slot| self.look_after(slot));
+    }
+
+    /// Limits what hosts are sent, over all subscriptions that share one. What is under way stays.
+    pub fn set_host_limits(&mut self, limits: HostLimits) {
+        self.turns.set_host_limits(limits);
     }
 
     /// Adds a subscription that stands there: a new one, or one of before a restart.
@@ -187,11 +194,7 @@ impl<P: Clone> Engine<P> {
         let Some(&slot) = self.slots.get(&id) else { return false };
         let subscription = &mut self.subscriptions[slot as usize];
         subscription.arrive(&mut self.shared, delivery.0, order, at, payload, charge);
-        if self.shared.memory_used > self.shared.memory_limit / 100 * FULL {
-            self.make_room(slot);
-        } else if subscription.charged > self.shared.memory_limit / 2 && subscription.mode == Mode::Live {
-            subscription.flip(&mut self.shared);
-        }
+        self.see_to_memory(slot);
         self.look_after(slot);
         true
     }
@@ -212,6 +215,7 @@ impl<P: Clone> Engine<P> {
     /// from here on: its outcome must be told by [`Engine::succeeded`] or [`Engine::failed`], once.
     pub fn next_to_send(&mut self, now: Instant) -> Option<Request<'_, P>> {
         self.shared.now = Some(now);
+        self.turns.wake(now);
         while let Some(slot) = self.timers.due(now) {
             if let Some(subscription) = self.subscriptions.get_mut(slot as usize) {
                 subscription.wake(now);
@@ -222,11 +226,11 @@ impl<P: Clone> Engine<P> {
         while let Some(slot) = self.turns.next() {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             let started = subscription.next(&mut self.shared, now);
-            let pace = subscription.pace;
+            let (pace, host) = (subscription.pace, subscription.settings.host);
             self.look_after(slot);
             if let Some((request, serial)) = started {
-                self.turns.started(pace);
-                return self.request(Ticket { subscription: slot, request, serial });
+                self.turns.started(pace, host, now);
+                return self.request(Ticket { subscription: slot, request, serial, host });
             }
         }
         None
@@ -283,13 +287,13 @@ impl<P: Clone> Engine<P> {
             subscription.work.as_ref().is_some_and(|work| work.requests.is_under_way(request, serial))
         };
         let Some(subscription) = subscription.filter(is_under_way) else {
-            self.turns.ended(None);
+            self.turns.ended(None, ticket.host);
             return Vec::new();
         };
         self.shared.now = Some(now);
         let left = subscription.sift(&mut self.shared, (request, serial), sifted, duration, now, jitter);
         if left.is_empty() {
-            self.turns.ended(Some(subscription.pace));
+            self.turns.ended(Some(subscription.pace), ticket.host);
             subscription.keep_pace(&mut self.turns, duration, now);
         }
         self.look_after(ticket.subscription);
@@ -304,9 +308,9 @@ impl<P: Clone> Engine<P> {
         end: impl FnOnce(&mut Subscription<P>, &mut Shared<P>, Instant),
     ) {
         self.shared.now = Some(now);
-        let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None) };
+        let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None, ticket.host) };
         let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
-        self.turns.ended(Some(subscription.pace));
+        self.turns.ended(Some(subscription.pace), ticket.host);
         subscription.keep_pace(&mut self.turns, duration, now);
         end(subscription, &mut self.shared, sent_at);
         self.look_after(ticket.subscription);
@@ -365,7 +369,7 @@ impl<P: Clone> Engine<P> {
     /// When to call [`Engine::next_to_send`] again though nothing arrived and no request ended. Later than the
     /// time it was last called with.
     pub fn next_wakeup(&mut self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.turns.next_wakeup()).min()
     }
 
     /// Bytes charged for all that is in memory.
@@ -392,50 +396,6 @@ impl<P: Clone> Engine<P> {
     /// The subscriptions there are.
     pub fn subscriptions(&self) -> impl Iterator<Item = SubscriptionId> {
         self.subscriptions.iter().map(|(_, subscription)| subscription.id)
-    }
-
-    /// Sends a range of the journal again, before all of its keys that has not been sent: reading goes on behind
-    /// `after`. `keys` has the keys of the whole range. False when there is no such subscription, or it has a
-    /// replay already.
-    pub fn replay_begin(
-        &mut self,
-        id: SubscriptionId,
-        replay: i64,
-        after: DeliveryId,
-        keys: KeyFilter,
-        now: Instant,
-    ) -> bool {
-        let begun = self.with(id, |subscription, shared| {
-            if subscription.replay.is_some() {
-                return false;
-            }
-            let replay = Replay::new(replay, after.0, keys);
-            shared.memory_used += replay.filter_memory;
-            subscription.stand_still(shared, Some(now), subscription.mode);
-            subscription.replay = Some(Box::new(replay));
-            true
-        });
-        begun.unwrap_or(false)
-    }
-
-    /// Ends a replay before its end; what is under way of it still gets through or not. False when there is none.
-    pub fn replay_cancel(&mut self, id: SubscriptionId, now: Instant) -> bool {
-        let ended = self.with(id, |subscription, shared| {
-            let Some(replay) = &mut subscription.replay else { return false };
-            replay.read = false;
-            subscription.stand_still(shared, Some(now), subscription.mode);
-            if let Some(replay) = &mut subscription.replay {
-                replay.read = false;
-            }
-            subscription.end_replay(shared);
-            true
-        });
-        ended.unwrap_or(false)
-    }
-
-    /// How far a subscription's replay is.
-    pub fn replay(&self, id: SubscriptionId) -> Option<ReplayProgress> {
-        Some(self.subscription(id)?.replay.as_ref()?.progress)
     }
 
     fn subscription(&self, id: SubscriptionId) -> Option<&Subscription<P>> {
@@ -482,32 +442,6 @@ impl<P: Clone> Engine<P> {
                 }
             }
         }
-    }
-
-    /// Memory is short: those that hold most let go what nobody has sent.
-    fn make_room(&mut self, arrived: u32) {
-        if self.crammed {
-            let subscription = &mut self.subscriptions[arrived as usize];
-            if subscription.mode == Mode::Live {
-                subscription.flip(&mut self.shared);
-            }
-            self.crammed = self.shared.memory_used > self.shared.memory_limit / 100 * FULL;
-            return;
-        }
-        let has_unsent = |subscription: &Subscription<P>| {
-            subscription.work.as_ref().is_some_and(|work| work.lanes.unsent() > 0)
-        };
-        let holders = self.subscriptions.iter().filter(|(_, subscription)| has_unsent(subscription));
-        let mut holders: Vec<(usize, u32)> =
-            holders.map(|(slot, subscription)| (subscription.charged, slot as u32)).collect();
-        holders.sort_unstable();
-        while self.shared.memory_used > self.shared.memory_limit / 100 * RELIEVED
-            && let Some((_, slot)) = holders.pop()
-        {
-            self.subscriptions[slot as usize].flip(&mut self.shared);
-            self.look_after(slot);
-        }
-        self.crammed = self.shared.memory_used > self.shared.memory_limit / 100 * FULL;
     }
 }
 

@@ -1,6 +1,7 @@
 //! One subscription: what it has in memory, what waits in the journal, and what it may do.
 
 mod ending;
+mod place;
 mod reading;
 mod sending;
 mod sifting;
@@ -10,12 +11,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::breaker::Breaker;
-use super::lanes::{Lanes, Slot};
+use super::lanes::Lanes;
 use super::latency::Latency;
 use super::listed::{Failed, Listed};
 use super::order::{Order, Ordering};
 use super::outcome::{Disabled, Effect, Record, SubscriptionId};
-use super::position::{Counts, DeliveryId, Mode, Pending, Position};
+use super::position::{Counts, DeliveryId, Mode, Position};
+use super::rate::{PerSecond, Rate};
 use super::replay::Replay;
 use super::requests::Requests;
 pub(super) use super::requests::State;
@@ -31,6 +33,8 @@ pub(super) use reading::{Held, Reading};
 pub struct Settings {
     /// Requests at once; at least 1.
     pub max_in_flight: u32,
+    /// Requests a second, if there is a limit.
+    pub rate_limit: Option<PerSecond>,
     /// The delays between attempts.
     pub schedule: Schedule,
     /// The most deliveries in a request; at least 1.
@@ -49,6 +53,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             max_in_flight: 16,
+            rate_limit: None,
             schedule: Schedule::default(),
             batch_size: 1,
             batch_wait: Duration::ZERO,
@@ -170,6 +175,9 @@ pub(super) struct Subscription<P> {
     pub breaker: Breaker,
     pub probe_now: bool,
     pub hold_until: Option<Instant>,
+    pub rate: Rate,
+    /// Its rate allows no request before.
+    pub rate_until: Option<Instant>,
     pub linger: Linger,
     /// The ordering was changed: nothing is read until what was sent by the old one has ended.
     pub settling: bool,
@@ -232,6 +240,8 @@ impl<P: Clone> Subscription<P> {
             breaker: Breaker::default(),
             probe_now: mode == Mode::Open,
             hold_until: None,
+            rate: Rate::default(),
+            rate_until: None,
             linger: Linger::Not,
             settling: false,
             pace: Pace::New,
@@ -375,79 +385,6 @@ impl<P: Clone> Subscription<P> {
         let pace = if is_slow { Pace::Slow } else { Pace::Swift };
         turns.changed(self.pace, pace, self.under_way());
         self.pace = pace;
-    }
-
-    /// How many that are pending nobody has read yet.
-    pub fn logged(&self) -> u64 {
-        let deferred = self.replay.as_ref().map_or(0, |replay| replay.deferred.len());
-        self.counts.pending.saturating_sub((self.listed.len() + deferred + self.in_lanes) as u64)
-    }
-
-    /// Where it stands at this time.
-    pub fn position(&self, shared: &Shared<P>, now: Instant) -> Position {
-        let reach = if self.mode == Mode::Live { self.reach.max(shared.last_id) } else { self.reach };
-        let with = |id: u64, failed: Failed| Pending {
-            id: DeliveryId(id),
-            failures: failed.failures,
-            due: failed.left,
-        };
-        let mut pending: Vec<Pending> = self
-            .listed
-            .ids()
-            .chain(self.replay.iter().flat_map(|replay| replay.deferred.iter().copied()))
-            .map(|id| with(id, self.listed.failed(id)))
-            .chain(self.listed.failed_beyond(reach).map(|(id, failed)| with(id, failed)))
-            .collect();
-        if let Some(work) = &self.work {
-            let dues = work.dues();
-            for (slot, id, delivery) in work.lanes.iter() {
-                if delivery.is_pending() {
-                    let due = dues.get(&slot).map(|due| due.saturating_duration_since(now));
-                    let left = if delivery.failures > 0 { due.or(delivery.left) } else { None };
-                    pending.push(with(id, Failed { failures: delivery.failures, left }));
-                }
-            }
-        }
-        pending.sort_unstable_by_key(|pending| pending.id);
-        let done_ahead = self.done_ahead.range(reach + 1..).map(|&id| DeliveryId(id)).collect();
-        Position { mode: self.mode, reach: DeliveryId(reach), pending, done_ahead, counts: self.counts }
-    }
-
-    /// What is pending up to the reach and in no request, nor ever was, in order.
-    pub fn never_sent(&self) -> Vec<DeliveryId> {
-        let deferred = self.replay.iter().flat_map(|replay| replay.deferred.iter().copied());
-        let waiting = self.listed.ids().chain(deferred).filter(|&id| self.listed.failed(id).failures == 0);
-        let lanes = self.work.iter().flat_map(|work| work.lanes.unheld());
-        let in_lanes = lanes.filter(|(_, delivery)| delivery.failures == 0 && delivery.replay.is_none());
-        let mut ids: Vec<DeliveryId> = waiting.chain(in_lanes.map(|(id, _)| id)).map(DeliveryId).collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    /// The oldest delivery that may be pending.
-    pub fn oldest_pending(&self) -> Option<DeliveryId> {
-        let mut lanes = self.work.iter().flat_map(|work| work.lanes.iter());
-        let in_lanes = lanes.find(|(_, _, delivery)| delivery.is_pending()).map(|(_, id, _)| id);
-        let deferred = self.replay.as_ref().and_then(|replay| replay.deferred.first().copied());
-        let logged = (self.mode != Mode::Live && self.logged() > 0).then_some(self.reach + 1);
-        [in_lanes, self.listed.oldest(), deferred, logged].into_iter().flatten().min().map(DeliveryId)
-    }
-
-    /// When the oldest that is not done was committed; while some wait in the journal, perhaps somewhat before.
-    pub fn oldest_at(&self) -> Option<At> {
-        let in_lanes = self.work.iter().flat_map(|work| work.lanes.iter()).next();
-        in_lanes.map(|(.., delivery)| delivery.at).into_iter().chain(self.behind_at).min()
-    }
-}
-
-impl<P> Work<P> {
-    /// When those that wait are due.
-    fn dues(&self) -> rustc_hash::FxHashMap<Slot, Instant> {
-        let waiting = self.requests.iter().filter_map(|(_, request)| match request.state {
-            State::Waiting { due } => Some((due, request)),
-            _ => None,
-        });
-        waiting.flat_map(|(due, request)| request.members.iter().map(move |&slot| (slot, due))).collect()
     }
 }
 

@@ -28,6 +28,11 @@ pub enum CommandKind {
         /// Which.
         subscription: i64,
     },
+    /// Try at once what failed and waits.
+    Retry {
+        /// Whose.
+        subscription: i64,
+    },
     /// Give a delivery up, if it is not done.
     Skip {
         /// Whose.
@@ -66,6 +71,7 @@ fn read() -> Result<Vec<Command>> {
             let number = |column| Ok::<_, pgrx::spi::Error>(row.get::<i64>(column)?.unwrap_or_default());
             let kind = match row.get::<String>(2)?.as_deref() {
                 Some("reload") => CommandKind::Reload { subscription: number(3)? },
+                Some("retry") => CommandKind::Retry { subscription: number(3)? },
                 Some("skip") => {
                     CommandKind::Skip { subscription: number(3)?, delivery: DeliveryId(number(4)? as u64) }
                 }

@@ -41,6 +41,28 @@ pub fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
     })
 }
 
+/// The delivery that brought an event to a subscription when it was new. None when the journal doesn't have it.
+pub fn first_delivery(event: &EventId, subscription: i64) -> Result<Option<DeliveryId>> {
+    let found = Spi::connect(|client| {
+        // Events are journaled in the order of their commits and places.
+        let rows = client.select(
+            "SELECT first_id, body FROM pgwh.event_chunks WHERE (last_lsn, last_ordinal) >= ($1, $2)
+             ORDER BY last_lsn, last_ordinal LIMIT 1",
+            Some(1),
+            &[writer::lsn(event.commit_lsn), (event.ordinal as i64).into()],
+        )?;
+        let mut entries = Vec::new();
+        for row in rows {
+            let body: Vec<u8> = row.get(2)?.unwrap_or_default();
+            entries = intact(chunk::unpack(id(row.get(1)?), &body));
+        }
+        Ok::<_, pgrx::spi::Error>(entries)
+    })?;
+    let entry = found.iter().find(|entry| entry.item.event_id() == Some(*event));
+    let mut deliveries = entry.into_iter().flat_map(Entry::deliveries);
+    Ok(deliveries.find(|(_, target)| target.subscription == subscription).map(|(id, _)| id))
+}
+
 /// The oldest event that the journal has.
 #[derive(Clone, Copy, Debug)]
 pub struct Oldest {

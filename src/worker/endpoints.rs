@@ -15,6 +15,7 @@ use crate::settings;
 pub fn settings_of(row: &SubscriptionRow, endpoint: Option<&Endpoint>) -> Settings {
     Settings {
         max_in_flight: row.max_in_flight,
+        rate_limit: row.rate_limit,
         schedule: Schedule::new(&row.retry_schedule),
         batch_size: row.batch_size,
         batch_wait: row.batch_wait,

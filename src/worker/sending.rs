@@ -98,6 +98,7 @@ impl Sending {
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>, last: DeliveryId) {
         let max_requests = files::max_requests();
         self.engine.set_limits(max_requests, event_memory());
+        self.engine.set_host_limits(settings::host_limits());
         self.pool.set_max_requests(max_requests);
         let known: Vec<i64> = self.engine.subscriptions().map(|id| id.0).collect();
         self.edit(&known, rows, last);
@@ -395,6 +396,10 @@ impl Sending {
         match kind {
             CommandKind::Skip { subscription, delivery } => {
                 self.engine.skip(SubscriptionId(subscription), delivery);
+                self.showing.changed(subscription);
+            }
+            CommandKind::Retry { subscription } => {
+                self.engine.begin_anew(SubscriptionId(subscription), Instant::now());
                 self.showing.changed(subscription);
             }
             CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),

@@ -32,6 +32,7 @@ const SETTINGS: &[&str] = &[
 pub struct Setup {
     settings: Vec<String>,
     files: Option<u64>,
+    clock: bool,
 }
 
 impl Setup {
@@ -54,6 +55,12 @@ impl Setup {
     /// Where each process may have so many files open, as after `ulimit -n`.
     pub fn limit_files(mut self, count: u64) -> Self {
         self.files = Some(count);
+        self
+    }
+
+    /// With a clock of its own, which [`Cluster::shift_clock`] moves.
+    pub fn own_clock(mut self) -> Self {
+        self.clock = true;
         self
     }
 
@@ -82,6 +89,7 @@ pub struct Cluster {
     postgres: Database,
     server: Mutex<Option<Child>>,
     files: Option<u64>,
+    clock: bool,
 }
 
 impl Deref for Cluster {
@@ -124,7 +132,11 @@ impl Cluster {
             directory,
             server: Mutex::default(),
             files: setup.files,
+            clock: setup.clock,
         };
+        if cluster.clock {
+            cluster.shift_clock("+0");
+        }
         let socket = format!("unix_socket_directories = '{}'", cluster.directory.display());
         let lines: Vec<&str> = SETTINGS
             .iter()
@@ -162,6 +174,18 @@ impl Cluster {
         self.sql("SELECT pg_reload_conf()");
     }
 
+    /// Moves the server's clock by so much from the true time: `+1d`, `-1d`, `+0`. What counts time since some event is
+    /// not moved, as on a machine whose clock is set.
+    pub fn shift_clock(&self, by: &str) {
+        // A server that reads it meanwhile finds the old or the new one.
+        let (path, new) = (self.clock_path(), self.directory.join("clock.new"));
+        fs::write(&new, by).and_then(|()| fs::rename(&new, &path)).expect("a file for the clock");
+    }
+
+    fn clock_path(&self) -> PathBuf {
+        self.directory.join("clock")
+    }
+
     /// Starts a server that was stopped.
     #[track_caller]
     pub fn begin(&self) {
@@ -170,6 +194,13 @@ impl Cluster {
         postgres.arg("-D").arg(self.directory.join("data"));
         if let Some(count) = self.files {
             limit_files(&mut postgres, count);
+        }
+        if self.clock {
+            postgres
+                .env("LD_PRELOAD", faketime())
+                .env("FAKETIME_TIMESTAMP_FILE", self.clock_path())
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         let child = postgres
             .stdout(log.try_clone().expect("a log file"))
@@ -383,4 +414,11 @@ fn children(of: Process) -> Vec<Process> {
         path.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).map(Process).collect()
     };
     listed(fs::read_to_string(format!("/proc/{0}/task/{0}/children", of.0)))
+}
+
+/// The library of Debian's package `faketime`.
+fn faketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    found.find(|path| path.exists()).expect("the package faketime is installed")
 }

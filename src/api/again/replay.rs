@@ -99,7 +99,7 @@ fn redeliver(delivery_id: Option<i64>) -> Result<i64, ErrorReport> {
 /// Whose a delivery is that is done, and the deliveries that were sent with it.
 fn members_of(delivery: DeliveryId) -> Result<(i64, Vec<DeliveryId>), Error> {
     let Some((entry, target)) = inspect::delivery(delivery)? else {
-        return Err(gone(delivery)?);
+        return sent_again(delivery)?.ok_or_else(|| gone(delivery).unwrap_or_else(|error| error));
     };
     if let Item::Failed { failure, .. } = &entry.item {
         return Err(refused(
@@ -132,21 +132,23 @@ fn members_of(delivery: DeliveryId) -> Result<(i64, Vec<DeliveryId>), Error> {
     Ok((target.subscription, members))
 }
 
+/// Of a delivery that a replay made: whose, and the deliveries that brought its events first. None when it is none.
+fn sent_again(delivery: DeliveryId) -> Result<Option<(i64, Vec<DeliveryId>)>, Error> {
+    let outcomes = inspect::outcomes(&[delivery])?;
+    let Some(outcome) = outcomes.iter().find(|outcome| outcome.replay.is_some() && outcome.id == delivery)
+    else {
+        return Ok(None);
+    };
+    let mut first = Vec::new();
+    for event in outcome.events() {
+        first.extend(inspect::first_delivery(&event, outcome.subscription)?);
+    }
+    first.sort_unstable();
+    Ok((!first.is_empty()).then_some((outcome.subscription, first)))
+}
+
 /// Why the journal does not have a delivery.
 fn gone(delivery: DeliveryId) -> Result<Error, Error> {
-    let in_replay = inspect::outcomes(&[delivery])?.into_iter().find(|outcome| outcome.id == delivery);
-    if let Some(outcome) = in_replay
-        && let Some(replay) = outcome.replay
-    {
-        return Ok(refused(
-            "this delivery was made by a replay",
-            format!("Replay {replay} sent event {} as delivery {}.", outcome.event, delivery.0),
-            format!(
-                "Take the event's first delivery: SELECT delivery_ids, subscription_ids FROM pgwh.events WHERE id = '{}';",
-                outcome.event
-            ),
-        ));
-    }
     Ok(match inspect::oldest(DeliveryId(0))? {
         Some(oldest) if delivery < oldest.first => refused(
             "this delivery is not in the journal any more",
