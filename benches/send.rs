@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         format: Format::Pgwh,
         columns: Shown::All,
         batched: batch > 1,
+        compress: false,
         max_response_size: 16 * 1024,
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);

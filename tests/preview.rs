@@ -222,9 +222,10 @@ fn a_test_of_what_is_paused_disabled_down_or_forbidden_tells_that_endpoint_s_sta
     cluster.sql("ALTER SYSTEM SET pgwh.allowed_networks = ''");
     cluster.reload();
     harness::eventually("blocked", || (cluster.value(class) == "blocked").then_some(()));
-    let refusal = cluster.refused(&format!(
-        "BEGIN; INSERT INTO pgwh.subscriptions (name, url) VALUES ('new', 'https://example.com/'); SELECT * FROM pgwh.test('new')"
-    ));
+    let refusal = cluster.refused(
+        "BEGIN; INSERT INTO pgwh.subscriptions (name, url, home) VALUES ('new', 'https://example.com/', pgwh.home());
+         SELECT * FROM pgwh.test('new')",
+    );
     assert_eq!(refusal.message, "the test can't be made", "{refusal:?}");
     assert!(refusal.hint.starts_with("Commit"), "{refusal:?}");
     // Nor is anything sent when there is nobody to send.

@@ -303,7 +303,9 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
     cluster.sql("INSERT INTO t VALUES (1)");
     for (name, outcome) in &all {
         match outcome {
-            Ok(body) => assert_eq!(bodies(&arrived(&cluster, &receiver, name)), [body.clone()], "{name}"),
+            Ok(body) => {
+                assert_eq!(bodies(&arrived(&cluster, &receiver, name)), std::slice::from_ref(body), "{name}");
+            }
             Err(error) => cluster.wait_status(name, &format!("last_error LIKE '%{error}%'")),
         }
     }

@@ -82,7 +82,7 @@ fn values(what: &str, jsonb: Option<AnyElement>) -> Result<Option<Values>, Error
         refused(
             "a row must be an object of its columns' values",
             format!("The {what} is {text}."),
-            &format!("For example: {what} => '{{\"id\": 1}}'"),
+            format!("For example: {what} => '{{\"id\": 1}}'"),
         )
     })
 }
@@ -257,7 +257,7 @@ fn shaped(ask: &Ask, event: &[u8], endpoint: &Endpoint) -> Result<Option<Prepare
             Ok(None)
         }
         Shaped::Failed { by, message } => Err(refused(
-            &format!("the {} fails", by.as_str()),
+            format!("the {} fails", by.as_str()),
             format!("{message}."),
             "Functions run read-only, as the subscription's owner and with search_path = pg_catalog: name other \
              schemas, as in public.customers, or create the function with SET search_path.",

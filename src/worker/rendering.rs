@@ -89,6 +89,8 @@ pub struct Rendering {
     /// Whether any subscription names a function.
     wanted: bool,
     not_before: Option<Instant>,
+    /// It has been said that there is no free worker process.
+    complained: bool,
 }
 
 #[derive(Default)]
@@ -115,6 +117,7 @@ impl Rendering {
             turns: VecDeque::new(),
             wanted: false,
             not_before: None,
+            complained: false,
         }
     }
 
@@ -241,6 +244,7 @@ impl Rendering {
         let pair = Pair::create(renderer::QUEUE);
         match process::start_worker_with("renderer", "pgwh_renderer_main", self.database, pair.handle()) {
             Some(worker) => {
+                self.complained = false;
                 self.renderers.push(Renderer {
                     worker,
                     pair,
@@ -252,7 +256,8 @@ impl Rendering {
                 Some(self.renderers.len() - 1)
             }
             None => {
-                if self.renderers.is_empty() {
+                // Said once, however often it is tried.
+                if self.renderers.is_empty() && !std::mem::replace(&mut self.complained, true) {
                     pgrx::log!(
                         "pgstream_hooks: there is no free worker process (max_worker_processes) to run transforms and routes"
                     );
