@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         format: Format::Pgwh,
         columns: Shown::All,
         batched: batch > 1,
+        compress: false,
         max_response_size: 16 * 1024,
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);
@@ -64,6 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 events,
                 attempt: 1,
                 replay: None,
+                prepared: None,
             });
         }
         pool.outcomes(&mut outcomes);

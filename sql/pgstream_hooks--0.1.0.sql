@@ -72,6 +72,8 @@ CREATE TABLE pgwh.subscriptions (
     event_types text[] NOT NULL,
     columns text[],
     exclude_columns text[],
+    transform text,
+    route text,
     format text NOT NULL DEFAULT 'pgwh',
     headers jsonb NOT NULL,
     batch_size integer NOT NULL DEFAULT 1,
@@ -82,6 +84,7 @@ CREATE TABLE pgwh.subscriptions (
     rate_limit integer,
     retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval,
+    compress text,
     enabled boolean NOT NULL DEFAULT true,
     paused boolean NOT NULL DEFAULT false,
     disabled_reason text,
@@ -100,6 +103,8 @@ COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wil
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.transform IS 'function f(event jsonb) returns jsonb that makes the body and runs as the owner; NULL sends nothing (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.route IS 'function f(event jsonb) returns jsonb with any of method, path and headers of the event''s request, which runs as the owner (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.format IS 'shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents (default pgwh)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {}); values of sensitive ones, such as authorization, are shown as hidden:...';
 COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
@@ -110,6 +115,7 @@ COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default
 COMMENT ON COLUMN pgwh.subscriptions.rate_limit IS 'requests a second at most (default null: no limit)';
 COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
 COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
+COMMENT ON COLUMN pgwh.subscriptions.compress IS 'gzip, or null for bodies as they are (default null)';
 COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured for it';
 COMMENT ON COLUMN pgwh.subscriptions.paused IS 'whether changes are kept for later instead of being sent';
 COMMENT ON COLUMN pgwh.subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
@@ -220,6 +226,8 @@ CREATE FUNCTION pgwh.subscribe(
     event_types text[] DEFAULT '{insert,update,delete,truncate}',
     columns text[] DEFAULT NULL,
     exclude_columns text[] DEFAULT NULL,
+    transform regprocedure DEFAULT NULL,
+    route regprocedure DEFAULT NULL,
     format text DEFAULT 'pgwh',
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
@@ -233,6 +241,7 @@ CREATE FUNCTION pgwh.subscribe(
     rate_limit integer DEFAULT NULL,
     retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval DEFAULT NULL,
+    compress text DEFAULT NULL,
     enabled boolean DEFAULT true
 ) RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'subscribe_wrapper';
@@ -244,6 +253,8 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T)
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
+  transform      function f(event jsonb) returns jsonb, as ''f(jsonb)'': its result is the body, NULL sends nothing
+  route          function f(event jsonb) returns jsonb with any of method, path and headers of the event''s request
   format         shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents
   headers        extra request headers, an object of strings
   secret         signing key whsec_... or whsk_..., generated when left out: SELECT pgwh.secret(name)
@@ -257,6 +268,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   rate_limit     requests a second at most
   retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
   retention      how long events stay for replay, by default as the setting pgwh.retention says
+  compress       gzip
   enabled        whether changes are captured for it
 Example: SELECT pgwh.subscribe(''https://example.com/hook'', tables => ''{public.orders}'');';
 
@@ -292,6 +304,29 @@ COMMENT ON FUNCTION pgwh.adopt(text) IS
 'Arms all subscriptions that are held because this is a copy; returns how many.
   pending  send: also what was undelivered when the copy was made, and what was committed since; discard: forget all that
 Example: SELECT pgwh.adopt(pending => ''discard'');';
+
+CREATE FUNCTION pgwh.preview(
+    name text, record jsonb, action text DEFAULT 'insert', table_name text DEFAULT NULL, changes jsonb DEFAULT NULL,
+    OUT method text, OUT url text, OUT headers jsonb, OUT body json
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'preview_wrapper';
+COMMENT ON FUNCTION pgwh.preview(text, jsonb, text, text, jsonb) IS
+'The request that a change of such a row would make, transform and route included; sends nothing. No row: nothing would be sent.
+  name        the subscription
+  record      the row: values by column; of a delete the old one
+  action      insert, update, delete or truncate
+  table_name  the row''s table, by default the subscription''s first that has such columns
+  changes     of an update, the old values of columns that change
+Example: SELECT * FROM pgwh.preview(''orders-to-billing'', ''{"id": 7, "status": "paid"}'');';
+
+CREATE FUNCTION pgwh.test(
+    name text, OUT status integer, OUT latency interval, OUT latency_ms double precision, OUT error_class text, OUT error text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'test_wrapper';
+COMMENT ON FUNCTION pgwh.test(text) IS
+'Sends a ping to a subscription''s endpoint, signed and guarded as its events are, and returns what came of it.
+Nothing is kept of it and no attempt is counted; it is sent although the subscription is paused or disabled.
+Example: SELECT * FROM pgwh.test(''orders-to-billing'');';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Journal
@@ -694,7 +729,7 @@ COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers coul
 
 CREATE FUNCTION pgwh.delivery_stats(
     OUT subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
-    OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
+    OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
     OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
     OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
 ) RETURNS SETOF record
@@ -882,6 +917,7 @@ CREATE VIEW pgwh.status AS
         coalesce(t.retrying, 0) AS retrying,
         coalesce(t.in_flight, 0) AS in_flight,
         coalesce(t.delivered, 0) AS delivered,
+        coalesce(t.dropped, 0) AS dropped,
         coalesce(t.dead, 0) AS dead,
         coalesce(t.blocked_keys, 0) AS blocked_keys,
         t.bottleneck,
@@ -906,6 +942,7 @@ COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet'
 COMMENT ON COLUMN pgwh.status.retrying IS 'of these, events that failed and wait for their next attempt';
 COMMENT ON COLUMN pgwh.status.in_flight IS 'requests under way';
 COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered so far';
+COMMENT ON COLUMN pgwh.status.dropped IS 'events for which the transform returned NULL, so that nothing was sent';
 COMMENT ON COLUMN pgwh.status.dead IS 'events given up';
 COMMENT ON COLUMN pgwh.status.blocked_keys IS 'keys whose newer events wait behind a failed one';
 COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed while something is pending';

@@ -40,6 +40,16 @@ pub enum Error {
     Format(String),
     /// A format whose receivers know one event a request, and a batch size of more.
     Batches(Format, i32),
+    /// A function that isn't there: what it is to be, names that look like it, and its own.
+    NoSuchFunction(&'static str, Vec<String>, String),
+    /// A function that doesn't take and return one `jsonb`: what it is to be, and its name.
+    NoShaper(&'static str, String),
+    /// A function that the user may not call: what it is to be, and its name.
+    FunctionDenied(&'static str, String),
+    /// A route although requests hold so many events.
+    RouteOfBatch(i32),
+    /// Not a way to compress.
+    Compress(String),
     /// Headers that are no object of strings.
     Headers(String),
     /// A header given twice.
@@ -197,6 +207,39 @@ impl Error {
                 format!("the format {} has one event a request", format.word()),
                 format!("\"batch_size\" is {batch_size}."),
                 "Leave batch_size out or give batch_size => 1; formats with batches are pgwh, sequin and cloudevents.".into(),
+            ),
+            Error::NoSuchFunction(what, near, name) => (
+                ERRCODE_UNDEFINED_FUNCTION,
+                format!("{what} function does not exist"),
+                format!("There is no function {name} that takes one jsonb."),
+                did_you_mean(
+                    near,
+                    "Create it first: CREATE FUNCTION public.shape(event jsonb) RETURNS jsonb …",
+                ),
+            ),
+            Error::NoShaper(what, name) => (
+                ERRCODE_WRONG_OBJECT_TYPE,
+                format!("{what} must be a function of one jsonb that returns jsonb"),
+                format!("{name} takes other arguments, returns something else or a set, or is no plain function."),
+                "For example: CREATE FUNCTION public.shape(event jsonb) RETURNS jsonb …".into(),
+            ),
+            Error::FunctionDenied(what, name) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("permission denied for {what} function"),
+                format!("You may not execute {name}, or not use its schema."),
+                format!("Its owner can let you: GRANT EXECUTE ON FUNCTION {name} TO …"),
+            ),
+            Error::RouteOfBatch(size) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "a route can't be combined with batches".into(),
+                format!("\"batch_size\" is {size}, and events of one request can't go to different places."),
+                "Leave one of them out, or give batch_size => 1".into(),
+            ),
+            Error::Compress(word) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "unknown compression".into(),
+                format!("\"compress\" is {word:?}; there is gzip."),
+                "For example: compress => 'gzip'; leave it out to compress nothing.".into(),
             ),
             Error::Headers(what) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -48,6 +48,12 @@ static MAX_PENDING_BYTES: GucSetting<i32> = GucSetting::<i32>::new(10 * 1024);
 /// `pgwh.max_event_size`: kilobytes of a change's rows past which its largest columns are left out.
 static MAX_EVENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024);
 
+/// `pgwh.transform_timeout`: milliseconds that a call of a transform or route may take.
+static TRANSFORM_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+
+/// `pgwh.max_renderers`: most processes of a database that run transforms and routes.
+static MAX_RENDERERS: GucSetting<i32> = GucSetting::<i32>::new(2);
+
 /// `pgwh.max_response_size`: bytes of a response's body that are read.
 static MAX_RESPONSE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 
@@ -225,6 +231,24 @@ pub fn init() {
             GucFlags::UNIT_KB,
         ),
         (
+            c"pgwh.transform_timeout",
+            c"Time that a call of a subscription's transform or route may take.",
+            c"A call that takes longer is cancelled, which is a failed attempt of its event.",
+            &TRANSFORM_TIMEOUT,
+            1,
+            60 * 1000,
+            GucFlags::UNIT_MS,
+        ),
+        (
+            c"pgwh.max_renderers",
+            c"Most processes that run transforms and routes, in each database.",
+            c"They are worker processes, started as they are needed. Slow functions leave one to the others.",
+            &MAX_RENDERERS,
+            1,
+            64,
+            GucFlags::default(),
+        ),
+        (
             c"pgwh.max_response_size",
             c"How much of a response's body is read.",
             c"The connection of a longer response is closed.",
@@ -344,6 +368,16 @@ pub fn queue_size() -> usize {
 /// How many bytes of a response's body are read.
 pub fn max_response_size() -> usize {
     usize::try_from(MAX_RESPONSE_SIZE.get()).unwrap_or_default()
+}
+
+/// How long a call of a transform or route may take.
+pub fn transform_timeout() -> Duration {
+    Duration::from_millis(u64::try_from(TRANSFORM_TIMEOUT.get()).unwrap_or(1))
+}
+
+/// Most processes that run transforms and routes, 1 at least.
+pub fn max_renderers() -> usize {
+    usize::try_from(MAX_RENDERERS.get()).unwrap_or(1).max(1)
 }
 
 /// How long events stay for replay where their subscription says nothing.

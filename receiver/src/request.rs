@@ -1,13 +1,17 @@
 //! A request as it came over the wire.
 
+use std::io::Read;
 use std::time::Instant;
 
+use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
 /// One received request: the bytes, and when and where they came in.
 pub struct Request {
     bytes: Box<[u8]>,
     head: usize,
+    /// The body decompressed, if it came compressed.
+    inflated: Option<Vec<u8>>,
     arrived: Instant,
     connection: u64,
 }
@@ -15,7 +19,15 @@ pub struct Request {
 impl Request {
     /// A request of `head` bytes of request line and headers, the rest being its body.
     pub(crate) fn new(bytes: &[u8], head: usize, arrived: Instant, connection: u64) -> Self {
-        Self { bytes: bytes.into(), head, arrived, connection }
+        let mut request = Self { bytes: bytes.into(), head, inflated: None, arrived, connection };
+        if request.header("content-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("gzip")) {
+            let mut inflated = Vec::new();
+            // What can't be decompressed is left as it came, and no signature will be right for it.
+            if MultiGzDecoder::new(request.sent_body()).read_to_end(&mut inflated).is_ok() {
+                request.inflated = Some(inflated);
+            }
+        }
+        request
     }
 
     /// When its last byte was read.
@@ -51,8 +63,13 @@ impl Request {
         self.headers().find(|(its, _)| its.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// The body's bytes.
+    /// The body's bytes, decompressed: what the signature is over.
     pub fn body(&self) -> &[u8] {
+        self.inflated.as_deref().unwrap_or(self.sent_body())
+    }
+
+    /// The body's bytes as they came over the wire.
+    pub fn sent_body(&self) -> &[u8] {
         &self.bytes[self.head..]
     }
 

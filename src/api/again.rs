@@ -173,7 +173,11 @@ fn is_pending(position: &Position, id: DeliveryId) -> bool {
 }
 
 /// 22023 in words for the user.
-fn refused(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Error {
+pub(super) fn refused(
+    message: impl Into<String>,
+    detail: impl Into<String>,
+    hint: impl Into<String>,
+) -> Error {
     Error::Refused(Problem { message: message.into(), detail: detail.into(), hint: hint.into() })
 }
 

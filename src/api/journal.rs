@@ -11,7 +11,7 @@ use crate::event::format::{Format, RenderContext, Shown, Source};
 use crate::event::jsonb::acceptable;
 use crate::event::{Action, Timestamp};
 use crate::journal::chunk::{self, Entry};
-use crate::journal::outcome::{self, End, Outcome};
+use crate::journal::outcome::{self, DROPPED, End, Outcome};
 use crate::journal::pack::PackError;
 use crate::journal::{PendingDeliveries, PendingDelivery};
 use crate::link::frame::Item;
@@ -142,7 +142,9 @@ fn unpack_outcomes(
         let members = outcome.members().map(|id| id.0 as i64).collect();
         let events = outcome.replay.map(|_| outcome.events().map(|id| id.to_string()).collect());
         let (dead, status, class, error) = match outcome.end {
-            End::Delivered { status } => (false, Some(status), None, None),
+            End::Delivered { status } => {
+                (false, Some(status).filter(|status| *status != DROPPED), None, None)
+            }
             End::Dead { status, class, reason } => {
                 (true, status, Some(class).filter(|class| !class.is_empty()), Some(encoded(&reason)))
             }
@@ -224,7 +226,7 @@ fn damaged(error: PackError) -> Error {
 }
 
 /// The name of this database.
-fn database() -> String {
+pub fn database() -> String {
     // SAFETY: a syscache look-up in a transaction; the name is copied.
     unsafe {
         let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);

@@ -13,6 +13,7 @@ mod again;
 mod columns;
 #[cfg(feature = "server")]
 mod copies;
+mod functions;
 #[cfg(feature = "server")]
 mod headers;
 #[cfg(feature = "server")]
@@ -20,9 +21,12 @@ mod installed;
 #[cfg(feature = "server")]
 mod journal;
 #[cfg(feature = "server")]
+mod jsonb;
+#[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
 mod near;
+mod preview;
 #[cfg(feature = "server")]
 mod secrets;
 #[cfg(feature = "server")]
@@ -33,5 +37,7 @@ mod subscribe;
 mod subscription;
 #[cfg(feature = "server")]
 mod tables;
+#[cfg(feature = "server")]
+mod test;
 #[cfg(feature = "server")]
 mod triggers;

@@ -7,6 +7,7 @@ use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::functions;
 use super::near::near;
 use super::secrets;
 use super::subscription::{Known, Subscription, Texts, Wish};
@@ -33,6 +34,8 @@ fn subscribe(
     event_types: Option<Texts>,
     columns: Option<Texts>,
     exclude_columns: Option<Texts>,
+    transform: Option<pg_sys::Oid>,
+    route: Option<pg_sys::Oid>,
     format: Option<String>,
     headers: Option<JsonB>,
     secret: Option<String>,
@@ -46,6 +49,7 @@ fn subscribe(
     rate_limit: Option<i32>,
     retry_schedule: Option<Vec<Option<Interval>>>,
     retention: Option<Interval>,
+    compress: Option<String>,
     enabled: Option<bool>,
 ) -> Result<i64, ErrorReport> {
     let enabled = enabled.unwrap_or(true);
@@ -68,6 +72,8 @@ fn subscribe(
         event_types,
         columns,
         exclude_columns,
+        transform: functions::name_of(transform)?,
+        route: functions::name_of(route)?,
         format,
         headers,
         batch_size,
@@ -78,6 +84,7 @@ fn subscribe(
         rate_limit,
         retry_schedule,
         retention,
+        compress,
     };
     // Bad input is refused at once, not after waiting for capture.
     let mut wanted = wish.check(&Known::default())?;
@@ -141,13 +148,15 @@ fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
 }
 
 fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
-    let row: [(&str, DatumWithOid<'_>); 17] = [
+    let row: [(&str, DatumWithOid<'_>); 20] = [
         ("name", wanted.name.into()),
         ("url", wanted.url.into()),
         ("tables", wanted.tables.into()),
         ("event_types", wanted.event_types.into()),
         ("columns", wanted.columns.into()),
         ("exclude_columns", wanted.exclude_columns.into()),
+        ("transform", wanted.transform.into()),
+        ("route", wanted.route.into()),
         ("format", wanted.format.word().into()),
         ("headers", wanted.headers.into()),
         ("batch_size", wanted.batch_size.into()),
@@ -158,6 +167,7 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
         ("rate_limit", wanted.rate_limit.into()),
         ("retry_schedule", wanted.retry_schedule.into()),
         ("retention", wanted.retention.into()),
+        ("compress", wanted.compress.into()),
         ("enabled", enabled.into()),
     ];
     let (columns, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();

@@ -6,7 +6,7 @@ use pgrx::JsonB;
 use pgrx::datum::Interval;
 use sha2::{Digest, Sha256};
 
-use super::{columns, event_types, tables};
+use super::{columns, event_types, functions, tables};
 use crate::error::Error;
 use crate::event::format::Format;
 use crate::send::{check_header, check_url};
@@ -49,6 +49,8 @@ pub struct Wish {
     pub event_types: Option<Texts>,
     pub columns: Option<Texts>,
     pub exclude_columns: Option<Texts>,
+    pub transform: Option<String>,
+    pub route: Option<String>,
     pub format: Option<String>,
     pub headers: Option<JsonB>,
     pub batch_size: Option<i32>,
@@ -59,6 +61,7 @@ pub struct Wish {
     pub rate_limit: Option<i32>,
     pub retry_schedule: Option<Vec<Option<Interval>>>,
     pub retention: Option<Interval>,
+    pub compress: Option<String>,
 }
 
 /// What was accepted before and need not be judged again.
@@ -68,6 +71,8 @@ pub struct Known {
     pub tables: Vec<String>,
     /// Columns to show or leave out, known of these tables.
     pub columns: Vec<String>,
+    pub transform: Option<String>,
+    pub route: Option<String>,
 }
 
 /// A subscription as it is stored.
@@ -78,6 +83,8 @@ pub struct Subscription {
     pub event_types: Vec<String>,
     pub columns: Option<Vec<String>>,
     pub exclude_columns: Option<Vec<String>>,
+    pub transform: Option<String>,
+    pub route: Option<String>,
     pub format: Format,
     pub headers: JsonB,
     pub batch_size: i32,
@@ -88,6 +95,7 @@ pub struct Subscription {
     pub rate_limit: Option<i32>,
     pub retry_schedule: Vec<Interval>,
     pub retention: Option<Interval>,
+    pub compress: Option<String>,
 }
 
 impl Wish {
@@ -114,6 +122,8 @@ impl Wish {
         // Columns of other tables are others, whatever they are called.
         let known_columns: &[String] = if known.tables == tables { &known.columns } else { &[] };
         columns::check(columns.iter().chain(&exclude_columns).flatten(), &tables, known_columns)?;
+        let transform = functions::check("transform", self.transform, known.transform.as_ref())?;
+        let route = functions::check("route", self.route, known.route.as_ref())?;
         let format = self.format.map_or(Ok(Format::default()), |word| {
             Format::of_word(&word.trim().to_lowercase()).ok_or(Error::Format(word))
         })?;
@@ -147,6 +157,9 @@ impl Wish {
         if batch_size > 1 && !format.takes_batches() {
             return Err(Error::Batches(format, batch_size));
         }
+        if batch_size > 1 && route.is_some() {
+            return Err(Error::RouteOfBatch(batch_size));
+        }
         let batch_wait = self.batch_wait.unwrap_or_else(|| Interval::from_micros(0));
         within("batch_wait", &batch_wait, BATCH_WAIT, "from 0 to 1 hour", "batch_wait => '100 ms'")?;
         let ordering = self.ordering.unwrap_or_else(|| ORDERINGS[0].to_owned()).trim().to_lowercase();
@@ -156,6 +169,10 @@ impl Wish {
         let retry_schedule = schedule(self.retry_schedule)?;
         if let Some(retention) = &self.retention {
             within("retention", retention, RETENTION, "from 1 second to 365 days", "retention => '7 days'")?;
+        }
+        let compress = self.compress.map(|word| word.trim().to_lowercase());
+        if let Some(other) = compress.as_ref().filter(|word| *word != "gzip") {
+            return Err(Error::Compress(other.clone()));
         }
         let name = self.name.unwrap_or_else(|| make_name(&url, &tables));
         if name.trim().is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
@@ -168,6 +185,8 @@ impl Wish {
             event_types,
             columns,
             exclude_columns,
+            transform,
+            route,
             format,
             headers,
             batch_size,
@@ -178,6 +197,7 @@ impl Wish {
             rate_limit: self.rate_limit,
             retry_schedule,
             retention: self.retention,
+            compress,
         })
     }
 }

@@ -65,6 +65,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             was_live = old.get_by_name::<bool>("enabled")?.unwrap_or_default();
             known.url = old.get_by_name::<String>("url")?;
             known.tables = texts(old, "tables")?.unwrap_or_default().into_iter().flatten().collect();
+            known.transform = old.get_by_name::<String>("transform")?;
+            known.route = old.get_by_name::<String>("route")?;
             for column in ["columns", "exclude_columns"] {
                 known.columns.extend(texts(old, column)?.unwrap_or_default().into_iter().flatten());
             }
@@ -77,6 +79,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         event_types: texts(&new, "event_types")?,
         columns: texts(&new, "columns")?,
         exclude_columns: texts(&new, "exclude_columns")?,
+        transform: new.get_by_name::<String>("transform")?,
+        route: new.get_by_name::<String>("route")?,
         format: new.get_by_name::<String>("format")?,
         headers: new.get_by_name::<JsonB>("headers")?,
         batch_size: new.get_by_name::<i32>("batch_size")?,
@@ -89,10 +93,15 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             .get_by_name::<Array<'_, Interval>>("retry_schedule")?
             .map(|array| array.iter().collect()),
         retention: new.get_by_name::<Interval>("retention")?,
+        compress: new.get_by_name::<String>("compress")?,
     };
     let subscription = wish.check(&known)?;
     let owner = new.get_by_name::<String>("owner")?;
-    if owner != old_owner {
+    // A function runs as the owner, whom only who can act as that role may have it run as.
+    let new_function = |function: &Option<String>, known| function.is_some() && *function != known;
+    let has_new_function = new_function(&subscription.transform, known.transform)
+        || new_function(&subscription.route, known.route);
+    if owner != old_owner || has_new_function {
         check_owner(owner)?;
     }
     let enabled = new.get_by_name::<bool>("enabled")?.unwrap_or(true);
@@ -111,6 +120,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("event_types", subscription.event_types)?;
     new.set_by_name("columns", subscription.columns)?;
     new.set_by_name("exclude_columns", subscription.exclude_columns)?;
+    new.set_by_name("transform", subscription.transform)?;
+    new.set_by_name("route", subscription.route)?;
     new.set_by_name("format", subscription.format.word())?;
     new.set_by_name("headers", headers::hide(subscription.headers)?)?;
     new.set_by_name("batch_size", subscription.batch_size)?;
@@ -121,6 +132,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("rate_limit", subscription.rate_limit)?;
     new.set_by_name("retry_schedule", subscription.retry_schedule)?;
     new.set_by_name("retention", subscription.retention)?;
+    new.set_by_name("compress", subscription.compress)?;
     Ok(new)
 }
 
@@ -138,7 +150,7 @@ fn installed() -> Result<String, Error> {
 }
 
 /// A subscription is given to nobody whom the user can't act as.
-fn check_owner(owner: Option<String>) -> Result<(), Error> {
+pub fn check_owner(owner: Option<String>) -> Result<(), Error> {
     let owner = owner.ok_or(Error::Missing("owner"))?;
     if may_act_as(&owner) { Ok(()) } else { Err(Error::Owner(owner)) }
 }

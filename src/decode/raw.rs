@@ -33,6 +33,9 @@ mod c {
         pub fn SnapBuildInitialSnapshot(builder: *mut pg_sys::SnapBuild) -> pg_sys::Snapshot;
         pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
         pub fn die(signal: c_int);
+        pub fn RegisterTimeout(id: c_int, handler: unsafe extern "C-unwind" fn()) -> c_int;
+        pub fn enable_timeout_after(id: c_int, milliseconds: c_int);
+        pub fn disable_timeout(id: c_int, keep_indicator: bool);
         pub fn SignalHandlerForConfigReload(signal: c_int);
         #[cfg(not(feature = "pg18"))]
         pub fn pqsignal(signal: c_int, handler: Option<unsafe extern "C-unwind" fn(c_int)>) -> *mut c_void;
@@ -74,6 +77,30 @@ pub fn install_signal_handlers() {
         c::pqsignal(libc::SIGHUP, Some(c::SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
+}
+
+/// The first number of a timeout that is not the server's own, or one beyond (`utils/timeout.h`: 12 before 17).
+const USER_TIMEOUT: c_int = 13;
+
+/// Makes a timeout; its number.
+///
+/// # Safety
+/// The handler does only what a signal handler may do.
+pub unsafe fn register_timeout(handler: unsafe extern "C-unwind" fn()) -> c_int {
+    // SAFETY: as the caller promises; beyond the server's own, the next free number is taken.
+    unsafe { pg_guard_ffi_boundary(|| c::RegisterTimeout(USER_TIMEOUT, handler)) }
+}
+
+/// Has the handler called when so many milliseconds have passed.
+pub fn enable_timeout(id: c_int, milliseconds: c_int) {
+    // SAFETY: the number is one of `register_timeout`.
+    unsafe { pg_guard_ffi_boundary(|| c::enable_timeout_after(id, milliseconds)) }
+}
+
+/// Has the handler not called any more.
+pub fn disable_timeout(id: c_int) {
+    // SAFETY: the number is one of `register_timeout`.
+    unsafe { pg_guard_ffi_boundary(|| c::disable_timeout(id, false)) }
 }
 
 /// How write-ahead log is read on this machine, page by page (`xlogutils.c`).

@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 
 use super::hosts::HostLimits;
 use super::order::Order;
-use super::outcome::{Effect, Failure, Record, Skipped, SubscriptionId, Success};
+use super::outcome::{Effect, Failure, Record, Sifted, Skipped, SubscriptionId, Success};
 use super::position::{DeliveryId, Position};
 use super::replay::Replay;
-use super::subscription::{At, Fate, SLOW, Settings, Shared, Subscription};
+use super::subscription::{At, Fate, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::{Pace, Turns};
 
@@ -274,6 +274,35 @@ impl<P: Clone> Engine<P> {
         });
     }
 
+    /// Takes deliveries out of a request before it is sent; what is left of it, in order, goes on being under way. When
+    /// nothing is, it has ended. It took `duration` to find out; `jitter` is a random number.
+    pub fn sift(
+        &mut self,
+        ticket: Ticket,
+        sifted: Vec<(DeliveryId, Sifted)>,
+        duration: Duration,
+        now: Instant,
+        jitter: u32,
+    ) -> Vec<DeliveryId> {
+        let (request, serial) = (ticket.request, ticket.serial);
+        let subscription = self.subscriptions.get_mut(ticket.subscription as usize);
+        let is_under_way = |subscription: &&mut Subscription<P>| {
+            subscription.work.as_ref().is_some_and(|work| work.requests.is_under_way(request, serial))
+        };
+        let Some(subscription) = subscription.filter(is_under_way) else {
+            self.turns.ended(None, ticket.host);
+            return Vec::new();
+        };
+        self.shared.now = Some(now);
+        let left = subscription.sift(&mut self.shared, (request, serial), sifted, duration, now, jitter);
+        if left.is_empty() {
+            self.turns.ended(Some(subscription.pace), ticket.host);
+            subscription.keep_pace(&mut self.turns, duration, now);
+        }
+        self.look_after(ticket.subscription);
+        left
+    }
+
     fn ended(
         &mut self,
         ticket: Ticket,
@@ -285,10 +314,7 @@ impl<P: Clone> Engine<P> {
         let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None, ticket.host) };
         let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
         self.turns.ended(Some(subscription.pace), ticket.host);
-        let is_slow = duration > SLOW || subscription.has_slow(now);
-        let pace = if is_slow { Pace::Slow } else { Pace::Swift };
-        self.turns.changed(subscription.pace, pace, subscription.under_way());
-        subscription.pace = pace;
+        subscription.keep_pace(&mut self.turns, duration, now);
         end(subscription, &mut self.shared, sent_at);
         self.look_after(ticket.subscription);
     }

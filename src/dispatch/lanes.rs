@@ -207,6 +207,11 @@ impl<T> Lanes<T> {
         self.items[slot as usize].keys.as_slice().len().max(1)
     }
 
+    /// Whether an item waits for none.
+    pub fn is_first(&self, slot: Slot) -> bool {
+        self.items[slot as usize].waits_for == 0
+    }
+
     /// How the item is ordered.
     pub fn order(&self, slot: Slot) -> Order {
         let item = &self.items[slot as usize];

@@ -29,7 +29,7 @@ pub use engine::{Bottleneck, Counters, Engine, Item, Page, Read, ReadWhat, Reque
 pub use hosts::HostLimits;
 pub use order::{Keys, Order, Ordering};
 pub use outcome::{
-    Disabled, Effect, End, Failure, FailureClass, Members, Record, Skipped, SubscriptionId, Success,
+    Disabled, Effect, End, Failure, FailureClass, Members, Record, Sifted, Skipped, SubscriptionId, Success,
 };
 pub use position::{Counts, DeliveryId, Mode, Pending, Position};
 pub use rate::PerSecond;

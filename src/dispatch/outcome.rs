@@ -60,6 +60,8 @@ pub enum End {
         /// The response's status.
         status: u16,
     },
+    /// It was not wanted after all: there was nothing to send.
+    Dropped,
     /// It was given up.
     Dead {
         /// The last response's status, if there was one.
@@ -69,6 +71,15 @@ pub enum End {
         /// The last error, or who gave it up.
         reason: String,
     },
+}
+
+/// What is found out about one delivery of a request before that is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sifted {
+    /// There is nothing to send.
+    Dropped,
+    /// What is to be sent can't be made; it may be another time.
+    Failed(Failure),
 }
 
 /// The deliveries of a request with what they carry, in order.

@@ -51,6 +51,8 @@ pub struct Counts {
     pub pending_bytes: u64,
     /// Taken by the endpoint.
     pub delivered: u64,
+    /// Dropped, since there was nothing to send.
+    pub dropped: u64,
     /// Given up: tried as often as the schedule allows, or skipped.
     pub dead: u64,
 }

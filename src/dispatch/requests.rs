@@ -34,7 +34,7 @@ pub(super) enum State {
 
 /// Deliveries that go together.
 pub(super) struct Request {
-    /// What it holds, in order; never empty.
+    /// What it holds, in order; empty only between two steps.
     pub members: Members,
     /// Its failed attempts with these members.
     pub failures: u32,
@@ -104,7 +104,8 @@ impl Requests {
         Some(sent_at)
     }
 
-    fn is_under_way(&self, index: u32, serial: u64) -> bool {
+    /// Whether its outcome is not known yet, and is to be told under this number.
+    pub fn is_under_way(&self, index: u32, serial: u64) -> bool {
         let request = self.slab.get(index as usize);
         request.is_some_and(|request| request.serial == serial && request.is_under_way())
     }
@@ -127,6 +128,17 @@ impl Requests {
             self.blocked_keys -= request.blocks;
         }
         request
+    }
+
+    /// Of one that is there, only these members stay, which keep so many keys busy.
+    pub fn keep(&mut self, index: u32, members: Members, keys: usize) {
+        let request = &mut self.slab[index as usize];
+        if request.blocks > 0 {
+            self.failed_members -= request.members.len() - members.len();
+            self.blocked_keys -= request.blocks - keys;
+            request.blocks = keys;
+        }
+        request.members = members;
     }
 
     /// It has failed and holds back so many keys.

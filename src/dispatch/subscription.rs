@@ -4,6 +4,7 @@ mod ending;
 mod place;
 mod reading;
 mod sending;
+mod sifting;
 mod standing;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use super::replay::Replay;
 use super::requests::Requests;
 pub(super) use super::requests::State;
 use super::retry::Schedule;
-use super::turns::Pace;
+use super::turns::{Pace, Turns};
 use super::window::Window;
 use crate::event::{Lsn, Timestamp};
 
@@ -376,6 +377,14 @@ impl<P: Clone> Subscription<P> {
         let requests = self.work.as_ref().map(|work| &work.requests);
         now.checked_sub(SLOW)
             .is_some_and(|since| requests.is_some_and(|requests| requests.any_sent_before(since)))
+    }
+
+    /// A request has ended that took so long.
+    pub fn keep_pace(&mut self, turns: &mut Turns, duration: Duration, now: Instant) {
+        let is_slow = duration > SLOW || self.has_slow(now);
+        let pace = if is_slow { Pace::Slow } else { Pace::Swift };
+        turns.changed(self.pace, pace, self.under_way());
+        self.pace = pace;
     }
 }
 

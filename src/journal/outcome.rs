@@ -39,12 +39,15 @@ pub struct Outcome {
     pub replay: Option<i64>,
 }
 
+/// Stands for the status of what was not sent, since its subscription's transform dropped it.
+pub const DROPPED: u16 = 0;
+
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// The endpoint took it.
     Delivered {
-        /// With which HTTP status.
+        /// With which HTTP status; [`DROPPED`] if there was nothing to send.
         status: u16,
     },
     /// It was given up.

@@ -10,8 +10,8 @@ pub fn pack(position: &Position) -> Vec<u8> {
     let mut out = Packer::default();
     out.byte(mode_code(position.mode));
     out.number(position.reach.0);
-    let Counts { pending, pending_bytes, delivered, dead } = position.counts;
-    [pending, pending_bytes, delivered, dead].into_iter().for_each(|count| out.number(count));
+    let Counts { pending, pending_bytes, delivered, dropped, dead } = position.counts;
+    [pending, pending_bytes, delivered, dropped, dead].into_iter().for_each(|count| out.number(count));
 
     pack_ids(&mut out, position.pending.iter().map(|pending| pending.id));
     // Most have never been tried.
@@ -43,6 +43,7 @@ pub fn unpack(column: &[u8]) -> Result<Position, PackError> {
         pending: from.number()?,
         pending_bytes: from.number()?,
         delivered: from.number()?,
+        dropped: from.number()?,
         dead: from.number()?,
     };
     let mut pending: Vec<Pending> = unpack_ids(&mut from)?.into_iter().map(Pending::fresh).collect();
@@ -126,7 +127,7 @@ mod tests {
             tried in prop::collection::vec(
                 prop::option::of((any::<u32>(), prop::option::of(0u64..1 << 50))), 60),
             done_ahead in any_ids(),
-            counts: (u64, u64, u64, u64),
+            counts: [u64; 5],
         ) -> Position {
             let pending = listed.into_iter().zip(tried).map(|(id, tried)| match tried {
                 None => Pending::fresh(id),
@@ -138,7 +139,11 @@ mod tests {
                 pending: pending.collect(),
                 done_ahead,
                 counts: Counts {
-                    pending: counts.0, pending_bytes: counts.1, delivered: counts.2, dead: counts.3,
+                    pending: counts[0],
+                    pending_bytes: counts[1],
+                    delivered: counts[2],
+                    dropped: counts[3],
+                    dead: counts[4],
                 },
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::chunk::Entry;
-use super::outcome::{End, Outcome};
+use super::outcome::{DROPPED, End, Outcome};
 use crate::dispatch::{DeliveryId, Mode, Pending, Position};
 
 /// Positions while what came after the last checkpoint is being applied: arrivals first, then attempts and outcomes in
@@ -106,6 +106,7 @@ impl Standing {
             counts.pending_bytes = 0;
         }
         match end {
+            End::Delivered { status: DROPPED } => counts.dropped += 1,
             End::Delivered { .. } => counts.delivered += 1,
             End::Dead { .. } => counts.dead += 1,
         }

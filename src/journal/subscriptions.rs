@@ -21,6 +21,10 @@ pub struct SubscriptionRow {
     pub columns: Option<Vec<String>>,
     /// Columns that payloads leave out; only when `columns` is none.
     pub exclude_columns: Option<Vec<String>>,
+    /// The function that makes the body, as it is stored.
+    pub transform: Option<String>,
+    /// The function that says where an event goes, as it is stored.
+    pub route: Option<String>,
     /// The shape of its payloads.
     pub format: Format,
     /// Extra headers, a JSON object of strings.
@@ -41,12 +45,16 @@ pub struct SubscriptionRow {
     pub retry_schedule: Vec<Duration>,
     /// How long events stay for replay; none: as the setting says.
     pub retention: Option<Duration>,
+    /// Whether bodies are compressed by gzip.
+    pub compress: bool,
     /// Whether changes are captured for it.
     pub enabled: bool,
     /// Whether changes are kept for later instead of being sent.
     pub paused: bool,
     /// Why it was disabled, when that happened by itself.
     pub disabled_reason: Option<String>,
+    /// The role whose rights its functions have.
+    pub owner: String,
     /// Whether nothing may be sent before it is adopted: the cluster is a copy of the one that it was armed in.
     pub held: bool,
     /// What it keeps to itself, as it is stored.
@@ -87,7 +95,8 @@ const QUERY: &str = "
            s.home <> pgwh.home()
                OR EXISTS (SELECT FROM pgwh.commands c WHERE c.command = 'discard' AND c.subscription_id = s.id) AS held,
            k.secret, k.previous_secret, extract(epoch FROM k.previous_until)::float8 AS previous_until,
-           k.headers AS hidden_headers, k.client_certificate
+           k.headers AS hidden_headers, k.client_certificate,
+           s.transform, s.route, s.compress IS NOT NULL AS compress, s.owner
     FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
     WHERE starts_with(s.home, pgwh.installed() || '/')";
 
@@ -153,6 +162,10 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
         enabled: of(row, "enabled")?.unwrap_or_default(),
         paused: of(row, "paused")?.unwrap_or_default(),
         disabled_reason: of(row, "disabled_reason")?,
+        transform: of(row, "transform")?,
+        route: of(row, "route")?,
+        compress: of(row, "compress")?.unwrap_or_default(),
+        owner: of(row, "owner")?.unwrap_or_default(),
         held: of(row, "held")?.unwrap_or(true),
         secrets: StoredSecrets {
             secret: of(row, "secret")?,

@@ -13,9 +13,9 @@
 //!   version, which replaces it;
 //! - a subscription's routing where its own transaction commits; progress whenever there is any.
 
-mod read;
+pub(super) mod read;
 mod stream;
-mod write;
+pub(super) mod write;
 
 use std::fmt;
 

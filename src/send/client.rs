@@ -1,25 +1,20 @@
-//! One attempt at one request: render, sign, send, read the answer.
+//! One attempt at one request: compose, send, read the answer.
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
-use ureq::http::header::{CONTENT_TYPE, HeaderName, InvalidHeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
-use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use ureq::http::header::{InvalidHeaderValue, LOCATION, RETRY_AFTER};
+use ureq::http::{HeaderMap, Request, Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::buffers::MAX_HEAD_SIZE;
-use super::endpoint::Endpoint;
+use super::compose;
 use super::exchange::{self, Exchange, Progress};
 use super::job::Job;
 use super::network::Network;
 use super::outcome::{ErrorClass, Failure, Outcome, Success, parse_retry_after};
-use super::signature;
 use super::transport::{Dialler, NoResolver};
-use crate::event::format::RenderContext;
 
 /// How much of an answer is read past what is kept, so that its connection can serve again.
 const DRAINED: u64 = 16 * 1024;
@@ -27,14 +22,6 @@ const DRAINED: u64 = 16 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 /// A body buffer larger than this is not kept between requests.
 const KEPT_BODY: usize = 256 * 1024;
-
-// Made once, so that a request doesn't spell them out anew.
-static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-static WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
-static WEBHOOK_REPLAY: HeaderName = HeaderName::from_static("webhook-replay");
-static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The attempt at which a test's sender panics.
 #[cfg(test)]
@@ -45,6 +32,8 @@ pub(super) struct Client {
     agent: Agent,
     exchange: Arc<Exchange>,
     body: Vec<u8>,
+    /// The body as it goes out, where that is another.
+    compressed: Option<Vec<u8>>,
 }
 
 impl Client {
@@ -64,76 +53,30 @@ impl Client {
             .max_response_header_size(MAX_HEAD_SIZE)
             .build();
         let dialler = Dialler { network, exchange: exchange.clone() };
-        Client { agent: Agent::with_parts(config, dialler, NoResolver), exchange, body: Vec::new() }
+        let agent = Agent::with_parts(config, dialler, NoResolver);
+        Client { agent, exchange, body: Vec::new(), compressed: None }
     }
 
     /// Makes one attempt.
     pub fn deliver(&mut self, job: &Job) -> Outcome {
-        self.render(job);
+        #[cfg(test)]
+        assert_ne!(job.attempt, PANIC, "for a test");
+        self.body.clear();
+        compose::body(&mut self.body, job);
         let started_at = SystemTime::now();
-        let head = self.head(job, started_at);
+        let head = compose::head(job, &self.body, started_at);
+        self.compressed = compose::compressed(job, &self.body);
         // The subscription's timeout is for the network; a large body may take a while to make.
         let started = Instant::now();
         let result = head.map_err(Failure::from).and_then(|head| {
             let deadline = started + job.endpoint.timeout;
             self.attempt(job, head, started_at, deadline)
         });
+        self.compressed = None;
         if self.body.capacity() > KEPT_BODY {
             self.body = Vec::new();
         }
         Outcome { ticket: job.ticket, result, started_at, duration: started.elapsed() }
-    }
-
-    fn render(&mut self, job: &Job) {
-        #[cfg(test)]
-        assert_ne!(job.attempt, PANIC, "for a test");
-        let Endpoint { format, source, subscription, columns, .. } = &*job.endpoint;
-        let subscription_id = job.endpoint.subscription_id;
-        let context = RenderContext { source, subscription_id, subscription, columns };
-        let body = &mut self.body;
-        body.clear();
-        match &job.events[..] {
-            [(event, level)] if !is_batch(job) => {
-                format.render_one(body, event, usize::from(*level), &context);
-            }
-            events => {
-                let events = events.iter().map(|(event, level)| (&**event, usize::from(*level)));
-                format.render_batch(body, events, &context);
-            }
-        }
-    }
-
-    fn head(&self, job: &Job, now: SystemTime) -> Result<HeaderMap, InvalidHeaderValue> {
-        let endpoint = &*job.endpoint;
-        let id = webhook_id(job);
-        let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let signature = signature::sign(&endpoint.keys, &id, timestamp, &self.body);
-        let id = HeaderValue::from_maybe_shared(id)?;
-        let mut headers = HeaderMap::with_capacity(9 + endpoint.headers.len());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.format.content_type(is_batch(job))));
-        headers.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("pgstream_hooks/", env!("CARGO_PKG_VERSION"))),
-        );
-        headers.insert(&WEBHOOK_ID, id.clone());
-        headers.insert(&WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
-        if !signature.is_empty() {
-            headers.insert(&WEBHOOK_SIGNATURE, HeaderValue::from_maybe_shared(signature)?);
-        }
-        headers.insert(&IDEMPOTENCY_KEY, id);
-        headers.insert(&WEBHOOK_ATTEMPT, HeaderValue::from(job.attempt));
-        if let Some(replay) = job.replay {
-            headers.insert(&WEBHOOK_REPLAY, HeaderValue::from(replay));
-        }
-        for (name, value) in &endpoint.headers {
-            headers.append(name.clone(), value.clone());
-        }
-        if let [(event, _)] = &job.events[..]
-            && let Some((name, value)) = endpoint.format.extra_header(event)
-        {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_maybe_shared(value)?);
-        }
-        Ok(headers)
     }
 
     /// Sends the request, once more if a kept connection turns out to be closed.
@@ -146,7 +89,8 @@ impl Client {
     ) -> Result<Success, Failure> {
         let (mut answer, mut progress) = self.send(job, head, deadline, true);
         if answer.is_err() && progress.was_stale() {
-            (answer, progress) = self.send(job, self.head(job, started_at)?, deadline, false);
+            let head = compose::head(job, &self.body, started_at)?;
+            (answer, progress) = self.send(job, head, deadline, false);
         }
         match answer {
             Ok(answer) => answer.judge(progress),
@@ -164,9 +108,9 @@ impl Client {
     ) -> (Result<Answer, ureq::Error>, Progress) {
         let endpoint = &job.endpoint;
         self.exchange.begin(exchange::Request { endpoint: endpoint.clone(), deadline, reuse });
-        let mut request = Request::new(&self.body[..]);
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = endpoint.target.uri.clone();
+        let mut request = Request::new(self.compressed.as_ref().unwrap_or(&self.body).as_slice());
+        *request.method_mut() = compose::method(job);
+        *request.uri_mut() = compose::uri(job).clone();
         *request.headers_mut() = head;
         let response = self.agent.run(request);
         let answer = response.map(|response| self.read(response, endpoint.max_response_size));
@@ -243,27 +187,5 @@ fn failure(error: &ureq::Error, progress: Progress) -> Failure {
 impl From<InvalidHeaderValue> for Failure {
     fn from(error: InvalidHeaderValue) -> Failure {
         Failure::unanswered(ErrorClass::Encode, error.to_string())
-    }
-}
-
-/// Whether the body is that of a batch: also of one event, if the subscription takes several.
-fn is_batch(job: &Job) -> bool {
-    job.endpoint.batched || job.events.len() > 1
-}
-
-/// The id of a request: its event's, or one derived from all of a batch's members, and the subscription's. Two
-/// subscriptions may share an endpoint and send it different bodies for one event.
-fn webhook_id(job: &Job) -> String {
-    let subscription = job.endpoint.subscription_id;
-    match &job.events[..] {
-        [(event, _)] => format!("{}_{subscription}", event.id()),
-        events => {
-            let mut ids = Vec::with_capacity(events.len() * 64);
-            for (event, _) in events {
-                event.id().write_to(&mut ids);
-                ids.push(b',');
-            }
-            format!("batch_{}_{subscription}", URL_SAFE_NO_PAD.encode(&Sha256::digest(&ids)[..18]))
-        }
     }
 }

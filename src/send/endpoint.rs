@@ -10,7 +10,7 @@ use super::guard::Guard;
 use super::identity::Identity;
 use super::problem::Problem;
 use super::signature::SigningKey;
-use crate::event::format::{Format, Shown, Source};
+use crate::event::format::{Format, RenderContext, Shown, Source};
 use crate::secret::is_sensitive;
 
 /// The longest URL in bytes: more than servers commonly take.
@@ -65,6 +65,8 @@ pub struct EndpointSettings {
     pub columns: Shown,
     /// Whether a request may hold several events: then every body is a list, also of one.
     pub batched: bool,
+    /// Whether bodies are compressed by gzip.
+    pub compress: bool,
     /// How many bytes of a response's body are read.
     pub max_response_size: usize,
     /// Where requests may go.
@@ -85,6 +87,7 @@ pub struct Endpoint {
     pub(super) format: Format,
     pub(super) columns: Shown,
     pub(super) batched: bool,
+    pub(super) compress: bool,
     pub(super) max_response_size: usize,
     pub(super) guard: Arc<Guard>,
 }
@@ -116,6 +119,7 @@ impl Endpoint {
             format: settings.format,
             columns: settings.columns,
             batched: settings.batched,
+            compress: settings.compress,
             max_response_size: settings.max_response_size,
             guard: settings.guard,
         })
@@ -131,7 +135,14 @@ impl Endpoint {
             && self.format == other.format
             && self.target.server == other.target.server
             && self.timeout == other.timeout
+            && self.compress == other.compress
             && self.guard == other.guard
+    }
+
+    /// What bodies tell beside the event.
+    pub fn context(&self) -> RenderContext<'_> {
+        let Endpoint { source, subscription_id, subscription, columns, .. } = self;
+        RenderContext { source, subscription_id: *subscription_id, subscription, columns }
     }
 
     /// The subscription's id.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::endpoint::Endpoint;
+use super::route::Route;
 use crate::event::Event;
 
 /// One request to make.
@@ -17,4 +18,17 @@ pub struct Job {
     pub attempt: u32,
     /// The replay that it belongs to, for the header `webhook-replay`.
     pub replay: Option<i64>,
+    /// What has been made of it already; nothing for most.
+    pub prepared: Option<Box<Prepared>>,
+}
+
+/// What is decided about a request before a sender thread gets it.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// Its id, where that is not made of its events.
+    pub id: Option<String>,
+    /// The JSON text to send for each event, instead of the subscription's format.
+    pub bodies: Option<Vec<Vec<u8>>>,
+    /// Where it goes instead of the endpoint's own URL, and how.
+    pub route: Option<Route>,
 }

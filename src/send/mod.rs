@@ -5,6 +5,7 @@
 
 mod buffers;
 mod client;
+mod compose;
 mod connection;
 pub mod endpoint;
 mod exchange;
@@ -17,16 +18,19 @@ mod outcome;
 mod pool;
 mod problem;
 mod resolver;
+mod route;
 pub mod signature;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod transport;
 
+pub use compose::{Composed, compose};
 pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url};
 pub use guard::Guard;
 pub use identity::Identity;
-pub use job::Job;
+pub use job::{Job, Prepared};
 pub use outcome::{ErrorClass, Failure, FailureKind, Outcome, Success};
 pub use pool::{Pool, PoolSettings};
 pub use problem::Problem;
+pub use route::Route;

@@ -203,7 +203,9 @@ impl Dispatcher {
             busy |= self.receive(receiver);
             self.store_versions();
             self.obey();
+            self.sending.test(self.database);
             busy |= self.sending.submit();
+            busy |= self.sending.render();
             // Behind that: what has just become ready to be read must not be slept over.
             busy |= self.sending.read_back(&mut self.recording);
             busy |= self.record();
@@ -241,6 +243,7 @@ impl Dispatcher {
             self.sending.hand_over_records(&mut self.recording);
             self.recording.write();
             self.end_decoder();
+            self.sending.end_renderers();
             match process::in_transaction(journal::extension) {
                 None => retire(self.database),
                 Some(extension) if extension != self.extension => self.database.set_phase(Phase::Quiesced),

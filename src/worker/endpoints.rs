@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pgrx::pg_sys;
 
+use super::rendering::Functions;
 use crate::dispatch::{Ordering, Schedule, Settings};
 use crate::event::format::{Shown, Source};
 use crate::journal::{RowOrdering, StoredSecrets, SubscriptionRow};
@@ -105,8 +106,16 @@ pub fn endpoint_of(
             (None, None) => Shown::All,
         },
         batched: row.batch_size > 1,
+        compress: row.compress,
         max_response_size: settings::max_response_size(),
         guard: guard.clone(),
     })
     .map_err(|problem| problem.to_string())
+}
+
+/// What its events go through; none if nothing.
+pub fn functions_of(row: &SubscriptionRow) -> Option<Arc<Functions>> {
+    let (owner, transform, route) = (row.owner.clone(), row.transform.clone(), row.route.clone());
+    let any = transform.is_some() || route.is_some();
+    any.then(|| Arc::new(Functions { owner, transform, route }))
 }

@@ -29,6 +29,8 @@ pub struct Figures {
     pub in_flight: u64,
     /// Events delivered so far.
     pub delivered: u64,
+    /// Events of which there was nothing to send.
+    pub dropped: u64,
     /// Events given up.
     pub dead: u64,
     /// Keys held back by an event that failed.

@@ -1,23 +1,27 @@
 //! The processes: what runs, and how they find and wake each other.
 
 pub mod ask;
-mod clock;
+pub mod clock;
 mod copies;
 mod decoder;
 mod dispatcher;
 mod effects;
-mod endpoints;
+pub mod endpoints;
 mod figures;
 mod files;
+pub mod function;
 mod launcher;
 pub mod place;
 pub mod process;
 pub mod quiesce;
 mod recording;
+pub mod renderer;
+pub mod rendering;
 mod replaying;
 mod sending;
 pub mod shmem;
 mod showing;
+pub mod testing;
 mod under_way;
 mod waiting;
 pub mod wake;

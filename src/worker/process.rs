@@ -137,9 +137,22 @@ pub fn see_to_interrupts() -> bool {
 ///
 /// The handle must be kept as long as the worker's fate is of interest.
 pub fn start_worker(kind: &str, function: &str, database: pg_sys::Oid) -> Option<WorkerHandle> {
+    start_worker_with(kind, function, database, 0)
+}
+
+/// As [`start_worker`]; the worker finds `extra` by [`extra`].
+pub fn start_worker_with(
+    kind: &str,
+    function: &str,
+    database: pg_sys::Oid,
+    extra: u32,
+) -> Option<WorkerHandle> {
     let mut worker = describe(kind, function, pg_sys::BGW_NEVER_RESTART);
     worker.bgw_flags |= pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION as i32;
     worker.bgw_main_arg = pg_sys::Datum::from(database.to_u32());
+    for (to, from) in worker.bgw_extra.iter_mut().zip(extra.to_ne_bytes()) {
+        *to = from as _;
+    }
     // SAFETY: the description is complete; the notification goes to this process.
     unsafe {
         worker.bgw_notify_pid = pg_sys::MyProcPid;
@@ -150,6 +163,13 @@ pub fn start_worker(kind: &str, function: &str, database: pg_sys::Oid) -> Option
         // Not `then_some`: a handle that was never made must not be dropped.
         started.then(|| WorkerHandle(handle))
     }
+}
+
+/// What who started this worker gave it along.
+pub fn extra() -> u32 {
+    // SAFETY: a background worker has its entry, which nobody changes.
+    let bytes = unsafe { (*pg_sys::MyBgworkerEntry).bgw_extra };
+    u32::from_ne_bytes([0, 1, 2, 3].map(|n| bytes[n] as u8))
 }
 
 /// Describes a worker of this library.

@@ -6,7 +6,7 @@ use super::clock;
 use super::sending::Payload;
 use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::Lsn;
-use crate::journal::outcome::{End, Outcome};
+use crate::journal::outcome::{DROPPED, End, Outcome};
 use crate::journal::{Attempt, Journal, Loaded, Retention, SubscriptionRow};
 use crate::link::frame::{Failure, Item};
 use crate::settings;
@@ -105,6 +105,7 @@ impl Recording {
                     attempts,
                     end: match end {
                         dispatch::End::Delivered { status } => End::Delivered { status },
+                        dispatch::End::Dropped => End::Delivered { status: DROPPED },
                         dispatch::End::Dead { status, kind, reason } => {
                             End::Dead { status, class: kind.to_owned(), reason }
                         }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
@@ -12,19 +12,22 @@ use super::endpoints::{self, Surroundings};
 use super::figures::Publisher;
 use super::files;
 use super::recording::Recording;
+use super::rendering::{Functions, Rendered, Rendering, Unrendered};
 use super::replaying::Replaying;
 use super::shmem::Database;
 use super::showing::Showing;
+use super::testing::Testing;
 use super::under_way::UnderWay;
 use crate::dispatch::{
     At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
-    SubscriptionId, Success, Ticket,
+    Sifted, SubscriptionId, Success, Ticket,
 };
 use crate::event::Event;
 use crate::event::format::Source;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
 use crate::link::frame::{self, LaneKeys};
-use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
+use crate::link::shape::{By, Shaped};
+use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings, Prepared};
 use crate::settings;
 
 /// The share of `pgwh.max_memory` that events may take; threads, their buffers, the journal's and what the allocator
@@ -36,12 +39,27 @@ const PAGES_A_ROUND: usize = 4;
 /// What a delivery brings: the event, and which of its table's names that subscription knows it by.
 pub type Payload = (Arc<Event>, u8);
 
+/// Where a subscription's events go, and what they go through before.
+struct Destination {
+    endpoint: Arc<Endpoint>,
+    functions: Option<Arc<Functions>>,
+}
+
+impl Destination {
+    /// Whether requests are made in the same way, so that what failed there would fail here.
+    fn asks_the_same(&self, other: &Destination) -> bool {
+        self.endpoint.asks_the_same(&other.endpoint) && self.functions == other.functions
+    }
+}
+
 /// Events on their way to endpoints.
 pub struct Sending {
     source: Arc<Source>,
     engine: Engine<Payload>,
     pool: Pool,
-    endpoints: HashMap<i64, Arc<Endpoint>>,
+    rendering: Rendering,
+    testing: Testing,
+    endpoints: HashMap<i64, Destination>,
     /// Where subscriptions stood when the journal was opened, until their rows are read.
     loaded: HashMap<i64, Position>,
     /// By the number that the pool knows a request by.
@@ -64,6 +82,8 @@ impl Sending {
             source: Arc::new(source),
             engine: Engine::new(settings.max_threads, event_memory()),
             pool,
+            rendering: Rendering::new(database.oid()),
+            testing: Testing::default(),
             endpoints: HashMap::new(),
             loaded: loaded.positions,
             under_way: Slab::new(),
@@ -100,6 +120,7 @@ impl Sending {
             }
             self.take_up(&row, endpoint.ok().map(Arc::new), last);
         }
+        self.rendering.set_wanted(self.endpoints.values().any(|destination| destination.functions.is_some()));
     }
 
     fn take_up(&mut self, row: &SubscriptionRow, endpoint: Option<Arc<Endpoint>>, last: DeliveryId) {
@@ -120,11 +141,13 @@ impl Sending {
             self.engine.resume(id);
         }
         if let Some(endpoint) = endpoint {
-            let before = self.endpoints.insert(row.id, endpoint.clone());
+            let functions = endpoints::functions_of(row);
+            let destination = Destination { endpoint, functions };
             // Who mends what failed wants to see it at once.
-            if before.is_some_and(|before| !before.asks_the_same(&endpoint)) {
+            if self.endpoints.get(&row.id).is_some_and(|before| !before.asks_the_same(&destination)) {
                 self.engine.begin_anew(id, now);
             }
+            self.endpoints.insert(row.id, destination);
         }
         self.showing.changed(row.id);
     }
@@ -143,6 +166,9 @@ impl Sending {
             pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
         self.endpoints.remove(&id);
+        for request in self.rendering.remove(id).collect::<Vec<_>>() {
+            self.sift(request.number, Vec::new(), Duration::ZERO);
+        }
         self.replaying.forget(id);
         self.showing.gone(id);
     }
@@ -211,22 +237,112 @@ impl Sending {
         while let Some(request) = self.engine.next_to_send(now) {
             let id = request.subscription.0;
             // The engine knows the subscriptions that have an endpoint.
-            let Some(endpoint) = self.endpoints.get(&id) else { continue };
+            let Some(Destination { endpoint, functions }) = self.endpoints.get(&id) else { continue };
             let number = self.under_way.insert((request.ticket, id));
             if let Some((first, _)) = request.members.first() {
                 self.shown.begin(number, *first);
             }
-            self.pool.submit(Job {
-                ticket: number as u64,
-                endpoint: endpoint.clone(),
-                events: request.members.iter().map(|(_, payload)| (*payload).clone()).collect(),
-                attempt: request.attempt,
-                replay: request.replay,
-            });
+            let (endpoint, attempt, replay) = (endpoint.clone(), request.attempt, request.replay);
+            let members = request.members.iter();
+            if let Some(functions) = functions {
+                self.rendering.take(Unrendered {
+                    number,
+                    subscription: id,
+                    endpoint,
+                    functions: functions.clone(),
+                    members: members.map(|(id, payload)| (*id, (*payload).clone())).collect(),
+                    attempt,
+                    replay,
+                });
+            } else {
+                let events = members.map(|(_, payload)| (*payload).clone()).collect();
+                self.pool.submit(Job {
+                    ticket: number as u64,
+                    endpoint,
+                    events,
+                    attempt,
+                    replay,
+                    prepared: None,
+                });
+            }
             self.showing.changed(id);
             any = true;
         }
         any
+    }
+
+    /// Sends the pings that sessions wait for.
+    pub fn test(&mut self, database: &Database) {
+        for job in self.testing.asked(database, &self.source) {
+            self.pool.submit(job);
+        }
+    }
+
+    /// Goes on with what waits for users' functions. Returns whether something came of any.
+    pub fn render(&mut self) -> bool {
+        let rendered = self.rendering.turn();
+        let any = !rendered.is_empty();
+        rendered.into_iter().for_each(|rendered| self.rendered(rendered));
+        any
+    }
+
+    /// Sends what is left of a request when its events have been put through functions.
+    fn rendered(&mut self, Rendered { request, shaped, duration }: Rendered) {
+        let Unrendered { number, endpoint, members, attempt, replay, functions, .. } = request;
+        let by = if functions.transform.is_some() { By::Transform } else { By::Route };
+        let shaped = shaped.unwrap_or_else(|message| vec![Shaped::Failed { by, message }; members.len()]);
+        let failed = |by: By, error: String| {
+            Sifted::Failed(Failure { kind: by.as_str(), error, ..Failure::default() })
+        };
+        let mut sifted = Vec::new();
+        let mut ready = HashMap::new();
+        for ((id, payload), shaped) in members.into_iter().zip(shaped) {
+            match shaped {
+                Shaped::Dropped => sifted.push((id, Sifted::Dropped)),
+                Shaped::Failed { by, message } => sifted.push((id, failed(by, message))),
+                Shaped::Ready { body, route } => {
+                    match route.map(|route| endpoint.route(&route)).transpose() {
+                        Ok(route) => _ = ready.insert(id, (payload, body, route)),
+                        Err(problem) => sifted.push((id, failed(By::Route, problem.to_string()))),
+                    }
+                }
+            }
+        }
+        let left = self.sift(number, sifted, duration);
+        if left.is_empty() {
+            return;
+        }
+        let (mut events, mut bodies, mut prepared) = (Vec::new(), Vec::new(), Prepared::default());
+        for (payload, body, route) in left.iter().filter_map(|id| ready.remove(id)) {
+            events.push(payload);
+            bodies.extend(body);
+            prepared.route = prepared.route.or(route);
+        }
+        prepared.bodies = functions.transform.is_some().then_some(bodies);
+        let prepared = Some(Box::new(prepared));
+        self.pool.submit(Job { ticket: number as u64, endpoint, events, attempt, replay, prepared });
+    }
+
+    /// Takes deliveries out of a request under way; what is left of it.
+    fn sift(
+        &mut self,
+        number: usize,
+        sifted: Vec<(DeliveryId, Sifted)>,
+        duration: Duration,
+    ) -> Vec<DeliveryId> {
+        let Some(&(ticket, id)) = self.under_way.get(number) else { return Vec::new() };
+        let left = self.engine.sift(ticket, sifted, duration, Instant::now(), jitter(number as u64));
+        if left.is_empty() {
+            self.under_way.remove(number);
+            self.shown.end(number);
+        }
+        self.showing.changed(id);
+        left
+    }
+
+    /// Ends the processes that run users' functions.
+    pub fn end_renderers(&mut self) {
+        self.rendering.end();
     }
 
     /// Takes the outcomes of requests. Returns whether there were any.
@@ -236,6 +352,9 @@ impl Sending {
         let any = !outcomes.is_empty();
         let now = Instant::now();
         for outcome in outcomes.drain(..) {
+            if self.testing.answered(&outcome) {
+                continue;
+            }
             let Some((ticket, id)) = self.under_way.try_remove(outcome.ticket as usize) else { continue };
             self.shown.end(outcome.ticket as usize);
             let duration = outcome.duration;
@@ -331,7 +450,8 @@ impl Sending {
     /// When there is something to do though nothing arrives: a retry, or figures that were not shown yet, if they may be.
     pub fn next_wakeup(&mut self, may_show: bool) -> Option<Instant> {
         let showing = self.showing.next_wakeup().filter(|_| may_show);
-        self.engine.next_wakeup().into_iter().chain(showing).min()
+        let rendering = self.rendering.next_wakeup();
+        self.engine.next_wakeup().into_iter().chain(showing).chain(rendering).min()
     }
 
     /// For `pg_stat_activity`.

@@ -15,6 +15,9 @@ use crate::decode::raw;
 /// `max_worker_processes` is what limits in practice.
 pub const MAX_DATABASES: usize = 1024;
 
+/// How many sessions of a database can wait for a test at once.
+const MOST_TESTS: usize = 8;
+
 const NAME: &CStr = c"pgstream_hooks";
 const PROBLEM_BYTES: usize = 512;
 
@@ -67,6 +70,11 @@ impl Phase {
 pub struct ProcessRef(AtomicI32);
 
 impl ProcessRef {
+    /// The present process.
+    pub fn me() -> ProcessRef {
+        ProcessRef(AtomicI32::new(raw::my_process_number() + 1))
+    }
+
     /// Says that the present process is the one.
     pub fn set_me(&self) {
         self.0.store(raw::my_process_number() + 1, Ordering::SeqCst);
@@ -109,6 +117,10 @@ pub struct Database {
     pub wanted: AtomicBool,
     /// Somebody committed a DROP EXTENSION here: look whether it is still installed.
     pub recheck: AtomicBool,
+    /// Somebody waits for a test: look at `tests`.
+    pub tests_asked: AtomicBool,
+    /// The segments of those who wait for a test, 0 where there is none.
+    pub tests: [AtomicU32; MOST_TESTS],
     /// Somebody committed commands for the dispatcher: read `pgwh.commands`.
     pub commands: AtomicBool,
     /// The pair is to end: set by who quiesces and by a dispatcher that leaves.
@@ -198,6 +210,7 @@ impl Database {
             &self.wanted,
             &self.recheck,
             &self.commands,
+            &self.tests_asked,
             &self.stop,
             &self.image_saved,
         ] {
@@ -220,6 +233,7 @@ impl Database {
         ] {
             number.store(0, Ordering::SeqCst);
         }
+        self.tests.iter().for_each(|place| place.store(0, Ordering::SeqCst));
         for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier] {
             lsn.store(0, Ordering::SeqCst);
         }

@@ -72,6 +72,7 @@ fn figures(engine: &Engine<Payload>, id: i64) -> Option<Figures> {
         retrying: counters.retrying as u64,
         in_flight: counters.in_flight as u64,
         delivered: counters.delivered,
+        dropped: counters.dropped,
         dead: counters.dead,
         blocked_keys: counters.blocked_keys as u64,
         oldest_pending: oldest.map_or(0, |at| at.committed_at.0),

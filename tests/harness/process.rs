@@ -8,6 +8,8 @@ use crate::eventually;
 pub const LAUNCHER: &str = "pgstream_hooks launcher";
 /// `backend_type` of the process that sends.
 pub const DISPATCHER: &str = "pgstream_hooks dispatcher";
+/// `backend_type` of the processes that run users' functions.
+pub const RENDERER: &str = "pgstream_hooks renderer";
 /// `backend_type` of the process that decodes.
 pub const DECODER: &str = "pgstream_hooks decoder";
 

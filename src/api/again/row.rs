@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use pgrx::AnyElement;
 use pgrx::prelude::*;
-use pgrx::{AnyElement, fcinfo};
 use serde_json::value::RawValue;
 
 use super::super::acting::with_plain_names;
+use super::super::jsonb::text_of;
 use super::super::near::near;
 use super::super::tables;
 use super::{json, refused};
 use crate::decode::pattern::{ParsedPattern, TablePattern};
-use crate::decode::text::utf8;
 use crate::error::Error;
 use crate::event::{Cell, Event, Relation, Row, TableName};
 use crate::link::frame::Item;
@@ -156,15 +156,6 @@ fn columns_of(oid: u32) -> Result<Vec<Column>, Error> {
         })?;
         Ok(columns)
     })
-}
-
-/// A jsonb as text: digits of a number are kept, however many they are.
-fn text_of(key: &AnyElement) -> Result<String, Error> {
-    // SAFETY: SQL declares the argument as jsonb, and the output function takes that.
-    let text =
-        unsafe { fcinfo::direct_function_call::<&std::ffi::CStr>(pg_sys::jsonb_out, &[Some(key.datum())]) };
-    let text = text.ok_or_else(|| Error::Internal("a jsonb has no text".to_owned()))?;
-    Ok(utf8(text.to_bytes()).into_owned())
 }
 
 /// The values of the key, checked against the columns of the table, if that is there.

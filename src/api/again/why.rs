@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::{Action, TableName, Timestamp};
 use crate::journal::chunk::Entry;
 use crate::journal::inspect::{self, LastAttempt};
-use crate::journal::outcome::{End, Outcome};
+use crate::journal::outcome::{DROPPED, End, Outcome};
 use crate::link::frame::{Item, Target};
 
 /// How many of a row's changes are told of.
@@ -226,6 +226,7 @@ impl Fates {
 
 fn finished(told: Told, outcome: &Outcome) -> Result<Told, Error> {
     let (fate, status, error) = match &outcome.end {
+        End::Delivered { status: DROPPED } => ("dropped", None, None),
         End::Delivered { status } => ("delivered", Some(*status), None),
         End::Dead { status, reason, .. } => ("dead", *status, Some(reason.clone())),
     };

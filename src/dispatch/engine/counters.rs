@@ -22,6 +22,8 @@ pub struct Counters<'a> {
     pub in_flight: usize,
     /// Deliveries that have succeeded.
     pub delivered: u64,
+    /// Deliveries of which there was nothing to send.
+    pub dropped: u64,
     /// Deliveries that were given up.
     pub dead: u64,
     /// Keys held back by a delivery that has failed; one without a key counts as one.
@@ -88,6 +90,7 @@ impl<P: Clone> Engine<P> {
             retrying: in_lanes + subscription.listed.retrying(),
             in_flight: subscription.under_way(),
             delivered: subscription.counts.delivered,
+            dropped: subscription.counts.dropped,
             dead: subscription.counts.dead,
             blocked_keys: work.map_or(0, |work| work.requests.blocked_keys()),
             last_success_at: subscription.last_success_at,

@@ -346,3 +346,51 @@ fn slow_endpoints_leave_half_of_the_pool_to_the_others() {
     }
     assert_eq!((engine.in_flight(), delivered), (50, 950 * 20));
 }
+
+#[test]
+fn what_is_dropped_or_fails_before_it_is_sent_leaves_its_batch_and_overtakes_nothing() {
+    let mut bench = Bench::new(Settings { batch_size: 10, max_in_flight: 16, ..short() });
+    // 1 to 3 are of one row, 4 and 5 of two others, 6 and 7 of one.
+    [1, 1, 1, 2, 3, 4, 4].into_iter().for_each(|key| _ = bench.arrive(A, Keys::one(key)));
+    let sent = bench.send().unwrap();
+    assert_eq!(sent.1, [1, 2, 3, 4, 5, 6, 7]);
+    let failure = || Sifted::Failed(Failure { error: "it broke".to_owned(), ..Failure::default() });
+    let sifted = [(2, failure()), (4, Sifted::Dropped), (6, failure()), (7, Sifted::Dropped)];
+    let sifted = sifted.into_iter().map(|(id, what)| (DeliveryId(id), what)).collect();
+    let left = bench.engine.sift(sent.0, sifted, Duration::from_millis(1), bench.now, MIDDLE);
+    // 3 waits for 2, and 2, which waits for 1, is judged anew behind it; 6 waits for its time, and 7 for 6.
+    assert_eq!(left, [DeliveryId(1), DeliveryId(5)]);
+    let counters = bench.engine.counters(A).unwrap();
+    assert_eq!((counters.pending, counters.dropped, counters.retrying), (6, 1, 1));
+    assert!(bench.send().is_none());
+    bench.succeed(&sent);
+    let sent = bench.send().unwrap();
+    assert_eq!((&sent.1, sent.2), (&vec![2, 3], 1));
+    bench.succeed(&sent);
+    bench.wake();
+    let sent = bench.send().unwrap();
+    assert_eq!((&sent.1, sent.2), (&vec![6], 2));
+    bench.succeed(&sent);
+    let sent = bench.send().unwrap();
+    let all = sent.1.iter().map(|id| (DeliveryId(*id), Sifted::Dropped)).collect();
+    assert!(bench.engine.sift(sent.0, all, Duration::from_millis(1), bench.now, MIDDLE).is_empty());
+    let counters = bench.engine.counters(A).unwrap();
+    assert_eq!((counters.pending, counters.delivered, counters.dropped, counters.in_flight), (0, 5, 2, 0));
+}
+
+#[test]
+fn what_fails_before_it_is_sent_dies_by_its_schedule_and_opens_no_breaker() {
+    let mut bench = Bench::new(Settings { max_in_flight: 16, ..short() });
+    (0..50).for_each(|key| _ = bench.arrive(A, Keys::one(key)));
+    while bench.engine.counters(A).unwrap().pending > 0 {
+        let Some(sent) = bench.send() else {
+            bench.wake();
+            continue;
+        };
+        let failed = sent.1.iter().map(|id| (DeliveryId(*id), Sifted::Failed(Failure::default()))).collect();
+        assert!(bench.engine.sift(sent.0, failed, Duration::ZERO, bench.now, MIDDLE).is_empty());
+        assert_eq!(bench.mode(), Mode::Live);
+    }
+    assert_eq!(bench.engine.counters(A).unwrap().dead, 50);
+    assert_eq!(bench.engine.in_flight(), 0);
+}

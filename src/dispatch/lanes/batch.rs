@@ -75,12 +75,13 @@ impl<T> Lanes<T> {
         self.selection = selection;
     }
 
-    /// Parts held items into those that wait for nothing but each other, and the others, each in their order.
-    pub fn part(&mut self, members: &[Slot]) -> (Members, Members) {
+    /// Parts held items into those that `accept` agrees with, by their numbers, and that wait for nothing but each
+    /// other, and the others, each in their order.
+    pub fn part(&mut self, members: &[Slot], accept: impl Fn(u64) -> bool) -> (Members, Members) {
         let mut selection = std::mem::take(&mut self.selection);
         let mut parts = (Members::new(), Members::new());
         for &slot in members {
-            if selection.frees(&self.items, slot) {
+            if selection.frees(&self.items, slot) && accept(self.seq(slot)) {
                 parts.0.push(slot);
                 self.choose(&mut selection, slot);
             } else {

@@ -17,6 +17,7 @@ enum Happening {
     Read(usize),
     Succeed(Index),
     Fail(Index, FailureClass, u32),
+    Sift(Index, u32, u32),
     FailAll(FailureClass),
     Pass(u64),
     Flush,
@@ -45,6 +46,8 @@ fn happenings() -> impl Strategy<Value = Happening> {
         14 => (1..8usize).prop_map(Happening::Read),
         12 => index().prop_map(Happening::Succeed),
         10 => (index(), classes(), any::<u32>()).prop_map(|(at, class, jitter)| Happening::Fail(at, class, jitter)),
+        6 => (index(), any::<u32>(), any::<u32>())
+            .prop_map(|(at, which, jitter)| Happening::Sift(at, which, jitter)),
         3 => classes().prop_map(Happening::FailAll),
         6 => (0..10u64).prop_map(Happening::Pass),
         2 => Just(Happening::Flush),
@@ -69,6 +72,9 @@ impl World {
             Happening::Read(most) => _ = self.read(most),
             Happening::Succeed(which) if !self.under_way.is_empty() => {
                 self.succeed(which.index(self.under_way.len()));
+            }
+            Happening::Sift(which, members, jitter) if !self.under_way.is_empty() => {
+                self.sift(which.index(self.under_way.len()), members, jitter);
             }
             Happening::Fail(which, class, jitter) if !self.under_way.is_empty() => {
                 self.fail(which.index(self.under_way.len()), class, jitter);
@@ -105,7 +111,11 @@ impl World {
                     self.models.get_mut(&id).unwrap().replay = None;
                 }
             }
-            Happening::Succeed(_) | Happening::Fail(..) | Happening::Skip(..) | Happening::Replay(..) => {}
+            Happening::Succeed(_)
+            | Happening::Fail(..)
+            | Happening::Sift(..)
+            | Happening::Skip(..)
+            | Happening::Replay(..) => {}
         }
         self.check();
     }

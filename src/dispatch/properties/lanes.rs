@@ -103,7 +103,7 @@ impl Queue {
             Step::Part(which, at) if !self.requests.is_empty() => {
                 let members = self.requests.swap_remove(which.index(self.requests.len()));
                 let (first, second) = members.split_at(at.index(members.len()));
-                let (second, dependent) = self.lanes.part(second);
+                let (second, dependent) = self.lanes.part(second, |_| true);
                 dependent.iter().for_each(|&slot| self.lanes.release(slot));
                 let halves = [Members::from_slice(first), second];
                 self.requests.extend(halves.into_iter().filter(|half| !half.is_empty()));

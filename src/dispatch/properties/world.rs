@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::must_wait;
 use crate::dispatch::{
     At, DeliveryId, End, Engine, Failure, FailureClass, Item, KeyFilter, Mode, Order, Ordering, Page,
-    PerSecond, Position, Read, ReadWhat, Record, Schedule, Settings, SubscriptionId, Success, Ticket,
+    PerSecond, Position, Read, ReadWhat, Record, Schedule, Settings, Sifted, SubscriptionId, Success, Ticket,
 };
 
 pub const CHARGE: usize = 100;
@@ -20,6 +20,7 @@ pub struct Model {
     pub arrivals: BTreeMap<u64, Order>,
     pub done: BTreeSet<u64>,
     pub delivered: u64,
+    pub dropped: u64,
     pub dead: u64,
     pub replay: Option<Again>,
 }
@@ -39,6 +40,7 @@ struct Saved {
     position: Position,
     done: BTreeSet<u64>,
     delivered: u64,
+    dropped: u64,
     dead: u64,
 }
 
@@ -95,6 +97,7 @@ impl World {
                 arrivals: BTreeMap::new(),
                 done: BTreeSet::new(),
                 delivered: 0,
+                dropped: 0,
                 dead: 0,
                 replay: None,
             };
@@ -132,8 +135,8 @@ impl World {
         for id in self.engine.touched_since_checkpoint() {
             let model = &self.models[&id.0];
             let position = self.engine.position(id, self.now).unwrap();
-            let (done, delivered, dead) = (model.done.clone(), model.delivered, model.dead);
-            self.saved.insert(id.0, Saved { position, done, delivered, dead });
+            let Model { done, delivered, dropped, dead, .. } = model.clone();
+            self.saved.insert(id.0, Saved { position, done, delivered, dropped, dead });
         }
     }
 
@@ -143,7 +146,8 @@ impl World {
         self.under_way.clear();
         for (&id, model) in &mut self.models {
             let saved = self.saved[&id].clone();
-            (model.done, model.delivered, model.dead) = (saved.done, saved.delivered, saved.dead);
+            (model.done, model.delivered) = (saved.done, saved.delivered);
+            (model.dropped, model.dead) = (saved.dropped, saved.dead);
             model.replay = None;
             self.engine.subscribe(SubscriptionId(id), model.settings.clone(), saved.position);
         }
@@ -279,6 +283,29 @@ impl World {
         self.take_records();
     }
 
+    /// Two bits of `which` say what is found out about each member before the request is sent.
+    pub fn sift(&mut self, at: usize, which: u32, jitter: u32) {
+        let UnderWay { ticket, members, .. } = &self.under_way[at];
+        let judged = members.iter().enumerate().filter_map(|(place, &id)| {
+            let sifted = match which >> (2 * place) & 3 {
+                0 => Sifted::Dropped,
+                1 => Sifted::Failed(Failure::default()),
+                _ => return None,
+            };
+            Some((DeliveryId(id), sifted))
+        });
+        let judged = judged.collect();
+        let left = self.engine.sift(*ticket, judged, Duration::from_millis(5), self.now, jitter);
+        let left: Vec<u64> = left.iter().map(|id| id.0).collect();
+        assert!(left.iter().all(|id| self.under_way[at].members.contains(id)));
+        if left.is_empty() {
+            self.under_way.swap_remove(at);
+        } else {
+            self.under_way[at].members = left;
+        }
+        self.take_records();
+    }
+
     pub fn take_records(&mut self) {
         for record in self.engine.take_records() {
             let Record::Finished { subscription, members, end, replay, .. } = record else { continue };
@@ -293,6 +320,7 @@ impl World {
                 assert!(model.done.insert(id.0), "{} ends twice", id.0);
                 match end {
                     End::Delivered { .. } => model.delivered += 1,
+                    End::Dropped => model.dropped += 1,
                     End::Dead { .. } => model.dead += 1,
                 }
             }
@@ -329,7 +357,8 @@ impl World {
             let counters = self.engine.counters(id).unwrap();
             assert_eq!(counters.pending, pending.len() as u64);
             assert_eq!(counters.pending_bytes, (pending.len() * CHARGE) as u64);
-            assert_eq!((counters.delivered, counters.dead), (model.delivered, model.dead));
+            let counted = (counters.delivered, counters.dropped, counters.dead);
+            assert_eq!(counted, (model.delivered, model.dropped, model.dead));
             if let Some(&first) = pending.first() {
                 oldest = Some(oldest.map_or(first, |oldest: u64| oldest.min(first)));
             }

@@ -113,15 +113,14 @@ impl<P: Clone> Subscription<P> {
             _ => self.count(shared, failed),
         }
         // What stands still has nothing in the lanes, nor has what must let a replay pass or be split up.
-        let stands_still = self.settling || matches!(self.mode, Mode::Paused | Mode::Stopped);
-        if stands_still || is_too_large || meets_replay && self.sends() {
+        if self.stands_still() || is_too_large || meets_replay && self.sends() {
             self.stand_still(shared, Some(now), self.mode);
         }
         self.ended(shared);
     }
 
     /// Whether a live request holds keys that a replay wants.
-    fn meets_replay(&self, index: u32) -> bool {
+    pub(super) fn meets_replay(&self, index: u32) -> bool {
         let (Some(replay), Some(work)) = (&self.replay, &self.work) else { return false };
         let request = work.requests.get(index);
         let mut orders = request.members.iter().map(|&slot| work.lanes.order(slot));
@@ -134,11 +133,16 @@ impl<P: Clone> Subscription<P> {
         self.work.as_ref().is_some_and(|work| work.requests.get(index).members.len() > batch_size)
     }
 
-    fn sends(&self) -> bool {
+    /// Whether what has ended leaves memory.
+    pub(super) fn stands_still(&self) -> bool {
+        self.settling || matches!(self.mode, Mode::Paused | Mode::Stopped)
+    }
+
+    pub(super) fn sends(&self) -> bool {
         matches!(self.mode, Mode::Live | Mode::Draining)
     }
 
-    fn probe_failed(&mut self, failed: &Failed) {
+    pub(super) fn probe_failed(&mut self, failed: &Failed) {
         // Until the probe goes out, what fails was under way when the breaker opened and says nothing new.
         if self.breaker.probe_at().is_none() {
             self.breaker.wait(failed.now, failed.jitter);
@@ -163,7 +167,7 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// Counts an attempt: against the delivery if it was alone, else against the batch.
-    fn count(&mut self, shared: &mut Shared<P>, failed: Failed) {
+    pub(super) fn count(&mut self, shared: &mut Shared<P>, failed: Failed) {
         let Some(work) = &mut self.work else { return };
         let request = work.requests.get_mut(failed.index);
         let keys = request.members.iter().map(|&slot| work.lanes.keys_of(slot)).sum();
@@ -203,7 +207,7 @@ impl<P: Clone> Subscription<P> {
         let Some(work) = &mut self.work else { return };
         let request = work.requests.remove(index);
         let (first, second) = request.members.split_at(request.members.len().div_ceil(2));
-        let (second, dependent) = work.lanes.part(second);
+        let (second, dependent) = work.lanes.part(second, |_| true);
         dependent.into_iter().for_each(|slot| work.lanes.release(slot));
         for half in [Members::from_slice(first), second] {
             let (Some(&oldest), Some(work)) = (half.first(), &mut self.work) else { continue };
@@ -287,7 +291,7 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// A failure is an end for what somebody wanted skipped meanwhile. Whether nothing is left of the request.
-    fn give_up_skipped(&mut self, shared: &mut Shared<P>, index: u32) -> bool {
+    pub(super) fn give_up_skipped(&mut self, shared: &mut Shared<P>, index: u32) -> bool {
         let Some(work) = &self.work else { return true };
         let members = work.requests.get(index).members.iter();
         let skipped = |slot: &&Slot| work.lanes.get(**slot).fate == Fate::SkippedIfItFails;
@@ -298,20 +302,27 @@ impl<P: Clone> Subscription<P> {
 
     /// Puts one on record as skipped; it keeps its place until its turn.
     fn give_up(&mut self, shared: &mut Shared<P>, slot: Slot, more: u32) {
-        let Some(work) = &mut self.work else { return };
+        let Some((members, failures, replay)) = self.settle_early(slot) else { return };
+        self.record_dead(shared, members, skipped(), failures + more, Duration::ZERO, replay);
+    }
+
+    /// Takes one off the books that keeps its place until its turn; for the record what it carries, its failed attempts
+    /// and the replay it belongs to. None if that was done before.
+    pub(super) fn settle_early(&mut self, slot: Slot) -> Option<(Recorded<P>, u32, Option<i64>)> {
+        let work = self.work.as_mut()?;
         let id = work.lanes.seq(slot);
         let delivery = work.lanes.get_mut(slot);
-        delivery.fate = Fate::Done;
-        let attempts = delivery.failures + more;
-        let (pending, bytes) = (delivery.replay.is_none(), delivery.charge as u64);
+        if std::mem::replace(&mut delivery.fate, Fate::Done) == Fate::Done {
+            return None;
+        }
+        let (failures, bytes) = (delivery.failures, delivery.charge as u64);
         let (payload, replay) = (delivery.payload.clone(), delivery.replay.map(|(id, _)| id));
-        if pending {
+        if replay.is_none() {
             self.in_lanes -= 1;
             self.counts.pending = self.counts.pending.saturating_sub(1);
             self.counts.pending_bytes = self.counts.pending_bytes.saturating_sub(bytes);
         }
-        let members = Recorded::from_iter([(DeliveryId(id), payload)]);
-        self.record_dead(shared, members, skipped(), attempts, Duration::ZERO, replay);
+        Some((Recorded::from_iter([(DeliveryId(id), payload)]), failures, replay))
     }
 
     /// Gives a delivery up, wherever it is.
@@ -354,7 +365,7 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// A request goes whose members have all been given up.
-    fn forget_if_done(&mut self, shared: &mut Shared<P>, index: u32) -> bool {
+    pub(super) fn forget_if_done(&mut self, shared: &mut Shared<P>, index: u32) -> bool {
         let Some(work) = &mut self.work else { return true };
         let members = &work.requests.get(index).members;
         let over = members.iter().all(|&slot| work.lanes.get(slot).fate == Fate::Done);
@@ -366,7 +377,7 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// Something may be over with the request that has ended.
-    fn ended(&mut self, shared: &mut Shared<P>) {
+    pub(super) fn ended(&mut self, shared: &mut Shared<P>) {
         self.touch(shared);
         if self.settling && self.under_way() == 0 {
             self.settling = false;
@@ -375,7 +386,12 @@ impl<P: Clone> Subscription<P> {
         self.tidy(shared);
     }
 
-    fn attempted(&mut self, shared: &mut Shared<P>, failed: &Failed, next_attempt_in: Option<Duration>) {
+    pub(super) fn attempted(
+        &mut self,
+        shared: &mut Shared<P>,
+        failed: &Failed,
+        next_attempt_in: Option<Duration>,
+    ) {
         let Some(work) = &self.work else { return };
         let request = work.requests.get(failed.index);
         let lanes = &work.lanes;
@@ -400,11 +416,11 @@ impl<P: Clone> Subscription<P> {
 }
 
 /// An attempt that has failed.
-struct Failed {
-    index: u32,
-    attempt: u32,
-    failure: Failure,
-    duration: Duration,
-    now: Instant,
-    jitter: u32,
+pub(super) struct Failed {
+    pub index: u32,
+    pub attempt: u32,
+    pub failure: Failure,
+    pub duration: Duration,
+    pub now: Instant,
+    pub jitter: u32,
 }

@@ -7,9 +7,12 @@ pub mod ids;
 mod json;
 mod pgstream;
 mod pgwh;
+mod ping;
 mod rows;
 mod sequin;
 mod supabase;
+
+pub use ping::render_ping;
 
 use super::{Column, Event};
 

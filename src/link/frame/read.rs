@@ -68,21 +68,21 @@ impl FrameReader {
 }
 
 /// Takes a frame's members one after the other.
-pub(super) struct Members<'a> {
+pub(in crate::link) struct Members<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Members<'a> {
-    pub(super) fn of(body: &'a [u8]) -> Self {
+    pub(in crate::link) fn of(body: &'a [u8]) -> Self {
         Members { rest: body }
     }
 
     /// Nothing may be left.
-    pub(super) fn end(self) -> Result<(), FrameError> {
+    pub(in crate::link) fn end(self) -> Result<(), FrameError> {
         if self.rest.is_empty() { Ok(()) } else { Err(FrameError::Trailing(self.rest.len())) }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::link) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
@@ -92,7 +92,7 @@ impl<'a> Members<'a> {
         Ok(*array)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, FrameError> {
+    pub(in crate::link) fn u8(&mut self) -> Result<u8, FrameError> {
         self.array().map(u8::from_le_bytes)
     }
 
@@ -112,7 +112,7 @@ impl<'a> Members<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, FrameError> {
+    pub(in crate::link) fn u64(&mut self) -> Result<u64, FrameError> {
         self.array().map(u64::from_le_bytes)
     }
 
@@ -121,19 +121,19 @@ impl<'a> Members<'a> {
     }
 
     /// Bytes with their length before them.
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8], FrameError> {
+    pub(in crate::link) fn bytes(&mut self) -> Result<&'a [u8], FrameError> {
         let length = self.u32()? as usize;
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(FrameError::Truncated)?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    pub(super) fn text(&mut self) -> Result<String, FrameError> {
+    pub(in crate::link) fn text(&mut self) -> Result<String, FrameError> {
         let text = std::str::from_utf8(self.bytes()?).map_err(|_| FrameError::NotUtf8)?;
         Ok(text.to_owned())
     }
 
-    pub(super) fn option<T>(
+    pub(in crate::link) fn option<T>(
         &mut self,
         member: impl FnOnce(&mut Self) -> Result<T, FrameError>,
     ) -> Result<Option<T>, FrameError> {
@@ -142,7 +142,7 @@ impl<'a> Members<'a> {
 
     /// A list whose members take at least `least` bytes each, so that no claim can ask for more memory than a
     /// multiple of what is there.
-    pub(super) fn list<T>(
+    pub(in crate::link) fn list<T>(
         &mut self,
         least: usize,
         mut member: impl FnMut(&mut Self) -> Result<T, FrameError>,

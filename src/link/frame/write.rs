@@ -240,14 +240,14 @@ fn write_position(out: &mut Vec<u8>, tag: u8, lsn: Lsn) {
 }
 
 /// Leaves room for the length; returns where the frame begins.
-fn begin(out: &mut Vec<u8>, tag: u8) -> usize {
+pub(in crate::link) fn begin(out: &mut Vec<u8>, tag: u8) -> usize {
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH_BYTES]);
     out.push(tag);
     start
 }
 
-fn finish(out: &mut Vec<u8>, start: usize) -> Result<(), TooLong> {
+pub(in crate::link) fn finish(out: &mut Vec<u8>, start: usize) -> Result<(), TooLong> {
     let length = out.len() - start - LENGTH_BYTES;
     if length > MAX_LENGTH {
         out.truncate(start);
@@ -262,20 +262,20 @@ fn finish_fixed(out: &mut [u8], start: usize) {
     out[start..][..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
-fn put_u32(out: &mut Vec<u8>, value: u32) {
+pub(in crate::link) fn put_u32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-fn put_u64(out: &mut Vec<u8>, value: u64) {
+pub(in crate::link) fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(in crate::link) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_u32(out, text.len() as u32);
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+pub(in crate::link) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
     out.push(value.is_some().into());
     if let Some(value) = value {
         put(out, value);

@@ -56,6 +56,7 @@ fn settings(url: &str) -> EndpointSettings {
         format: Format::Pgwh,
         columns: Shown::All,
         batched: false,
+        compress: false,
         max_response_size: 1000,
         guard: Arc::new(Guard::parse("127.0.0.0/8").unwrap()),
     }
@@ -73,7 +74,8 @@ fn impatient(url: &str) -> Arc<Endpoint> {
 }
 
 fn job(ticket: u64, endpoint: &Arc<Endpoint>) -> Job {
-    Job { ticket, endpoint: endpoint.clone(), events: vec![(event(ticket), 0)], attempt: 1, replay: None }
+    let (endpoint, events) = (endpoint.clone(), vec![(event(ticket), 0)]);
+    Job { ticket, endpoint, events, attempt: 1, replay: None, prepared: None }
 }
 
 fn pool(max_threads: usize) -> Pool {

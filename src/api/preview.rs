@@ -1,0 +1,271 @@
+//! `pgwh.preview`: the request that would be made, and is not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{AnyElement, JsonB};
+use serde_json::value::RawValue;
+
+use super::acting::{as_owner, owns, with_plain_names};
+use super::again::refused;
+use super::columns::tables_of;
+use super::jsonb::{storable, text_of};
+use super::near::near;
+use super::subscribe::id_of;
+use super::tables;
+use crate::decode::value::kind_of;
+use crate::error::Error;
+use crate::event::format::Format;
+use crate::event::{Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Transaction};
+use crate::journal;
+use crate::link::shape::{Ask, Shaped};
+use crate::send::{Endpoint, Job, Prepared, compose};
+use crate::settings;
+use crate::worker::endpoints::{self, Surroundings};
+use crate::worker::function::Functions;
+use crate::worker::{ask, clock, renderer};
+
+/// The values of a row by their columns, as JSON text.
+type Values = BTreeMap<String, Box<RawValue>>;
+
+/// The request that a change of such a row would make; none if the transform drops it.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn preview(
+    name: Option<String>,
+    record: Option<AnyElement>,
+    action: Option<String>,
+    table_name: Option<String>,
+    changes: Option<AnyElement>,
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(method, String), name!(url, String), name!(headers, JsonB), name!(body, String)),
+    >,
+    ErrorReport,
+> {
+    let id = id_of(name)?;
+    let action = action_of(action)?;
+    let record = values("record", record)?;
+    let changes = values("changes", changes)?;
+    let table = Table::find(id, table_name, record.as_ref())?;
+    let event = table.event(action, record.unwrap_or_default(), changes)?;
+    let composed =
+        request(id, event)?.map(|job| compose(&job, SystemTime::now()).map_err(Error::from)).transpose()?;
+    let rows = composed.map(|composed| {
+        let headers = composed.headers.into_iter().map(|(name, value)| (name, value.into())).collect();
+        // SQL has it as json, which is stored as text.
+        let body = storable(&composed.body);
+        (composed.method, composed.url, JsonB(serde_json::Value::Object(headers)), body)
+    });
+    Ok(TableIterator::new(rows))
+}
+
+fn action_of(word: Option<String>) -> Result<Action, Error> {
+    match word.as_deref() {
+        None | Some("insert") => Ok(Action::Insert),
+        Some("update") => Ok(Action::Update),
+        Some("delete") => Ok(Action::Delete),
+        Some("truncate") => Ok(Action::Truncate),
+        Some(other) => Err(refused(
+            "unknown action",
+            format!("The action is {other:?}; there are insert, update, delete and truncate."),
+            "For example: action => 'update'",
+        )),
+    }
+}
+
+fn values(what: &str, jsonb: Option<AnyElement>) -> Result<Option<Values>, Error> {
+    let Some(jsonb) = jsonb else { return Ok(None) };
+    let text = text_of(&jsonb)?;
+    serde_json::from_str(&text).map(Some).map_err(|_| {
+        refused(
+            "a row must be an object of its columns' values",
+            format!("The {what} is {text}."),
+            format!("For example: {what} => '{{\"id\": 1}}'"),
+        )
+    })
+}
+
+/// The table whose row it is to be.
+struct Table {
+    oid: pg_sys::Oid,
+    name: TableName,
+    columns: Vec<Column>,
+}
+
+impl Table {
+    /// The table of that name; or else the first of the subscription's that has all of the row's columns.
+    fn find(subscription: i64, name: Option<String>, record: Option<&Values>) -> Result<Table, Error> {
+        let patterns = match name {
+            Some(name) => tables::normalise(&[name], &[])?,
+            None => patterns_of(subscription)?,
+        };
+        let found = tables_of(&patterns)?;
+        let single = found.len() == 1;
+        for (oid, name) in found {
+            let columns = columns_of(oid)?;
+            let names = || columns.iter().map(|column| column.name.clone());
+            let unknown =
+                record.and_then(|record| record.keys().find(|key| !names().any(|name| name == **key)));
+            match unknown {
+                None => return Ok(Table { oid, name, columns }),
+                Some(unknown) if single => {
+                    return Err(Error::NoSuchColumn(unknown.clone(), near(unknown, names())));
+                }
+                Some(_) => {}
+            }
+        }
+        Err(refused(
+            "no table has such rows",
+            format!("None of {} has all the columns that the record has.", patterns.join(", ")),
+            "Name a table, for example: table_name => 'public.orders'",
+        ))
+    }
+
+    /// The row of these values, some of which were others.
+    fn row(&self, values: &Values, others: Option<&Values>) -> Row {
+        let cells = self.columns.iter().map(|column| {
+            let other = others.and_then(|others| others.get(&column.name));
+            match other.or_else(|| values.get(&column.name)).map(|value| value.get()) {
+                None => Cell::Absent,
+                Some("null") => Cell::Null,
+                Some(json) => Cell::Json(json.as_bytes()),
+            }
+        });
+        cells.collect()
+    }
+
+    fn event(self, action: Action, record: Values, changes: Option<Values>) -> Result<Event, Error> {
+        let now = || self.row(&record, None);
+        let (new, old) = match action {
+            Action::Insert => (Some(now()), None),
+            Action::Update => (Some(now()), changes.map(|changes| self.row(&record, Some(&changes)))),
+            Action::Delete => (None, Some(now())),
+            _ => (None, None),
+        };
+        let committed_at = clock::now();
+        let transaction = Transaction {
+            xid: 0,
+            commit_lsn: Lsn(ask::wal_insert_end()),
+            committed_at,
+            fingerprint: Fingerprint::of(0, 0, committed_at),
+        };
+        let oid = self.oid.to_u32();
+        let relation =
+            Relation { oid, root_oid: oid, names: vec![self.name], columns: self.columns, version: 0 };
+        Ok(Event {
+            transaction: Arc::new(transaction),
+            ordinal: 0,
+            lsn: Lsn(ask::wal_insert_end()),
+            action,
+            relation: Arc::new(relation),
+            new,
+            old,
+        })
+    }
+}
+
+fn patterns_of(subscription: i64) -> Result<Vec<String>, Error> {
+    let patterns = Spi::connect(|client| {
+        client
+            .select(
+                "SELECT tables FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
+                Some(1),
+                &[subscription.into()],
+            )?
+            .first()
+            .get_one::<Vec<String>>()
+    })?;
+    Ok(patterns.unwrap_or_default())
+}
+
+/// The columns of a table; its key is that of the replica identity's index, or else the primary key.
+fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
+    const QUERY: &str = "
+        SELECT a.attname::text, a.attnum, a.atttypid, format_type(a.atttypid, a.atttypmod), coalesce(a.attnum = ANY (i.key), false)
+        FROM pg_attribute a LEFT JOIN LATERAL (
+            SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS key FROM pg_index i
+            WHERE i.indrelid = a.attrelid AND (i.indisreplident OR i.indisprimary)
+            ORDER BY i.indisreplident DESC LIMIT 1) i ON true
+        WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+    with_plain_names(|| {
+        Ok(Spi::connect(|client| {
+            let mut columns = Vec::new();
+            for row in client.select(QUERY, None, &[oid.into()])? {
+                let type_oid = row.get(3)?.unwrap_or(pg_sys::Oid::INVALID);
+                columns.push(Column {
+                    name: row.get(1)?.unwrap_or_default(),
+                    number: row.get(2)?.unwrap_or_default(),
+                    type_oid: type_oid.to_u32(),
+                    kind: kind_of(type_oid),
+                    type_name: row.get(4)?.unwrap_or_default(),
+                    is_key: row.get(5)?.unwrap_or_default(),
+                });
+            }
+            Ok::<_, pgrx::spi::Error>(columns)
+        })?)
+    })
+}
+
+/// The request that the event would make; none if there is nothing to send.
+fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
+    // Whoever sees a request sees what its headers hold.
+    let rows = as_owner(|| Ok(journal::subscriptions(&[subscription])))?;
+    let row = rows.into_iter().next().filter(|row| owns(&row.owner)).ok_or_else(|| {
+        refused(
+            "this subscription is not yours",
+            "Who looks at its requests could read its secrets.",
+            "Ask its owner: SELECT name, owner FROM pgwh.subscriptions;",
+        )
+    })?;
+    let source = as_owner(|| {
+        let installation = Spi::get_one::<String>("SELECT id::text FROM pgwh.installation")?;
+        // SAFETY: a global of this process.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        Ok(Arc::new(endpoints::source_of(database, &installation.unwrap_or_default())))
+    })?;
+    let endpoint = endpoints::endpoint_of(&source, &row, &Surroundings::now()).map_err(|problem| {
+        refused("nothing can be sent to this subscription", problem, "Look at its url and headers.")
+    })?;
+    let mut prepared = None;
+    if let Some(functions) = endpoints::functions_of(&row) {
+        let mut text = Vec::new();
+        Format::Pgwh.render_one(&mut text, &event, 0, &endpoint.context());
+        let ask = Ask {
+            owner: functions.owner.clone(),
+            transform: functions.transform.clone(),
+            route: functions.route.clone(),
+            limit: settings::transform_timeout(),
+            events: Vec::new(),
+        };
+        match shaped(&ask, &text, &endpoint)? {
+            Some(shaped) => prepared = Some(Box::new(shaped)),
+            None => return Ok(None),
+        }
+    }
+    let events = vec![(Arc::new(event), 0)];
+    Ok(Some(Job { ticket: 0, endpoint: Arc::new(endpoint), events, attempt: 1, replay: None, prepared }))
+}
+
+fn shaped(ask: &Ask, event: &[u8], endpoint: &Endpoint) -> Result<Option<Prepared>, Error> {
+    match renderer::shape(ask, event, &mut Functions::default()) {
+        Shaped::Ready { body, route } => {
+            let route = route.map(|route| endpoint.route(&route)).transpose()?;
+            Ok(Some(Prepared { id: None, bodies: body.map(|body| vec![body]), route }))
+        }
+        Shaped::Dropped => {
+            notice!("nothing would be sent: the transform returns NULL");
+            Ok(None)
+        }
+        Shaped::Failed { by, message } => Err(refused(
+            format!("the {} fails", by.as_str()),
+            format!("{message}."),
+            "Functions run read-only, as the subscription's owner and with search_path = pg_catalog: name other \
+             schemas, as in public.customers, or create the function with SET search_path.",
+        )),
+    }
+}

@@ -1,0 +1,199 @@
+//! Users' functions: called as their subscription's owner, restricted, and not for longer than allowed.
+//!
+//! A call runs in a subtransaction that is rolled back whatever comes of it, is read-only, and is a
+//! security-restricted operation, as a maintenance command's call of an index expression is (`commands/indexcmds.c`):
+//! it can't become another role, and leaves nothing behind.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+
+use crate::decode::{raw, text};
+
+/// Settings that a function finds, whoever calls it; its own SET clauses come after them.
+const SETTINGS: [(&CStr, &CStr); 7] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"TimeZone", c"UTC"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"IntervalStyle", c"postgres"),
+    (c"bytea_output", c"hex"),
+    (c"extra_float_digits", c"1"),
+    (c"xmlbinary", c"base64"),
+];
+
+/// Functions that have been called in this process, with their plans.
+#[derive(Default)]
+pub struct Functions {
+    /// By owner and function: names are looked up with the owner's rights.
+    plans: HashMap<(String, String), pg_sys::SPIPlanPtr>,
+}
+
+/// A call: the function as a subscription has it, the role whose rights it has, and the time it may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// `schema.name(jsonb)`.
+    pub function: &'a str,
+    /// The role.
+    pub owner: &'a str,
+    /// The time.
+    pub limit: Duration,
+}
+
+impl Functions {
+    /// What the function makes of an event, both as JSON text; none for NULL. Inside a transaction.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed, in words.
+    pub fn call(&mut self, call: Call<'_>, event: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        // SAFETY: inside a transaction; what the subtransaction changes is restored by its end, and what that changes
+        // behind our back here.
+        unsafe {
+            let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+            pg_sys::BeginInternalSubTransaction(std::ptr::null());
+            let timer = Timer::start(call.limit);
+            let result = PgTryBuilder::new(AssertUnwindSafe(|| self.run(call, event)))
+                .catch_others(|error| match &error {
+                    CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                        Err((report.sql_error_code(), report.message().to_owned()))
+                    }
+                    _ => error.rethrow(),
+                })
+                .execute();
+            let timed_out = timer.stop();
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            pg_sys::MemoryContextSwitchTo(memory);
+            pg_sys::CurrentResourceOwner = owner;
+            result.map_err(|(code, message)| match code {
+                PgSqlErrorCode::ERRCODE_QUERY_CANCELED if timed_out => format!(
+                    "{} took longer than pgwh.transform_timeout allows, {} ms",
+                    call.function,
+                    call.limit.as_millis()
+                ),
+                _ => format!("{}: {message}", call.function),
+            })
+        }
+    }
+
+    /// # Safety
+    /// Runs in a subtransaction that is rolled back afterwards.
+    unsafe fn run(
+        &mut self,
+        call: Call<'_>,
+        event: &[u8],
+    ) -> Result<Option<Vec<u8>>, (PgSqlErrorCode, String)> {
+        let missing =
+            || (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {:?} does not exist", call.owner));
+        let name = CString::new(call.owner).map_err(|_| missing())?;
+        // SAFETY: as the caller promises: the rollback takes back the settings, the role and what SPI allocates. Arguments
+        // are texts of this memory context, and the tuple read is the one that SPI has just made.
+        unsafe {
+            let role = pg_sys::get_role_oid(name.as_ptr(), true);
+            if role == pg_sys::InvalidOid {
+                return Err(missing());
+            }
+            for (setting, value) in SETTINGS {
+                pg_sys::SetConfigOption(
+                    setting.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                );
+            }
+            let (mut before, mut context) = (pg_sys::InvalidOid, 0);
+            pg_sys::GetUserIdAndSecContext(&mut before, &mut context);
+            pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+            pg_sys::XactReadOnly = true;
+            pg_sys::SPI_connect();
+            let plan = self.plan(call)?;
+            let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
+            let argument = CString::new(event).map_err(|_| {
+                (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the event has a NUL in it".to_owned())
+            })?;
+            let argument = pg_sys::pg_any_to_server(argument.as_ptr(), event.len() as i32, utf8);
+            let mut arguments = [pg_sys::Datum::from(pg_sys::cstring_to_text(argument))];
+            let done = pg_sys::SPI_execute_plan(plan, arguments.as_mut_ptr(), std::ptr::null(), true, 1);
+            if done != pg_sys::SPI_OK_SELECT as i32 || pg_sys::SPI_processed != 1 {
+                return Err((PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("SPI gave {done}")));
+            }
+            let rows = &*pg_sys::SPI_tuptable;
+            let value = pg_sys::SPI_getvalue(*rows.vals, rows.tupdesc, 1);
+            Ok((!value.is_null())
+                .then(|| text::utf8(CStr::from_ptr(value).to_bytes()).into_owned().into_bytes()))
+        }
+    }
+
+    /// # Safety
+    /// SPI is connected.
+    unsafe fn plan(&mut self, call: Call<'_>) -> Result<pg_sys::SPIPlanPtr, (PgSqlErrorCode, String)> {
+        let key = (call.owner.to_owned(), call.function.to_owned());
+        if let Some(plan) = self.plans.get(&key) {
+            return Ok(*plan);
+        }
+        // What is stored names the function and its argument's type.
+        let name = call.function.strip_suffix("(jsonb)").unwrap_or(call.function);
+        let query = format!("SELECT {name}($1::pg_catalog.jsonb)::pg_catalog.text");
+        let query = CString::new(query).unwrap_or_default();
+        // SAFETY: as the caller promises; the plan is kept for the life of the process.
+        unsafe {
+            let plan = pg_sys::SPI_prepare(query.as_ptr(), 1, [pg_sys::TEXTOID].as_mut_ptr());
+            if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                return Err((PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "it can't be planned".to_owned()));
+            }
+            self.plans.insert(key, plan);
+            Ok(plan)
+        }
+    }
+}
+
+impl Drop for Functions {
+    fn drop(&mut self) {
+        for plan in self.plans.values() {
+            // SAFETY: kept by `plan`, and used no more.
+            unsafe { pg_sys::SPI_freeplan(*plan) };
+        }
+    }
+}
+
+static TIME_IS_UP: AtomicBool = AtomicBool::new(false);
+
+/// Cancels what this process runs when the time is up.
+struct Timer(i32);
+
+impl Timer {
+    fn start(limit: Duration) -> Timer {
+        static ID: OnceLock<i32> = OnceLock::new();
+        // SAFETY: the handler does what one may do in a signal handler.
+        let id = *ID.get_or_init(|| unsafe { raw::register_timeout(time_is_up) });
+        TIME_IS_UP.store(false, Ordering::SeqCst);
+        raw::enable_timeout(id, limit.as_millis().clamp(1, i32::MAX as u128) as i32);
+        Timer(id)
+    }
+
+    /// Whether the time was up. A cancellation that came too late is forgotten.
+    fn stop(self) -> bool {
+        raw::disable_timeout(self.0);
+        let timed_out = TIME_IS_UP.load(Ordering::SeqCst);
+        if timed_out {
+            // SAFETY: a flag of this process that nobody else sets any more.
+            unsafe { pg_sys::QueryCancelPending = 0 };
+        }
+        timed_out
+    }
+}
+
+/// As a query that its user cancels (`StatementCancelHandler`).
+unsafe extern "C-unwind" fn time_is_up() {
+    TIME_IS_UP.store(true, Ordering::SeqCst);
+    // SAFETY: flags that signal handlers set.
+    unsafe {
+        pg_sys::QueryCancelPending = 1;
+        pg_sys::InterruptPending = 1;
+    }
+}
