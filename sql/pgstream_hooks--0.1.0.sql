@@ -56,12 +56,15 @@ CREATE TABLE pgwh.subscriptions (
     url text NOT NULL,
     tables text[] NOT NULL,
     event_types text[] NOT NULL,
+    filter text,
+    changed text[],
     columns text[],
     exclude_columns text[],
     headers jsonb NOT NULL,
     batch_size integer NOT NULL DEFAULT 1,
     batch_wait interval NOT NULL DEFAULT '0 s',
     ordering text NOT NULL DEFAULT 'key',
+    key_columns text[],
     timeout interval NOT NULL,
     max_in_flight integer NOT NULL,
     retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
@@ -78,16 +81,19 @@ CREATE TABLE pgwh.subscriptions (
 ALTER TABLE pgwh.subscriptions REPLICA IDENTITY FULL;
 COMMENT ON TABLE pgwh.subscriptions IS 'who gets which changes; INSERT, UPDATE and DELETE are as good as pgwh.subscribe() and pgwh.unsubscribe(), under the same checks';
 COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never reused';
-COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url and tables when left out';
+COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url, tables and filter when left out';
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
 COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
 COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
 COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commit order; strict: all changes, one request at a time; none: no order (default key)';
+COMMENT ON COLUMN pgwh.subscriptions.key_columns IS 'columns by which changes are kept in order when ordering is key (default the primary key)';
 COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
 COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
@@ -186,6 +192,8 @@ CREATE FUNCTION pgwh.subscribe(
     schema text DEFAULT NULL,
     table_name text DEFAULT NULL,
     event_types text[] DEFAULT '{insert,update,delete,truncate}',
+    filter text DEFAULT NULL,
+    changed text[] DEFAULT NULL,
     columns text[] DEFAULT NULL,
     exclude_columns text[] DEFAULT NULL,
     headers jsonb DEFAULT '{}',
@@ -193,6 +201,7 @@ CREATE FUNCTION pgwh.subscribe(
     batch_size integer DEFAULT 1,
     batch_wait interval DEFAULT '0 s',
     ordering text DEFAULT 'key',
+    key_columns text[] DEFAULT NULL,
     timeout interval DEFAULT '15 s',
     max_in_flight integer DEFAULT 16,
     retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
@@ -203,16 +212,19 @@ CREATE FUNCTION pgwh.subscribe(
 COMMENT ON FUNCTION pgwh.subscribe IS
 'Sends every change committed from now on to an endpoint; returns the subscription''s id.
   url            where to POST
-  name           identity: subscribing again under a name changes that subscription, without one the same url and tables do
+  name           identity: subscribing again under a name changes that subscription, without one the same url, tables and filter do
   tables         patterns schema.table with * wildcards, default {*.*}; a partitioned table stands for its partitions
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T)
+  filter         a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD
+  changed        updates only when one of these columns changed
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
   headers        extra request headers, an object of strings
   secret         signing key whsec_…, generated when left out: SELECT pgwh.secret(name)
   batch_size     most events in a request; more than 1 makes every body an array
   batch_wait     how long an event waits for others to share its request
   ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
+  key_columns    columns by which changes are kept in order, by default the primary key
   timeout        limit of a whole request
   max_in_flight  requests at once
   retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt

@@ -3,9 +3,8 @@
 use pgrx::prelude::*;
 
 use super::near::near;
-use crate::decode::pattern::TablePattern;
+use super::tables::tables_of;
 use crate::error::Error;
-use crate::event::TableName;
 
 /// Checks names of columns, spelled as they are, of tables given by patterns in their stored form.
 ///
@@ -29,34 +28,13 @@ pub fn check<'a>(
 
 /// The names of all columns of the tables that the patterns match today.
 fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
-    let patterns: Vec<TablePattern> =
-        tables.iter().filter_map(|stored| TablePattern::parse(stored).ok()).collect();
+    let tables: Vec<pg_sys::Oid> = tables_of(tables)?.into_iter().map(|(table, _)| table).collect();
     Ok(Spi::connect(|client| {
-        let all = client.select(
-            "SELECT c.oid, n.nspname::text, c.relname::text
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-             WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
-               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')",
-            None,
-            &[],
-        )?;
-        let mut matching = Vec::new();
-        for row in all {
-            let (Some(oid), Some(schema), Some(table)) =
-                (row.get::<pg_sys::Oid>(1)?, row.get::<String>(2)?, row.get::<String>(3)?)
-            else {
-                continue;
-            };
-            let name = TableName { schema, table };
-            if patterns.iter().any(|pattern| pattern.matches(&name)) {
-                matching.push(oid);
-            }
-        }
         let found = client.select(
             "SELECT DISTINCT attname::text FROM pg_catalog.pg_attribute
              WHERE attrelid OPERATOR(pg_catalog.=) ANY ($1) AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
             None,
-            &[matching.into()],
+            &[tables.into()],
         )?;
         let mut columns = Vec::new();
         for row in found {

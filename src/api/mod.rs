@@ -10,6 +10,8 @@ mod again;
 #[cfg(feature = "server")]
 mod columns;
 #[cfg(feature = "server")]
+mod conditions;
+#[cfg(feature = "server")]
 mod installed;
 #[cfg(feature = "server")]
 mod journal;

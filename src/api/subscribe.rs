@@ -29,6 +29,8 @@ fn subscribe(
     schema: Option<String>,
     table_name: Option<String>,
     event_types: Option<Texts>,
+    filter: Option<String>,
+    changed: Option<Texts>,
     columns: Option<Texts>,
     exclude_columns: Option<Texts>,
     headers: Option<JsonB>,
@@ -36,6 +38,7 @@ fn subscribe(
     batch_size: Option<i32>,
     batch_wait: Option<Interval>,
     ordering: Option<String>,
+    key_columns: Option<Texts>,
     timeout: Option<Interval>,
     max_in_flight: Option<i32>,
     retry_schedule: Option<Vec<Option<Interval>>>,
@@ -53,12 +56,15 @@ fn subscribe(
         url,
         tables,
         event_types,
+        filter,
+        changed,
         columns,
         exclude_columns,
         headers,
         batch_size,
         batch_wait,
         ordering,
+        key_columns,
         timeout,
         max_in_flight,
         retry_schedule,
@@ -107,14 +113,19 @@ pub fn require_capture() -> Result<(), Error> {
     }
 }
 
-/// The oldest subscription to the same url and tables: who gives no name means that one.
+/// The oldest subscription to the same url, tables and filter: who gives no name means that one.
 fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
     Ok(Spi::connect(|client| {
         let rows = client.select(
             "SELECT name FROM pgwh.subscriptions
-             WHERE url OPERATOR(pg_catalog.=) $1 AND tables OPERATOR(pg_catalog.=) $2 ORDER BY id LIMIT 1",
+             WHERE url OPERATOR(pg_catalog.=) $1 AND tables OPERATOR(pg_catalog.=) $2
+               AND coalesce(filter, '') OPERATOR(pg_catalog.=) $3 ORDER BY id LIMIT 1",
             Some(1),
-            &[wanted.url.clone().into(), wanted.tables.clone().into()],
+            &[
+                wanted.url.clone().into(),
+                wanted.tables.clone().into(),
+                wanted.filter.clone().unwrap_or_default().into(),
+            ],
         )?;
         if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
     })?)
@@ -125,14 +136,15 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
         let id = client
             .update(
                 "INSERT INTO pgwh.subscriptions AS s
-                   (name, url, tables, event_types, columns, exclude_columns, headers, batch_size, batch_wait, ordering,
-                    timeout, max_in_flight, retry_schedule, retention, enabled)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+                   (name, url, tables, event_types, filter, changed, columns, exclude_columns, headers, batch_size,
+                    batch_wait, ordering, key_columns, timeout, max_in_flight, retry_schedule, retention, enabled)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
                  ON CONFLICT (name) DO UPDATE SET
-                   (url, tables, event_types, columns, exclude_columns, headers, batch_size, batch_wait, ordering,
-                    timeout, max_in_flight, retry_schedule, retention, enabled, home) =
-                   (EXCLUDED.url, EXCLUDED.tables, EXCLUDED.event_types, EXCLUDED.columns, EXCLUDED.exclude_columns,
-                    EXCLUDED.headers, EXCLUDED.batch_size, EXCLUDED.batch_wait, EXCLUDED.ordering, EXCLUDED.timeout,
+                   (url, tables, event_types, filter, changed, columns, exclude_columns, headers, batch_size, batch_wait,
+                    ordering, key_columns, timeout, max_in_flight, retry_schedule, retention, enabled, home) =
+                   (EXCLUDED.url, EXCLUDED.tables, EXCLUDED.event_types, EXCLUDED.filter, EXCLUDED.changed,
+                    EXCLUDED.columns, EXCLUDED.exclude_columns, EXCLUDED.headers, EXCLUDED.batch_size,
+                    EXCLUDED.batch_wait, EXCLUDED.ordering, EXCLUDED.key_columns, EXCLUDED.timeout,
                     EXCLUDED.max_in_flight, EXCLUDED.retry_schedule, EXCLUDED.retention, EXCLUDED.enabled,
                     EXCLUDED.home)
                  RETURNING s.id",
@@ -142,12 +154,15 @@ fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<
                     wanted.url.into(),
                     wanted.tables.into(),
                     wanted.event_types.into(),
+                    wanted.filter.into(),
+                    wanted.changed.into(),
                     wanted.columns.into(),
                     wanted.exclude_columns.into(),
                     wanted.headers.into(),
                     wanted.batch_size.into(),
                     wanted.batch_wait.into(),
                     wanted.ordering.into(),
+                    wanted.key_columns.into(),
                     wanted.timeout.into(),
                     wanted.max_in_flight.into(),
                     wanted.retry_schedule.into(),

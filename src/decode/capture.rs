@@ -16,11 +16,12 @@ use super::invalidation::{self, Stale};
 use super::raw;
 use super::relation::CapturedRelation;
 use super::route::Router;
-use super::subtransaction::{in_subtransaction, sqlstate};
+use super::routes::{Change, Refused};
+use super::subtransaction::{Raised, in_subtransaction, sqlstate};
 use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
 use crate::link::frame::{
     ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_begin, write_commit, write_failed,
-    write_progress, write_relation, write_subscription,
+    write_progress, write_refusal, write_relation, write_subscription,
 };
 use crate::link::mq::Sender;
 use crate::worker::process;
@@ -43,6 +44,7 @@ pub struct Capture {
     references: HashMap<pg_sys::Oid, u32>,
     scratch: Scratch,
     targets: Vec<Target>,
+    refused: Vec<Refused>,
     queue: Sender,
     buffer: Vec<u8>,
     /// Holds what output functions allocate; emptied after each change.
@@ -88,6 +90,7 @@ impl Capture {
             references: HashMap::new(),
             scratch: Scratch::default(),
             targets: Vec::new(),
+            refused: Vec::new(),
             queue,
             buffer: Vec::new(),
             memory,
@@ -196,7 +199,7 @@ impl Capture {
                 return;
             }
             self.look_up(relation);
-            self.capture((*relation).rd_id, (*relation).rd_att, action, ordinal, old, new);
+            self.capture(&Change { relation, action, old, new }, ordinal);
         }
         self.flush_when_full();
     }
@@ -235,27 +238,25 @@ impl Capture {
     /// Encodes a change for those who want it. One that can't be encoded is told as failed and stops nothing.
     ///
     /// # Safety
-    /// The tuples are null or rows of the relation `oid` as `desc` describes it.
-    unsafe fn capture(
-        &mut self,
-        oid: pg_sys::Oid,
-        desc: pg_sys::TupleDesc,
-        action: Action,
-        ordinal: u64,
-        old: pg_sys::HeapTuple,
-        new: pg_sys::HeapTuple,
-    ) {
-        let Some(relation) = self.relations.get(&oid) else { return };
+    /// The relation is open, and the tuples are null or rows of it.
+    unsafe fn capture(&mut self, change: &Change, ordinal: u64) {
+        let Change { relation, action, old, new } = *change;
+        // SAFETY: as the caller promises.
+        let (oid, desc) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
+        let Some(relation) = self.relations.get_mut(&oid) else { return };
         self.targets.clear();
-        let wanting = relation.interests.iter().filter(|interest| interest.wants(action));
-        self.targets.extend(
-            wanting.map(|interest| Target { subscription: interest.subscription, level: interest.level }),
-        );
-        if self.targets.is_empty() {
+        self.refused.clear();
+        // SAFETY: as the caller promises.
+        unsafe { relation.select(change, self.memory, &mut self.targets, &mut self.refused) };
+        if self.targets.is_empty() && self.refused.is_empty() {
             return;
         }
         self.announce_transaction();
         let Some(reference) = self.announce_relation(oid) else { return };
+        for Refused { target, why } in self.refused.drain(..) {
+            write_refusal(&mut self.buffer, target.subscription, &why.message);
+            self.targets.push(target);
+        }
         let start = self.buffer.len();
         let head = ChangeHead { reference, action, ordinal, targets: &self.targets };
         let (relation, scratch, buffer) = (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
@@ -265,10 +266,10 @@ impl Capture {
             unsafe { write_change(buffer, &head, relation, scratch, desc, old, new) }
                 .map_err(|too_long| too_long.to_string())
         });
-        let (sqlstate, message) = match encoded {
+        let raised = match encoded {
             Ok(Ok(())) => return,
-            Ok(Err(message)) => (sqlstate(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED), message),
-            Err(error) => error,
+            Ok(Err(message)) => Raised::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message),
+            Err(raised) => raised,
         };
         self.buffer.truncate(start);
         let failure = FailureHead {
@@ -278,8 +279,8 @@ impl Capture {
             targets: &self.targets,
             keys: LaneKeys::default(),
             barrier: true,
-            sqlstate: &sqlstate,
-            message: &message,
+            sqlstate: &sqlstate(raised.code),
+            message: &raised.message,
         };
         // Too many targets for one frame is the only way this can fail; the message says so.
         if let Err(too_long) = write_failed(&mut self.buffer, &failure) {
@@ -336,8 +337,9 @@ impl Capture {
         let topmost = relation.model.names.len() - 1;
         self.targets.clear();
         let wanting = relation
-            .interests
-            .iter()
+            .routes
+            .interests()
+            .into_iter()
             .filter(|interest| interest.wants(Action::Truncate))
             .filter(|interest| !(covered && usize::from(interest.level) == topmost));
         self.targets.extend(wanting.map(|interest| Target { subscription: interest.subscription, level: 0 }));
@@ -369,7 +371,8 @@ impl Capture {
             }
         }
         if !edits.is_empty() {
-            self.relations.retain(|_, relation| relation.reroute(&self.router));
+            self.relations
+                .retain(|_, relation| edits.iter().all(|(id, _)| relation.reroute(*id, &self.router)));
         }
         self.flush_when_full();
     }

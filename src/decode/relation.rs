@@ -6,15 +6,18 @@ use pgrx::pg_sys;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{CapturedColumn, Scratch};
+use super::memory::Memory;
 use super::raw;
-use super::route::{Interest, Router};
+use super::route::Router;
+use super::routes::{Change, Refused, Routes};
+use super::rows::Rows;
 use super::value::{KeyHasher, ValueEncoder};
 use crate::event::{Column, Relation, RowBuilder, TableName};
-use crate::link::frame::LaneKeys;
+use crate::link::frame::{LaneKeys, Target};
 
 /// What write-ahead log has of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Identity {
+pub enum Identity {
     /// The key's columns, when the key changed and in a delete.
     Key,
     /// All columns.
@@ -28,24 +31,16 @@ pub struct CapturedRelation {
     /// What the dispatcher is told of it.
     pub model: Relation,
     /// Who may want its changes.
-    pub interests: Vec<Interest>,
+    pub routes: Routes,
     /// Whether anybody may want it at all: it is a table, and none of our own.
     routable: bool,
     /// By which number the dispatcher knows it; none until it was told.
     pub reference: Option<u32>,
     identity: Identity,
     columns: Vec<CapturedColumn>,
+    /// Its rows as conditions look at them, made when the first is to be judged.
+    rows: Option<Rows>,
     memory: Memory,
-}
-
-/// A memory context that goes with its owner.
-struct Memory(pg_sys::MemoryContext);
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: made by `CapturedRelation::build` for its owner alone.
-        unsafe { pg_sys::MemoryContextDelete(self.0) };
-    }
 }
 
 impl CapturedRelation {
@@ -63,19 +58,6 @@ impl CapturedRelation {
             let is_table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
                 || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
             let routable = is_table && !ours;
-            let interests = if routable { router.interests(&names.0) } else { Vec::new() };
-            let memory = Memory(pg_sys::AllocSetContextCreateExtended(
-                pg_sys::TopMemoryContext,
-                c"pgwh relation".as_ptr(),
-                pg_sys::ALLOCSET_SMALL_MINSIZE as _,
-                pg_sys::ALLOCSET_SMALL_INITSIZE as _,
-                pg_sys::ALLOCSET_SMALL_MAXSIZE as _,
-            ));
-            let identity = match form.relreplident as u8 {
-                pg_sys::REPLICA_IDENTITY_FULL => Identity::Full,
-                pg_sys::REPLICA_IDENTITY_NOTHING => Identity::Nothing,
-                _ => Identity::Key,
-            };
             let mut captured = CapturedRelation {
                 model: Relation {
                     oid: (*relation).rd_id.to_u32(),
@@ -83,14 +65,20 @@ impl CapturedRelation {
                     names: names.0,
                     columns: Vec::new(),
                 },
-                interests,
+                routes: Routes::default(),
                 routable,
                 reference: None,
-                identity,
+                identity: identity_of(relation).0,
                 columns: Vec::new(),
-                memory,
+                rows: None,
+                memory: Memory::new(c"pgwh relation"),
             };
-            if always || !captured.interests.is_empty() {
+            if routable {
+                for (interest, condition) in router.interests(&captured.model.names) {
+                    captured.routes.add(interest, condition);
+                }
+            }
+            if always || !captured.routes.is_empty() {
                 captured.add_columns(relation);
             }
             captured
@@ -123,20 +111,44 @@ impl CapturedRelation {
                     length: attribute.attlen,
                     stored: attribute.attgenerated as u8 != b'v',
                     is_key: is_key || whole_row_is_key,
-                    encoder: ValueEncoder::new(attribute.atttypid, self.memory.0),
-                    hasher: (is_key && !whole_row_is_key)
-                        .then(|| KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.0)),
+                    encoder: ValueEncoder::new(attribute.atttypid, self.memory.context()),
+                    hasher: (is_key && !whole_row_is_key).then(|| {
+                        KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.context())
+                    }),
                 });
             }
         }
     }
 
-    /// Asks again who wants it; false when it has to be built anew, since nobody did before.
-    pub fn reroute(&mut self, router: &Router) -> bool {
-        if self.routable {
-            self.interests = router.interests(&self.model.names);
+    /// Takes note of what a subscription wants from here on; false when the relation has to be built anew, since nobody
+    /// wanted it before.
+    pub fn reroute(&mut self, subscription: i64, router: &Router) -> bool {
+        self.routes.remove(subscription);
+        if self.routable
+            && let Some((interest, condition)) = router.interest(subscription, &self.model.names)
+        {
+            self.routes.add(interest, condition);
         }
-        self.interests.is_empty() || !self.columns.is_empty() || !self.routable
+        self.routes.is_empty() || !self.columns.is_empty()
+    }
+
+    /// Finds who gets a change, and for whom that can't be said.
+    ///
+    /// # Safety
+    /// As [`Routes::select`]; the change is of this relation.
+    pub unsafe fn select(
+        &mut self,
+        change: &Change,
+        memory: pg_sys::MemoryContext,
+        targets: &mut Vec<Target>,
+        refused: &mut Vec<Refused>,
+    ) {
+        let rows = self.rows.get_or_insert_with(|| {
+            // SAFETY: as the caller promises; the relation's memory goes after its rows.
+            self.memory.within(|| unsafe { Rows::new(change.relation) })
+        });
+        // SAFETY: as the caller promises.
+        unsafe { self.routes.select(change, rows, memory, targets, refused) };
     }
 
     /// Encodes the row after the change.
@@ -298,6 +310,22 @@ unsafe fn names_of(relation: pg_sys::Relation) -> (Vec<TableName>, pg_sys::Oid) 
             }
         }
         (names, root)
+    }
+}
+
+/// What write-ahead log has of old rows, and the numbers of the columns that it has in any case.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn identity_of(relation: pg_sys::Relation) -> (Identity, Vec<i16>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let identity = match (*(*relation).rd_rel).relreplident as u8 {
+            pg_sys::REPLICA_IDENTITY_FULL => Identity::Full,
+            pg_sys::REPLICA_IDENTITY_NOTHING => Identity::Nothing,
+            _ => Identity::Key,
+        };
+        (identity, key_columns(relation))
     }
 }
 

@@ -21,6 +21,7 @@ use self::array::ArrayEncoder;
 use self::composite::CompositeEncoder;
 pub(crate) use self::key_hash::KeyHasher;
 use self::output::OutputFunction;
+pub(crate) use self::output::function_info;
 use super::text::utf8;
 use crate::event::value as json;
 

@@ -1,7 +1,7 @@
 //! The dispatcher: one a database. It takes events from the decoder, journals them, decides what is sent when, and tells
 //! how far everything is recorded. It never decodes, and the threads that send are its own.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -153,6 +153,8 @@ struct Dispatcher {
     recording: Recording,
     sending: Sending,
     publisher: Publisher,
+    /// Targets of the change to come that don't get it, and why.
+    refusals: HashMap<i64, String>,
     /// Versions of subscriptions that were told and are not stored yet.
     versions: Vec<Version>,
     /// The first image is being told: what is stored so far belongs to a slot that is gone.
@@ -177,6 +179,7 @@ impl Dispatcher {
             recording,
             sending,
             publisher: Publisher::new(database),
+            refusals: HashMap::new(),
             versions: Vec::new(),
             image: None,
             extension,
@@ -311,10 +314,14 @@ impl Dispatcher {
             Item::ImageEnd { lsn } => self.store_first_image(lsn),
             // Its events may be for a subscription that was told of just before.
             Item::Begin(_) => self.store_versions(),
+            Item::Refusal { subscription, reason } => {
+                self.refusals.insert(subscription, reason);
+            }
             Item::Change { .. } | Item::Failed { .. } => {
+                let refusals = std::mem::take(&mut self.refusals);
                 // What is decoded again is in the journal already, and so is what becomes of it.
                 if let Some(first) = self.recording.append(&item) {
-                    self.sending.arrive(first, item, &mut self.recording);
+                    self.sending.arrive(first, item, &refusals, &mut self.recording);
                 }
             }
             Item::Commit { end_lsn } => self.recording.arrived(end_lsn),
