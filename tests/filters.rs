@@ -1,7 +1,7 @@
 //! A subscription gets those changes for which its filter is true, as Postgres itself would say, and no others; what
 //! can't be said is a dead letter, and what makes no sense is refused in words that help.
 
-use harness::{Cluster, Event, Receiver};
+use harness::{Cluster, Event, Receiver, Reply, Request};
 use serde_json::json;
 
 fn stage() -> (Cluster, Receiver) {
@@ -248,7 +248,7 @@ fn a_filter_that_fails_on_a_row_makes_that_event_a_dead_letter() {
 
     cluster.sql("SELECT pgwh.redeliver(id) FROM pgwh.dead_letters WHERE subscription = 'fails'");
     cluster.wait_true("SELECT count(*) = 0 FROM pgwh.dead_letters WHERE subscription = 'fails'");
-    assert_eq!(told(&cluster.delivered(&receiver, "fails")), ["insert 1", "insert 2", "insert 0"]);
+    assert_eq!(told(&cluster.delivered(&receiver, "fails")), ["insert 1", "insert 0", "insert 2"]);
 }
 
 #[test]
@@ -356,4 +356,42 @@ fn plain_sql_is_checked_as_the_function_is_and_takes_effect_at_its_commit() {
     let keys: Vec<String> =
         cluster.delivered(&receiver, "s").iter().map(|event| event["key"]["id"].to_string()).collect();
     assert_eq!(keys, ["1", "2", "13", "4", "14"]);
+}
+
+/// The rows of user 8 come while the first of user 7 waits for its second attempt, and the others of user 7 wait for it.
+#[test]
+fn changes_with_the_same_key_columns_arrive_in_order_and_hold_back_no_others() {
+    let (cluster, receiver) = stage();
+    cluster.sql("ALTER TABLE orders REPLICA IDENTITY FULL");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "tables => '{orders}', key_columns => '{user_id}', retry_schedule => '{2 s}'",
+    );
+    receiver.behave(|request: &Request| {
+        let fails = request.events()[0]["data"]["record"]["id"] == 1 && request.attempt() == 1;
+        Reply::status(if fails { 500 } else { 200 })
+    });
+    cluster.sql("INSERT INTO orders (id, user_id) SELECT n, 7 + (n + 1) % 2 FROM generate_series(1, 20) n");
+    cluster.sql("UPDATE orders SET user_id = 9 WHERE id = 20; UPDATE orders SET user_id = 9 WHERE id = 1");
+    cluster.sql("DELETE FROM orders WHERE id = 20");
+    let came: Vec<(i64, String)> = cluster
+        .delivered(&receiver, "s")
+        .iter()
+        .map(|event| (event["record"]["id"].as_i64().unwrap(), event.text("action")))
+        .collect();
+    let place = |id, action: &str| came.iter().position(|came| *came == (id, action.to_owned())).unwrap();
+    assert_eq!(came.len(), 23);
+    for user in [1, 2] {
+        let ids: Vec<i64> = came
+            .iter()
+            .filter(|(id, action)| id % 2 == user % 2 && action == "insert")
+            .map(|(id, _)| *id)
+            .collect();
+        assert!(ids.is_sorted(), "{ids:?}");
+    }
+    // The first attempt of the first is among what came.
+    assert!((2..=20).step_by(2).all(|id| place(id, "insert") < place(3, "insert")), "{came:?}");
+    // Two rows come to have one key: from there on they are in order, too.
+    assert!(place(20, "update") < place(1, "update") && place(1, "update") < place(20, "delete"), "{came:?}");
 }

@@ -81,7 +81,8 @@ fn condition(rng: &mut Rng, depth: usize) -> String {
     }
     let (name, kind, values) = column(rng);
     // Arrays of arrays have another syntax, and no other type than its own compares with json.
-    let usable: Vec<&&str> = CONDITIONS.iter().filter(|text| !(text.contains('#') && kind == "int[]")).collect();
+    let usable: Vec<&&str> =
+        CONDITIONS.iter().filter(|text| !(text.contains('#') && kind == "int[]")).collect();
     let mut text = usable[rng.usize(..usable.len())].replace('#', kind);
     let place = ["", "", "new.", "old."][rng.usize(..4)];
     text = text.replace('$', &format!("{place}{name}"));
@@ -160,7 +161,10 @@ fn what_arrives_is_what_sql_selects() {
                 format!("UPDATE t SET {name} = {} WHERE id = {key}", value(&mut rng, values))
             }
             2 => format!("UPDATE t SET ({names}) = ROW ({}) WHERE id = {key}", row(&mut rng)),
-            _ => format!("INSERT INTO t (id, {names}) VALUES ({key}, {}) ON CONFLICT DO NOTHING", row(&mut rng)),
+            _ => format!(
+                "INSERT INTO t (id, {names}) VALUES ({key}, {}) ON CONFLICT DO NOTHING",
+                row(&mut rng)
+            ),
         };
         script.push_str(&format!("{change};\n"));
     }
@@ -175,8 +179,10 @@ fn what_arrives_is_what_sql_selects() {
     let mut matched = 0;
     for (name, filter) in &filters {
         let came = cluster.delivered(&receiver, name);
-        let mut came: Vec<_> =
-            came.iter().map(|event| (event.place(), event.text("action"), event["key"]["id"].to_string())).collect();
+        let mut came: Vec<_> = came
+            .iter()
+            .map(|event| (event.place(), event.text("action"), event["key"]["id"].to_string()))
+            .collect();
         came.sort();
         let came: Vec<String> = came.into_iter().map(|(_, action, key)| format!("{action} {key}")).collect();
         let spelled = |bare| qualified(filter, bare).replace("new.", "n.").replace("old.", "o.");
@@ -191,6 +197,10 @@ fn what_arrives_is_what_sql_selects() {
         matched += came.len();
     }
     let distinct: BTreeSet<&String> = filters.iter().map(|(_, filter)| filter).collect();
-    assert!(matched > CHANGES && distinct.len() > SUBSCRIPTIONS / 2, "{matched} of {} filters", distinct.len());
+    assert!(
+        matched > CHANGES && distinct.len() > SUBSCRIPTIONS / 2,
+        "{matched} of {} filters",
+        distinct.len()
+    );
     assert_eq!(cluster.value("SELECT count(*) FROM pgwh.dead_letters"), "0");
 }

@@ -285,7 +285,7 @@ mod tests {
         router.apply(4, Some(&Spec { home: "elsewhere".to_owned(), ..spec(&["*.*"], None) }));
         router.apply(5, Some(&Spec { enabled: false, ..spec(&["*.*"], None) }));
         assert_eq!(ids(&router, &[name("public", "orders")]), [1, 2, 3]);
-        assert_eq!(ids(&router, &[name("sales", "orders")]), []);
+        assert!(ids(&router, &[name("sales", "orders")]).is_empty());
         router.apply(3, Some(&spec(&["sales.orders"], None)));
         router.apply(1, None);
         assert_eq!(ids(&router, &[name("public", "orders")]), [2]);

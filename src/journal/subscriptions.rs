@@ -27,6 +27,8 @@ pub struct SubscriptionRow {
     pub batch_wait: Duration,
     /// What order its events keep.
     pub ordering: RowOrdering,
+    /// Columns whose values are the key; none: the table's key.
+    pub key_columns: Option<Vec<String>>,
     /// Limit of a request.
     pub timeout: Duration,
     /// Requests at once, 1 at least.
@@ -62,7 +64,7 @@ const QUERY: &str = "
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
                  FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n),
            extract(epoch FROM s.retention)::float8, s.enabled, s.paused, s.disabled_reason,
-           array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL)
+           array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL), s.key_columns
     FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
     WHERE s.home = pgwh.home()";
 
@@ -123,6 +125,7 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
         paused: row.get(15)?.unwrap_or_default(),
         disabled_reason: row.get(16)?,
         secrets: row.get(17)?.unwrap_or_default(),
+        key_columns: row.get(18)?,
     })
 }
 

@@ -80,8 +80,11 @@ impl Recording {
         self.frontier
     }
 
-    /// Keeps events as long as these subscriptions and the setting ask for.
+    /// Keeps events as long as these subscriptions and the setting ask for, and tells them by their keys.
     pub fn keep_for(&mut self, rows: &[SubscriptionRow]) {
+        for row in rows {
+            self.journal.own_keys.set(row.id, row.key_columns.as_deref());
+        }
         let asked = rows.iter().filter_map(|row| row.retention);
         self.longest_retention = asked.chain([settings::retention()]).max().unwrap_or_default();
     }

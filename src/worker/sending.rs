@@ -148,7 +148,6 @@ impl Sending {
         let numbers = (first.0..).map(DeliveryId);
         match item {
             frame::Item::Change { event, keys, barrier, targets } => {
-                let order = order_of(keys, &event, barrier);
                 let at = at_of(&event);
                 // Shared by all targets, but charged to each: memory is then never more than what is charged.
                 let charge = event.memory();
@@ -160,6 +159,9 @@ impl Sending {
                         recording.record_refused(id, target.subscription, &event, reason);
                         continue;
                     }
+                    let own_keys = &recording.journal().own_keys;
+                    let (keys, barrier) = own_keys.of(target.subscription, &event, keys, barrier);
+                    let order = order_of(keys, &event, barrier);
                     let payload = (event.clone(), target.level);
                     if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge)
                     {
