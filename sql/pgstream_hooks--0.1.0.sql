@@ -635,6 +635,12 @@ CREATE FUNCTION pgwh.subscription_problem(url text, tables text[]) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'subscription_problem_wrapper';
 COMMENT ON FUNCTION pgwh.subscription_problem(text, text[]) IS 'why a subscription that was once accepted would be refused today; null when it would not';
 
+CREATE FUNCTION pgwh.condition_problem(
+    tables text[], event_types text[], filter text, changed text[], key_columns text[]
+) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
+COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
+
 CREATE FUNCTION pgwh.capture_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
@@ -694,7 +700,8 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             ) b ORDER BY age(b.xid) DESC LIMIT 1
         ), subscription AS MATERIALIZED (
             SELECT s.name, s.home <> pgwh.home() AS held,
-                CASE WHEN s.enabled THEN pgwh.subscription_problem(s.url, s.tables) END AS problem, s.updated_at
+                CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables),
+                    pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) END AS problem, s.updated_at
             FROM pgwh.subscriptions s
         ), endpoint AS MATERIALIZED (
             SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
@@ -792,10 +799,11 @@ CREATE VIEW pgwh.status AS
             WHEN p.refused IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
             WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
             ELSE 'active' END AS state,
-            p.refused, p.missing
+            p.refused, p.missing, p.unfit
         FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id,
             -- Without its url nothing can be sent; without one of its tables the others still are.
-            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables)) p (refused, missing)
+            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables),
+                pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) p (refused, missing, unfit)
     )
     SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
         CASE j.state
@@ -804,7 +812,7 @@ CREATE VIEW pgwh.status AS
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(j.refused, (SELECT b.detail FROM broken b))
             WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
-            ELSE j.missing END AS reason,
+            ELSE coalesce(j.missing, j.unfit) END AS reason,
         CASE j.state
             WHEN 'held' THEN format('UPDATE pgwh.subscriptions SET home = DEFAULT WHERE name = %L;', j.name)
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
@@ -813,7 +821,9 @@ CREATE VIEW pgwh.status AS
             WHEN 'error' THEN CASE WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
                 ELSE format('UPDATE pgwh.subscriptions SET url = ''https://…'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET tables = ''{…}'' WHERE name = %L;', j.name) END
+                THEN format('UPDATE pgwh.subscriptions SET tables = ''{…}'' WHERE name = %L;', j.name)
+                WHEN j.unfit IS NOT NULL
+                THEN format('UPDATE pgwh.subscriptions SET filter = ''…'' WHERE name = %L;', j.name) END
             END AS next_step,
         coalesce(t.pending, 0) AS pending,
         coalesce(t.retrying, 0) AS retrying,

@@ -66,6 +66,15 @@ pub enum Error {
         /// Names of its columns that look like it.
         near: Vec<String>,
     },
+    /// A command takes from a table what a subscription needs.
+    Needed {
+        /// Whose need it is.
+        subscription: String,
+        /// The table.
+        table: String,
+        /// What is wrong after the command.
+        why: String,
+    },
     /// An old value is needed that write-ahead log doesn't have.
     OldValueUnknown {
         /// The argument that needs it.
@@ -254,6 +263,15 @@ impl Error {
                 "column does not exist".into(),
                 format!("{argument} names {column:?}, which table {table} does not have."),
                 did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
+            ),
+            Error::Needed { subscription, table, why } => (
+                ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                format!("subscription {subscription:?} needs table {table} as it is"),
+                format!("After this command it would no longer fit: {why}"),
+                format!(
+                    "Change the subscription first, with UPDATE pgwh.subscriptions SET filter = … WHERE name = '{0}', or end it: SELECT pgwh.unsubscribe('{0}');",
+                    subscription.replace('\'', "''")
+                ),
             ),
             Error::OldValueUnknown { argument, event_type, column, table } => (
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

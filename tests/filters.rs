@@ -1,6 +1,8 @@
 //! A subscription gets those changes for which its filter is true, as Postgres itself would say, and no others; what
 //! can't be said is a dead letter, and what makes no sense is refused in words that help.
 
+use std::collections::BTreeSet;
+
 use harness::{Cluster, Event, Receiver, Reply, Request};
 use serde_json::json;
 
@@ -316,8 +318,9 @@ fn a_wildcard_means_the_tables_that_the_filter_fits() {
     );
     cluster.sql("INSERT INTO orders (id, user_id) VALUES (1, 7), (2, 8); INSERT INTO other VALUES (3)");
     cluster.sql("INSERT INTO later VALUES (4, 7), (5, 8); INSERT INTO unfit VALUES (6); INSERT INTO parts VALUES (1, 7), (1, 8)");
-    let what: Vec<String> = cluster.delivered(&receiver, "s").iter().map(Event::what).collect();
-    assert_eq!(what, ["public.orders insert", "public.later insert", "public.parts insert"]);
+    let what: BTreeSet<String> = cluster.delivered(&receiver, "s").iter().map(Event::what).collect();
+    let expected = ["public.later insert", "public.orders insert", "public.parts insert"];
+    assert_eq!(what, BTreeSet::from(expected.map(str::to_owned)));
     let url = receiver.url("/s");
     for tables in ["{orders, other}", "{public.oth*}"] {
         let refused =
@@ -394,4 +397,100 @@ fn changes_with_the_same_key_columns_arrive_in_order_and_hold_back_no_others() {
     assert!((2..=20).step_by(2).all(|id| place(id, "insert") < place(3, "insert")), "{came:?}");
     // Two rows come to have one key: from there on they are in order, too.
     assert!(place(20, "update") < place(1, "update") && place(1, "update") < place(20, "delete"), "{came:?}");
+}
+
+#[test]
+fn a_table_keeps_what_a_subscription_needs_of_it() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "ALTER TABLE orders REPLICA IDENTITY FULL; CREATE TABLE other (id int PRIMARY KEY, note text);
+         CREATE TABLE parts (id int, note text) PARTITION BY LIST (id);
+         CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)",
+    );
+    cluster.subscribe(&receiver, "totals", "tables => '{orders}', filter => 'total > 100'");
+    cluster.subscribe(
+        &receiver,
+        "moved",
+        "tables => '{public.ord*}', changed => '{status}', key_columns => '{user_id}'",
+    );
+    cluster.subscribe(&receiver, "shown", "tables => '{orders}', exclude_columns => '{doc}'");
+    cluster.subscribe(
+        &receiver,
+        "parts",
+        "tables => '{public.parts*}', event_types => '{insert}', filter => 'note = ''x'''",
+    );
+    for (command, subscription) in [
+        ("ALTER TABLE orders DROP COLUMN total", "totals"),
+        ("ALTER TABLE orders ADD extra int, ALTER COLUMN total TYPE text", "totals"),
+        ("ALTER TABLE orders RENAME total TO sum", "totals"),
+        ("ALTER TABLE orders REPLICA IDENTITY DEFAULT", "totals"),
+        ("ALTER TABLE orders DROP COLUMN status", "moved"),
+        ("DO 'BEGIN ALTER TABLE orders RENAME user_id TO customer; END'", "moved"),
+        ("ALTER TABLE orders RENAME doc TO document", "shown"),
+        ("ALTER TABLE parts DROP COLUMN note", "parts"),
+        ("ALTER TABLE parts RENAME note TO notes", "parts"),
+    ] {
+        let refused = cluster.refused(command);
+        assert_eq!(refused.code, "2BP01", "{command}: {refused:?}");
+        assert!(refused.message.contains(subscription), "{command}: {refused:?}");
+        assert!(refused.hint.contains(subscription), "{command}: {refused:?}");
+    }
+    // What nobody needs may change, and so may what is needed as long as it still fits.
+    cluster.each(&[
+        "ALTER TABLE orders ALTER COLUMN total TYPE float8",
+        "ALTER TABLE orders DROP COLUMN tags",
+        "ALTER TABLE orders ADD extra int DEFAULT 7",
+        "ALTER TABLE other DROP COLUMN note",
+        "ALTER TABLE IF EXISTS nothing DROP COLUMN note",
+    ]);
+    cluster.sql("CREATE ROLE someone LOGIN; CREATE SCHEMA s AUTHORIZATION someone; ALTER TABLE other OWNER TO someone");
+    cluster.as_role("someone").sql("ALTER TABLE other ADD note text; ALTER TABLE other DROP COLUMN note");
+    cluster.sql("INSERT INTO orders (id, total) VALUES (1, 50), (2, 150)");
+    assert_eq!(told(&cluster.delivered(&receiver, "totals")), ["insert 2"]);
+    for name in ["totals", "moved", "shown"] {
+        cluster.sql(&format!("SELECT pgwh.unsubscribe('{name}')"));
+    }
+    cluster.sql("ALTER TABLE orders DROP COLUMN total, DROP COLUMN status, DROP COLUMN doc");
+}
+
+/// Nobody guards what a type is made of, nor a catalog that is written by hand.
+#[test]
+fn what_no_longer_fits_makes_dead_letters_until_it_is_mended() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood)");
+    cluster.subscribe(&receiver, "s", "tables => '{t}', event_types => '{insert}', filter => 'm = ''ok'''");
+    cluster.sql("INSERT INTO t VALUES (1, 'ok'), (2, 'sad')");
+    cluster.sql("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; ALTER TABLE t ADD extra int");
+    cluster.sql("INSERT INTO t VALUES (3, 'fine'), (4, 'sad')");
+    assert_eq!(told(&cluster.delivered(&receiver, "s")), ["insert 1"]);
+    assert_eq!(
+        cluster.column("SELECT key ->> 'id' FROM pgwh.dead_letters WHERE error_class = 'filter' ORDER BY 1"),
+        ["3", "4"]
+    );
+    let health = "SELECT detail FROM pgwh.health() WHERE check_name = 'subscriptions valid' AND NOT ok";
+    assert!(cluster.value(health).contains("invalid input value for enum mood"), "{}", cluster.value(health));
+    let reason = cluster.status("s", "reason");
+    assert!(reason.contains("invalid input value for enum mood"), "{reason}");
+
+    cluster.sql("UPDATE pgwh.subscriptions SET filter = 'm = ''fine'''");
+    cluster.sql("INSERT INTO t VALUES (5, 'fine')");
+    assert_eq!(told(&cluster.delivered(&receiver, "s")), ["insert 1", "insert 5"]);
+    assert_eq!(cluster.value(&health.replace("AND NOT ok", "AND ok")), "1 subscriptions");
+}
+
+#[test]
+fn health_names_the_tables_that_a_filter_does_not_fit() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "tables => '{public.*}', event_types => '{insert}', filter => 'user_id = 7'",
+    );
+    let check = |what: &str| {
+        cluster.value(&format!("SELECT {what} FROM pgwh.health() WHERE check_name = 'subscriptions valid'"))
+    };
+    assert_eq!(check("ok"), "t");
+    cluster.sql("CREATE TABLE unfit (id int PRIMARY KEY)");
+    assert_eq!(check("ok"), "f");
+    assert!(check("detail").contains("public.unfit"), "{}", check("detail"));
 }

@@ -16,7 +16,7 @@ use crate::decode::{condition, raw, text};
 use crate::error::{Error, Unfit};
 
 /// The parts of a subscription that are judged here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Conditions {
     /// Patterns of tables, in their stored spelling.
     pub tables: Vec<String>,
@@ -27,8 +27,17 @@ pub struct Conditions {
     pub key_columns: Option<Vec<String>>,
 }
 
+/// How long a table that is looked at keeps its definition.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// While it is looked at.
+    Brief,
+    /// Until the end of the transaction.
+    Lasting,
+}
+
 /// Why conditions don't fit a table.
-enum Problem {
+pub enum Problem {
     /// They are not about this table: it lacks a column, or the filter means nothing there.
     Misfit(Error),
     /// They are, but write-ahead log doesn't have what they need.
@@ -36,7 +45,8 @@ enum Problem {
 }
 
 impl Problem {
-    fn into_error(self) -> Error {
+    /// In words.
+    pub fn into_error(self) -> Error {
         match self {
             Problem::Misfit(error) | Problem::Lacking(error) => error,
         }
@@ -50,7 +60,8 @@ impl Conditions {
         let mut misfit = None;
         let mut fits = false;
         for (table, is_named) in self.tables()? {
-            match self.fit(table) {
+            let lock = if is_named { Lock::Lasting } else { Lock::Brief };
+            match self.fit(table, lock) {
                 Ok(()) => fits = true,
                 Err(Problem::Misfit(error)) if !is_named => misfit = misfit.or(Some(error)),
                 Err(problem) => return Err(problem.into_error()),
@@ -65,7 +76,7 @@ impl Conditions {
     /// The first table that they don't fit today, and why, in one line.
     pub fn problem(&self) -> Result<Option<String>, Error> {
         for (table, _) in self.tables()? {
-            if let Err(problem) = self.fit(table) {
+            if let Err(problem) = self.fit(table, Lock::Brief) {
                 return Ok(Some(problem.into_error().in_one_line()));
             }
         }
@@ -84,9 +95,9 @@ impl Conditions {
         self.event_types.iter().any(|word| word == event_type)
     }
 
-    fn fit(&self, table: pg_sys::Oid) -> Result<(), Problem> {
+    /// Whether they fit a table that holds rows.
+    pub fn fit(&self, table: pg_sys::Oid, lock: Lock) -> Result<(), Problem> {
         let memory = Memory::new(c"pgwh filter check");
-        // What fits holds a lock on the table until the end of the transaction: its definition stays as it was seen.
         let judged = in_subtransaction(memory.context(), || {
             // SAFETY: a table that has gone meanwhile raises nothing, and what is opened is closed.
             unsafe {
@@ -95,7 +106,8 @@ impl Conditions {
                     return Ok(());
                 }
                 let judged = self.fit_relation(relation);
-                pg_sys::relation_close(relation, pg_sys::NoLock as _);
+                let unlock = if lock == Lock::Brief { pg_sys::AccessShareLock } else { pg_sys::NoLock };
+                pg_sys::relation_close(relation, unlock as _);
                 judged
             }
         });
@@ -211,7 +223,7 @@ unsafe fn compile_twice(text: &CStr, relation: pg_sys::Relation, bare: Bare) -> 
 }
 
 /// The table's qualified name.
-fn name_of(table: pg_sys::Oid) -> String {
+pub fn name_of(table: pg_sys::Oid) -> String {
     // SAFETY: look-ups in the system cache; names are null or end in NUL.
     let name = |name: *mut std::ffi::c_char| unsafe {
         if name.is_null() { String::new() } else { text::utf8(CStr::from_ptr(name).to_bytes()).into_owned() }
@@ -220,6 +232,20 @@ fn name_of(table: pg_sys::Oid) -> String {
     unsafe {
         let schema = name(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table)));
         super::tables::of_table(&schema, &name(pg_sys::get_rel_name(table)))
+    }
+}
+
+/// The names of a table's columns.
+pub fn columns_of_table(table: pg_sys::Oid) -> Vec<String> {
+    // SAFETY: a table that has gone meanwhile has none; what is opened is closed.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+        if relation.is_null() {
+            return Vec::new();
+        }
+        let columns = Table::of(relation).columns;
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+        columns.into_iter().map(|(name, _)| name).collect()
     }
 }
 

@@ -16,6 +16,8 @@ mod installed;
 #[cfg(feature = "server")]
 mod journal;
 #[cfg(feature = "server")]
+pub mod keeping;
+#[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
 mod near;

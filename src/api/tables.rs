@@ -92,7 +92,7 @@ pub fn tables_of(stored: &[String]) -> Result<Vec<(pg_sys::Oid, bool)>, Error> {
 }
 
 /// The table itself, or what holds the rows of a partitioned one.
-fn with_rows(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, Error> {
+pub fn with_rows(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, Error> {
     // SAFETY: a syscache look-up in a transaction.
     match unsafe { pg_sys::get_rel_relkind(table) } as u8 {
         b'r' => Ok(vec![table]),

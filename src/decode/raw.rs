@@ -68,6 +68,9 @@ pub mod unguarded {
     }
 }
 
+/// The role that made the cluster (`BOOTSTRAP_SUPERUSERID`, pg_authid.dat).
+pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(10);
+
 /// What the meaning of a filter's text depends on, and how workers have it (`worker/process.rs` pins the same).
 pub const SETTINGS_OF_FILTERS: [(&CStr, &CStr); 4] = [
     (c"search_path", c"pg_catalog"),
