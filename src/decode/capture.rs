@@ -29,6 +29,8 @@ use crate::worker::shmem::Database;
 
 /// How much is gathered before it is put on the queue, while there is more to decode.
 const BATCH_BYTES: usize = 32 * 1024;
+/// How many relations that may have changed are kept, in case they have not.
+const MOST_STALE: usize = 10_000;
 /// How much room the buffer keeps after an event larger than that.
 const KEPT_BYTES: usize = 256 * 1024;
 
@@ -40,6 +42,8 @@ pub struct Capture {
     subscriptions: pg_sys::Oid,
     router: Router,
     relations: HashMap<pg_sys::Oid, CapturedRelation>,
+    /// Relations that may have changed since they were looked up.
+    stale: HashMap<pg_sys::Oid, CapturedRelation>,
     /// By which number the dispatcher knows a table; a later version of its definition takes its predecessor's place.
     references: HashMap<pg_sys::Oid, u32>,
     scratch: Scratch,
@@ -87,6 +91,7 @@ impl Capture {
             subscriptions,
             router,
             relations: HashMap::new(),
+            stale: HashMap::new(),
             references: HashMap::new(),
             scratch: Scratch::default(),
             targets: Vec::new(),
@@ -194,8 +199,10 @@ impl Capture {
         unsafe {
             if (*relation).rd_id == self.subscriptions {
                 // The table has REPLICA IDENTITY FULL, so both rows are whole.
-                let mut table = CapturedRelation::build(relation, &self.router, true);
-                self.edits.extend(edits::read(&mut table, &mut self.scratch, (*relation).rd_att, old, new));
+                self.look_up(relation);
+                if let Some(table) = self.relations.get_mut(&self.subscriptions) {
+                    self.edits.extend(edits::read(table, &mut self.scratch, (*relation).rd_att, old, new));
+                }
                 return;
             }
             self.look_up(relation);
@@ -220,7 +227,8 @@ impl Capture {
         unsafe {
             let oid = (*relation).rd_id;
             if !self.relations.contains_key(&oid) {
-                let captured = CapturedRelation::build(relation, &self.router, false);
+                let (before, always) = (self.stale.remove(&oid), oid == self.subscriptions);
+                let captured = CapturedRelation::build(relation, &self.router, before, always);
                 self.relations.insert(oid, captured);
             }
         }
@@ -228,10 +236,14 @@ impl Capture {
 
     fn forget_stale(&mut self) {
         match invalidation::take() {
-            Stale::Some(oids) => oids.iter().for_each(|oid| {
-                self.relations.remove(oid);
-            }),
-            Stale::All => self.relations.clear(),
+            Stale::Some(oids) => {
+                self.stale.extend(oids.iter().filter_map(|oid| self.relations.remove_entry(oid)));
+            }
+            Stale::All => self.stale.extend(self.relations.drain()),
+        }
+        // Some are never asked for again.
+        if self.stale.len() > MOST_STALE {
+            self.stale.clear();
         }
     }
 
@@ -371,8 +383,9 @@ impl Capture {
             }
         }
         if !edits.is_empty() {
-            self.relations
-                .retain(|_, relation| edits.iter().all(|(id, _)| relation.reroute(*id, &self.router)));
+            for known in [&mut self.relations, &mut self.stale] {
+                known.retain(|_, relation| edits.iter().all(|(id, _)| relation.reroute(*id, &self.router)));
+            }
         }
         self.flush_when_full();
     }

@@ -45,11 +45,17 @@ pub struct CapturedRelation {
 
 impl CapturedRelation {
     /// Looks a relation up: its names as of the change being decoded, who wants it and, if anybody does (or `always`),
-    /// how its values are encoded.
+    /// how its values are encoded. `before` is the relation as it was when last known: if it is still the same, who wants
+    /// it is not asked again.
     ///
     /// # Safety
     /// `relation` is open, and a transaction with the change's historic snapshot is in progress.
-    pub unsafe fn build(relation: pg_sys::Relation, router: &Router, always: bool) -> CapturedRelation {
+    pub unsafe fn build(
+        relation: pg_sys::Relation,
+        router: &Router,
+        before: Option<CapturedRelation>,
+        always: bool,
+    ) -> CapturedRelation {
         // SAFETY: as the caller promises; the context is owned by the result.
         unsafe {
             let form = &*(*relation).rd_rel;
@@ -73,8 +79,13 @@ impl CapturedRelation {
                 rows: None,
                 memory: Memory::new(c"pgwh relation"),
             };
-            if routable {
-                for (interest, condition) in router.interests(&captured.model.names) {
+            let names = &captured.model.names;
+            if let Some(before) =
+                before.filter(|before| before.model.names == *names && before.is_now(relation))
+            {
+                (captured.routes, captured.rows) = (before.routes, before.rows);
+            } else if routable {
+                for (interest, condition) in router.interests(names) {
                     captured.routes.add(interest, condition);
                 }
             }
@@ -83,6 +94,12 @@ impl CapturedRelation {
             }
             captured
         }
+    }
+
+    /// Whether what its conditions were compiled for is the same now.
+    unsafe fn is_now(&self, relation: pg_sys::Relation) -> bool {
+        // SAFETY: the relation is open.
+        self.rows.as_ref().is_some_and(|rows| unsafe { rows.fit(relation) }) && !self.routes.has_broken()
     }
 
     /// # Safety
@@ -143,10 +160,8 @@ impl CapturedRelation {
         targets: &mut Vec<Target>,
         refused: &mut Vec<Refused>,
     ) {
-        let rows = self.rows.get_or_insert_with(|| {
-            // SAFETY: as the caller promises; the relation's memory goes after its rows.
-            self.memory.within(|| unsafe { Rows::new(change.relation) })
-        });
+        // SAFETY: as the caller promises.
+        let rows = self.rows.get_or_insert_with(|| unsafe { Rows::new(change.relation) });
         // SAFETY: as the caller promises.
         unsafe { self.routes.select(change, rows, memory, targets, refused) };
     }

@@ -129,6 +129,12 @@ impl Routes {
         self.free.is_empty() && self.shapes.is_empty()
     }
 
+    /// Whether there is something that could not be compiled or read.
+    pub fn has_broken(&self) -> bool {
+        let mut variants = self.shapes.iter().flat_map(|(_, shaped)| &shaped.variants);
+        variants.any(|variant| matches!(variant.compiled, Some(Err(_))) || !variant.broken.is_empty())
+    }
+
     /// Everybody who may want something, in order.
     pub fn interests(&self) -> Vec<Interest> {
         let shaped = self.shapes.iter().flat_map(|(_, shaped)| shaped.members.values());

@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{self, Datum};
 
 use super::filter::Uses;
+use super::memory::Memory;
 use super::raw;
 use super::relation::{Identity, identity_of};
 use super::value::is_unchanged_toast;
@@ -33,25 +34,30 @@ pub struct Rows {
     old_unknown: Vec<bool>,
     /// Which large values an update left as they were.
     untouched: Vec<bool>,
+    /// Holds the slots, the context and the descriptor.
+    _memory: Memory,
 }
 
 impl Rows {
     /// Room for rows of a relation.
     ///
     /// # Safety
-    /// `relation` is open. What is made lives in the current memory context, which must outlive it.
+    /// `relation` is open.
     pub unsafe fn new(relation: pg_sys::Relation) -> Rows {
+        let memory = Memory::new(c"pgwh rows");
         // SAFETY: as the caller promises. A virtual row that is once stored stays so, whatever its values become.
         unsafe {
             let (identity, key) = identity_of(relation);
-            let desc = pg_sys::CreateTupleDescCopyConstr((*relation).rd_att);
-            let slot = || {
-                pg_sys::ExecStoreVirtualTuple(pg_sys::MakeSingleTupleTableSlot(desc, &pg_sys::TTSOpsVirtual))
-            };
-            let (new, old) = (slot(), slot());
-            let context = pg_sys::CreateStandaloneExprContext();
-            (*context).ecxt_outertuple = new;
-            (*context).ecxt_innertuple = old;
+            let (desc, new, old, context) = memory.within(|| {
+                let desc = pg_sys::CreateTupleDescCopyConstr((*relation).rd_att);
+                let slot = || pg_sys::MakeSingleTupleTableSlot(desc, &pg_sys::TTSOpsVirtual);
+                let (new, old) =
+                    (pg_sys::ExecStoreVirtualTuple(slot()), pg_sys::ExecStoreVirtualTuple(slot()));
+                let context = pg_sys::CreateStandaloneExprContext();
+                (*context).ecxt_outertuple = new;
+                (*context).ecxt_innertuple = old;
+                (desc, new, old, context)
+            });
             let natts = (*desc).natts as usize;
             let attributes = (0..natts).map(|place| {
                 let attribute = raw::attribute(desc, place);
@@ -73,7 +79,23 @@ impl Rows {
                 new_unknown: unknown.clone(),
                 old_unknown: unknown.clone(),
                 untouched: unknown,
+                _memory: memory,
             }
+        }
+    }
+
+    /// Whether rows of the relation, as it is now, are the same as when this was made.
+    ///
+    /// # Safety
+    /// `relation` is open.
+    pub unsafe fn fit(&self, relation: pg_sys::Relation) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let (identity, key) = identity_of(relation);
+            let same_key = |attribute: &Attribute| attribute.is_key == key.contains(&attribute.number);
+            identity == self.identity
+                && self.attributes.iter().all(same_key)
+                && pg_sys::equalTupleDescs(self.desc, (*relation).rd_att)
         }
     }
 
