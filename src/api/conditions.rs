@@ -1,7 +1,8 @@
 //! What a subscription says of rows and columns beyond their tables: `filter`, `changed` and `key_columns`. Each must fit
 //! the tables of today, and need nothing that write-ahead log doesn't have.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::CStr;
 
 use pgrx::prelude::*;
@@ -11,6 +12,7 @@ use super::tables::tables_of;
 use crate::decode::filter::{self, Bare, Uses};
 use crate::decode::memory::Memory;
 use crate::decode::relation::{Identity, identity_of};
+use crate::decode::shape::{Literal, LiteralValue, Shape};
 use crate::decode::subtransaction::{Raised, in_subtransaction};
 use crate::decode::{condition, raw, text};
 use crate::error::{Error, Unfit};
@@ -25,6 +27,32 @@ pub struct Conditions {
     pub filter: Option<String>,
     pub changed: Option<Vec<String>>,
     pub key_columns: Option<Vec<String>>,
+}
+
+/// As many conditions are remembered as fitting.
+const MOST_KNOWN: usize = 10_000;
+
+thread_local! {
+    static KNOWN_TO_FIT: RefCell<(Moment, HashSet<Conditions>)> = RefCell::default();
+}
+
+/// A command of this session: while it runs, it sees no change of a table.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Moment {
+    statement: i64,
+    command: u32,
+}
+
+impl Moment {
+    fn now() -> Moment {
+        // SAFETY: globals of this process; a transaction is in progress.
+        unsafe {
+            Moment {
+                statement: pg_sys::GetCurrentStatementStartTimestamp(),
+                command: pg_sys::GetCurrentCommandId(false),
+            }
+        }
+    }
 }
 
 /// How long a table that is looked at keeps its definition.
@@ -57,6 +85,9 @@ impl Conditions {
     /// Checks them against each table that there is. A table that a wildcard leads to, and that they don't fit, is not
     /// meant, as long as they fit another.
     pub fn check(&self) -> Result<(), Error> {
+        if self.is_known_to_fit() {
+            return Ok(());
+        }
         let mut misfit = None;
         let mut fits = false;
         for (table, is_named) in self.tables()? {
@@ -69,18 +100,51 @@ impl Conditions {
         }
         match misfit.filter(|_| !fits) {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => {
+                self.remember_that_it_fits();
+                Ok(())
+            }
         }
     }
 
     /// The first table that they don't fit today, and why, in one line.
     pub fn problem(&self) -> Result<Option<String>, Error> {
+        if self.is_known_to_fit() {
+            return Ok(None);
+        }
         for (table, _) in self.tables()? {
             if let Err(problem) = self.fit(table, Lock::Brief) {
                 return Ok(Some(problem.into_error().in_one_line()));
             }
         }
+        self.remember_that_it_fits();
         Ok(None)
+    }
+
+    /// Whether the same was found to fit in this very command. Numbers in the filter make no difference.
+    fn is_known_to_fit(&self) -> bool {
+        let now = Moment::now();
+        KNOWN_TO_FIT.with_borrow(|(moment, known)| *moment == now && known.contains(&self.without_numbers()))
+    }
+
+    fn remember_that_it_fits(&self) {
+        let now = Moment::now();
+        KNOWN_TO_FIT.with_borrow_mut(|(moment, known)| {
+            if *moment != now || known.len() >= MOST_KNOWN {
+                *moment = now;
+                known.clear();
+            }
+            known.insert(self.without_numbers());
+        });
+    }
+
+    fn without_numbers(&self) -> Conditions {
+        let shape = |filter: &String| {
+            let shape = Shape::of(filter);
+            let is_number = |literal: &Literal| !matches!(literal.value, LiteralValue::Text(_));
+            if shape.literals.iter().all(is_number) { shape.text } else { filter.clone() }
+        };
+        Conditions { filter: self.filter.as_ref().map(shape), ..self.clone() }
     }
 
     /// The tables that they are about, and whether each is named without a wildcard; none when there are no conditions.

@@ -12,8 +12,6 @@ pub struct Raised {
     pub code: PgSqlErrorCode,
     /// Its message.
     pub message: String,
-    /// Its DETAIL.
-    pub detail: Option<String>,
     /// Its HINT.
     pub hint: Option<String>,
 }
@@ -21,7 +19,7 @@ pub struct Raised {
 impl Raised {
     /// One that was not raised by Postgres.
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Raised {
-        Raised { code, message: message.into(), detail: None, hint: None }
+        Raised { code, message: message.into(), hint: None }
     }
 }
 
@@ -48,7 +46,6 @@ pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce()
                     Err(Raised {
                         code: report.sql_error_code(),
                         message: report.message().to_owned(),
-                        detail: report.detail().map(str::to_owned),
                         hint: report.hint().map(str::to_owned),
                     })
                 }

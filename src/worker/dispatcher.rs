@@ -26,6 +26,8 @@ use crate::settings;
 const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
 /// How often is looked whether the extension is still here, should nobody have told.
 const RECHECK_EVERY: Duration = Duration::from_secs(30);
+/// How often versions of subscriptions are dropped that no restart needs any more.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How many items are taken from the decoder before outcomes are looked at again.
 const ITEMS_A_ROUND: usize = 512;
 
@@ -162,6 +164,7 @@ struct Dispatcher {
     /// The extension's oid: another one is another installation, whose slot is not ours.
     extension: pg_sys::Oid,
     last_check: Instant,
+    last_prune: Instant,
 }
 
 impl Dispatcher {
@@ -184,6 +187,7 @@ impl Dispatcher {
             image: None,
             extension,
             last_check: Instant::now(),
+            last_prune: Instant::now(),
         };
         dispatcher.reload();
         database.commands.store(true, Ordering::SeqCst);
@@ -401,10 +405,17 @@ impl Dispatcher {
         let ids: HashSet<i64> = versions.iter().map(|version| version.id).collect();
         let ids: Vec<i64> = ids.into_iter().collect();
         let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
+        // It looks through the whole image, which may be of a hundred thousand subscriptions.
+        let prune = self.last_prune.elapsed() >= PRUNE_EVERY;
+        if prune {
+            self.last_prune = Instant::now();
+        }
         let rows = self.with_tables(|| {
             journal::store_image(&versions);
             journal::note_gaps(&versions);
-            journal::prune_image(confirmed);
+            if prune {
+                journal::prune_image(confirmed);
+            }
             journal::subscriptions(&ids)
         });
         if let Some(rows) = rows {
