@@ -5,6 +5,7 @@
 #   make test [PG=18]                  all tests, on PostgreSQL 15 or another major
 #   make [install] [PG_CONFIG=…]       compile the extension, install it into that server
 #   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
+#   make fuzz [CASES=1000000]          random input to encoder, codecs and the reading of answers (FUZZ=link: some of them)
 #   make torture [SECONDS=3600]        everything at once, for an hour: kills, outages, a full disk (SEED=… repeats)
 #   make bench [PG=18]                 the figures of benches/README.md
 #   make receiver                      a receiver at 127.0.0.1:9000 that prints what it gets
@@ -17,7 +18,7 @@ PG_CONFIG ?= $(shell scripts/postgres $(PG))
 # What is compiled for a server has a directory for each major: the library is called the same in all. The rest is shared.
 TARGET = target/pg$(PG)
 
-.PHONY: all demo test torture unit oracle receiver install installcheck bench lint clean
+.PHONY: all demo test fuzz torture unit oracle receiver install installcheck bench lint clean
 .DEFAULT_GOAL := all
 
 all:
@@ -35,6 +36,13 @@ test: unit
 	@scripts/packages faketime
 	bindir=$$(scripts/server $(PG)) && \
 	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --package harness --no-fail-fast $(TESTS)
+
+# A few hundred cases of each are part of `make test`; SEED=… tries others.
+CASES ?= 1000000
+FUZZ ?= event:: link:: journal::chunk journal::outcome journal::position journal::pack send::tests::answers
+fuzz:
+	PROPTEST_CASES=$(CASES) $(if $(SEED),PROPTEST_RNG_SEED=$(SEED)) \
+	  cargo test --release --target-dir $(TARGET) --package pgstream_hooks --lib -- $(FUZZ)
 
 # A minute of it is part of `make test`.
 SECONDS ?= 3600

@@ -83,6 +83,7 @@ fn relation() -> Relation {
         number: number as i16 + 1,
         type_oid: 25,
         type_name: "text".to_owned(),
+        kind: Kind::Text,
         is_key: number == 0,
     };
     let columns = ["id", "customer", "email", "created_at", "status", "total", "address", "note"];
@@ -91,6 +92,7 @@ fn relation() -> Relation {
         root_oid: 16_384,
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
         columns: columns.into_iter().enumerate().map(column).collect(),
+        version: 1,
     }
 }
 
@@ -121,6 +123,7 @@ fn change(number: u64, a_transaction: u64, relation: &Arc<Relation>) -> Item {
     let event = Event {
         transaction: Arc::new(transaction),
         ordinal: number % a_transaction,
+        lsn: Lsn(0x15A_8F00),
         action: Action::Insert,
         relation: Arc::clone(relation),
         new: Some(row),
@@ -155,8 +158,15 @@ fn delivered(number: u64) -> Outcome {
                 fingerprint: Fingerprint::of(1, number as u32, committed_at),
             }),
             ordinal: 0,
+            lsn: Lsn(0x15A_8F00),
             action: Action::Insert,
-            relation: Arc::new(Relation { oid: 0, root_oid: 0, names: Vec::new(), columns: Vec::new() }),
+            relation: Arc::new(Relation {
+                oid: 0,
+                root_oid: 0,
+                names: Vec::new(),
+                columns: Vec::new(),
+                version: 1,
+            }),
             new: None,
             old: None,
         }

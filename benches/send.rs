@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pgstream_hooks::event::format::{Format, Shown};
+use pgstream_hooks::event::format::{Format, Shown, Source};
 use pgstream_hooks::event::{
-    Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+    Action, Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
 use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Pool, PoolSettings, signature};
 
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let endpoint = Arc::new(Endpoint::new(EndpointSettings {
         subscription_id: 1,
         subscription: "bench".to_owned(),
-        database: "bench".to_owned(),
+        source: Arc::new(Source { database: "bench".to_owned(), ..Source::default() }),
         url,
         headers: Vec::new(),
         timeout: Duration::from_secs(15),
@@ -101,6 +101,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         number: at as i16 + 1,
         type_oid,
         type_name: type_name.to_owned(),
+        kind: Kind::Text,
         is_key: at == 0,
     };
     let columns = [("id", 20, "bigint"), ("status", 25, "text"), ("total", 1700, "numeric")];
@@ -109,6 +110,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         root_oid: 16_384,
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
         columns: columns.into_iter().enumerate().map(column).collect(),
+        version: 1,
     };
     let id = ordinal.to_string();
     let cells = [Cell::Json(id.as_bytes()), Cell::Json(b"\"paid\""), Cell::Json(b"99.90")];
@@ -120,6 +122,7 @@ fn event(ordinal: u64) -> Arc<Event> {
             fingerprint: Fingerprint::of(7, 745, committed_at),
         }),
         ordinal,
+        lsn: Lsn(0x15A_8F00),
         action: Action::Insert,
         relation: Arc::new(relation),
         new: Some(Row::from_iter(cells)),

@@ -60,6 +60,7 @@ CREATE TABLE pgwh.subscriptions (
     changed text[],
     columns text[],
     exclude_columns text[],
+    format text NOT NULL DEFAULT 'pgwh',
     headers jsonb NOT NULL,
     batch_size integer NOT NULL DEFAULT 1,
     batch_wait interval NOT NULL DEFAULT '0 s',
@@ -67,6 +68,7 @@ CREATE TABLE pgwh.subscriptions (
     key_columns text[],
     timeout interval NOT NULL,
     max_in_flight integer NOT NULL,
+    rate_limit integer,
     retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval,
     enabled boolean NOT NULL DEFAULT true,
@@ -89,6 +91,7 @@ COMMENT ON COLUMN pgwh.subscriptions.filter IS 'a SQL condition over NEW and OLD
 COMMENT ON COLUMN pgwh.subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.format IS 'shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents (default pgwh)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {})';
 COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
 COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
@@ -96,6 +99,7 @@ COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commi
 COMMENT ON COLUMN pgwh.subscriptions.key_columns IS 'columns by which changes are kept in order when ordering is key (default the primary key)';
 COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
+COMMENT ON COLUMN pgwh.subscriptions.rate_limit IS 'requests a second at most (default null: no limit)';
 COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
 COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
 COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured for it';
@@ -108,7 +112,7 @@ COMMENT ON COLUMN pgwh.subscriptions.updated_at IS 'when it was last changed';
 
 CREATE FUNCTION pgwh.generate_secret() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'generate_secret_wrapper';
-COMMENT ON FUNCTION pgwh.generate_secret() IS 'a new random signing key, whsec_…';
+COMMENT ON FUNCTION pgwh.generate_secret() IS 'a new random signing key, whsec_...';
 
 CREATE TABLE pgwh.secrets (
     subscription_id bigint PRIMARY KEY REFERENCES pgwh.subscriptions ON DELETE CASCADE,
@@ -196,6 +200,7 @@ CREATE FUNCTION pgwh.subscribe(
     changed text[] DEFAULT NULL,
     columns text[] DEFAULT NULL,
     exclude_columns text[] DEFAULT NULL,
+    format text DEFAULT 'pgwh',
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
     batch_size integer DEFAULT 1,
@@ -204,6 +209,7 @@ CREATE FUNCTION pgwh.subscribe(
     key_columns text[] DEFAULT NULL,
     timeout interval DEFAULT '15 s',
     max_in_flight integer DEFAULT 16,
+    rate_limit integer DEFAULT NULL,
     retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval DEFAULT NULL,
     enabled boolean DEFAULT true
@@ -219,14 +225,16 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   filter         a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD
   changed        updates only when one of these columns changed
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
+  format         shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents
   headers        extra request headers, an object of strings
-  secret         signing key whsec_…, generated when left out: SELECT pgwh.secret(name)
+  secret         signing key whsec_..., generated when left out: SELECT pgwh.secret(name)
   batch_size     most events in a request; more than 1 makes every body an array
   batch_wait     how long an event waits for others to share its request
   ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
   key_columns    columns by which changes are kept in order, by default the primary key
   timeout        limit of a whole request
   max_in_flight  requests at once
+  rate_limit     requests a second at most
   retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
   retention      how long events stay for replay, by default as the setting pgwh.retention says
   enabled        whether changes are captured for it
@@ -352,7 +360,7 @@ COMMENT ON COLUMN pgwh.attempt_rows.attempt IS 'which request, counted from 1';
 COMMENT ON COLUMN pgwh.attempt_rows.started_at IS 'when it was sent';
 COMMENT ON COLUMN pgwh.attempt_rows.duration_ms IS 'how long it took, in milliseconds';
 COMMENT ON COLUMN pgwh.attempt_rows.status_code IS 'HTTP status of the response; null when there was none';
-COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, …';
+COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, ...';
 COMMENT ON COLUMN pgwh.attempt_rows.error IS 'what went wrong';
 COMMENT ON COLUMN pgwh.attempt_rows.response IS 'beginning of the response';
 COMMENT ON COLUMN pgwh.attempt_rows.next_attempt_at IS 'when the next one was due; null when it was the last';
@@ -489,7 +497,7 @@ CREATE FUNCTION pgwh.unpack_events(
     OUT delivery_ids bigint[], OUT subscription_ids bigint[], OUT error text
 ) RETURNS SETOF record
     LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'unpack_events_wrapper';
-COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of pgwh.event_chunks; names and payload are in UTF-8';
+COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of pgwh.event_chunks; names and payload are in UTF-8, the payload with replacements for what jsonb refuses';
 
 CREATE FUNCTION pgwh.unpack_outcomes(
     body bytea, OUT id bigint, OUT members bigint[], OUT subscription_id bigint, OUT dead boolean, OUT event_id text,
@@ -819,11 +827,11 @@ CREATE VIEW pgwh.status AS
                 ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
             WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
-                ELSE format('UPDATE pgwh.subscriptions SET url = ''https://…'' WHERE name = %L;', j.name) END
+                ELSE format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET tables = ''{…}'' WHERE name = %L;', j.name)
+                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
                 WHEN j.unfit IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET filter = ''…'' WHERE name = %L;', j.name) END
+                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name) END
             END AS next_step,
         coalesce(t.pending, 0) AS pending,
         coalesce(t.retrying, 0) AS retrying,

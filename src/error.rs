@@ -7,6 +7,8 @@ use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::api::event_types::UnknownEventType;
+use crate::decode::text::in_error;
+use crate::event::format::Format;
 use crate::send::Problem;
 
 /// Why a call was refused.
@@ -34,6 +36,10 @@ pub enum Error {
     NoSuchTable(String, Vec<String>),
     /// A relation whose rows are no changes of a table: its name and what it is.
     NotATable(String, &'static str),
+    /// Not a format of payloads.
+    Format(String),
+    /// A format whose receivers know one event a request, and a batch size of more.
+    Batches(Format, i32),
     /// Headers that are no object of strings.
     Headers(String),
     /// A header given twice.
@@ -224,11 +230,23 @@ impl Error {
                 format!("{table} is {what}."),
                 "Name an ordinary or partitioned table of this database.".into(),
             ),
+            Error::Format(word) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "unknown payload format".into(),
+                format!("The format is {word:?}."),
+                format!("Give one of {}, for example: format => 'pgwh'", formats()),
+            ),
+            Error::Batches(format, batch_size) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("the format {} has one event a request", format.word()),
+                format!("\"batch_size\" is {batch_size}."),
+                "Leave batch_size out or give batch_size => 1; formats with batches are pgwh, sequin and cloudevents.".into(),
+            ),
             Error::Headers(what) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "headers must be an object of strings".into(),
                 format!("{what}."),
-                "For example: headers => '{\"x-api-key\": \"…\"}'".into(),
+                "For example: headers => '{\"x-api-key\": \"...\"}'".into(),
             ),
             Error::HeaderTwice(name) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
@@ -269,7 +287,7 @@ impl Error {
                 format!("subscription {subscription:?} needs table {table} as it is"),
                 format!("After this command it would no longer fit: {why}"),
                 format!(
-                    "Change the subscription first, with UPDATE pgwh.subscriptions SET filter = … WHERE name = '{0}', or end it: SELECT pgwh.unsubscribe('{0}');",
+                    "Change the subscription first, with UPDATE pgwh.subscriptions SET filter = '...' WHERE name = '{0}', or end it: SELECT pgwh.unsubscribe('{0}');",
                     subscription.replace('\'', "''")
                 ),
             ),
@@ -291,7 +309,7 @@ impl Error {
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "columns are given in two ways".into(),
                 "\"columns\" can't be combined with \"exclude_columns\".".into(),
-                "Give columns => '{…}' alone: what it does not name is left out.".into(),
+                "Give columns => '{...}' alone: what it does not name is left out.".into(),
             ),
             Error::Owner(role) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -334,6 +352,15 @@ impl Error {
     }
 }
 
+/// The words of all formats.
+fn formats() -> String {
+    let words = Format::ALL.map(Format::word);
+    match words.as_slice() {
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+        [] => String::new(),
+    }
+}
+
 fn did_you_mean(near: &[String], otherwise: &str) -> String {
     match near {
         [] => otherwise.to_owned(),
@@ -352,7 +379,9 @@ impl std::error::Error for Error {}
 impl From<Error> for ErrorReport {
     fn from(error: Error) -> ErrorReport {
         let Words { state, message, detail, hint } = error.words();
-        ErrorReport::new(state, message, "pgstream_hooks").set_detail(detail).set_hint(hint)
+        ErrorReport::new(state, in_error(message), "pgstream_hooks")
+            .set_detail(in_error(detail))
+            .set_hint(in_error(hint))
     }
 }
 

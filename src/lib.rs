@@ -11,6 +11,9 @@ pub mod journal;
 pub mod link;
 pub mod send;
 
+#[cfg(test)]
+mod fuzz;
+
 #[cfg(feature = "server")]
 mod error;
 #[cfg(feature = "server")]

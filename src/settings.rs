@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
 
+use crate::dispatch::{HostLimits, PerSecond};
 use crate::send::Guard;
 
 /// `pgwh.enabled`: whether anything is captured and sent. Off ends the workers of all databases; their slots stay.
@@ -19,6 +20,12 @@ static MAX_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
 
 /// `pgwh.max_connections`: most sender threads of a database, each with one connection in use.
 static MAX_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(128);
+
+/// `pgwh.host_max_in_flight`: most requests under way at once to one host, over all subscriptions; 0: no limit.
+static HOST_MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// `pgwh.host_rate_limit`: most requests a second to one host, over all subscriptions; 0: no limit.
+static HOST_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// `pgwh.queue_size`: kilobytes of the queue between decoder and dispatcher.
 static QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(4 * 1024);
@@ -83,6 +90,24 @@ pub fn init() {
             &MAX_CONNECTIONS,
             1,
             4096,
+            GucFlags::default(),
+        ),
+        (
+            c"pgwh.host_max_in_flight",
+            c"Most requests under way at once to one host and port, over all its subscriptions.",
+            c"In each database. 0 means no limit but each subscription's own.",
+            &HOST_MAX_IN_FLIGHT,
+            0,
+            4096,
+            GucFlags::default(),
+        ),
+        (
+            c"pgwh.host_rate_limit",
+            c"Most requests a second to one host and port, over all its subscriptions.",
+            c"In each database. 0 means no limit but each subscription's own.",
+            &HOST_RATE_LIMIT,
+            0,
+            100_000,
             GucFlags::default(),
         ),
         (
@@ -182,6 +207,15 @@ pub fn max_memory() -> usize {
 /// Most sender threads.
 pub fn max_connections() -> usize {
     usize::try_from(MAX_CONNECTIONS.get()).unwrap_or(1)
+}
+
+/// What each host may be sent, over all subscriptions.
+pub fn host_limits() -> HostLimits {
+    let positive = |setting: &GucSetting<i32>| u32::try_from(setting.get()).ok().and_then(PerSecond::new);
+    HostLimits {
+        max_in_flight: positive(&HOST_MAX_IN_FLIGHT).map(|most| most.get() as usize),
+        rate_limit: positive(&HOST_RATE_LIMIT),
+    }
 }
 
 /// Size of the queue from decoder to dispatcher, in bytes.

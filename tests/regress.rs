@@ -27,6 +27,13 @@ fn the_sql_surface_answers_as_recorded() {
         .env("REGRESS_OUTPUT", &output)
         .output()
         .unwrap();
+    // After an intended change: `PGWH_ACCEPT=1 make test TESTS='--test regress'`, and look at the difference.
+    if std::env::var_os("PGWH_ACCEPT").is_some() {
+        for name in &tests {
+            let recorded = root.join(format!("tests/regress/expected/{name}.out"));
+            std::fs::copy(output.join(format!("results/{name}.out")), recorded).unwrap();
+        }
+    }
     let differences = std::fs::read_to_string(output.join("regression.diffs")).unwrap_or_default();
     let told = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{told}{}{differences}", String::from_utf8_lossy(&run.stderr));

@@ -67,8 +67,10 @@ CREATE TABLE every_type (
   c_regoper regoper, c_regoperator regoperator, c_regclass regclass, c_regtype regtype, c_regrole regrole,
   c_regnamespace regnamespace, c_regconfig regconfig, c_regdictionary regdictionary, c_regcollation regcollation,
   c_int4range int4range, c_int8range int8range, c_numrange numrange, c_tsrange tsrange, c_tstzrange tstzrange,
-  c_daterange daterange, c_int4multirange int4multirange, c_nummultirange nummultirange,
-  c_tstzmultirange tstzmultirange,
+  c_daterange daterange, c_int4multirange int4multirange, c_int8multirange int8multirange,
+  c_nummultirange nummultirange, c_tsmultirange tsmultirange, c_tstzmultirange tstzmultirange,
+  c_datemultirange datemultirange, c_pg_node_tree pg_node_tree, c_pg_ndistinct pg_ndistinct,
+  c_pg_dependencies pg_dependencies, c_pg_mcv_list pg_mcv_list,
   c_bool_array bool[], c_int2_array int2[], c_int4_array int4[], c_int8_array int8[], c_float4_array float4[],
   c_float8_array float8[], c_numeric_array numeric[], c_text_array text[], c_varchar_array varchar(9)[],
   c_bpchar_array char(4)[], c_name_array name[], c_char_array "char"[], c_bytea_array bytea[], c_uuid_array uuid[],
@@ -152,6 +154,16 @@ INSERT INTO every_type (c_tsrange) VALUES ('["2000-01-01 00:00","2000-01-02 00:0
 INSERT INTO every_type (c_tstzrange) VALUES ('["2000-01-01 00:00+02","2000-01-02 00:00:00.5+02")');
 INSERT INTO every_type (c_daterange) VALUES ('[2000-01-01,2000-02-01]'), ('[0044-03-15 BC,)');
 INSERT INTO every_type (c_int4multirange, c_nummultirange, c_tstzmultirange) VALUES ('{[1,3),[5,9)}', '{(,1.0),[2.50,)}', '{[2000-01-01 00:00+02,2001-01-01 00:00+02)}'), ('{}', '{}', '{}');
+INSERT INTO every_type (c_int8multirange, c_tsmultirange, c_datemultirange) VALUES ('{[1,9223372036854775807)}',
+  '{["2000-01-01 00:00","2000-01-02 00:00:00.5"),[infinity,)}', '{[0044-03-15 BC,2000-01-01),[2001-01-01,)}');
+INSERT INTO every_type (c_pg_node_tree) SELECT adbin FROM pg_attrdef WHERE adrelid = 'everyday'::regclass;
+INSERT INTO every_type (c_pg_node_tree) SELECT ev_action FROM pg_rewrite WHERE ev_class IN ('pg_views'::regclass, 'pg_user'::regclass);
+CREATE TABLE correlated AS SELECT n AS id, n % 7 AS a, n % 7 / 2 AS b FROM generate_series(1, 200) n;
+CREATE STATISTICS correlation ON a, b FROM correlated;
+ANALYZE correlated;
+INSERT INTO every_type (c_pg_ndistinct, c_pg_dependencies, c_pg_mcv_list)
+  SELECT stxdndistinct, stxddependencies, stxdmcv FROM pg_statistic_ext_data JOIN pg_statistic_ext e ON e.oid = stxoid
+  WHERE stxname = 'correlation';
 INSERT INTO every_type (c_bool_array) VALUES ('{}'), ('{t,f,NULL}');
 INSERT INTO every_type (c_int2_array, c_int4_array, c_int8_array) VALUES ('{}', '{}', '{}'), ('{1,NULL,-3}', '{1,NULL,-3}', '{1,NULL,9223372036854775807}'),
   ('{{1,2},{3,4}}', '{{{1},{2}},{{3},{4}}}', '[-1:0][5:6]={{1,2},{3,4}}'), ('{NULL}', (SELECT array_agg(n) FROM generate_series(1, 5000) n), '{{{{{{1,2}}}}}}');
@@ -186,7 +198,8 @@ CREATE TABLE made_type (
   c_moment moment, c_moments moment[], c_words words, c_word_lists words[], c_document document,
   c_pair pair, c_pairs pair[], c_deep deep, c_deeps deep[], c_pair_domain pair_domain,
   c_pair_domains pair_domain[], c_altered altered, c_nothing nothing, c_price_range price_range,
-  c_price_multirange price_multirange, c_mood_range mood_range, c_row_type row_type, c_row_types row_type[]
+  c_price_multirange price_multirange, c_mood_range mood_range,
+  c_mood_multirange mood_multirange, c_row_type row_type, c_row_types row_type[]
 );
 INSERT INTO made_type (c_mood, c_moods, c_positive, c_positives, c_very_positive, c_moment, c_moments, c_words, c_word_lists, c_document)
   VALUES ('sad', '{ok,"very \"happy\"",NULL}', 1, '{1,NULL,3}', 1001, '2000-01-01 12:00:00.1239+01', '{2000-01-01 00:00+00}', '{a,b}', array[array['a','b']::words, array['c']::words], '{"a": 1.0}'),
@@ -197,8 +210,8 @@ INSERT INTO made_type (c_pair, c_pairs, c_pair_domain, c_pair_domains)
          ((6, (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) n)), (SELECT array_agg((n, md5(n::text))::pair) FROM generate_series(1, 500) n), null, null);
 INSERT INTO made_type (c_deep, c_deeps)
   SELECT value, array[value, null, value] FROM (SELECT ((1, 'a')::pair, array[(2, 'b')::pair, null], 'ok', 7, '2000-01-01 12:00:00.5+00', '{"x" : [1]}', '\x00ff', 'NaN', 1.10)::deep AS value) v;
-INSERT INTO made_type (c_altered, c_nothing, c_price_range, c_price_multirange, c_mood_range, c_row_type, c_row_types)
-  VALUES ((1, 'x', 2), ROW(), '[1.0,2.50)', '{[1.0,2.50)}', '[sad,ok]', (1, 'a'), array[(1, 'a')::row_type]);
+INSERT INTO made_type (c_altered, c_nothing, c_price_range, c_price_multirange, c_mood_range, c_mood_multirange, c_row_type, c_row_types)
+  VALUES ((1, 'x', 2), ROW(), '[1.0,2.50)', '{[1.0,2.50)}', '[sad,ok]', '{[sad,ok]}', (1, 'a'), array[(1, 'a')::row_type]);
 ALTER TYPE altered DROP ATTRIBUTE gone;
 ALTER TYPE altered ADD ATTRIBUTE later date;
 ALTER TABLE row_type ADD COLUMN c date, DROP COLUMN a;
@@ -213,15 +226,22 @@ CREATE EXTENSION IF NOT EXISTS seg;
 CREATE EXTENSION IF NOT EXISTS isn;
 CREATE EXTENSION IF NOT EXISTS intarray;
 CREATE EXTENSION IF NOT EXISTS lo;
+CREATE EXTENSION IF NOT EXISTS earthdistance;
+CREATE EXTENSION IF NOT EXISTS dblink;
+CREATE EXTENSION IF NOT EXISTS tablefunc;
 CREATE DOMAIN labels AS hstore;
 
 CREATE TABLE contrib_type (
   id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY,
   c_citext citext, c_citexts citext[], c_hstore hstore, c_hstores hstore[], c_labels labels, c_ltree ltree,
   c_lquery lquery, c_ltxtquery ltxtquery, c_cube cube, c_seg seg, c_isbn isbn, c_isbn13 isbn13, c_issn issn,
-  c_ismn ismn, c_upc upc, c_ean13 ean13, c_query_int query_int, c_lo lo
+  c_ismn ismn, c_upc upc, c_ean13 ean13, c_query_int query_int, c_lo lo,
+  c_ismn13 ismn13, c_issn13 issn13, c_earth earth, c_pkey dblink_pkey_results, c_crosstab_2 tablefunc_crosstab_2,
+  c_crosstab_3 tablefunc_crosstab_3, c_crosstab_4 tablefunc_crosstab_4
 );
 INSERT INTO contrib_type (c_citext, c_citexts, c_hstore, c_hstores, c_labels, c_ltree, c_lquery, c_ltxtquery, c_cube, c_seg, c_isbn, c_isbn13, c_issn, c_ismn, c_upc, c_ean13, c_query_int, c_lo) VALUES
   ('MiXed "q"', '{A,b,NULL}', 'a=>1, "b c"=>NULL, "q\""=>"\\", ""=>""', array['a=>1'::hstore, null, ''::hstore], 'x=>y', 'Top.Science', 'Top.*{1,2}.x|y', 'a & !b*', '(1,2),(3,4.5)', '1.5 .. 2.50', '0-306-40615-2', '978-0-306-40615-7', '1436-4522', 'M-2306-7118-7', '036000291452', '4006381333931', '1&(2|!3)', 1234),
   ('', '{}', '', '{}', '', '', '*', 'a', '(0)', '<1', null, null, null, null, null, null, '1', 0),
   (repeat('Citext', 3000), null, (SELECT hstore(array_agg(n::text), array_agg(md5(n::text))) FROM generate_series(1, 500) n), null, null, null, null, null, null, '1(+-)0.1', null, null, null, null, null, null, null, null);
+INSERT INTO contrib_type (c_ismn13, c_issn13, c_earth, c_pkey, c_crosstab_2, c_crosstab_3, c_crosstab_4)
+  VALUES ('979-0-2306-7118-7', '977-1436-452-00-8', ll_to_earth(52.2, 21.0), (1, 'id'), ('a', 'b', null), ('a', 'b', 'c', ''), ('"a"', 'b', 'c', 'd', null));

@@ -4,6 +4,7 @@ mod batches;
 mod burst;
 mod decoding;
 mod drain;
+mod encode;
 mod isolation;
 mod latency;
 mod memory;
@@ -21,6 +22,7 @@ const USAGE: &str = "\
     burst [rows]            requests a second, one event each, while a burst of rows is committed    (500000)
     batches [rows]          events a second in batches of 100, while a burst of rows is committed    (2000000)
     drain [rows]            a backlog against the same rows sent live                                (1000000)
+    encode [rows]           decoding a row of 12 columns and writing it as JSON, against wal2json       (500000)
     latency [commits]       from commit to receipt on an idle system, and at 5,000 events a second   (2000)
     memory [rows]           of each process while one transaction of so many rows passes             (5000000)
     overhead [seconds]      pgbench on tables nobody subscribes to, with and without                 (30)
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         "batches" => batches::run(size.unwrap_or(2_000_000)),
         "drain" => drain::run(size.unwrap_or(1_000_000)),
         "routing" => routing::run(size.unwrap_or(100_000)),
+        "encode" => encode::run(size.unwrap_or(500_000)),
         "soak" => soak::run(size.unwrap_or(120)),
         "latency" => latency::run(size.unwrap_or(2_000)),
         "isolation" => isolation::run(size.unwrap_or(300)),
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
             burst::run(500_000);
             batches::run(2_000_000);
             drain::run(1_000_000);
+            encode::run(500_000);
             latency::run(2_000);
             memory::run(5_000_000);
             overhead::run(30);

@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 use super::near::near;
 use super::tables::tables_of;
+use crate::decode::text;
 use crate::error::Error;
 
 /// Checks names of columns, spelled as they are, of tables given by patterns in their stored form.
@@ -31,15 +32,17 @@ fn columns_of(tables: &[String]) -> Result<Vec<String>, Error> {
     let tables: Vec<pg_sys::Oid> = tables_of(tables)?.into_iter().map(|(table, _)| table).collect();
     Ok(Spi::connect(|client| {
         let found = client.select(
-            "SELECT DISTINCT attname::text FROM pg_catalog.pg_attribute
+            "SELECT pg_catalog.nameout(attname) FROM pg_catalog.pg_attribute
              WHERE attrelid OPERATOR(pg_catalog.=) ANY ($1) AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
             None,
             &[tables.into()],
         )?;
         let mut columns = Vec::new();
         for row in found {
-            columns.extend(row.get::<String>(1)?);
+            columns.extend(text::column(&row, 1)?);
         }
+        columns.sort();
+        columns.dedup();
         Ok::<_, pgrx::spi::Error>(columns)
     })?)
 }

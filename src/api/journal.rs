@@ -4,14 +4,16 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::decode::text::{encoded, fits};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
-use crate::event::format::{Format, RenderContext, Shown};
+use crate::event::format::{Format, RenderContext, Shown, Source};
+use crate::event::jsonb::acceptable;
 use crate::event::{Action, Timestamp};
 use crate::journal::chunk::{self, Entry};
 use crate::journal::outcome::{self, End, Outcome};
 use crate::journal::pack::PackError;
-use crate::journal::{PendingDeliveries, PendingDelivery, printable};
+use crate::journal::{PendingDeliveries, PendingDelivery};
 use crate::link::frame::Item;
 use crate::worker::ask;
 
@@ -36,18 +38,18 @@ fn unpack_events(
             name!(payload, Option<Vec<u8>>),
             name!(delivery_ids, Vec<i64>),
             name!(subscription_ids, Vec<i64>),
-            name!(error, Option<String>),
+            name!(error, Option<Vec<u8>>),
         ),
     >,
     ErrorReport,
 > {
-    let database = database();
+    let source = Source { database: database(), ..Source::default() };
     let entries = chunk::unpack(DeliveryId(first_id as u64), body).map_err(damaged)?;
     let rows = entries.into_iter().filter_map(move |entry| {
         let (id, transaction) = (entry.item.event_id()?, entry.item.transaction()?);
         let (ids, subscriptions) =
             entry.deliveries().map(|(id, target)| (id.0 as i64, target.subscription)).unzip();
-        let about = About::of(&entry, &database)?;
+        let about = About::of(&entry, &source)?;
         Some((
             id.to_string(),
             id.commit_lsn.0 as i64,
@@ -66,22 +68,25 @@ fn unpack_events(
     Ok(TableIterator::new(rows))
 }
 
-/// What an event is about, in UTF-8.
+/// What an event is about, in UTF-8; the payload as `jsonb` takes it.
 struct About {
     schema: Option<Vec<u8>>,
     table: Option<Vec<u8>>,
     action: Action,
     payload: Option<Vec<u8>>,
-    error: Option<String>,
+    /// In the database's encoding.
+    error: Option<Vec<u8>>,
 }
 
 impl About {
-    fn of(entry: &Entry, database: &str) -> Option<About> {
+    fn of(entry: &Entry, source: &Source) -> Option<About> {
         let (relation, action, payload, error) = match &entry.item {
             Item::Change { event, .. } => {
                 let mut payload = Vec::new();
-                let context = RenderContext { database, subscription: "", columns: &Shown::All };
+                let context =
+                    RenderContext { source, subscription_id: 0, subscription: "", columns: &Shown::All };
                 Format::Pgwh.render_one(&mut payload, event, 0, &context);
+                let payload = acceptable(&payload, fits).into_owned();
                 (Some(&event.relation), event.action, Some(payload), None)
             }
             Item::Failed { failure, .. } => {
@@ -90,7 +95,7 @@ impl About {
                     "00000" => failure.message.clone(),
                     state => format!("{} (SQLSTATE {state})", failure.message),
                 };
-                (failure.relation.as_ref(), failure.action, None, Some(printable(&error)))
+                (failure.relation.as_ref(), failure.action, None, Some(encoded(&error)))
             }
             _ => return None,
         };
@@ -122,7 +127,7 @@ fn unpack_outcomes(
             name!(attempts, i32),
             name!(status_code, Option<i32>),
             name!(error_class, Option<String>),
-            name!(error, Option<String>),
+            name!(error, Option<Vec<u8>>),
             name!(duration_ms, f64),
             name!(committed_at, TimestampWithTimeZone),
             name!(finished_at, TimestampWithTimeZone),
@@ -139,7 +144,7 @@ fn unpack_outcomes(
         let (dead, status, class, error) = match outcome.end {
             End::Delivered { status } => (false, Some(status), None, None),
             End::Dead { status, class, reason } => {
-                (true, status, Some(class).filter(|class| !class.is_empty()), Some(printable(&reason)))
+                (true, status, Some(class).filter(|class| !class.is_empty()), Some(encoded(&reason)))
             }
         };
         Some((

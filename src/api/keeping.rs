@@ -14,6 +14,7 @@ use crate::decode::pattern::TablePattern;
 use crate::decode::raw;
 use crate::decode::shape::Shape;
 use crate::decode::subtransaction::in_subtransaction;
+use crate::decode::text;
 use crate::error::Error;
 use crate::event::TableName;
 
@@ -160,7 +161,7 @@ fn needs() -> Result<Vec<Need>, Error> {
 fn names_around(table: pg_sys::Oid) -> Result<Vec<TableName>, Error> {
     Ok(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT n.nspname::text, c.relname::text
+            "SELECT pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
              WHERE c.oid OPERATOR(pg_catalog.=) $1
                 OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors($1))
@@ -171,8 +172,8 @@ fn names_around(table: pg_sys::Oid) -> Result<Vec<TableName>, Error> {
         let mut names = Vec::new();
         for row in rows {
             names.push(TableName {
-                schema: row.get(1)?.unwrap_or_default(),
-                table: row.get(2)?.unwrap_or_default(),
+                schema: text::column(&row, 1)?.unwrap_or_default(),
+                table: text::column(&row, 2)?.unwrap_or_default(),
             });
         }
         Ok::<_, pgrx::spi::Error>(names)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgrx::JsonB;
-use pgrx::datum::Interval;
+use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -33,6 +33,7 @@ fn subscribe(
     changed: Option<Texts>,
     columns: Option<Texts>,
     exclude_columns: Option<Texts>,
+    format: Option<String>,
     headers: Option<JsonB>,
     secret: Option<String>,
     batch_size: Option<i32>,
@@ -41,6 +42,7 @@ fn subscribe(
     key_columns: Option<Texts>,
     timeout: Option<Interval>,
     max_in_flight: Option<i32>,
+    rate_limit: Option<i32>,
     retry_schedule: Option<Vec<Option<Interval>>>,
     retention: Option<Interval>,
     enabled: Option<bool>,
@@ -60,6 +62,7 @@ fn subscribe(
         changed,
         columns,
         exclude_columns,
+        format,
         headers,
         batch_size,
         batch_wait,
@@ -67,6 +70,7 @@ fn subscribe(
         key_columns,
         timeout,
         max_in_flight,
+        rate_limit,
         retry_schedule,
         retention,
     };
@@ -132,44 +136,41 @@ fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
 }
 
 fn store(wanted: Subscription, enabled: bool, secret: Option<String>) -> Result<i64, Error> {
+    let row: [(&str, DatumWithOid<'_>); 20] = [
+        ("name", wanted.name.into()),
+        ("url", wanted.url.into()),
+        ("tables", wanted.tables.into()),
+        ("event_types", wanted.event_types.into()),
+        ("filter", wanted.filter.into()),
+        ("changed", wanted.changed.into()),
+        ("columns", wanted.columns.into()),
+        ("exclude_columns", wanted.exclude_columns.into()),
+        ("format", wanted.format.word().into()),
+        ("headers", wanted.headers.into()),
+        ("batch_size", wanted.batch_size.into()),
+        ("batch_wait", wanted.batch_wait.into()),
+        ("ordering", wanted.ordering.into()),
+        ("key_columns", wanted.key_columns.into()),
+        ("timeout", wanted.timeout.into()),
+        ("max_in_flight", wanted.max_in_flight.into()),
+        ("rate_limit", wanted.rate_limit.into()),
+        ("retry_schedule", wanted.retry_schedule.into()),
+        ("retention", wanted.retention.into()),
+        ("enabled", enabled.into()),
+    ];
+    let (columns, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
+    let places: Vec<_> = (1..=columns.len()).map(|place| format!("${place}")).collect();
+    // All that can change, and what was copied with its database is armed again.
+    let changes = columns[1..].iter().chain(&["home"]).map(|column| format!("{column} = EXCLUDED.{column}"));
+    let query = format!(
+        "INSERT INTO pgwh.subscriptions AS s ({}) VALUES ({}) ON CONFLICT (name) DO UPDATE SET {} RETURNING s.id",
+        columns.join(", "),
+        places.join(", "),
+        changes.collect::<Vec<_>>().join(", "),
+    );
     Spi::connect_mut(|client| {
         let id = client
-            .update(
-                "INSERT INTO pgwh.subscriptions AS s
-                   (name, url, tables, event_types, filter, changed, columns, exclude_columns, headers, batch_size,
-                    batch_wait, ordering, key_columns, timeout, max_in_flight, retry_schedule, retention, enabled)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-                 ON CONFLICT (name) DO UPDATE SET
-                   (url, tables, event_types, filter, changed, columns, exclude_columns, headers, batch_size, batch_wait,
-                    ordering, key_columns, timeout, max_in_flight, retry_schedule, retention, enabled, home) =
-                   (EXCLUDED.url, EXCLUDED.tables, EXCLUDED.event_types, EXCLUDED.filter, EXCLUDED.changed,
-                    EXCLUDED.columns, EXCLUDED.exclude_columns, EXCLUDED.headers, EXCLUDED.batch_size,
-                    EXCLUDED.batch_wait, EXCLUDED.ordering, EXCLUDED.key_columns, EXCLUDED.timeout,
-                    EXCLUDED.max_in_flight, EXCLUDED.retry_schedule, EXCLUDED.retention, EXCLUDED.enabled,
-                    EXCLUDED.home)
-                 RETURNING s.id",
-                None,
-                &[
-                    wanted.name.into(),
-                    wanted.url.into(),
-                    wanted.tables.into(),
-                    wanted.event_types.into(),
-                    wanted.filter.into(),
-                    wanted.changed.into(),
-                    wanted.columns.into(),
-                    wanted.exclude_columns.into(),
-                    wanted.headers.into(),
-                    wanted.batch_size.into(),
-                    wanted.batch_wait.into(),
-                    wanted.ordering.into(),
-                    wanted.key_columns.into(),
-                    wanted.timeout.into(),
-                    wanted.max_in_flight.into(),
-                    wanted.retry_schedule.into(),
-                    wanted.retention.into(),
-                    enabled.into(),
-                ],
-            )?
+            .update(query.as_str(), None, &values)?
             .first()
             .get_one::<i64>()?
             .ok_or_else(|| Error::Internal("storing a subscription gave no id".to_owned()))?;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::conditions::Conditions;
 use super::{columns, event_types, tables};
 use crate::error::Error;
+use crate::event::format::Format;
 use crate::send::{check_header, check_url};
 use crate::settings;
 
@@ -20,6 +21,8 @@ const DEFAULT_TIMEOUT: i64 = 15_000_000;
 /// Limits of `max_in_flight`.
 const MAX_IN_FLIGHT: std::ops::RangeInclusive<i32> = 1..=1000;
 const DEFAULT_IN_FLIGHT: i32 = 16;
+/// Limits of `rate_limit`.
+const RATE_LIMIT: std::ops::RangeInclusive<i32> = 1..=100_000;
 /// Limits of `batch_size`.
 const BATCH_SIZE: std::ops::RangeInclusive<i32> = 1..=10_000;
 /// Limits of `batch_wait`, in microseconds.
@@ -49,6 +52,7 @@ pub struct Wish {
     pub changed: Option<Texts>,
     pub columns: Option<Texts>,
     pub exclude_columns: Option<Texts>,
+    pub format: Option<String>,
     pub headers: Option<JsonB>,
     pub batch_size: Option<i32>,
     pub batch_wait: Option<Interval>,
@@ -56,6 +60,7 @@ pub struct Wish {
     pub key_columns: Option<Texts>,
     pub timeout: Option<Interval>,
     pub max_in_flight: Option<i32>,
+    pub rate_limit: Option<i32>,
     pub retry_schedule: Option<Vec<Option<Interval>>>,
     pub retention: Option<Interval>,
 }
@@ -81,6 +86,7 @@ pub struct Subscription {
     pub changed: Option<Vec<String>>,
     pub columns: Option<Vec<String>>,
     pub exclude_columns: Option<Vec<String>>,
+    pub format: Format,
     pub headers: JsonB,
     pub batch_size: i32,
     pub batch_wait: Interval,
@@ -88,6 +94,7 @@ pub struct Subscription {
     pub key_columns: Option<Vec<String>>,
     pub timeout: Interval,
     pub max_in_flight: i32,
+    pub rate_limit: Option<i32>,
     pub retry_schedule: Vec<Interval>,
     pub retention: Option<Interval>,
 }
@@ -116,6 +123,9 @@ impl Wish {
         // Columns of other tables are others, whatever they are called.
         let known_columns: &[String] = if known.tables == tables { &known.columns } else { &[] };
         columns::check(columns.iter().chain(&exclude_columns).flatten(), &tables, known_columns)?;
+        let format = self.format.map_or(Ok(Format::default()), |word| {
+            Format::of_word(&word.trim().to_lowercase()).ok_or(Error::Format(word))
+        })?;
         let headers = self.headers.unwrap_or_else(|| JsonB(serde_json::json!({})));
         check_headers(&headers.0)?;
         let timeout = self.timeout.unwrap_or_else(|| Interval::from_micros(DEFAULT_TIMEOUT));
@@ -130,6 +140,10 @@ impl Wish {
                 "max_in_flight => 16",
             ));
         }
+        if let Some(rate_limit) = self.rate_limit.filter(|limit| !RATE_LIMIT.contains(limit)) {
+            let range = "from 1 to 100000 requests a second";
+            return Err(out_of_range("rate_limit", rate_limit.to_string(), range, "rate_limit => 100"));
+        }
         let batch_size = self.batch_size.unwrap_or(1);
         if !BATCH_SIZE.contains(&batch_size) {
             return Err(out_of_range(
@@ -138,6 +152,9 @@ impl Wish {
                 "from 1 to 10000",
                 "batch_size => 100",
             ));
+        }
+        if batch_size > 1 && !format.takes_batches() {
+            return Err(Error::Batches(format, batch_size));
         }
         let batch_wait = self.batch_wait.unwrap_or_else(|| Interval::from_micros(0));
         within("batch_wait", &batch_wait, BATCH_WAIT, "from 0 to 1 hour", "batch_wait => '100 ms'")?;
@@ -173,6 +190,7 @@ impl Wish {
             changed,
             columns,
             exclude_columns,
+            format,
             headers,
             batch_size,
             batch_wait,
@@ -180,6 +198,7 @@ impl Wish {
             key_columns,
             timeout,
             max_in_flight,
+            rate_limit: self.rate_limit,
             retry_schedule,
             retention: self.retention,
         })

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::near::near;
 use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
+use crate::decode::text;
 use crate::error::Error;
 use crate::event::TableName;
 
@@ -113,7 +114,7 @@ pub fn with_rows(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, Error> {
 fn all_tables(most: Option<i64>) -> Result<Vec<(pg_sys::Oid, TableName)>, Error> {
     Ok(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT c.oid, n.nspname::text, c.relname::text
+            "SELECT c.oid, pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
              WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
                AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
@@ -123,7 +124,9 @@ fn all_tables(most: Option<i64>) -> Result<Vec<(pg_sys::Oid, TableName)>, Error>
         )?;
         let mut tables = Vec::new();
         for row in rows {
-            if let (Some(oid), Some(schema), Some(table)) = (row.get(1)?, row.get(2)?, row.get(3)?) {
+            if let (Some(oid), Some(schema), Some(table)) =
+                (row.get(1)?, text::column(&row, 2)?, text::column(&row, 3)?)
+            {
                 tables.push((oid, TableName { schema, table }));
             }
         }

@@ -77,6 +77,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         changed: texts(&new, "changed")?,
         columns: texts(&new, "columns")?,
         exclude_columns: texts(&new, "exclude_columns")?,
+        format: new.get_by_name::<String>("format")?,
         headers: new.get_by_name::<JsonB>("headers")?,
         batch_size: new.get_by_name::<i32>("batch_size")?,
         batch_wait: new.get_by_name::<Interval>("batch_wait")?,
@@ -84,6 +85,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         key_columns: texts(&new, "key_columns")?,
         timeout: new.get_by_name::<Interval>("timeout")?,
         max_in_flight: new.get_by_name::<i32>("max_in_flight")?,
+        rate_limit: new.get_by_name::<i32>("rate_limit")?,
         retry_schedule: new
             .get_by_name::<Array<'_, Interval>>("retry_schedule")?
             .map(|array| array.iter().collect()),
@@ -112,6 +114,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("changed", subscription.changed)?;
     new.set_by_name("columns", subscription.columns)?;
     new.set_by_name("exclude_columns", subscription.exclude_columns)?;
+    new.set_by_name("format", subscription.format.word())?;
     new.set_by_name("headers", subscription.headers)?;
     new.set_by_name("batch_size", subscription.batch_size)?;
     new.set_by_name("batch_wait", subscription.batch_wait)?;
@@ -119,6 +122,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("key_columns", subscription.key_columns)?;
     new.set_by_name("timeout", subscription.timeout)?;
     new.set_by_name("max_in_flight", subscription.max_in_flight)?;
+    new.set_by_name("rate_limit", subscription.rate_limit)?;
     new.set_by_name("retry_schedule", subscription.retry_schedule)?;
     new.set_by_name("retention", subscription.retention)?;
     Ok(new)

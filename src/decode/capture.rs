@@ -59,6 +59,8 @@ pub struct Capture {
     /// Whether there was anything for anybody since that was last asked.
     told_something: bool,
     ordinal: u64,
+    /// Where the record of the change being decoded stands.
+    lsn: Lsn,
     /// What the transaction does to subscriptions, to take effect at its commit.
     edits: Vec<Edit>,
 }
@@ -108,6 +110,7 @@ impl Capture {
             begun: false,
             told_something: false,
             ordinal: 0,
+            lsn: Lsn(0),
             edits: Vec::new(),
         }
     }
@@ -188,6 +191,8 @@ impl Capture {
         let ordinal = self.next_ordinal();
         // SAFETY: as the caller promises.
         let (old, new) = unsafe { raw::tuples_of(change) };
+        // SAFETY: as the caller promises.
+        self.lsn = Lsn(unsafe { (*change).lsn });
         // SAFETY: as the caller promises.
         let action = match unsafe { (*change).action } {
             pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_INSERT => Action::Insert,
@@ -270,7 +275,7 @@ impl Capture {
             self.targets.push(target);
         }
         let start = self.buffer.len();
-        let head = ChangeHead { reference, action, ordinal, targets: &self.targets };
+        let head = ChangeHead { reference, action, ordinal, lsn: self.lsn, targets: &self.targets };
         let (relation, scratch, buffer) = (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
         let Some(relation) = relation else { return };
         let encoded = in_subtransaction(self.memory, || {
@@ -281,7 +286,11 @@ impl Capture {
         let raised = match encoded {
             Ok(Ok(())) => return,
             Ok(Err(message)) => Raised::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message),
-            Err(raised) => raised,
+            Err(raised) => {
+                let column = relation.model.columns.get(self.scratch.column);
+                let name = column.map_or_else(String::new, |column| format!("column \"{}\": ", column.name));
+                Raised { message: name + &raised.message, ..raised }
+            }
         };
         self.buffer.truncate(start);
         let failure = FailureHead {
@@ -317,11 +326,12 @@ impl Capture {
         relation.reference
     }
 
-    /// Tables truncated by one command of the transaction.
+    /// Tables truncated by one command of the transaction, whose record stands at `lsn`.
     ///
     /// # Safety
     /// Called from the truncate callback with its arguments.
-    pub unsafe fn truncate(&mut self, relations: &[pg_sys::Relation]) {
+    pub unsafe fn truncate(&mut self, relations: &[pg_sys::Relation], lsn: Lsn) {
+        self.lsn = lsn;
         // SAFETY: as the caller promises.
         unsafe {
             let truncated: Vec<pg_sys::Oid> = relations.iter().map(|relation| (**relation).rd_id).collect();
@@ -360,7 +370,8 @@ impl Capture {
         }
         self.announce_transaction();
         let Some(reference) = self.announce_relation(oid) else { return };
-        let head = ChangeHead { reference, action: Action::Truncate, ordinal, targets: &self.targets };
+        let (action, lsn) = (Action::Truncate, self.lsn);
+        let head = ChangeHead { reference, action, ordinal, lsn, targets: &self.targets };
         if let Err(too_long) = begin_change(&mut self.buffer, &head).finish(LaneKeys::default(), true) {
             pgrx::warning!("pgstream_hooks: a truncate has too many subscribers for one event: {too_long}");
         }

@@ -16,10 +16,23 @@ pub struct CapturedColumn {
     pub stored: bool,
     /// Whether it is part of what tells rows apart.
     pub is_key: bool,
-    /// Makes JSON of its values.
-    pub encoder: ValueEncoder,
-    /// Hashes its values; none where it is no key, or a key only as part of the whole row.
-    pub hasher: Option<KeyHasher>,
+    /// Whether its values are hashed as their type says; false where it is no key, or a key only as part of the whole row.
+    pub is_hashed: bool,
+    /// Its type, and the collation of its values.
+    pub value_type: (pg_sys::Oid, pg_sys::Oid),
+    /// Where what is looked up about them lives, as long as the column.
+    pub memory: pg_sys::MemoryContext,
+    /// Made for the first value that is encoded: a type that can't be looked up fails the changes that have values of it, and
+    /// no others.
+    pub coder: Option<Coder>,
+}
+
+/// How a column's values are encoded.
+pub struct Coder {
+    /// Makes JSON of them.
+    encoder: ValueEncoder,
+    /// Hashes them, where that is wanted.
+    hasher: Option<KeyHasher>,
 }
 
 /// Room to take tuples apart, reused from row to row.
@@ -33,6 +46,8 @@ pub struct Scratch {
     pub old_hashes: Vec<u64>,
     /// Which columns are left out of the change as too large; empty when none is.
     omitted: Vec<bool>,
+    /// The column whose value is being encoded, or was last: which one it is when that fails.
+    pub column: usize,
 }
 
 /// A value larger than this, in bytes as stored, tells no rows apart where the whole row is the key: all such values count
@@ -40,19 +55,28 @@ pub struct Scratch {
 const LARGEST_HASHED: usize = 64 * 1024;
 
 impl CapturedColumn {
-    /// The least that a value takes as JSON, in bytes, without looking at it.
+    /// The least that a value takes as JSON, in bytes, without looking at it. Raises when its type can't be looked up.
     ///
     /// # Safety
     /// As [`CapturedColumn::encode`].
-    pub unsafe fn least_size(&self, scratch: &Scratch) -> usize {
+    pub unsafe fn least_size(&mut self, scratch: &Scratch) -> usize {
         let datum = scratch.values[self.place];
         // SAFETY: as the caller promises.
         unsafe {
             if !self.stored || scratch.nulls[self.place] || is_unchanged_toast(self.length, datum) {
                 return 0;
             }
-            self.encoder.least_size(raw_size(self.length, datum))
+            let raw = raw_size(self.length, datum);
+            self.coder().encoder.least_size(raw)
         }
+    }
+
+    fn coder(&mut self) -> &mut Coder {
+        let (type_oid, collation) = self.value_type;
+        self.coder.get_or_insert_with(|| Coder {
+            encoder: ValueEncoder::new(type_oid, self.memory),
+            hasher: self.is_hashed.then(|| KeyHasher::new(type_oid, collation, self.memory)),
+        })
     }
 
     /// Writes the column's cell, the `index`th of the row; for a key column returns the value's hash, if the value is known.
@@ -81,19 +105,21 @@ impl CapturedColumn {
                 return None;
             }
             let omitted = scratch.omitted.get(index).copied().unwrap_or_default();
-            let whole_row_is_key = self.is_key && self.hasher.is_none();
+            let whole_row_is_key = self.is_key && !self.is_hashed;
             let hashed = self.is_key && !(whole_row_is_key && raw_size(self.length, datum) > LARGEST_HASHED);
             if omitted && !hashed {
                 row.omitted();
                 return self.is_key.then_some(0);
             }
+            let is_key = self.is_key;
+            let Coder { encoder, hasher } = self.coder();
             let out = row.begin_json();
             let start = out.len();
-            self.encoder.encode(datum, out);
-            let hash = match &mut self.hasher {
+            encoder.encode(datum, out);
+            let hash = match hasher {
                 Some(hasher) => Some(hasher.hash(datum, &out[start..])),
                 None if hashed => Some(xxh3_64(&out[start..])),
-                None => self.is_key.then_some(0),
+                None => is_key.then_some(0),
             };
             if omitted {
                 row.omit_json();

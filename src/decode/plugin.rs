@@ -88,10 +88,13 @@ unsafe extern "C-unwind" fn truncate(
     _txn: *mut pg_sys::ReorderBufferTXN,
     count: std::ffi::c_int,
     relations: *mut pg_sys::Relation,
-    _change: *mut pg_sys::ReorderBufferChange,
+    change: *mut pg_sys::ReorderBufferChange,
 ) {
     // SAFETY: the server passes live pointers and their number.
-    unsafe { capture(ctx).truncate(std::slice::from_raw_parts(relations, count as usize)) }
+    unsafe {
+        let relations = std::slice::from_raw_parts(relations, count as usize);
+        capture(ctx).truncate(relations, Lsn((*change).lsn));
+    }
 }
 
 #[pg_guard]

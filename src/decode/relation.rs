@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{CapturedColumn, Scratch};
@@ -11,9 +12,9 @@ use super::raw;
 use super::route::Router;
 use super::routes::{Change, Refused, Routes};
 use super::rows::Rows;
-use super::value::{KeyHasher, ValueEncoder};
+use super::value::kind_of;
 use crate::event::{Column, Relation, RowBuilder, TableName};
-use crate::link::frame::{LaneKeys, Target};
+use crate::link::frame::{LaneKeys, Target, write_relation};
 
 /// What write-ahead log has of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,7 @@ impl CapturedRelation {
                     root_oid: names.1.to_u32(),
                     names: names.0,
                     columns: Vec::new(),
+                    version: 0,
                 },
                 routes: Routes::default(),
                 routable,
@@ -121,6 +123,7 @@ impl CapturedRelation {
                     number: attribute.attnum,
                     type_oid: attribute.atttypid.to_u32(),
                     type_name: type_name(attribute.atttypid, attribute.atttypmod),
+                    kind: kind_of(attribute.atttypid),
                     is_key,
                 });
                 self.columns.push(CapturedColumn {
@@ -128,12 +131,13 @@ impl CapturedRelation {
                     length: attribute.attlen,
                     stored: attribute.attgenerated as u8 != b'v',
                     is_key: is_key || whole_row_is_key,
-                    encoder: ValueEncoder::new(attribute.atttypid, self.memory.context()),
-                    hasher: (is_key && !whole_row_is_key).then(|| {
-                        KeyHasher::new(attribute.atttypid, attribute.attcollation, self.memory.context())
-                    }),
+                    is_hashed: is_key,
+                    value_type: (attribute.atttypid, attribute.attcollation),
+                    memory: self.memory.context(),
+                    coder: None,
                 });
             }
+            self.model.version = version_of(&self.model);
         }
     }
 
@@ -181,6 +185,7 @@ impl CapturedRelation {
         unsafe { scratch.deform(tuple, desc) };
         scratch.new_hashes.clear();
         for (index, column) in self.columns.iter_mut().enumerate() {
+            scratch.column = index;
             // SAFETY: the values were taken from the tuple just now.
             let hash = unsafe { column.encode(index, scratch, row) };
             if column.is_key {
@@ -211,6 +216,7 @@ impl CapturedRelation {
                 row.absent();
                 continue;
             }
+            scratch.column = index;
             // SAFETY: the values were taken from the tuple just now.
             let hash = unsafe { column.encode(index, scratch, row) };
             if column.is_key {
@@ -224,7 +230,7 @@ impl CapturedRelation {
     /// # Safety
     /// As [`CapturedRelation::encode_new`]; a tuple may be null.
     pub unsafe fn omit_by_stored_size(
-        &self,
+        &mut self,
         tuples: [pg_sys::HeapTuple; 2],
         desc: pg_sys::TupleDesc,
         scratch: &mut Scratch,
@@ -239,7 +245,7 @@ impl CapturedRelation {
                 }
                 scratch.deform(tuple, desc);
                 sizes.resize(self.columns.len(), 0);
-                for (column, size) in self.columns.iter().zip(&mut sizes) {
+                for (column, size) in self.columns.iter_mut().zip(&mut sizes) {
                     *size += column.least_size(scratch);
                 }
             }
@@ -284,7 +290,11 @@ impl CapturedRelation {
         !has_key || (!has_old && (!is_update || self.identity == Identity::Nothing))
     }
 
+    /// One hash of all, whatever order the columns stand in, since a row may move to a partition where that is another. (Rows
+    /// whose columns have each other's values then count as one, which only makes them wait for each other.)
     fn combine(&self, hashes: &[u64]) -> u64 {
+        let mut hashes: SmallVec<[u64; 8]> = SmallVec::from_slice(hashes);
+        hashes.sort_unstable();
         let mut bytes = Vec::with_capacity(8 * (hashes.len() + 1));
         bytes.extend_from_slice(&u64::from(self.model.root_oid).to_le_bytes());
         hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
@@ -370,6 +380,14 @@ unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
         pg_sys::RelationClose(index);
         columns
     }
+}
+
+/// A number for this definition, the same wherever it is seen.
+fn version_of(relation: &Relation) -> u64 {
+    let mut definition = Vec::new();
+    // One too long to be told is captured by nobody.
+    let _ = write_relation(&mut definition, 0, relation);
+    xxh3_64(&definition)
 }
 
 /// # Safety

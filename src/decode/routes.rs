@@ -428,7 +428,7 @@ impl Shaped {
             Answer::Unknown(column) => refuse(&Raised::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!(
-                    "the filter needs {column}, which write-ahead log doesn't have for this change: ALTER TABLE … REPLICA IDENTITY FULL"
+                    "the filter needs {column}, which write-ahead log doesn't have for this change: ALTER TABLE ... REPLICA IDENTITY FULL"
                 ),
             )),
         }

@@ -10,6 +10,7 @@
 mod array;
 mod composite;
 mod key_hash;
+mod kind;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod output;
@@ -20,6 +21,7 @@ use pgrx::varlena;
 use self::array::ArrayEncoder;
 use self::composite::CompositeEncoder;
 pub(crate) use self::key_hash::KeyHasher;
+pub(crate) use self::kind::kind_of;
 use self::output::OutputFunction;
 pub(crate) use self::output::function_info;
 use super::text::utf8;
@@ -142,7 +144,11 @@ impl ValueEncoder {
                     }
                 }
                 Kind::Date => json::time::date(out, datum.value() as i32),
-                Kind::Time => json::time::time_of_day(out, datum.value() as i64),
+                Kind::Time => {
+                    if json::time::time_of_day(out, datum.value() as i64).is_none() {
+                        corrupted("time");
+                    }
+                }
                 Kind::Timestamp => json::time::timestamp(out, datum.value() as i64),
                 Kind::Timestamptz => json::time::timestamptz(out, datum.value() as i64),
                 Kind::Uuid => json::uuid(out, &*datum.cast_mut_ptr()),

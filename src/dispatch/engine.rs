@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::hosts::HostLimits;
 use super::order::Order;
 use super::outcome::{Effect, Failure, Record, Skipped, SubscriptionId, Success};
 use super::position::{DeliveryId, Position};
@@ -31,6 +32,8 @@ pub struct Ticket {
     subscription: u32,
     request: u32,
     serial: u64,
+    /// The host that it goes to, also when its subscription is gone or has moved.
+    host: u64,
 }
 
 /// Deliveries to be sent now, in one request.
@@ -106,6 +109,11 @@ impl<P: Clone> Engine<P> {
         slots.into_iter().for_each(|slot| self.look_after(slot));
     }
 
+    /// Limits what hosts are sent, over all subscriptions that share one. What is under way stays.
+    pub fn set_host_limits(&mut self, limits: HostLimits) {
+        self.turns.set_host_limits(limits);
+    }
+
     /// Adds a subscription that stands there: a new one, or one of before a restart.
     pub fn subscribe(&mut self, id: SubscriptionId, settings: Settings, position: Position) {
         self.remove(id);
@@ -122,12 +130,15 @@ impl<P: Clone> Engine<P> {
         self.with(id, |subscription, shared| {
             let reordered = subscription.settings.ordering != settings.ordering;
             let rescheduled = subscription.settings.schedule != settings.schedule;
+            let smaller = subscription.settings.batch_size > settings.batch_size;
             subscription.settings = settings;
             if rescheduled {
                 subscription.begin_anew(shared, now);
             }
             if reordered {
                 subscription.settle(shared, now);
+            } else if smaller {
+                subscription.stand_still(shared, Some(now), subscription.mode);
             }
         });
     }
@@ -207,6 +218,7 @@ impl<P: Clone> Engine<P> {
     /// from here on: its outcome must be told by [`Engine::succeeded`] or [`Engine::failed`], once.
     pub fn next_to_send(&mut self, now: Instant) -> Option<Request<'_, P>> {
         self.shared.now = Some(now);
+        self.turns.wake(now);
         while let Some(slot) = self.timers.due(now) {
             if let Some(subscription) = self.subscriptions.get_mut(slot as usize) {
                 subscription.wake(now);
@@ -217,11 +229,11 @@ impl<P: Clone> Engine<P> {
         while let Some(slot) = self.turns.next() {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             let started = subscription.next(&mut self.shared, now);
-            let pace = subscription.pace;
+            let (pace, host) = (subscription.pace, subscription.settings.host);
             self.look_after(slot);
             if let Some((request, serial)) = started {
-                self.turns.started(pace);
-                return self.request(Ticket { subscription: slot, request, serial });
+                self.turns.started(pace, host, now);
+                return self.request(Ticket { subscription: slot, request, serial, host });
             }
         }
         None
@@ -270,9 +282,9 @@ impl<P: Clone> Engine<P> {
         end: impl FnOnce(&mut Subscription<P>, &mut Shared<P>, Instant),
     ) {
         self.shared.now = Some(now);
-        let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None) };
+        let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None, ticket.host) };
         let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
-        self.turns.ended(Some(subscription.pace));
+        self.turns.ended(Some(subscription.pace), ticket.host);
         let is_slow = duration > SLOW || subscription.has_slow(now);
         let pace = if is_slow { Pace::Slow } else { Pace::Swift };
         self.turns.changed(subscription.pace, pace, subscription.under_way());
@@ -334,7 +346,7 @@ impl<P: Clone> Engine<P> {
     /// When to call [`Engine::next_to_send`] again though nothing arrived and no request ended. Later than the
     /// time it was last called with.
     pub fn next_wakeup(&mut self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.turns.next_wakeup()).min()
     }
 
     /// Bytes charged for all that is in memory.

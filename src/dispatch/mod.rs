@@ -6,12 +6,14 @@
 
 mod breaker;
 mod engine;
+mod hosts;
 mod lanes;
 mod latency;
 mod listed;
 mod order;
 mod outcome;
 mod position;
+mod rate;
 mod replay;
 mod requests;
 mod retry;
@@ -24,11 +26,13 @@ mod window;
 mod properties;
 
 pub use engine::{Bottleneck, Counters, Engine, Item, Page, Read, ReadWhat, Request, Ticket};
+pub use hosts::HostLimits;
 pub use order::{Keys, Order, Ordering};
 pub use outcome::{
     Disabled, Effect, End, Failure, FailureClass, Members, Record, Skipped, SubscriptionId, Success,
 };
 pub use position::{Counts, DeliveryId, Mode, Pending, Position};
+pub use rate::PerSecond;
 pub use replay::{KeyFilter, ReplayProgress};
 pub use retry::Schedule;
 pub use subscription::{At, Settings};

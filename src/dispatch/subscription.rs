@@ -16,6 +16,7 @@ use super::listed::{Failed, Listed};
 use super::order::{Order, Ordering};
 use super::outcome::{Disabled, Effect, Record, SubscriptionId};
 use super::position::{Counts, DeliveryId, Mode, Position};
+use super::rate::{PerSecond, Rate};
 use super::replay::Replay;
 use super::requests::Requests;
 pub(super) use super::requests::State;
@@ -31,6 +32,8 @@ pub(super) use reading::{Held, Reading};
 pub struct Settings {
     /// Requests at once; at least 1.
     pub max_in_flight: u32,
+    /// Requests a second, if there is a limit.
+    pub rate_limit: Option<PerSecond>,
     /// The delays between attempts.
     pub schedule: Schedule,
     /// The most deliveries in a request; at least 1.
@@ -49,6 +52,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             max_in_flight: 16,
+            rate_limit: None,
             schedule: Schedule::default(),
             batch_size: 1,
             batch_wait: Duration::ZERO,
@@ -170,6 +174,9 @@ pub(super) struct Subscription<P> {
     pub breaker: Breaker,
     pub probe_now: bool,
     pub hold_until: Option<Instant>,
+    pub rate: Rate,
+    /// Its rate allows no request before.
+    pub rate_until: Option<Instant>,
     pub linger: Linger,
     /// The ordering was changed: nothing is read until what was sent by the old one has ended.
     pub settling: bool,
@@ -232,6 +239,8 @@ impl<P: Clone> Subscription<P> {
             breaker: Breaker::default(),
             probe_now: mode == Mode::Open,
             hold_until: None,
+            rate: Rate::default(),
+            rate_until: None,
             linger: Linger::Not,
             settling: false,
             pace: Pace::New,

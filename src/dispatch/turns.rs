@@ -1,8 +1,11 @@
 //! Whose turn it is: round robin among hosts, and among the subscriptions of a host, that have something to send.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::hosts::{HostLimits, Hosts};
 
 /// How long the requests of a subscription take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +24,7 @@ pub(super) enum Pace {
 /// those that don't keep it. Idle subscriptions cost nothing but their seat.
 pub(super) struct Turns {
     rings: [Ring; 3],
+    hosts: Hosts,
     seats: Vec<Seat>,
     in_flight: usize,
     /// Requests under way by pace.
@@ -33,6 +37,8 @@ pub(super) struct Turns {
 #[derive(Default)]
 struct Ring {
     hosts: VecDeque<u64>,
+    /// Those that are sent as much as they may be already.
+    waiting: FxHashSet<u64>,
     queues: FxHashMap<u64, VecDeque<(u32, u32)>>,
 }
 
@@ -48,12 +54,48 @@ struct Seat {
 impl Turns {
     /// For a pool of `limit` requests at once.
     pub fn new(limit: usize) -> Turns {
-        Turns { rings: Default::default(), seats: Vec::new(), in_flight: 0, by_pace: [0; 3], limit, next: 0 }
+        Turns {
+            rings: Default::default(),
+            hosts: Hosts::default(),
+            seats: Vec::new(),
+            in_flight: 0,
+            by_pace: [0; 3],
+            limit,
+            next: 0,
+        }
     }
 
     /// How many requests may be under way at once. When it shrinks, those under way stay.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// What each host may be sent.
+    pub fn set_host_limits(&mut self, limits: HostLimits) {
+        self.hosts.set_limits(limits);
+        for ring in &mut self.rings {
+            ring.hosts.extend(ring.waiting.drain());
+        }
+    }
+
+    /// Lets hosts have their turns again whose time has come.
+    pub fn wake(&mut self, now: Instant) {
+        while let Some(host) = self.hosts.due(now) {
+            self.admit(host);
+        }
+    }
+
+    /// When to call [`Turns::wake`].
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.hosts.next_due()
+    }
+
+    fn admit(&mut self, host: u64) {
+        for ring in &mut self.rings {
+            if ring.waiting.remove(&host) {
+                ring.hosts.push_back(host);
+            }
+        }
     }
 
     /// This one has something to send to this host and may; it waits its turn behind the others.
@@ -88,7 +130,7 @@ impl Turns {
             if !self.has_room(ring) {
                 continue;
             }
-            while let Some((who, number)) = self.rings[ring].pop() {
+            while let Some((who, number)) = self.rings[ring].pop(&self.hosts) {
                 let seat = self.seat(who);
                 if seat.number == number {
                     seat.place = None;
@@ -107,6 +149,11 @@ impl Turns {
         self.in_flight < self.limit && self.has_room(pace as usize)
     }
 
+    /// Whether this host is sent less than it may be.
+    pub fn may_send_to(&self, host: u64) -> bool {
+        self.hosts.may_send(host)
+    }
+
     fn has_room(&self, ring: usize) -> bool {
         let [_, new, slow] = self.by_pace;
         match ring {
@@ -116,14 +163,17 @@ impl Turns {
         }
     }
 
-    /// A request has started.
-    pub fn started(&mut self, pace: Pace) {
+    /// A request to this host has started.
+    pub fn started(&mut self, pace: Pace, host: u64, now: Instant) {
+        self.hosts.started(host, now);
         self.in_flight += 1;
         self.by_pace[pace as usize] += 1;
     }
 
-    /// A request has ended, however it did; None if its subscription has gone before it.
-    pub fn ended(&mut self, pace: Option<Pace>) {
+    /// A request to this host has ended, however it did; no pace if its subscription has gone before it.
+    pub fn ended(&mut self, pace: Option<Pace>, host: u64) {
+        self.hosts.ended(host);
+        self.admit(host);
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(pace) = pace {
             self.forget(pace, 1);
@@ -157,9 +207,13 @@ impl Turns {
 }
 
 impl Ring {
-    fn pop(&mut self) -> Option<(u32, u32)> {
+    fn pop(&mut self, hosts: &Hosts) -> Option<(u32, u32)> {
         loop {
             let host = self.hosts.pop_front()?;
+            if !hosts.may_send(host) {
+                self.waiting.insert(host);
+                continue;
+            }
             let Some(queue) = self.queues.get_mut(&host) else { continue };
             let entry = queue.pop_front();
             if queue.is_empty() {
@@ -215,7 +269,10 @@ mod tests {
         let mut turns = Turns::new(8);
         (0..9).for_each(|who| turns.offer(who, who.into(), Pace::Slow));
         let sent = |turns: &mut Turns, pace| {
-            let count = std::iter::from_fn(|| turns.next().map(|_| turns.started(pace))).count();
+            let count = std::iter::from_fn(|| {
+                turns.next().map(|who| turns.started(pace, who.into(), Instant::now()))
+            })
+            .count();
             assert!(turns.in_flight() <= 8);
             count
         };
@@ -224,7 +281,7 @@ mod tests {
         assert_eq!(sent(&mut turns, Pace::New), 2);
         (20..29).for_each(|who| turns.offer(who, who.into(), Pace::Swift));
         assert_eq!(sent(&mut turns, Pace::Swift), 2);
-        turns.ended(Some(Pace::Slow));
+        turns.ended(Some(Pace::Slow), 0);
         assert!(turns.next().is_some());
     }
 
@@ -252,9 +309,45 @@ mod tests {
     fn a_full_pool_gives_no_turn_until_a_request_ends() {
         let mut turns = Turns::new(1);
         turns.offer(1, 1, Pace::Swift);
-        turns.started(Pace::Swift);
+        turns.started(Pace::Swift, 1, Instant::now());
         assert_eq!(turns.next(), None);
-        turns.ended(Some(Pace::Swift));
+        turns.ended(Some(Pace::Swift), 1);
         assert_eq!(turns.next(), Some(1));
+    }
+
+    #[test]
+    fn a_host_that_is_sent_enough_waits_and_others_do_not() {
+        let (mut turns, now) = (Turns::new(100), Instant::now());
+        turns.set_host_limits(HostLimits { max_in_flight: Some(2), rate_limit: None });
+        let start = |turns: &mut Turns| {
+            let who = turns.next()?;
+            turns.started(Pace::Swift, u64::from(who) / 10, now);
+            Some(who)
+        };
+        [10, 11, 12, 13, 20].into_iter().for_each(|who| turns.offer(who, u64::from(who) / 10, Pace::Swift));
+        let order: Vec<_> = std::iter::from_fn(|| start(&mut turns)).collect();
+        assert_eq!(order, [10, 20, 11]);
+        turns.ended(Some(Pace::Swift), 1);
+        assert_eq!([start(&mut turns), start(&mut turns)], [Some(12), None]);
+        turns.set_host_limits(HostLimits::default());
+        assert_eq!(start(&mut turns), Some(13));
+    }
+
+    #[test]
+    fn a_host_is_sent_no_more_a_second_than_it_may_be() {
+        let (mut turns, start) = (Turns::new(100), Instant::now());
+        turns.set_host_limits(HostLimits { max_in_flight: None, rate_limit: std::num::NonZeroU32::new(10) });
+        let (mut now, mut count) = (start, 0);
+        while now < start + std::time::Duration::from_secs(3) {
+            (1..=5).for_each(|who| turns.offer(who, 7, Pace::Swift));
+            turns.wake(now);
+            while turns.next().is_some() {
+                count += 1;
+                turns.started(Pace::Swift, 7, now);
+                turns.ended(Some(Pace::Swift), 7);
+            }
+            now = turns.next_wakeup().unwrap();
+        }
+        assert_eq!(count, 31);
     }
 }

@@ -206,6 +206,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
         #[test]
         fn text_reads_back(id in any_id()) {
             prop_assert_eq!(id.to_string().parse(), Ok(id));

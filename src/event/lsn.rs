@@ -5,10 +5,26 @@ use std::str::FromStr;
 
 use super::Lsn;
 
+impl Lsn {
+    /// Appends the text, as [`Display`](fmt::Display) gives it.
+    pub fn write_to(self, out: &mut Vec<u8>) {
+        hexadecimal(out, (self.0 >> 32) as u32);
+        out.push(b'/');
+        hexadecimal(out, self.0 as u32);
+    }
+}
+
+fn hexadecimal(out: &mut Vec<u8>, number: u32) {
+    let digits = (u32::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|place| b"0123456789ABCDEF"[(number >> (4 * place) & 0xF) as usize]));
+}
+
 /// As `pg_lsn` prints it: the two halves in upper-case hexadecimal (`pg_lsn_out` in pg_lsn.c).
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
+        let mut text = Vec::with_capacity(17);
+        self.write_to(&mut text);
+        f.pad(&String::from_utf8_lossy(&text))
     }
 }
 

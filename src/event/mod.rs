@@ -5,6 +5,8 @@
 
 pub mod format;
 mod id;
+pub mod jsonb;
+mod kind;
 mod lsn;
 mod row;
 mod time;
@@ -13,6 +15,7 @@ pub mod value;
 use std::sync::Arc;
 
 pub use id::{EventId, Fingerprint, InvalidEventId};
+pub use kind::Kind;
 pub use lsn::InvalidLsn;
 pub use row::{Cell, Cells, Row, RowBuilder, RowError};
 
@@ -70,6 +73,8 @@ pub struct Column {
     pub type_oid: u32,
     /// Its type as `format_type` prints it.
     pub type_name: String,
+    /// What that type is beneath.
+    pub kind: Kind,
     /// Whether it belongs to the key: of the replica identity index, or of the primary key.
     pub is_key: bool,
 }
@@ -85,6 +90,16 @@ pub struct Relation {
     pub names: Vec<TableName>,
     /// Its columns, in the order of the table.
     pub columns: Vec<Column>,
+    /// Tells versions of its definition apart: another number after each change of it.
+    pub version: u64,
+}
+
+impl Relation {
+    /// The name by which a subscription knows it, see [`Relation::names`]: the topmost for a level beyond.
+    pub fn name(&self, level: usize) -> &TableName {
+        const NAMELESS: &TableName = &TableName { schema: String::new(), table: String::new() };
+        self.names.get(level).or(self.names.last()).unwrap_or(NAMELESS)
+    }
 }
 
 /// One committed change.
@@ -94,6 +109,8 @@ pub struct Event {
     pub transaction: Arc<Transaction>,
     /// Its place in the transaction, counted from 0 over all changes, wanted or not.
     pub ordinal: u64,
+    /// Where its own record stands in write-ahead log. Rows of one COPY or multi-row INSERT may share it.
+    pub lsn: Lsn,
     /// What happened.
     pub action: Action,
     /// Where it happened.

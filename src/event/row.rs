@@ -287,6 +287,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
         #[test]
         fn a_row_travels_unchanged(values in prop::collection::vec(prop_oneof![
             Just(None), Just(Some(None)), ".{0,20}".prop_map(|text| Some(Some(text)))

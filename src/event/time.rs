@@ -22,37 +22,55 @@ impl Timestamp {
 
     /// Appends the ISO 8601 text, as [`Display`](fmt::Display) gives it.
     pub fn write_to(self, out: &mut Vec<u8>) {
+        self.write(out, b'T', Fraction::Short, b"Z");
+    }
+
+    /// Appends the text that SQL gives under UTC, as `timestamptz_out` writes it.
+    pub fn write_sql(self, out: &mut Vec<u8>) {
+        self.write(out, b' ', Fraction::Short, b"+00");
+    }
+
+    /// Appends the ISO 8601 text with all six digits of the fraction.
+    pub fn write_micros(self, out: &mut Vec<u8>) {
+        self.write(out, b'T', Fraction::Whole, b"Z");
+    }
+
+    fn write(self, out: &mut Vec<u8>, separator: u8, fraction: Fraction, zone: &[u8]) {
         let seconds = self.0.div_euclid(MICROS_PER_SECOND);
-        let fraction = self.0.rem_euclid(MICROS_PER_SECOND);
+        let micros = self.0.rem_euclid(MICROS_PER_SECOND) as u32;
         let (year, month, day) = civil_date(seconds.div_euclid(SECONDS_PER_DAY));
-        let second_of_day = seconds.rem_euclid(SECONDS_PER_DAY);
+        let second_of_day = seconds.rem_euclid(SECONDS_PER_DAY) as u32;
 
         if year < 0 {
             out.push(b'-');
         }
-        if year.abs() > 9999 {
-            digits(out, year.abs() / 10_000, if year.abs() > 99_999 { 2 } else { 1 });
+        match year.unsigned_abs() {
+            year @ ..=9999 => out.extend_from_slice(&digits::<4>(year as u32)),
+            year => out.extend_from_slice(itoa::Buffer::new().format(year).as_bytes()),
         }
-        digits(out, year.abs() % 10_000, 4);
-        for (separator, value) in [
-            (b'-', month),
-            (b'-', day),
-            (b'T', second_of_day / 3600),
-            (b':', second_of_day / 60 % 60),
-            (b':', second_of_day % 60),
-        ] {
-            out.push(separator);
-            digits(out, value, 2);
-        }
-        if fraction != 0 {
+        let ([m1, m2], [d1, d2]) = (digits(month as u32), digits(day as u32));
+        let ([h1, h2], [n1, n2]) = (digits(second_of_day / 3600), digits(second_of_day / 60 % 60));
+        let [s1, s2] = digits(second_of_day % 60);
+        let rest = [b'-', m1, m2, b'-', d1, d2, separator, h1, h2, b':', n1, n2, b':', s1, s2];
+        out.extend_from_slice(&rest);
+        if micros != 0 || fraction == Fraction::Whole {
             out.push(b'.');
-            digits(out, fraction, 6);
-            while out.last() == Some(&b'0') {
+            out.extend_from_slice(&digits::<6>(micros));
+            while fraction == Fraction::Short && out.last() == Some(&b'0') {
                 out.pop();
             }
         }
-        out.push(b'Z');
+        out.extend_from_slice(zone);
     }
+}
+
+/// How many digits a fraction of a second has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fraction {
+    /// Six.
+    Whole,
+    /// Up to the last that is not zero.
+    Short,
 }
 
 /// ISO 8601 in UTC. The fraction is what `to_json` makes of a `timestamptz`: six digits without trailing zeros,
@@ -82,15 +100,15 @@ fn civil_date(day: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
-/// Appends the lowest `width` decimal digits of a number that is not negative.
-fn digits(out: &mut Vec<u8>, value: i64, width: usize) {
+/// The lowest decimal digits of a number.
+fn digits<const WIDTH: usize>(value: u32) -> [u8; WIDTH] {
     let mut rest = value;
-    let start = out.len();
-    out.resize(start + width, b'0');
-    for place in out[start..].iter_mut().rev() {
+    let mut digits = [b'0'; WIDTH];
+    for place in digits.iter_mut().rev() {
         *place += (rest % 10) as u8;
         rest /= 10;
     }
+    digits
 }
 
 #[cfg(test)]
@@ -106,6 +124,19 @@ mod tests {
         assert_eq!(Timestamp(MOMENT + 406_900).to_string(), "2026-11-20T10:00:47.4069Z");
         assert_eq!(Timestamp(MOMENT + 1).to_string(), "2026-11-20T10:00:47.000001Z");
         assert_eq!(Timestamp(MOMENT).to_string(), "2026-11-20T10:00:47Z");
+    }
+
+    #[test]
+    fn others_write_the_same_time_in_other_ways() {
+        let written = |write: fn(Timestamp, &mut Vec<u8>), micros| {
+            let mut out = Vec::new();
+            write(Timestamp(MOMENT + micros), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(Timestamp::write_sql, 406_900), "2026-11-20 10:00:47.4069+00");
+        assert_eq!(written(Timestamp::write_sql, 0), "2026-11-20 10:00:47+00");
+        assert_eq!(written(Timestamp::write_micros, 406_900), "2026-11-20T10:00:47.406900Z");
+        assert_eq!(written(Timestamp::write_micros, 0), "2026-11-20T10:00:47.000000Z");
     }
 
     #[test]

@@ -193,7 +193,8 @@ impl ChunkPacker {
         match item {
             Item::Change { event, keys, barrier, targets } => {
                 let reference = self.reference(&event.relation)?;
-                let head = ChangeHead { reference, action: event.action, ordinal: event.ordinal, targets };
+                let (action, ordinal, lsn) = (event.action, event.ordinal, event.lsn);
+                let head = ChangeHead { reference, action, ordinal, lsn, targets };
                 let mut frame = begin_change(&mut self.raw, &head);
                 for (image, row) in [(Image::New, &event.new), (Image::Old, &event.old)] {
                     if let Some(row) = row {

@@ -9,7 +9,7 @@ use super::chunk::Chunk;
 use super::load;
 use super::outcome::OutcomeChunk;
 use super::pack::Packer;
-use super::writer::{Attempt, PositionRow, lsn, number, printable, time};
+use super::writer::{Attempt, PositionRow, lsn, number, text, time};
 use crate::dispatch::DeliveryId;
 use crate::event::Timestamp;
 
@@ -156,8 +156,8 @@ impl Plans {
             (attempt.duration.as_secs_f64() * 1000.0).into(),
             attempt.status.map(i32::from).into(),
             attempt.class.as_str().into(),
-            printable(&attempt.error).into(),
-            attempt.response.as_deref().map(printable).into(),
+            text(Some(&attempt.error)),
+            text(attempt.response.as_deref()),
             next.map_or_else(no_time, time),
             attempt.replay.into(),
             others.into(),

@@ -58,4 +58,4 @@ pub use subscriptions::{RowOrdering, SubscriptionRow, all_subscriptions, disable
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]
-pub use writer::{Attempt, Journal, printable};
+pub use writer::{Attempt, Journal};

@@ -237,6 +237,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
         #[test]
         fn a_column_is_unsealed_as_it_was(raw in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..300),

@@ -145,6 +145,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
         #[test]
         fn any_position_comes_back(position in any_position()) {
             prop_assert_eq!(unpack(&pack(&position)).unwrap(), position);

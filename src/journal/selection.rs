@@ -219,10 +219,12 @@ mod tests {
             root_oid: table.len() as u32,
             names: vec![TableName { schema: "public".into(), table: table.into() }],
             columns: Vec::new(),
+            version: 1,
         };
         Event {
             transaction: Arc::new(transaction),
             ordinal: 0,
+            lsn: Lsn(0x15A_8F00),
             action: Action::Update,
             relation: Arc::new(relation),
             new: None,

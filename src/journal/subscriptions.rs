@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use pgrx::spi::{Result, SpiHeapTupleData};
-use pgrx::{Spi, pg_sys};
+use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
 use super::tables::{check, with_tables, write_as_our_own};
+use crate::dispatch::PerSecond;
+use crate::event::format::Format;
 
 /// What sending needs of a subscription's row and secrets.
 pub struct SubscriptionRow {
@@ -19,6 +21,8 @@ pub struct SubscriptionRow {
     pub columns: Option<Vec<String>>,
     /// Columns that payloads leave out; only when `columns` is none.
     pub exclude_columns: Option<Vec<String>>,
+    /// The shape of its payloads.
+    pub format: Format,
     /// Extra headers, a JSON object of strings.
     pub headers: String,
     /// Most events in a request, 1 at least; a larger one makes every body an array.
@@ -33,6 +37,8 @@ pub struct SubscriptionRow {
     pub timeout: Duration,
     /// Requests at once, 1 at least.
     pub max_in_flight: u32,
+    /// Requests a second, if there is a limit.
+    pub rate_limit: Option<PerSecond>,
     /// Delays between attempts; one attempt more than these.
     pub retry_schedule: Vec<Duration>,
     /// How long events stay for replay; none: as the setting says.
@@ -59,12 +65,13 @@ pub enum RowOrdering {
 }
 
 const QUERY: &str = "
-    SELECT s.id, s.name, s.url, s.columns, s.exclude_columns, s.headers::text, s.batch_size,
-           extract(epoch FROM s.batch_wait)::float8, s.ordering, extract(epoch FROM s.timeout)::float8, s.max_in_flight,
+    SELECT s.id, s.name, s.url, s.columns, s.exclude_columns, s.format, s.headers::text, s.batch_size,
+           extract(epoch FROM s.batch_wait)::float8 AS batch_wait, s.ordering, s.key_columns,
+           extract(epoch FROM s.timeout)::float8 AS timeout, s.max_in_flight, s.rate_limit,
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
-                 FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n),
-           extract(epoch FROM s.retention)::float8, s.enabled, s.paused, s.disabled_reason,
-           array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL), s.key_columns
+                 FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n) AS retry_schedule,
+           extract(epoch FROM s.retention)::float8 AS retention, s.enabled, s.paused, s.disabled_reason,
+           array_remove(ARRAY[k.secret, CASE WHEN k.previous_until > now() THEN k.previous_secret END], NULL) AS secrets
     FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
     WHERE s.home = pgwh.home()";
 
@@ -104,29 +111,39 @@ fn read(query: &str, ids: Option<&[i64]>) -> Result<Vec<SubscriptionRow>> {
 fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
     let positive = |number: Option<i32>| number.and_then(|number| number.try_into().ok()).unwrap_or(1).max(1);
     Ok(SubscriptionRow {
-        id: row.get(1)?.unwrap_or_default(),
-        name: row.get(2)?.unwrap_or_default(),
-        url: row.get(3)?.unwrap_or_default(),
-        columns: row.get(4)?,
-        exclude_columns: row.get(5)?,
-        headers: row.get(6)?.unwrap_or_default(),
-        batch_size: positive(row.get(7)?),
-        batch_wait: duration(row.get(8)?.unwrap_or_default()),
-        ordering: match row.get::<&str>(9)? {
+        id: of(row, "id")?.unwrap_or_default(),
+        name: of(row, "name")?.unwrap_or_default(),
+        url: of(row, "url")?.unwrap_or_default(),
+        columns: of(row, "columns")?,
+        exclude_columns: of(row, "exclude_columns")?,
+        format: of::<String>(row, "format")?.as_deref().and_then(Format::of_word).unwrap_or_default(),
+        headers: of(row, "headers")?.unwrap_or_default(),
+        batch_size: positive(of(row, "batch_size")?),
+        batch_wait: duration(of(row, "batch_wait")?.unwrap_or_default()),
+        ordering: match of::<String>(row, "ordering")?.as_deref() {
             Some("strict") => RowOrdering::Strict,
             Some("none") => RowOrdering::None,
             _ => RowOrdering::Key,
         },
-        timeout: duration(row.get(10)?.unwrap_or_default()),
-        max_in_flight: positive(row.get(11)?),
-        retry_schedule: row.get::<Vec<f64>>(12)?.unwrap_or_default().into_iter().map(duration).collect(),
-        retention: row.get(13)?.map(duration),
-        enabled: row.get(14)?.unwrap_or_default(),
-        paused: row.get(15)?.unwrap_or_default(),
-        disabled_reason: row.get(16)?,
-        secrets: row.get(17)?.unwrap_or_default(),
-        key_columns: row.get(18)?,
+        key_columns: of(row, "key_columns")?,
+        timeout: duration(of(row, "timeout")?.unwrap_or_default()),
+        max_in_flight: positive(of(row, "max_in_flight")?),
+        rate_limit: of::<i32>(row, "rate_limit")?.and_then(|number| PerSecond::new(number.try_into().ok()?)),
+        retry_schedule: of::<Vec<f64>>(row, "retry_schedule")?
+            .unwrap_or_default()
+            .into_iter()
+            .map(duration)
+            .collect(),
+        retention: of(row, "retention")?.map(duration),
+        enabled: of(row, "enabled")?.unwrap_or_default(),
+        paused: of(row, "paused")?.unwrap_or_default(),
+        disabled_reason: of(row, "disabled_reason")?,
+        secrets: of(row, "secrets")?.unwrap_or_default(),
     })
+}
+
+fn of<T: IntoDatum + FromDatum>(row: &SpiHeapTupleData<'_>, column: &str) -> Result<Option<T>> {
+    row.get_by_name(column)
 }
 
 fn duration(seconds: f64) -> Duration {

@@ -16,6 +16,7 @@ use super::position;
 use super::reader::{Cache, Reads};
 use super::ring::Slices;
 use super::tables::{check, with_tables};
+use crate::decode::text::encoded;
 use crate::dispatch::{DeliveryId, Position};
 use crate::event::{Lsn, Timestamp};
 use crate::link::frame::Item;
@@ -311,14 +312,13 @@ impl Buffer {
     }
 }
 
-/// What `text` can hold of a text that came from outside: no NUL, and in a database whose encoding is not UTF-8 nothing
-/// but ASCII.
-pub fn printable(text: &str) -> String {
-    // SAFETY: reads a static of the process.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
-    let all = [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII].contains(&encoding);
-    let fits = |letter: char| letter != '\0' && (all || letter.is_ascii());
-    text.chars().map(|letter| if fits(letter) { letter } else { '?' }).collect()
+/// A text that came from outside, as a value of type `text`.
+pub(super) fn text<'a>(text: Option<&str>) -> DatumWithOid<'a> {
+    match text {
+        // SAFETY: a text is laid out as a bytea is, and holds what the database's encoding has.
+        Some(text) => unsafe { DatumWithOid::new(encoded(text), pg_sys::TEXTOID) },
+        None => DatumWithOid::null_oid(pg_sys::TEXTOID),
+    }
 }
 
 /// SQL counts on the other side of 0 what is beyond 2^63, which nothing reaches.

@@ -145,6 +145,25 @@ mod tag {
     pub const OLD_ROW: u8 = b'o';
 }
 
+/// The byte that stands for a kind of type.
+mod kind_tag {
+    pub const TEXT: u8 = b't';
+    pub const BOOLEAN: u8 = b'b';
+    pub const NUMBER: u8 = b'n';
+    pub const NUMERIC: u8 = b'd';
+    pub const OID: u8 = b'o';
+    pub const BYTEA: u8 = b'x';
+    pub const TIMESTAMP: u8 = b's';
+    pub const TIMESTAMPTZ: u8 = b'z';
+    pub const JSON: u8 = b'j';
+    pub const HSTORE: u8 = b'h';
+    pub const ARRAY: u8 = b'[';
+    pub const COMPOSITE: u8 = b'(';
+}
+
+/// How deep types may be nested: more than anybody nests them, less than would exhaust a stack.
+const MAX_KIND_DEPTH: usize = 100;
+
 /// Bits that say which keys follow, and whether the change is a barrier.
 mod flag {
     pub const KEY: u8 = 1;

@@ -87,15 +87,15 @@ impl Client {
     fn render(&mut self, job: &Job) {
         #[cfg(test)]
         assert_ne!(job.attempt, PANIC, "for a test");
-        let Endpoint { format, database, subscription, columns, .. } = &*job.endpoint;
-        let context = RenderContext { database, subscription, columns };
+        let Endpoint { format, source, subscription, columns, .. } = &*job.endpoint;
+        let subscription_id = job.endpoint.subscription_id;
+        let context = RenderContext { source, subscription_id, subscription, columns };
         let body = &mut self.body;
         body.clear();
         match &job.events[..] {
-            [(event, level)] if !job.endpoint.batched => {
+            [(event, level)] if !is_batch(job) => {
                 format.render_one(body, event, usize::from(*level), &context);
             }
-            // A batch stays one when its subscription is changed to take none.
             events => {
                 let events = events.iter().map(|(event, level)| (&**event, usize::from(*level)));
                 format.render_batch(body, events, &context);
@@ -110,7 +110,7 @@ impl Client {
         let signature = signature::sign(&endpoint.keys, &id, timestamp, &self.body);
         let id = HeaderValue::from_maybe_shared(id)?;
         let mut headers = HeaderMap::with_capacity(9 + endpoint.headers.len());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.format.content_type()));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(endpoint.format.content_type(is_batch(job))));
         headers.insert(
             USER_AGENT,
             HeaderValue::from_static(concat!("pgstream_hooks/", env!("CARGO_PKG_VERSION"))),
@@ -127,6 +127,11 @@ impl Client {
         }
         for (name, value) in &endpoint.headers {
             headers.append(name.clone(), value.clone());
+        }
+        if let [(event, _)] = &job.events[..]
+            && let Some((name, value)) = endpoint.format.extra_header(event)
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_maybe_shared(value)?);
         }
         Ok(headers)
     }
@@ -239,6 +244,11 @@ impl From<InvalidHeaderValue> for Failure {
     fn from(error: InvalidHeaderValue) -> Failure {
         Failure::unanswered(ErrorClass::Encode, error.to_string())
     }
+}
+
+/// Whether the body is that of a batch: also of one event, if the subscription takes several.
+fn is_batch(job: &Job) -> bool {
+    job.endpoint.batched || job.events.len() > 1
 }
 
 /// The id of a request: its event's, or one derived from all of a batch's members, and the subscription's. Two

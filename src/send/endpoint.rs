@@ -9,7 +9,7 @@ use url::{Host, Url};
 use super::guard::Guard;
 use super::problem::Problem;
 use super::signature::SigningKey;
-use crate::event::format::{Format, Shown};
+use crate::event::format::{Format, Shown, Source};
 
 /// The longest URL in bytes: more than servers commonly take.
 const MAX_URL: usize = 8 * 1024;
@@ -43,8 +43,8 @@ pub struct EndpointSettings {
     pub subscription_id: i64,
     /// The subscription's name; part of the payload.
     pub subscription: String,
-    /// The database; part of the payload.
-    pub database: String,
+    /// Where its events come from; part of the payload.
+    pub source: Arc<Source>,
     /// Where to POST.
     pub url: String,
     /// Extra request headers.
@@ -70,7 +70,7 @@ pub struct EndpointSettings {
 pub struct Endpoint {
     pub(super) subscription_id: i64,
     pub(super) subscription: String,
-    pub(super) database: String,
+    pub(super) source: Arc<Source>,
     pub(super) target: Target,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) timeout: Duration,
@@ -96,7 +96,7 @@ impl Endpoint {
                 .collect::<Result<_, _>>()?,
             subscription_id: settings.subscription_id,
             subscription: settings.subscription,
-            database: settings.database,
+            source: settings.source,
             timeout: settings.timeout,
             format: settings.format,
             columns: settings.columns,
@@ -113,6 +113,7 @@ impl Endpoint {
             && self.headers.iter().all(|header| other.headers.contains(header));
         headers
             && self.target.uri == other.target.uri
+            && self.format == other.format
             && self.timeout == other.timeout
             && self.guard == other.guard
     }
@@ -170,7 +171,7 @@ impl Target {
             return Err(Problem::new(
                 "invalid endpoint URL",
                 "The URL contains a user name or password, which everyone who sees the subscription would see.",
-                "Send it as a header instead: headers => '{\"authorization\": \"Basic …\"}'.",
+                "Send it as a header instead: headers => '{\"authorization\": \"Basic ...\"}'.",
             ));
         }
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default().filter(|port| *port != 0))
@@ -199,7 +200,7 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
         Problem::new(
             "invalid request header",
             detail,
-            "Give headers as an object of names and values: headers => '{\"x-api-key\": \"…\"}'.",
+            "Give headers as an object of names and values: headers => '{\"x-api-key\": \"...\"}'.",
         )
     };
     let parsed: HeaderName =

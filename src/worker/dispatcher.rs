@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use pgrx::{pg_guard, pg_sys};
 
 use super::decoder::Installation;
-use super::effects;
 use super::figures::Publisher;
 use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
 use super::shmem::{self, Database, Phase};
 use super::waiting::WaitSet;
+use super::{effects, endpoints};
 use crate::decode::{raw, slot};
 use crate::event::Lsn;
 use crate::journal::{self, CommandKind, Version};
@@ -64,7 +64,8 @@ fn serve(database: &'static Database) {
     let mut receiver = Receiver::create(settings::queue_size());
     database.queue.store(receiver.handle(), Ordering::SeqCst);
     let Some(decoder) = start_decoder(database) else { return };
-    let sending = Sending::new(database, loaded);
+    let source = process::in_bare_transaction(|| endpoints::source_of(oid, &installation.id));
+    let sending = Sending::new(database, source, loaded);
     Dispatcher::new(database, decoder, installation.extension, recording, sending).run(&mut receiver);
 }
 

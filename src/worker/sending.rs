@@ -6,7 +6,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use pgrx::pg_sys;
 use slab::Slab;
 
 use super::figures::Publisher;
@@ -21,6 +20,7 @@ use crate::dispatch::{
     SubscriptionId, Success, Ticket,
 };
 use crate::event::Event;
+use crate::event::format::Source;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
 use crate::link::frame::{self, LaneKeys};
 use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
@@ -37,7 +37,7 @@ pub type Payload = (Arc<Event>, u8);
 
 /// Events on their way to endpoints.
 pub struct Sending {
-    database: String,
+    source: Arc<Source>,
     engine: Engine<Payload>,
     pool: Pool,
     endpoints: HashMap<i64, Arc<Endpoint>>,
@@ -53,14 +53,14 @@ pub struct Sending {
 
 impl Sending {
     /// Nobody is subscribed yet.
-    pub fn new(database: &Database, loaded: Loaded) -> Sending {
+    pub fn new(database: &Database, source: Source, loaded: Loaded) -> Sending {
         let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
         let pool = match Pool::start(settings) {
             Ok(pool) => pool,
             Err(error) => pgrx::error!("pgstream_hooks: the sender threads can't be prepared: {error}"),
         };
         Sending {
-            database: super::process::in_bare_transaction(|| database_name(database.oid())),
+            source: Arc::new(source),
             engine: Engine::new(settings.max_threads, event_memory()),
             pool,
             endpoints: HashMap::new(),
@@ -77,6 +77,7 @@ impl Sending {
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>, last: DeliveryId) {
         let max_requests = files::max_requests();
         self.engine.set_limits(max_requests, event_memory());
+        self.engine.set_host_limits(settings::host_limits());
         self.pool.set_max_requests(max_requests);
         let known: Vec<i64> = self.engine.subscriptions().map(|id| id.0).collect();
         self.edit(&known, rows, last);
@@ -90,7 +91,7 @@ impl Sending {
         }
         let guard = Arc::new(settings::guard());
         for row in rows {
-            let endpoint = endpoints::endpoint_of(&self.database, &row, &guard);
+            let endpoint = endpoints::endpoint_of(&self.source, &row, &guard);
             // What is stored has been checked, so somebody has gone round the checks. What is pending is kept.
             if let Err(problem) = &endpoint {
                 pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
@@ -413,12 +414,4 @@ fn event_memory() -> usize {
 fn jitter(ticket: u64) -> u32 {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
     xxhash_rust::xxh3::xxh3_64(&(ticket ^ (u64::from(nanos) << 32)).to_le_bytes()) as u32
-}
-
-fn database_name(oid: pg_sys::Oid) -> String {
-    // SAFETY: a syscache look-up in a transaction; the name is copied.
-    unsafe {
-        let name = pg_sys::get_database_name(oid);
-        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
-    }
 }

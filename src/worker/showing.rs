@@ -108,6 +108,8 @@ fn bottleneck_word(bottleneck: Bottleneck) -> &'static str {
     match bottleneck {
         Bottleneck::None | Bottleneck::Paused => "",
         Bottleneck::Breaker => "endpoint fails",
+        Bottleneck::RateLimit => "rate_limit",
+        Bottleneck::Host => "limits of the host",
         Bottleneck::Hold => "endpoint asked to wait",
         Bottleneck::Endpoint => "endpoint",
         Bottleneck::RetryWait => "retries",

@@ -9,7 +9,9 @@ mod disk;
 mod event;
 mod listener;
 mod process;
+mod records;
 mod server;
+mod stage;
 mod tally;
 mod wait;
 
@@ -21,6 +23,8 @@ pub use listener::Listener;
 pub use postgres::Client;
 pub use process::{DECODER, DISPATCHER, LAUNCHER, Process};
 pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
+pub use records::{compare_records, types};
 pub use server::Server;
+pub use stage::{Stage, what};
 pub use tally::{Counts, Tally};
 pub use wait::{PATIENCE, eventually, within};

@@ -50,7 +50,7 @@ fn forget(
             "pgstream_hooks",
         )
         .set_detail(format!("{} of their deliveries are pending, or may be replayed.", erased.pending))
-        .set_hint("SELECT * FROM pgwh.why(…); shows them. Wait, or give them up with pgwh.skip(delivery_id) or pgwh.cancel_replay(id); then do this again.")
+        .set_hint("SELECT * FROM pgwh.why(...); shows them. Wait, or give them up with pgwh.skip(delivery_id) or pgwh.cancel_replay(id); then do this again.")
         .report(PgLogLevel::NOTICE);
     }
     let counts = (erased.events as i64, erased.pending as i64, erased.attempts as i64);

@@ -205,6 +205,6 @@ fn read(table: &str, columns: &[Column], key: &str) -> Result<Vec<Value>, Error>
 /// An object with these members.
 fn example(names: &[&str]) -> String {
     let names = if names.is_empty() { &["id"] } else { names };
-    let members: Vec<String> = names.iter().map(|name| format!("{:?}: …", name)).collect();
+    let members: Vec<String> = names.iter().map(|name| format!("{:?}: ...", name)).collect();
     format!("{{{}}}", members.join(", "))
 }

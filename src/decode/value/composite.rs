@@ -102,6 +102,25 @@ impl CompositeEncoder {
     }
 }
 
+/// The fields of a composite type, dropped ones left out; none of `record`, whose values say themselves what they hold.
+pub(super) fn fields_of(type_oid: Oid) -> Vec<(String, Oid)> {
+    // SAFETY: catalog look-ups; the descriptor is given back, and each attribute is within `natts`.
+    unsafe {
+        let type_oid = pg_sys::getBaseType(type_oid);
+        if type_oid == pg_sys::RECORDOID {
+            return Vec::new();
+        }
+        let tupdesc = pg_sys::lookup_rowtype_tupdesc(type_oid, -1);
+        let attributes = (0..(*tupdesc).natts as usize).map(|at| raw::attribute(tupdesc, at));
+        let fields = attributes
+            .filter(|attribute| !attribute.attisdropped)
+            .map(|attribute| (crate::decode::text::name(&attribute.attname), attribute.atttypid))
+            .collect();
+        release(tupdesc);
+        fields
+    }
+}
+
 impl Shape {
     fn look_up(type_oid: Oid, typmod: i32, version: u64, context: MemoryContext) -> Self {
         // SAFETY: the copy lives in `context` as long as the encoder; its original is given back. Each attribute

@@ -58,6 +58,8 @@ pub enum Bottleneck {
     Breaker,
     /// The endpoint asked to be left alone.
     Hold,
+    /// The rate that the subscription may be sent at.
+    RateLimit,
     /// The endpoint does not answer faster: as many requests are under way as it gets.
     Endpoint,
     /// All that is in memory waits for something that has failed.
@@ -68,6 +70,8 @@ pub enum Bottleneck {
     Journal,
     /// The pool: `max_requests`.
     Threads,
+    /// What its host may be sent, over all subscriptions.
+    Host,
 }
 
 impl<P: Clone> Engine<P> {
@@ -112,9 +116,14 @@ impl<P: Clone> Engine<P> {
         if subscription.may_send() {
             return if !self.turns.has_room_for(subscription.pace) {
                 Bottleneck::Threads
+            } else if !self.turns.may_send_to(subscription.settings.host) {
+                Bottleneck::Host
             } else {
                 Bottleneck::None
             };
+        }
+        if subscription.rate_until.is_some() && (work.lanes.is_ready() || work.requests.has_ready()) {
+            return Bottleneck::RateLimit;
         }
         if work.requests.under_way() >= window && work.lanes.unsent() > 0 {
             return Bottleneck::Endpoint;

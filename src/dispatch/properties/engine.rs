@@ -5,8 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::orders;
 use super::world::{World, settings};
-use super::{config, orders};
 use crate::dispatch::{DeliveryId, FailureClass, Order, SubscriptionId};
 
 /// One thing that happens.
@@ -112,7 +112,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(config(1500))]
+    #![proptest_config(crate::fuzz::config(1500))]
 
     #[test]
     fn nothing_is_lost_or_overtaken_or_stalls_whatever_happens(

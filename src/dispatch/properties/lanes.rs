@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{config, must_wait, orders};
+use super::{must_wait, orders};
 use crate::dispatch::Order;
 use crate::dispatch::lanes::{Lanes, Members};
 
@@ -126,7 +126,7 @@ impl Queue {
 }
 
 proptest! {
-    #![proptest_config(config(2000))]
+    #![proptest_config(crate::fuzz::config(2000))]
 
     #[test]
     fn lanes_give_the_oldest_that_need_not_wait_and_lose_nothing(

@@ -1,25 +1,12 @@
 //! The promises of the dispatcher, tried on random histories against a plain model that looks at every item.
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::{Keys, Order};
 
 mod engine;
 mod lanes;
 mod world;
-
-/// The same histories in every run; as many as `PROPTEST_CASES` says if it is set.
-fn config(cases: u32) -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    ProptestConfig {
-        cases,
-        rng_seed: RngSeed::Fixed(1),
-        failure_persistence: None,
-        max_shrink_iters: 20_000,
-        ..ProptestConfig::default()
-    }
-}
 
 fn orders() -> impl Strategy<Value = Order> {
     let keys = prop_oneof![

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::must_wait;
 use crate::dispatch::{
     At, DeliveryId, End, Engine, Failure, FailureClass, Item, KeyFilter, Mode, Order, Ordering, Page,
-    Position, Read, ReadWhat, Record, Schedule, Settings, SubscriptionId, Success, Ticket,
+    PerSecond, Position, Read, ReadWhat, Record, Schedule, Settings, SubscriptionId, Success, Ticket,
 };
 
 pub const CHARGE: usize = 100;
@@ -65,6 +65,7 @@ pub struct World {
 pub fn settings(seed: u32) -> Settings {
     Settings {
         max_in_flight: seed % 4 + 1,
+        rate_limit: PerSecond::new(seed / 256 % 3),
         schedule: Schedule::new(&[3, 7, 20].map(Duration::from_secs)),
         batch_size: [1, 1, 3, 8][seed as usize / 4 % 4],
         batch_wait: Duration::from_secs(u64::from(seed / 16 % 2)),

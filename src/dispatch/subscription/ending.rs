@@ -74,7 +74,7 @@ impl<P: Clone> Subscription<P> {
         if self.give_up_skipped(shared, index) {
             return self.ended(shared);
         }
-        let meets_replay = self.meets_replay(index);
+        let (meets_replay, is_too_large) = (self.meets_replay(index), self.is_too_large(index));
         let Some(work) = &mut self.work else { return };
         let request = work.requests.get(index);
         let first = request.members[0];
@@ -112,9 +112,9 @@ impl<P: Clone> Subscription<P> {
             }
             _ => self.count(shared, failed),
         }
-        // What stands still has nothing in the lanes, nor has what must let a replay pass.
-        if self.settling || matches!(self.mode, Mode::Paused | Mode::Stopped) || meets_replay && self.sends()
-        {
+        // What stands still has nothing in the lanes, nor has what must let a replay pass or be split up.
+        let stands_still = self.settling || matches!(self.mode, Mode::Paused | Mode::Stopped);
+        if stands_still || is_too_large || meets_replay && self.sends() {
             self.stand_still(shared, Some(now), self.mode);
         }
         self.ended(shared);
@@ -126,6 +126,12 @@ impl<P: Clone> Subscription<P> {
         let request = work.requests.get(index);
         let mut orders = request.members.iter().map(|&slot| work.lanes.order(slot));
         request.replay.is_none() && orders.any(|order| replay.holds(&order, self.settings.ordering))
+    }
+
+    /// Whether a request holds more than its subscription takes by now.
+    fn is_too_large(&self, index: u32) -> bool {
+        let batch_size = self.settings.batch_size as usize;
+        self.work.as_ref().is_some_and(|work| work.requests.get(index).members.len() > batch_size)
     }
 
     fn sends(&self) -> bool {

@@ -21,6 +21,7 @@ impl<P: Clone> Subscription<P> {
             Mode::Live | Mode::Draining => {
                 has_ready
                     && self.hold_until.is_none()
+                    && self.rate_until.is_none()
                     && work.requests.under_way() < self.window.size(self.settings.max_in_flight)
                     && !self.lingers(work.requests.has_ready(), work.lanes.unsent())
             }
@@ -42,7 +43,7 @@ impl<P: Clone> Subscription<P> {
             Mode::Open => [self.hold_until, self.breaker.probe_at()].into_iter().flatten().min(),
             Mode::Live | Mode::Draining => {
                 let due = self.work.as_mut().and_then(|work| work.requests.next_due());
-                [self.hold_until, due, linger].into_iter().flatten().min()
+                [self.hold_until, self.rate_until, due, linger].into_iter().flatten().min()
             }
         }
     }
@@ -50,6 +51,7 @@ impl<P: Clone> Subscription<P> {
     /// Its time has come.
     pub fn wake(&mut self, now: Instant) {
         self.hold_until.take_if(|until| *until <= now);
+        self.rate_until.take_if(|until| *until <= now);
         if matches!(self.linger, Linger::Until(until) if until <= now) {
             self.linger = Linger::Over;
         }
@@ -79,6 +81,9 @@ impl<P: Clone> Subscription<P> {
             None => self.retry(now, serial).or_else(|| self.fresh(shared, now, serial)),
         };
         self.tidy(shared);
+        if let (Some(_), Some(limit)) = (index, self.settings.rate_limit) {
+            self.rate_until = self.rate.sent(now, limit);
+        }
         index.map(|index| (index, serial))
     }
 

@@ -1,27 +1,16 @@
 //! JSON text appended to a buffer, without a tree of values in between.
 
+pub(super) use crate::event::value::string;
+
 /// Appends an integer.
 pub(super) fn integer(out: &mut Vec<u8>, value: u64) {
-    // Writing to memory does not fail.
-    let _ = serde_json::to_writer(out, &value);
-}
-
-/// Appends a string in its quotes.
-pub(super) fn string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    within_string(out, text);
-    out.push(b'"');
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Appends a text to a string whose quotes the caller writes.
 pub(super) fn within_string(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        out.extend_from_slice(text.as_bytes());
-        return;
-    }
     let start = out.len();
-    // Writing to memory does not fail.
-    let _ = serde_json::to_writer(&mut *out, text);
+    string(out, text);
     out.remove(start);
     out.pop();
 }
@@ -49,10 +38,15 @@ impl List {
         string(out, text);
     }
 
-    /// The next member, whose value is JSON text already.
-    pub(super) fn member(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    /// The name of the next member, whose value the caller writes.
+    pub(super) fn name(&mut self, out: &mut Vec<u8>, name: &str) {
         self.string(out, name);
         out.push(b':');
+    }
+
+    /// The next member, whose value is JSON text already.
+    pub(super) fn member(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
+        self.name(out, name);
         out.extend_from_slice(value);
     }
 
@@ -60,7 +54,8 @@ impl List {
         out.push(self.close);
     }
 
-    fn separate(&mut self, out: &mut Vec<u8>) {
+    /// Before the next element, which the caller writes.
+    pub(super) fn separate(&mut self, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.first, false) {
             out.push(b',');
         }
@@ -74,6 +69,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
         #[test]
         fn any_text_becomes_a_string(text in prop_oneof![".*", "[\"\\\\/\\x00-\\x1f\\x7f é]*"]) {
             let mut out = Vec::new();

@@ -2,8 +2,14 @@
 //!
 //! Bodies are made when they are sent, from the canonical event and the subscription's present settings.
 
+mod cloudevents;
+pub mod ids;
 mod json;
+mod pgstream;
 mod pgwh;
+mod rows;
+mod sequin;
+mod supabase;
 
 use super::{Column, Event};
 
@@ -13,13 +19,34 @@ pub enum Format {
     /// Our own: a Standard Webhooks body.
     #[default]
     Pgwh,
+    /// As pgstream sends it, one event a request.
+    Pgstream,
+    /// As Sequin sends it with "batch messages" enabled.
+    Sequin,
+    /// As Supabase's database webhooks send it, one event a request.
+    Supabase,
+    /// CloudEvents 1.0 in structured mode.
+    Cloudevents,
+}
+
+/// Where events come from, as bodies tell it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The name of the database.
+    pub database: String,
+    /// The name of the machine that the server runs on.
+    pub host: String,
+    /// `pgwh.installation.id`: the same for as long as the extension is there.
+    pub installation: u128,
 }
 
 /// What a body tells beside the event.
 #[derive(Clone, Copy, Debug)]
 pub struct RenderContext<'a> {
-    /// The name of the database.
-    pub database: &'a str,
+    /// Where the event comes from.
+    pub source: &'a Source,
+    /// The id of the subscription.
+    pub subscription_id: i64,
     /// The name of the subscription.
     pub subscription: &'a str,
     /// The columns it shows.
@@ -51,10 +78,45 @@ impl Shown {
 }
 
 impl Format {
-    /// The value of the header `content-type`.
-    pub fn content_type(self) -> &'static str {
+    /// All there are, the default first.
+    pub const ALL: [Format; 5] =
+        [Format::Pgwh, Format::Pgstream, Format::Sequin, Format::Supabase, Format::Cloudevents];
+
+    /// The word for it in `pgwh.subscriptions`.
+    pub fn word(self) -> &'static str {
         match self {
-            Format::Pgwh => "application/json",
+            Format::Pgwh => "pgwh",
+            Format::Pgstream => "pgstream",
+            Format::Sequin => "sequin",
+            Format::Supabase => "supabase",
+            Format::Cloudevents => "cloudevents",
+        }
+    }
+
+    /// The format of that word.
+    pub fn of_word(word: &str) -> Option<Format> {
+        Format::ALL.into_iter().find(|format| format.word() == word)
+    }
+
+    /// Whether a request may bring several events: receivers of the others know one at a time.
+    pub fn takes_batches(self) -> bool {
+        !matches!(self, Format::Pgstream | Format::Supabase)
+    }
+
+    /// The value of the header `content-type`, of a subscription that takes batches or doesn't.
+    pub fn content_type(self, batched: bool) -> &'static str {
+        match self {
+            Format::Cloudevents if batched => "application/cloudevents-batch+json",
+            Format::Cloudevents => "application/cloudevents+json",
+            Format::Pgwh | Format::Pgstream | Format::Sequin | Format::Supabase => "application/json",
+        }
+    }
+
+    /// The header that the format has beside those of all requests, in a request that brings this one event.
+    pub fn extra_header(self, event: &Event) -> Option<(&'static str, String)> {
+        match self {
+            Format::Pgstream => Some(("x-pgstream-lsn", event.lsn.to_string())),
+            Format::Pgwh | Format::Sequin | Format::Supabase | Format::Cloudevents => None,
         }
     }
 
@@ -62,7 +124,8 @@ impl Format {
     /// subscription knows it by: 0 the table's own, then those of the partitioned tables above it.
     pub fn render_one(self, out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
         match self {
-            Format::Pgwh => pgwh::render(out, event, level, context),
+            Format::Sequin => self.render_batch(out, [(event, level)], context),
+            _ => self.render_member(out, event, level, context),
         }
     }
 
@@ -74,14 +137,31 @@ impl Format {
         events: impl IntoIterator<Item = (&'a Event, usize)>,
         context: &RenderContext<'_>,
     ) {
-        let mut separator = b'[';
-        for (event, level) in events {
-            out.push(std::mem::replace(&mut separator, b','));
-            self.render_one(out, event, level, context);
+        let (open, close): (&[u8], &[u8]) = match self {
+            Format::Sequin => (br#"{"data":["#, b"]}"),
+            _ => (b"[", b"]"),
+        };
+        out.extend_from_slice(open);
+        for (at, (event, level)) in events.into_iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            self.render_member(out, event, level, context);
         }
-        if separator == b'[' {
-            out.push(b'[');
+        out.extend_from_slice(close);
+    }
+
+    /// Appends what stands for one event, whatever is around it.
+    fn render_member(self, out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
+        match self {
+            Format::Pgwh => pgwh::render(out, event, level, context),
+            Format::Pgstream => pgstream::render(out, event, level, context),
+            Format::Sequin => sequin::render(out, event, level, context),
+            Format::Supabase => supabase::render(out, event, level, context),
+            Format::Cloudevents => cloudevents::render(out, event, level, context),
         }
-        out.push(b']');
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,8 @@ fn word(bytes: &[u8]) -> Option<(u32, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn stored(words: &[u32], strings: &[u8]) -> Vec<u8> {
@@ -59,6 +61,23 @@ mod tests {
     fn bytes_that_are_no_hstore_are_refused() {
         for words in [&[][..], &[0], &[NEW_VERSION | 1], &[NEW_VERSION | 1, 9, 9], &[NEW_VERSION | COUNT]] {
             assert_eq!(pairs(&stored(words, b"abc")), None);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            count in 0u32..6,
+            words in prop::collection::vec(prop_oneof![0u32..20, any::<u32>()], 0..12),
+            strings in ".{0,20}",
+        ) {
+            let bytes = stored(&[vec![NEW_VERSION | count], words].concat(), strings.as_bytes());
+            if let Some(pairs) = pairs(&bytes) {
+                prop_assert_eq!(pairs.len(), count as usize);
+            }
+            let _ = super::pairs(strings.as_bytes());
         }
     }
 }

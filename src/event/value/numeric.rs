@@ -28,6 +28,9 @@ pub fn numeric(out: &mut Vec<u8>, stored: &[u8]) -> Option<()> {
             (sign == NEGATIVE, usize::from(header & 0x3FFF), i32::from(weight as i16), digits)
         }
     };
+    if weight > 0 && word(digits).is_none_or(|(first, _)| first == 0) {
+        return None; // Numbers are stored without leading zeros.
+    }
     if negative {
         out.push(b'-');
     }
@@ -81,6 +84,8 @@ fn word(bytes: &[u8]) -> Option<(u16, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn written(words: &[u16]) -> String {
@@ -126,5 +131,54 @@ mod tests {
     fn bytes_that_are_no_numeric_are_refused() {
         assert_eq!(numeric(&mut Vec::new(), &[]), None);
         assert_eq!(numeric(&mut Vec::new(), &[0, 0, 1]), None);
+    }
+
+    /// A number stored as `numeric_in` does it: groups of four digits around the point, without zeros at the ends.
+    fn stored(negative: bool, whole: &str, fraction: &str) -> Vec<u8> {
+        let padded = "0".repeat((4 - whole.len() % 4) % 4) + whole;
+        let groups = |digits: &str| -> Vec<u16> {
+            digits
+                .as_bytes()
+                .chunks(4)
+                .map(|group| format!("{:0<4}", std::str::from_utf8(group).unwrap()).parse().unwrap())
+                .collect()
+        };
+        let mut digits = groups(&padded);
+        let mut weight = digits.len() as i32 - 1;
+        digits.extend(groups(fraction));
+        let leading = digits.iter().take_while(|digit| **digit == 0).count();
+        weight -= leading as i32;
+        digits.drain(..leading);
+        while digits.last() == Some(&0) {
+            digits.pop();
+        }
+        if digits.is_empty() {
+            weight = 0;
+        }
+        let sign = if negative { NEGATIVE } else { 0 };
+        let words = [vec![sign | fraction.len() as u16, weight as i16 as u16], digits].concat();
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
+        #[test]
+        fn any_number_has_all_its_digits(negative: bool, whole in "0|[1-9][0-9]{0,40}", fraction in "[0-9]{0,40}") {
+            let mut out = Vec::new();
+            numeric(&mut out, &stored(negative, &whole, &fraction)).unwrap();
+            let point = if fraction.is_empty() { "" } else { "." };
+            let sign = if negative { "-" } else { "" };
+            prop_assert_eq!(String::from_utf8(out).unwrap(), format!("{sign}{whole}{point}{fraction}"));
+        }
+
+        #[test]
+        fn any_bytes_are_json_or_refused(stored in prop::collection::vec(prop_oneof![Just(0u8), Just(0x80), any::<u8>()], 0..24)) {
+            let mut out = Vec::new();
+            match numeric(&mut out, &stored) {
+                Some(()) => prop_assert!(serde_json::from_slice::<&serde_json::value::RawValue>(&out).is_ok(), "{:?}", out),
+                None => prop_assert!(out.is_empty()),
+            }
+        }
     }
 }

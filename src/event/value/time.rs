@@ -20,11 +20,15 @@ pub fn date(out: &mut Vec<u8>, days: i32) {
     }
 }
 
-/// Appends a `time`: microseconds since midnight.
-pub fn time_of_day(out: &mut Vec<u8>, microseconds: i64) {
+/// Appends a `time`: microseconds since midnight, up to a whole day. `None`, with nothing appended, if that is no time.
+pub fn time_of_day(out: &mut Vec<u8>, microseconds: i64) -> Option<()> {
+    if !(0..=DAY).contains(&microseconds) {
+        return None;
+    }
     out.push(b'"');
     clock(out, microseconds);
     out.push(b'"');
+    Some(())
 }
 
 /// Appends a `timestamp`: microseconds since 2000-01-01 00:00.
@@ -113,6 +117,8 @@ fn digit(number: i64) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -163,10 +169,11 @@ mod tests {
 
     #[test]
     fn fractions_lose_their_trailing_zeros() {
-        assert_eq!(written(|out| time_of_day(out, 0)), "\"00:00:00\"");
-        assert_eq!(written(|out| time_of_day(out, 86_400_000_000)), "\"24:00:00\"");
-        assert_eq!(written(|out| time_of_day(out, 1)), "\"00:00:00.000001\"");
-        assert_eq!(written(|out| time_of_day(out, 45_296_120_000)), "\"12:34:56.12\"");
+        let clock = |microseconds| written(|out| time_of_day(out, microseconds).unwrap());
+        assert_eq!(clock(0), "\"00:00:00\"");
+        assert_eq!(clock(86_400_000_000), "\"24:00:00\"");
+        assert_eq!(clock(1), "\"00:00:00.000001\"");
+        assert_eq!(clock(45_296_120_000), "\"12:34:56.12\"");
     }
 
     #[test]
@@ -175,5 +182,38 @@ mod tests {
         assert_eq!(written(|out| timestamptz(out, 0)), "\"2000-01-01T00:00:00+00:00\"");
         assert_eq!(written(|out| timestamptz(out, -730_120 * DAY)), "\"0001-12-31T00:00:00+00:00 BC\"");
         assert_eq!(written(|out| timestamptz(out, i64::MAX)), "\"infinity\"");
+    }
+
+    proptest! {
+        #![proptest_config(crate::fuzz::config(256))]
+
+        #[test]
+        fn any_stored_time_is_a_string(days: i32, microseconds in prop_oneof![any::<i64>(), -DAY..2 * DAY]) {
+            prop_assert!(serde_json::from_str::<String>(&written(|out| date(out, days))).is_ok());
+            for write in [timestamp, timestamptz] {
+                prop_assert!(serde_json::from_str::<String>(&written(|out| write(out, microseconds))).is_ok());
+            }
+            let mut out = Vec::new();
+            match time_of_day(&mut out, microseconds) {
+                Some(()) => prop_assert!(serde_json::from_slice::<String>(&out).is_ok()),
+                None => prop_assert!(out.is_empty()),
+            }
+        }
+
+        #[test]
+        fn moments_are_those_that_others_read(microseconds in -62_135_596_800_000_000i64..253_402_300_800_000_000) {
+            // Within the years that HTTP dates have: seconds since 1970.
+            let text = written(|out| timestamp(out, microseconds - 946_684_800_000_000));
+            let text = text.trim_matches('"');
+            let (day, clock) = text.split_once('T').unwrap();
+            let number = |text: &str| text.parse::<i64>().unwrap();
+            let (year, month, date) = (number(&day[..4]), number(&day[5..7]), number(&day[8..]));
+            // Days from 1970-01-01, counted the other way round.
+            let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+            let days = 365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + date - 719_469;
+            let seconds = number(&clock[..2]) * 3600 + number(&clock[3..5]) * 60 + number(&clock[6..8]);
+            let fraction = clock.get(9..).map_or(0, |digits| number(&format!("{digits:0<6}")));
+            prop_assert_eq!((days * 86_400 + seconds) * 1_000_000 + fraction, microseconds);
+        }
     }
 }

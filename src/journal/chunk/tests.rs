@@ -26,7 +26,7 @@ fn packed(items: &[Item], first: DeliveryId) -> (Vec<Entry>, Vec<Chunk>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(crate::fuzz::config(100))]
 
     #[test]
     fn any_changes_come_back(items in any_changes(), first in 1u64..1 << 60) {

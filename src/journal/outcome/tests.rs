@@ -50,6 +50,8 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(crate::fuzz::config(256))]
+
     #[test]
     fn any_outcomes_come_back(outcomes in prop::collection::vec(any_outcome(), 0..60)) {
         let mut packer = OutcomePacker::default();

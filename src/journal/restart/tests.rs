@@ -97,10 +97,11 @@ fn entry(first: u64, bits: u8) -> Entry {
         fingerprint: Fingerprint::from_bits(1).unwrap(),
     };
     let name = TableName { schema: String::new(), table: String::new() };
-    let relation = Relation { oid: 1, root_oid: 1, names: vec![name], columns: Vec::new() };
+    let relation = Relation { oid: 1, root_oid: 1, names: vec![name], columns: Vec::new(), version: 1 };
     let event = Event {
         transaction: Arc::new(transaction),
         ordinal: 0,
+        lsn: Lsn(0x15A_8F00),
         action: Action::Insert,
         relation: Arc::new(relation),
         new: None,
@@ -230,7 +231,7 @@ fn restarted(journal: &[Journaled], last: u64) -> HashMap<i64, Position> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(crate::fuzz::config(500))]
 
     #[test]
     fn a_new_start_finds_all_that_is_pending_and_nothing_else(steps in prop::collection::vec(any_step(), 0..80)) {

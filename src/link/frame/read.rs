@@ -1,6 +1,7 @@
 //! The dispatcher's end: from pieces of the stream to whole frames, and from a frame to its members.
 
-use super::{FrameError, LaneKeys, MAX_LENGTH, Target, flag};
+use super::{FrameError, LaneKeys, MAX_LENGTH, Target, flag, kind_tag};
+use crate::event::Kind;
 
 /// What the buffer keeps when a large frame is through, in bytes.
 const KEEP: usize = 256 * 1024;
@@ -155,6 +156,31 @@ impl<'a> Members<'a> {
             list.push(member(self)?);
         }
         Ok(list)
+    }
+
+    /// What a type is beneath, nested no deeper than `depth`.
+    pub(super) fn kind(&mut self, depth: usize) -> Result<Kind, FrameError> {
+        let inner = depth.checked_sub(1).ok_or(FrameError::Invalid("kind"))?;
+        Ok(match self.u8()? {
+            kind_tag::TEXT => Kind::Text,
+            kind_tag::BOOLEAN => Kind::Boolean,
+            kind_tag::NUMBER => Kind::Number,
+            kind_tag::NUMERIC => Kind::Numeric,
+            kind_tag::OID => Kind::Oid,
+            kind_tag::BYTEA => Kind::Bytea,
+            kind_tag::TIMESTAMP => Kind::Timestamp,
+            kind_tag::TIMESTAMPTZ => Kind::Timestamptz,
+            kind_tag::JSON => Kind::Json,
+            kind_tag::HSTORE => Kind::Hstore,
+            kind_tag::ARRAY => {
+                let delimiter = self.u8()?;
+                Kind::Array { delimiter, element: Box::new(self.kind(inner)?) }
+            }
+            kind_tag::COMPOSITE => {
+                Kind::Composite(self.list(5, |members| Ok((members.text()?, members.kind(inner)?)))?)
+            }
+            _ => return Err(FrameError::Invalid("kind")),
+        })
     }
 
     pub(super) fn targets(&mut self) -> Result<Vec<Target>, FrameError> {

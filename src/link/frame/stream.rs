@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::read::{FrameReader, Members};
-use super::{FrameError, LaneKeys, Target, action_of, tag};
+use super::{FrameError, LaneKeys, MAX_KIND_DEPTH, Target, action_of, tag};
 use crate::event::{
     Action, Column, Event, EventId, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
@@ -236,6 +236,7 @@ impl Session {
         let relation = self.relation(members.u32()?)?;
         let action = action_of(members.u8()?)?;
         let ordinal = members.u64()?;
+        let lsn = Lsn(members.u64()?);
         let (keys, barrier) = members.lanes()?;
         let targets = members.targets()?;
         check_levels(&targets, &relation)?;
@@ -252,7 +253,7 @@ impl Session {
                 return Err(FrameError::Invalid("row"));
             }
         }
-        let event = Arc::new(Event { transaction, ordinal, action, relation, new, old });
+        let event = Arc::new(Event { transaction, ordinal, lsn, action, relation, new, old });
         Ok(Item::Change { event, keys, barrier, targets })
     }
 
@@ -295,15 +296,17 @@ fn read_relation(members: &mut Members<'_>) -> Result<Relation, FrameError> {
         root_oid: members.u32()?,
         names: members
             .list(8, |members| Ok(TableName { schema: members.text()?, table: members.text()? }))?,
-        columns: members.list(15, |members| {
+        columns: members.list(16, |members| {
             Ok(Column {
                 name: members.text()?,
                 number: members.i16()?,
                 type_oid: members.u32()?,
                 type_name: members.text()?,
+                kind: members.kind(MAX_KIND_DEPTH)?,
                 is_key: members.bool()?,
             })
         })?,
+        version: members.u64()?,
     };
     if relation.names.is_empty() { Err(FrameError::Invalid("name")) } else { Ok(relation) }
 }

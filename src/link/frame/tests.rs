@@ -3,7 +3,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction};
+use crate::event::{
+    Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+};
 
 /// Writes what a decoder writes so that the dispatcher reads `item`.
 fn write(out: &mut Vec<u8>, item: &Item, reference: u32) {
@@ -11,7 +13,8 @@ fn write(out: &mut Vec<u8>, item: &Item, reference: u32) {
         Item::Begin(transaction) => write_begin(out, transaction),
         Item::Change { event, keys, barrier, targets } => {
             write_relation(out, reference, &event.relation).unwrap();
-            let head = ChangeHead { reference, action: event.action, ordinal: event.ordinal, targets };
+            let (action, ordinal, lsn) = (event.action, event.ordinal, event.lsn);
+            let head = ChangeHead { reference, action, ordinal, lsn, targets };
             let mut frame = begin_change(out, &head);
             for (image, row) in [(Image::New, &event.new), (Image::Old, &event.old)] {
                 if let Some(row) = row {
@@ -70,18 +73,43 @@ fn any_action() -> impl Strategy<Value = Action> {
     prop::sample::select(&[Action::Insert, Action::Update, Action::Delete, Action::Truncate])
 }
 
+/// What a type may be beneath.
+pub(crate) fn any_kind() -> impl Strategy<Value = Kind> {
+    let leaf = prop::sample::select(vec![
+        Kind::Text,
+        Kind::Boolean,
+        Kind::Number,
+        Kind::Numeric,
+        Kind::Oid,
+        Kind::Bytea,
+        Kind::Timestamp,
+        Kind::Timestamptz,
+        Kind::Json,
+        Kind::Hstore,
+    ]);
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            (inner.clone(), prop_oneof![Just(b','), Just(b';')])
+                .prop_map(|(element, delimiter)| Kind::Array { element: Box::new(element), delimiter }),
+            prop::collection::vec((".{0,8}", inner), 0..4).prop_map(Kind::Composite),
+        ]
+    })
+}
+
 prop_compose! {
     fn any_relation()(
         oid: u32,
         root_oid: u32,
         names in prop::collection::vec((".{0,8}", ".{0,8}"), 1..4),
-        columns in prop::collection::vec((".{0,8}", any::<i16>(), any::<u32>(), ".{0,8}", any::<bool>()), 0..6),
+        columns in prop::collection::vec(
+            (".{0,8}", any::<i16>(), any::<u32>(), ".{0,8}", any_kind(), any::<bool>()), 0..6),
+        version: u64,
     ) -> Arc<Relation> {
         let names = names.into_iter().map(|(schema, table)| TableName { schema, table }).collect();
-        let columns = columns.into_iter().map(|(name, number, type_oid, type_name, is_key)| {
-            Column { name, number, type_oid, type_name, is_key }
+        let columns = columns.into_iter().map(|(name, number, type_oid, type_name, kind, is_key)| {
+            Column { name, number, type_oid, type_name, kind, is_key }
         }).collect();
-        Arc::new(Relation { oid, root_oid, names, columns })
+        Arc::new(Relation { oid, root_oid, names, columns, version })
     }
 }
 
@@ -117,10 +145,10 @@ pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value =
     any_relation().prop_flat_map(move |relation| {
         let transaction = Arc::clone(&transaction);
         let columns = relation.columns.len();
-        let about = (any_action(), any::<u64>(), any_keys(), any::<bool>());
+        let about = (any_action(), any::<u64>(), any_lsn(), any_keys(), any::<bool>());
         let failure = prop::option::of(("[0-9A-Z]{5}", ".{0,20}"));
         (about, any_targets(relation.names.len()), any_row(columns), any_row(columns), failure).prop_map(
-            move |((action, ordinal, keys, barrier), targets, new, old, failure)| {
+            move |((action, ordinal, lsn, keys, barrier), targets, new, old, failure)| {
                 let transaction = Arc::clone(&transaction);
                 match failure {
                     Some((sqlstate, message)) => {
@@ -130,7 +158,7 @@ pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value =
                     }
                     None => {
                         let relation = Arc::clone(&relation);
-                        let event = Event { transaction, ordinal, action, relation, new, old };
+                        let event = Event { transaction, ordinal, lsn, action, relation, new, old };
                         Item::Change { event: Arc::new(event), keys, barrier, targets }
                     }
                 }
@@ -180,7 +208,7 @@ fn written(items: &[Item]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(crate::fuzz::config(200))]
 
     #[test]
     fn what_the_decoder_tells_is_what_the_dispatcher_reads(items in any_session(), piece in 1usize..300) {
@@ -226,9 +254,16 @@ fn relation(columns: i16) -> Relation {
         number,
         type_oid: 25,
         type_name: "text".into(),
+        kind: Kind::Text,
         is_key: number == 1,
     };
-    Relation { oid: 1, root_oid: 1, names: vec![name], columns: (1..=columns).map(column).collect() }
+    Relation {
+        oid: 1,
+        root_oid: 1,
+        names: vec![name],
+        columns: (1..=columns).map(column).collect(),
+        version: 1,
+    }
 }
 
 fn transaction() -> Transaction {
@@ -241,7 +276,7 @@ fn transaction() -> Transaction {
 }
 
 fn head(targets: &[Target]) -> ChangeHead<'_> {
-    ChangeHead { reference: 0, action: Action::Insert, ordinal: 0, targets }
+    ChangeHead { reference: 0, action: Action::Insert, ordinal: 0, lsn: Lsn(90), targets }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The decoder's end: frames appended to a buffer, each value written once and into its place.
 
-use super::{LaneKeys, MAX_LENGTH, Target, TooLong, action_code, flag, tag};
-use crate::event::{Action, Cells, Lsn, Relation, Row, RowBuilder, Transaction};
+use super::{LaneKeys, MAX_LENGTH, Target, TooLong, action_code, flag, kind_tag, tag};
+use crate::event::{Action, Cells, Kind, Lsn, Relation, Row, RowBuilder, Transaction};
 
 const LENGTH_BYTES: usize = size_of::<u32>();
 /// Flags and two keys, in a fixed place so that they may be known last.
@@ -19,6 +19,8 @@ pub struct ChangeHead<'a> {
     pub action: Action,
     /// The change's place in its transaction.
     pub ordinal: u64,
+    /// Where the change's own record stands.
+    pub lsn: Lsn,
     /// Who gets it.
     pub targets: &'a [Target],
 }
@@ -38,6 +40,7 @@ pub fn begin_change<'a>(out: &'a mut Vec<u8>, head: &ChangeHead<'_>) -> ChangeFr
     put_u32(out, head.reference);
     out.push(action_code(head.action));
     put_u64(out, head.ordinal);
+    put_u64(out, head.lsn.0);
     let lanes = out.len();
     put_lanes(out, LaneKeys::default(), false);
     put_targets(out, head.targets);
@@ -188,8 +191,10 @@ pub fn write_relation(out: &mut Vec<u8>, reference: u32, relation: &Relation) ->
         out.extend_from_slice(&column.number.to_le_bytes());
         put_u32(out, column.type_oid);
         put_text(out, &column.type_name);
+        put_kind(out, &column.kind);
         out.push(column.is_key.into());
     }
+    put_u64(out, relation.version);
     finish(out, start)
 }
 
@@ -282,6 +287,37 @@ fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<
     out.push(value.is_some().into());
     if let Some(value) = value {
         put(out, value);
+    }
+}
+
+fn put_kind(out: &mut Vec<u8>, kind: &Kind) {
+    out.push(match kind {
+        Kind::Text => kind_tag::TEXT,
+        Kind::Boolean => kind_tag::BOOLEAN,
+        Kind::Number => kind_tag::NUMBER,
+        Kind::Numeric => kind_tag::NUMERIC,
+        Kind::Oid => kind_tag::OID,
+        Kind::Bytea => kind_tag::BYTEA,
+        Kind::Timestamp => kind_tag::TIMESTAMP,
+        Kind::Timestamptz => kind_tag::TIMESTAMPTZ,
+        Kind::Json => kind_tag::JSON,
+        Kind::Hstore => kind_tag::HSTORE,
+        Kind::Array { .. } => kind_tag::ARRAY,
+        Kind::Composite(_) => kind_tag::COMPOSITE,
+    });
+    match kind {
+        Kind::Array { element, delimiter } => {
+            out.push(*delimiter);
+            put_kind(out, element);
+        }
+        Kind::Composite(fields) => {
+            put_u32(out, fields.len() as u32);
+            for (name, kind) in fields {
+                put_text(out, name);
+                put_kind(out, kind);
+            }
+        }
+        _ => {}
     }
 }
 

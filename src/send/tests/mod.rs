@@ -1,5 +1,6 @@
 //! Promises of the pool as a whole, held against real sockets.
 
+mod answers;
 mod delivery;
 mod failures;
 mod server;
@@ -12,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::network::Network;
 use super::*;
-use crate::event::format::{Format, Shown};
+use crate::event::format::{Format, Shown, Source};
 use crate::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -27,12 +28,14 @@ fn event(ordinal: u64) -> Arc<Event> {
             fingerprint: Fingerprint::of(7, 745, committed_at),
         }),
         ordinal,
+        lsn: Lsn(0x15A_8F00),
         action: Action::Truncate,
         relation: Arc::new(Relation {
             oid: 16_384,
             root_oid: 16_384,
             names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
             columns: Vec::new(),
+            version: 1,
         }),
         new: None,
         old: None,
@@ -43,7 +46,7 @@ fn settings(url: &str) -> EndpointSettings {
     EndpointSettings {
         subscription_id: 42,
         subscription: "orders-to-billing".to_owned(),
-        database: "shop".to_owned(),
+        source: Arc::new(Source { database: "shop".to_owned(), ..Source::default() }),
         url: url.to_owned(),
         headers: Vec::new(),
         timeout: Duration::from_secs(30),

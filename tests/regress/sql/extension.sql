@@ -28,11 +28,14 @@ WHERE c.relnamespace = 'pgwh'::regnamespace AND c.relkind = 'r'
   AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary);
 
 -- The functions that API.md promises, as they are called.
-SELECT proname, pg_get_function_identity_arguments(oid) AS arguments, pg_get_function_result(oid) AS result FROM pg_proc
+\pset format unaligned
+SELECT proname || ' returns ' || pg_get_function_result(oid) || E':\n    '
+    || replace(pg_get_function_identity_arguments(oid), ', ', E'\n    ') AS functions FROM pg_proc
 WHERE pronamespace = 'pgwh'::regnamespace AND proname IN ('subscribe', 'unsubscribe', 'secret', 'status', 'health', 'wait')
-ORDER BY 1;
+ORDER BY proname;
 
 SELECT name, setting, unit, context FROM pg_settings WHERE name LIKE 'pgwh.%' AND name <> 'pgwh.allowed_networks' ORDER BY 1;
+\pset format aligned
 SET pgwh.enabled = off;
 SET pgwh.nonsense = 1;
 

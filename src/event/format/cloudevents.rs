@@ -1,0 +1,53 @@
+//! CloudEvents 1.0 in the JSON format, structured mode
+//! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>).
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::json;
+use super::rows::{Sides, json_of};
+use super::{RenderContext, pgwh};
+use crate::event::value::text::unquoted;
+use crate::event::{Event, TableName};
+
+/// What stands for itself in a segment of a URI's path (RFC 3986, section 2.3).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Appends the body.
+pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
+    out.extend_from_slice(br#"{"specversion":"1.0","id":""#);
+    event.id().write_to(out);
+    out.extend_from_slice(br#"","source":""#);
+    source(out, &context.source.database, event.relation.name(level));
+    out.extend_from_slice(br#"","type":"pgwh."#);
+    out.extend_from_slice(pgwh::word(event.action).as_bytes());
+    if let Some(subject) = subject(event, context) {
+        out.extend_from_slice(br#"","subject":"#);
+        json::string(out, &subject);
+        out.extend_from_slice(br#","time":""#);
+    } else {
+        out.extend_from_slice(br#"","time":""#);
+    }
+    event.transaction.committed_at.write_to(out);
+    out.extend_from_slice(br#"","datacontenttype":"application/json","data":"#);
+    pgwh::data(out, event, level, context);
+    out.push(b'}');
+}
+
+/// A reference that names the table: `/database/schema/table`.
+fn source(out: &mut Vec<u8>, database: &str, name: &TableName) {
+    for segment in [database, &name.schema, &name.table] {
+        out.push(b'/');
+        for piece in utf8_percent_encode(segment, UNRESERVED) {
+            out.extend_from_slice(piece.as_bytes());
+        }
+    }
+}
+
+/// The text of the key's values, commas between them. None when the key is not known, or has no text: the attribute must
+/// not be empty.
+fn subject(event: &Event, context: &RenderContext<'_>) -> Option<String> {
+    let row = Sides::of(event, context.columns).about(event.action).row();
+    let key: Option<Vec<_>> =
+        row.filter(|(column, _)| column.is_key).map(|(_, cell)| Some(unquoted(json_of(cell)?))).collect();
+    key.map(|texts| texts.join(",")).filter(|subject| !subject.is_empty())
+}

@@ -1,0 +1,38 @@
+//! As Supabase's database webhooks send it (`supabase_functions.http_request`).
+
+use super::RenderContext;
+use super::json;
+use super::rows::{Sides, object};
+use crate::event::{Action, Event};
+
+/// Appends the body.
+pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
+    let name = event.relation.name(level);
+    let sides = Sides::of(event, context.columns);
+    out.extend_from_slice(br#"{"type":""#);
+    out.extend_from_slice(match event.action {
+        Action::Insert => b"INSERT",
+        Action::Update => b"UPDATE",
+        Action::Delete => b"DELETE",
+        Action::Truncate => b"TRUNCATE",
+    });
+    out.extend_from_slice(br#"","schema":"#);
+    json::string(out, &name.schema);
+    out.extend_from_slice(br#","table":"#);
+    json::string(out, &name.table);
+    out.extend_from_slice(br#","record":"#);
+    match event.action {
+        Action::Insert | Action::Update => {
+            object(out, sides.row());
+        }
+        Action::Delete | Action::Truncate => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(br#","old_record":"#);
+    match event.action {
+        Action::Update | Action::Delete => {
+            object(out, sides.identity());
+        }
+        Action::Insert | Action::Truncate => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+}

@@ -1,0 +1,130 @@
+//! Whatever encoding a database has, what is sent is UTF-8 JSON.
+
+use harness::{Answer, Cluster, Database, Event, Receiver, Script, Stage, compare_records};
+use serde_json::json;
+
+/// A database in that encoding with a subscription to all tables, named by the encoding.
+fn database(cluster: &Cluster, receiver: &Receiver, encoding: &str) -> Database {
+    let name = encoding.to_lowercase();
+    cluster.sql(&format!("CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"));
+    let database = cluster.database(&name);
+    database.sql("CREATE EXTENSION pgstream_hooks");
+    database.subscribe(receiver, &name, "");
+    database
+}
+
+fn delivered(database: &Database, receiver: &Receiver) -> Vec<Event> {
+    database.delivered(receiver, database.name())
+}
+
+/// Values, names and labels beyond ASCII of every kind that has them, in the letters of one language.
+fn letters(letters: &str) -> String {
+    format!(
+        "
+         CREATE TYPE \"enum {0}\" AS ENUM ('{0}');
+         CREATE TYPE \"type {0}\" AS (\"a {0}\" text, b text[]);
+         CREATE DOMAIN \"domain {0}\" AS \"type {0}\";
+         CREATE SCHEMA \"schema {0}\";
+         CREATE TABLE \"schema {0}\".\"{0} \"\"q\"\".t\" (id int PRIMARY KEY, \"{0}\" text, n name, v varchar(40), c char(40),
+           j json, jb jsonb, e \"enum {0}\", es \"enum {0}\"[], t \"type {0}\", ts \"type {0}\"[], d \"domain {0}\", h hstore,
+           ci citext, tv tsvector, long text, longs text[], \"char\" \"char\"[]);
+         INSERT INTO \"schema {0}\".\"{0} \"\"q\"\".t\" VALUES (1, '{0}', '{0}', '{0}', '{0}', '{{\"{0}\": \"{0}\\n\"}}',
+           '{{\"{0}\": [\"{0}\"]}}', '{0}', ARRAY['{0}']::\"enum {0}\"[], ('{0}', ARRAY['{0}', NULL]),
+           ARRAY[('{0}', '{{}}')::\"type {0}\"], ('{0}', NULL), hstore('{0}', '{0}'), '{0}', to_tsvector('simple', '{0}'),
+           repeat('{0}', 5000), ARRAY[repeat('{0}', 2000), '{0}'], '{{}}')",
+        letters
+    )
+}
+
+#[test]
+fn values_of_every_type_are_the_same_in_databases_of_every_encoding() {
+    let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
+    let types = harness::types();
+    for (encoding, beyond_ascii) in
+        [("LATIN1", "crème ÿ"), ("EUC_JP", "日本語ｶﾅ丂"), ("KOI8R", "Ключ"), ("SQL_ASCII", "żółw 🐢")]
+    {
+        let database = database(&cluster, &receiver, encoding);
+        database.psql(&types);
+        database.sql(&letters(beyond_ascii));
+        let events = delivered(&database, &receiver);
+        let compared = compare_records(&database, &events);
+        assert!(compared > 500, "{compared} values compared in {encoding}");
+        let named = format!("schema {beyond_ascii}.{beyond_ascii} \"q\".t insert");
+        let event = events.iter().find(|event| event.what() == named).expect("an event of that name");
+        assert_eq!(event.whole["type"], named.replace(" insert", ".insert"));
+        // What the journal keeps can be looked at as well.
+        let shown = database.value("SELECT count(data) FROM pgwh.events");
+        assert_eq!(shown, events.len().to_string(), "{encoding}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_sent_as_replacement_characters() {
+    let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
+    let database = database(&cluster, &receiver, "SQL_ASCII");
+    database.psql(
+        "\\encoding SQL_ASCII
+         SET standard_conforming_strings = on;
+         DO $$ BEGIN
+           EXECUTE format('CREATE TYPE mood AS ENUM (%L)', E'ok\\xe9');
+           EXECUTE format('CREATE TYPE pair AS (%I text)', E'x\\xff');
+           EXECUTE format('CREATE TABLE %I (id int PRIMARY KEY, %I text, v varchar, n name, j json, e mood, p pair, a text[], c \"char\")',
+             E'table\\xe9', E'column\\xc3');
+           EXECUTE format('INSERT INTO %I VALUES (1, $1, $1, $1, to_json($1), $2::mood, ROW($1), ARRAY[$1, NULL], E''\\\\377'')', E'table\\xe9')
+             USING E'a\\xe9\"\\xc3\\xa9\\xff', E'ok\\xe9';
+         END $$;",
+    );
+    let events = delivered(&database, &receiver);
+    let text = "a\u{fffd}\"é\u{fffd}";
+    assert_eq!(events[0].what(), "public.table\u{fffd} insert");
+    assert_eq!(
+        events[0]["record"],
+        json!({
+            "id": 1, "column\u{fffd}": text, "v": text, "n": text, "j": text, "e": "ok\u{fffd}", "p": {"x\u{fffd}": text},
+            "a": [text, null], "c": "\\377"
+        })
+    );
+    assert_eq!(database.value("SELECT data ->> 'table' FROM pgwh.events"), "table\u{fffd}");
+}
+
+#[test]
+fn what_does_not_fit_into_a_database_is_shown_as_far_as_it_does() {
+    let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
+    let body = "désolé 🐢".as_bytes().to_vec();
+    receiver.behave(Script::always(Answer::Respond { status: 400, headers: Vec::new(), body }));
+    for (encoding, shown) in [("LATIN1", "désolé ?"), ("EUC_JP", "désolé ?"), ("SQL_ASCII", "désolé 🐢")]
+    {
+        let database = database(&cluster, &receiver, encoding);
+        database.sql("UPDATE pgwh.subscriptions SET retry_schedule = '{}'");
+        // Escapes of characters that the database does not have, and a name that is none of what is asked for.
+        database.each(&[
+            "CREATE TABLE \"ó\" (id int PRIMARY KEY, \"ó\" json)",
+            "INSERT INTO \"ó\" VALUES (1, '[\"\\u00f3\\u017c\\u0000\", 1e999999]')",
+        ]);
+        let event = delivered(&database, &receiver).remove(0);
+        assert_eq!(event["record"]["ó"][0], "óż\0", "escapes are sent as they are");
+        let dead =
+            database.rows("SELECT response, data -> 'record' -> 'ó' FROM pgwh.attempts, pgwh.dead_letters");
+        let replaced = match encoding {
+            "LATIN1" => "[\"ó??\", \"1e999999\"]",
+            "EUC_JP" => "[\"óż?\", \"1e999999\"]",
+            _ => "[\"óż\u{fffd}\", \"1e999999\"]",
+        };
+        assert_eq!(dead, [[Some(shown.to_owned()), Some(replaced.to_owned())]], "{encoding}");
+        let refusal = database.refused("SELECT pgwh.subscribe('http://127.0.0.1/', tables => '{public.o}')");
+        assert_eq!(refusal.code, "42P01", "{refusal:?}");
+        let columns = "SELECT pgwh.subscribe('http://127.0.0.1/', tables => '{public.*}', columns => '{x}')";
+        assert_eq!(database.refused(columns).code, "42703");
+    }
+}
+
+#[test]
+fn names_and_values_in_any_letters_arrive_as_they_are() {
+    let stage = Stage::set();
+    stage.sql("CREATE SCHEMA \"Ünï\"; CREATE TABLE \"Ünï\".\"a \"\"b\"\".c\" (\"Ключ\" int PRIMARY KEY, \"名\" text)");
+    let event = stage
+        .event_of("INSERT INTO \"Ünï\".\"a \"\"b\"\".c\" VALUES (1, E'日本 \\u0001 \"quoted\" \\\\ 🎉')");
+    assert_eq!(event.what(), "Ünï.a \"b\".c insert");
+    assert_eq!(event["key"], json!({"Ключ": 1}));
+    assert_eq!(event["record"]["名"], "日本 \u{1} \"quoted\" \\ 🎉");
+}
