@@ -70,6 +70,8 @@ CREATE TABLE pgwh.subscriptions (
     url text NOT NULL,
     tables text[] NOT NULL,
     event_types text[] NOT NULL,
+    filter text,
+    changed text[],
     columns text[],
     exclude_columns text[],
     transform text,
@@ -79,6 +81,7 @@ CREATE TABLE pgwh.subscriptions (
     batch_size integer NOT NULL DEFAULT 1,
     batch_wait interval NOT NULL DEFAULT '0 s',
     ordering text NOT NULL DEFAULT 'key',
+    key_columns text[],
     timeout interval NOT NULL,
     max_in_flight integer NOT NULL,
     rate_limit integer,
@@ -97,10 +100,12 @@ CREATE TABLE pgwh.subscriptions (
 ALTER TABLE pgwh.subscriptions REPLICA IDENTITY FULL;
 COMMENT ON TABLE pgwh.subscriptions IS 'who gets which changes; INSERT, UPDATE and DELETE are as good as pgwh.subscribe() and pgwh.unsubscribe(), under the same checks';
 COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never reused';
-COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url and tables when left out';
+COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url, tables and filter when left out';
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.transform IS 'function f(event jsonb) returns jsonb that makes the body and runs as the owner; NULL sends nothing (default none)';
@@ -110,6 +115,7 @@ COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an objec
 COMMENT ON COLUMN pgwh.subscriptions.batch_size IS 'most events in a request; more than 1 makes every body an array (default 1)';
 COMMENT ON COLUMN pgwh.subscriptions.batch_wait IS 'how long an event waits for others to share its request (default 0)';
 COMMENT ON COLUMN pgwh.subscriptions.ordering IS 'key: changes of a row in commit order; strict: all changes, one request at a time; none: no order (default key)';
+COMMENT ON COLUMN pgwh.subscriptions.key_columns IS 'columns by which changes are kept in order when ordering is key (default the primary key)';
 COMMENT ON COLUMN pgwh.subscriptions.timeout IS 'limit of a whole request, connect to last byte (default 15 s)';
 COMMENT ON COLUMN pgwh.subscriptions.max_in_flight IS 'requests at once (default 16)';
 COMMENT ON COLUMN pgwh.subscriptions.rate_limit IS 'requests a second at most (default null: no limit)';
@@ -224,6 +230,8 @@ CREATE FUNCTION pgwh.subscribe(
     schema text DEFAULT NULL,
     table_name text DEFAULT NULL,
     event_types text[] DEFAULT '{insert,update,delete,truncate}',
+    filter text DEFAULT NULL,
+    changed text[] DEFAULT NULL,
     columns text[] DEFAULT NULL,
     exclude_columns text[] DEFAULT NULL,
     transform regprocedure DEFAULT NULL,
@@ -236,6 +244,7 @@ CREATE FUNCTION pgwh.subscribe(
     batch_size integer DEFAULT 1,
     batch_wait interval DEFAULT '0 s',
     ordering text DEFAULT 'key',
+    key_columns text[] DEFAULT NULL,
     timeout interval DEFAULT '15 s',
     max_in_flight integer DEFAULT 16,
     rate_limit integer DEFAULT NULL,
@@ -248,10 +257,12 @@ CREATE FUNCTION pgwh.subscribe(
 COMMENT ON FUNCTION pgwh.subscribe IS
 'Sends every change committed from now on to an endpoint; returns the subscription''s id.
   url            where to POST
-  name           identity: subscribing again under a name changes that subscription, without one the same url and tables do
+  name           identity: subscribing again under a name changes that subscription, without one the same url, tables and filter do
   tables         patterns schema.table with * wildcards, default {*.*}; a partitioned table stands for its partitions
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T)
+  filter         a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD
+  changed        updates only when one of these columns changed
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
   transform      function f(event jsonb) returns jsonb, as ''f(jsonb)'': its result is the body, NULL sends nothing
   route          function f(event jsonb) returns jsonb with any of method, path and headers of the event''s request
@@ -263,6 +274,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   batch_size     most events in a request; more than 1 makes every body an array
   batch_wait     how long an event waits for others to share its request
   ordering       key (changes of a row in order), strict (all changes, one request at a time) or none
+  key_columns    columns by which changes are kept in order, by default the primary key
   timeout        limit of a whole request
   max_in_flight  requests at once
   rate_limit     requests a second at most
@@ -723,6 +735,12 @@ CREATE FUNCTION pgwh.subscription_problem(url text, tables text[]) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'subscription_problem_wrapper';
 COMMENT ON FUNCTION pgwh.subscription_problem(text, text[]) IS 'why a subscription that was once accepted would be refused today; null when it would not';
 
+CREATE FUNCTION pgwh.condition_problem(
+    tables text[], event_types text[], filter text, changed text[], key_columns text[]
+) RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
+COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
+
 CREATE FUNCTION pgwh.capture_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
@@ -782,7 +800,8 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             ) b ORDER BY age(b.xid) DESC LIMIT 1
         ), subscription AS MATERIALIZED (
             SELECT s.name, s.home <> pgwh.home() AS held,
-                CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables), u.problem) END AS problem, s.updated_at
+                CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables), u.problem,
+                    pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) END AS problem, s.updated_at
             FROM pgwh.subscriptions s LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
         ), endpoint AS MATERIALIZED (
             SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
@@ -882,11 +901,12 @@ CREATE VIEW pgwh.status AS
             WHEN p.refused IS NOT NULL OR u.problem IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
             WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
             ELSE 'active' END AS state,
-            p.refused, p.missing, u.problem AS unsigned
+            p.refused, p.missing, p.unfit, u.problem AS unsigned
         FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id
             LEFT JOIN unsigned u ON u.subscription_id = s.id,
             -- Without its url nothing can be sent; without one of its tables the others still are.
-            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables)) p (refused, missing)
+            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables),
+                pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) p (refused, missing, unfit)
     )
     SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
         CASE j.state
@@ -898,7 +918,7 @@ CREATE VIEW pgwh.status AS
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(j.refused, j.unsigned, (SELECT b.detail FROM broken b))
             WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
-            ELSE j.missing END AS reason,
+            ELSE coalesce(j.missing, j.unfit) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT pg_is_in_recovery() THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
@@ -911,7 +931,9 @@ CREATE VIEW pgwh.status AS
                 WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
                 ELSE format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name) END
+                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
+                WHEN j.unfit IS NOT NULL
+                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name) END
             END AS next_step,
         coalesce(t.pending, 0) AS pending,
         coalesce(t.retrying, 0) AS retrying,

@@ -69,6 +69,39 @@ pub enum Error {
     Ordering(String),
     /// A column that no table of the subscription has, and names that look like it.
     NoSuchColumn(String, Vec<String>),
+    /// A condition on rows that is refused.
+    Unfit(Box<Unfit>),
+    /// A column that an argument names and a table doesn't have.
+    NoColumnHere {
+        /// The argument.
+        argument: &'static str,
+        /// The column.
+        column: String,
+        /// The table.
+        table: String,
+        /// Names of its columns that look like it.
+        near: Vec<String>,
+    },
+    /// A command takes from a table what a subscription needs.
+    Needed {
+        /// Whose need it is.
+        subscription: String,
+        /// The table.
+        table: String,
+        /// What is wrong after the command.
+        why: String,
+    },
+    /// An old value is needed that write-ahead log doesn't have.
+    OldValueUnknown {
+        /// The argument that needs it.
+        argument: &'static str,
+        /// The kind of change.
+        event_type: &'static str,
+        /// The column.
+        column: String,
+        /// The table.
+        table: String,
+    },
     /// A column that is none of a key: its name, whose it isn't, names that look like it, and what a key looks like.
     NoKeyColumn(String, String, Vec<String>, String),
     /// Both `columns` and `exclude_columns`.
@@ -91,6 +124,19 @@ pub enum Error {
     Unjournaled,
     /// What should not happen: the server or pgrx refused what we asked.
     Internal(String),
+}
+
+/// Why a condition on rows is refused, in Postgres' own words or ours.
+#[derive(Clone, Debug)]
+pub struct Unfit {
+    /// The SQLSTATE.
+    pub state: SqlState,
+    /// What is wrong.
+    pub message: String,
+    /// Where.
+    pub detail: String,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// How an error looks in SQL.
@@ -138,6 +184,10 @@ impl Error {
                 format!("\"{what}\" must be an array of at least one text, without nulls."),
                 match *what {
                     "tables" => "Leave it out to mean all tables, or for example: tables => '{public.orders}'".into(),
+                    "changed" => "Leave it out to mean every update, or for example: changed => '{status}'".into(),
+                    "key_columns" => {
+                        "Leave it out to mean the primary key, or for example: key_columns => '{customer_id}'".into()
+                    }
                     "columns" => "Leave it out to mean all, or for example: columns => '{id, status}'".into(),
                     "exclude_columns" => {
                         "Leave it out to mean none, or for example: exclude_columns => '{password}'".into()
@@ -270,6 +320,33 @@ impl Error {
                 "column does not exist".into(),
                 format!("No table of this subscription has a column {column:?}."),
                 did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
+            ),
+            Error::Unfit(unfit) => {
+                let Unfit { state, message, detail, hint } = unfit.as_ref().clone();
+                (state, message, detail, hint)
+            }
+            Error::NoColumnHere { argument, column, table, near } => (
+                ERRCODE_UNDEFINED_COLUMN,
+                "column does not exist".into(),
+                format!("{argument} names {column:?}, which table {table} does not have."),
+                did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
+            ),
+            Error::Needed { subscription, table, why } => (
+                ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                format!("subscription {subscription:?} needs table {table} as it is"),
+                format!("After this command it would no longer fit: {why}"),
+                format!(
+                    "Change the subscription first, with UPDATE pgwh.subscriptions SET filter = '...' WHERE name = '{0}', or end it: SELECT pgwh.unsubscribe('{0}');",
+                    subscription.replace('\'', "''")
+                ),
+            ),
+            Error::OldValueUnknown { argument, event_type, column, table } => (
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("{argument} needs old values that write-ahead log does not have"),
+                format!("Of {event_type}s of {table}, the old value of column {column:?} is not in write-ahead log."),
+                format!(
+                    "ALTER TABLE {table} REPLICA IDENTITY FULL; makes it possible, or leave {event_type} out of event_types."
+                ),
             ),
             Error::NoKeyColumn(column, whose, near, example) => (
                 ERRCODE_UNDEFINED_COLUMN,

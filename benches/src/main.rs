@@ -9,6 +9,7 @@ mod isolation;
 mod latency;
 mod memory;
 mod overhead;
+mod routing;
 mod soak;
 mod wrk;
 
@@ -26,6 +27,7 @@ const USAGE: &str = "\
     memory [rows]           of each process while one transaction of so many rows passes             (5000000)
     overhead [seconds]      pgbench on tables nobody subscribes to, with and without                 (30)
     isolation [commits]     healthy endpoints alone, and beside 150 of 1,000 that hang or refuse     (300)
+    routing [number]        many subscriptions: with a filter each, on many tables, disabled         (100000)
     soak [seconds]          whether anything grows at a steady load                                  (120)
     all                     all of them; the default
 ";
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         "burst" => burst::run(size.unwrap_or(500_000)),
         "batches" => batches::run(size.unwrap_or(2_000_000)),
         "drain" => drain::run(size.unwrap_or(1_000_000)),
+        "routing" => routing::run(size.unwrap_or(100_000)),
         "encode" => encode::run(size.unwrap_or(500_000)),
         "soak" => soak::run(size.unwrap_or(120)),
         "latency" => latency::run(size.unwrap_or(2_000)),
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
             memory::run(5_000_000);
             overhead::run(30);
             isolation::run(300);
+            routing::run(100_000);
             soak::run(120);
         }
         _ => {

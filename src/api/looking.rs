@@ -6,6 +6,7 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::conditions::Conditions;
 use super::subscribe::id_of;
 use super::tables;
 use crate::error::Error;
@@ -39,6 +40,19 @@ fn subscription_problem(url: &str, tables: Vec<String>) -> Option<String> {
         .fold(refusal, Result::and)
         .err()
         .map(|error| error.in_one_line())
+}
+
+/// What of a subscription's filter and columns doesn't fit its tables today.
+#[pg_extern(sql = false)]
+fn condition_problem(
+    tables: Vec<String>,
+    event_types: Vec<String>,
+    filter: Option<String>,
+    changed: Option<Vec<String>>,
+    key_columns: Option<Vec<String>>,
+) -> Result<Option<String>, ErrorReport> {
+    let conditions = Conditions { tables, event_types, filter, changed, key_columns };
+    Ok(conditions.problem()?)
 }
 
 /// Why this database's workers failed when they last tried.

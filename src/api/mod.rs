@@ -12,7 +12,10 @@ mod again;
 #[cfg(feature = "server")]
 mod columns;
 #[cfg(feature = "server")]
+mod conditions;
+#[cfg(feature = "server")]
 mod copies;
+#[cfg(feature = "server")]
 mod functions;
 #[cfg(feature = "server")]
 mod headers;
@@ -22,6 +25,8 @@ mod installed;
 mod journal;
 #[cfg(feature = "server")]
 mod jsonb;
+#[cfg(feature = "server")]
+pub mod keeping;
 #[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]

@@ -11,7 +11,6 @@ use serde_json::value::RawValue;
 
 use super::acting::{as_owner, owns, with_plain_names};
 use super::again::refused;
-use super::columns::tables_of;
 use super::jsonb::{storable, text_of};
 use super::near::near;
 use super::subscribe::id_of;
@@ -104,7 +103,7 @@ impl Table {
             Some(name) => tables::normalise(&[name], &[])?,
             None => patterns_of(subscription)?,
         };
-        let found = tables_of(&patterns)?;
+        let found = tables::matching(&patterns)?;
         let single = found.len() == 1;
         for (oid, name) in found {
             let columns = columns_of(oid)?;

@@ -32,6 +32,8 @@ fn subscribe(
     schema: Option<String>,
     table_name: Option<String>,
     event_types: Option<Texts>,
+    filter: Option<String>,
+    changed: Option<Texts>,
     columns: Option<Texts>,
     exclude_columns: Option<Texts>,
     transform: Option<pg_sys::Oid>,
@@ -44,6 +46,7 @@ fn subscribe(
     batch_size: Option<i32>,
     batch_wait: Option<Interval>,
     ordering: Option<String>,
+    key_columns: Option<Texts>,
     timeout: Option<Interval>,
     max_in_flight: Option<i32>,
     rate_limit: Option<i32>,
@@ -70,6 +73,8 @@ fn subscribe(
         url,
         tables,
         event_types,
+        filter,
+        changed,
         columns,
         exclude_columns,
         transform: functions::name_of(transform)?,
@@ -79,6 +84,7 @@ fn subscribe(
         batch_size,
         batch_wait,
         ordering,
+        key_columns,
         timeout,
         max_in_flight,
         rate_limit,
@@ -134,25 +140,32 @@ pub fn require_capture() -> Result<(), Error> {
     }
 }
 
-/// The oldest subscription to the same url and tables: who gives no name means that one.
+/// The oldest subscription to the same url, tables and filter: who gives no name means that one.
 fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
     Ok(Spi::connect(|client| {
         let rows = client.select(
             "SELECT name FROM pgwh.subscriptions
-             WHERE url OPERATOR(pg_catalog.=) $1 AND tables OPERATOR(pg_catalog.=) $2 ORDER BY id LIMIT 1",
+             WHERE url OPERATOR(pg_catalog.=) $1 AND tables OPERATOR(pg_catalog.=) $2
+               AND coalesce(filter, '') OPERATOR(pg_catalog.=) $3 ORDER BY id LIMIT 1",
             Some(1),
-            &[wanted.url.clone().into(), wanted.tables.clone().into()],
+            &[
+                wanted.url.clone().into(),
+                wanted.tables.clone().into(),
+                wanted.filter.clone().unwrap_or_default().into(),
+            ],
         )?;
         if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
     })?)
 }
 
 fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
-    let row: [(&str, DatumWithOid<'_>); 20] = [
+    let row: Vec<(&str, DatumWithOid<'_>)> = vec![
         ("name", wanted.name.into()),
         ("url", wanted.url.into()),
         ("tables", wanted.tables.into()),
         ("event_types", wanted.event_types.into()),
+        ("filter", wanted.filter.into()),
+        ("changed", wanted.changed.into()),
         ("columns", wanted.columns.into()),
         ("exclude_columns", wanted.exclude_columns.into()),
         ("transform", wanted.transform.into()),
@@ -162,6 +175,7 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
         ("batch_size", wanted.batch_size.into()),
         ("batch_wait", wanted.batch_wait.into()),
         ("ordering", wanted.ordering.into()),
+        ("key_columns", wanted.key_columns.into()),
         ("timeout", wanted.timeout.into()),
         ("max_in_flight", wanted.max_in_flight.into()),
         ("rate_limit", wanted.rate_limit.into()),

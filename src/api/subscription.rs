@@ -6,6 +6,7 @@ use pgrx::JsonB;
 use pgrx::datum::Interval;
 use sha2::{Digest, Sha256};
 
+use super::conditions::Conditions;
 use super::{columns, event_types, functions, tables};
 use crate::error::Error;
 use crate::event::format::Format;
@@ -47,6 +48,8 @@ pub struct Wish {
     pub url: Option<String>,
     pub tables: Option<Texts>,
     pub event_types: Option<Texts>,
+    pub filter: Option<String>,
+    pub changed: Option<Texts>,
     pub columns: Option<Texts>,
     pub exclude_columns: Option<Texts>,
     pub transform: Option<String>,
@@ -56,6 +59,7 @@ pub struct Wish {
     pub batch_size: Option<i32>,
     pub batch_wait: Option<Interval>,
     pub ordering: Option<String>,
+    pub key_columns: Option<Texts>,
     pub timeout: Option<Interval>,
     pub max_in_flight: Option<i32>,
     pub rate_limit: Option<i32>,
@@ -73,6 +77,8 @@ pub struct Known {
     pub columns: Vec<String>,
     pub transform: Option<String>,
     pub route: Option<String>,
+    /// What was found to fit its tables, and need not be asked again.
+    pub conditions: Option<Conditions>,
 }
 
 /// A subscription as it is stored.
@@ -81,6 +87,8 @@ pub struct Subscription {
     pub url: String,
     pub tables: Vec<String>,
     pub event_types: Vec<String>,
+    pub filter: Option<String>,
+    pub changed: Option<Vec<String>>,
     pub columns: Option<Vec<String>>,
     pub exclude_columns: Option<Vec<String>>,
     pub transform: Option<String>,
@@ -90,6 +98,7 @@ pub struct Subscription {
     pub batch_size: i32,
     pub batch_wait: Interval,
     pub ordering: String,
+    pub key_columns: Option<Vec<String>>,
     pub timeout: Interval,
     pub max_in_flight: i32,
     pub rate_limit: Option<i32>,
@@ -166,6 +175,17 @@ impl Wish {
         if !ORDERINGS.contains(&ordering.as_str()) {
             return Err(Error::Ordering(ordering));
         }
+        let conditions = Conditions {
+            tables,
+            event_types,
+            filter: self.filter.map(|filter| filter.trim().to_owned()).filter(|filter| !filter.is_empty()),
+            changed: self.changed.map(|typed| whole("changed", typed)).transpose()?,
+            key_columns: self.key_columns.map(|typed| whole("key_columns", typed)).transpose()?,
+        };
+        if known.conditions.as_ref() != Some(&conditions) {
+            conditions.check()?;
+        }
+        let Conditions { tables, event_types, filter, changed, key_columns } = conditions;
         let retry_schedule = schedule(self.retry_schedule)?;
         if let Some(retention) = &self.retention {
             within("retention", retention, RETENTION, "from 1 second to 365 days", "retention => '7 days'")?;
@@ -174,7 +194,7 @@ impl Wish {
         if let Some(other) = compress.as_ref().filter(|word| *word != "gzip") {
             return Err(Error::Compress(other.clone()));
         }
-        let name = self.name.unwrap_or_else(|| make_name(&url, &tables));
+        let name = self.name.unwrap_or_else(|| make_name(&url, &tables, filter.as_deref()));
         if name.trim().is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
             return Err(Error::Name(name));
         }
@@ -183,6 +203,8 @@ impl Wish {
             url,
             tables,
             event_types,
+            filter,
+            changed,
             columns,
             exclude_columns,
             transform,
@@ -192,6 +214,7 @@ impl Wish {
             batch_size,
             batch_wait,
             ordering,
+            key_columns,
             timeout,
             max_in_flight,
             rate_limit: self.rate_limit,
@@ -264,8 +287,8 @@ fn out_of_range(what: &'static str, value: String, range: &'static str, example:
     Error::OutOfRange { what, value, range, example }
 }
 
-/// A name for who gives none: readable, the same for the same url and tables, and another for others.
-fn make_name(url: &str, tables: &[String]) -> String {
+/// A name for who gives none: readable, the same for the same url, tables and filter, and another for others.
+fn make_name(url: &str, tables: &[String], filter: Option<&str>) -> String {
     let place = url.split_once("://").map_or(url, |(_, rest)| rest);
     let place = place.split(['?', '#']).next().unwrap_or_default();
     let tables_text = tables.join("-").replace("*.*", "all").replace(".*", "");
@@ -278,7 +301,7 @@ fn make_name(url: &str, tables: &[String]) -> String {
     }
     readable.truncate(80);
     let mut digest = Sha256::new();
-    for part in std::iter::once(url).chain(tables.iter().map(String::as_str)) {
+    for part in std::iter::once(url).chain(tables.iter().map(String::as_str)).chain(filter) {
         digest.update(part.as_bytes());
         digest.update([0]);
     }

@@ -1,6 +1,7 @@
 //! Which tables a subscription means: patterns are brought into their stored spelling, and a name without wildcard
 //! must be a table whose changes are in write-ahead log.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 
 use pgrx::prelude::*;
@@ -9,6 +10,7 @@ use super::near::near;
 use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
 use crate::decode::text;
 use crate::error::Error;
+use crate::event::TableName;
 
 /// Schemas whose tables are never captured.
 const CLOSED_SCHEMAS: [(&str, &str); 4] = [
@@ -62,6 +64,84 @@ pub fn of_table(schema: &str, table: &str) -> String {
 /// The stored form of all tables of a schema.
 pub fn of_schema(schema: &str) -> String {
     format!("{}.*", NamePattern::exactly(schema))
+}
+
+/// The tables that hold rows and that the patterns (in stored form) match today, partitions for a partitioned table; and
+/// whether a pattern without wildcard leads to each.
+pub fn tables_of(stored: &[String]) -> Result<Vec<(pg_sys::Oid, bool)>, Error> {
+    let patterns: Vec<TablePattern> =
+        stored.iter().filter_map(|stored| TablePattern::parse(stored).ok()).collect();
+    let (named, wild): (Vec<_>, Vec<_>) = patterns.iter().partition(|pattern| pattern.literal().is_some());
+    let mut roots: Vec<(pg_sys::Oid, bool)> = named
+        .iter()
+        .filter_map(|pattern| pattern.literal())
+        .map(|(schema, table)| (find(schema, table), true))
+        .filter(|(oid, _)| *oid != pg_sys::InvalidOid)
+        .collect();
+    if !wild.is_empty() {
+        let matching = all_tables(None)?.into_iter();
+        let matching = matching.filter(|(_, name)| wild.iter().any(|pattern| pattern.matches(name)));
+        roots.extend(matching.map(|(oid, _)| (oid, false)));
+    }
+    let mut tables: BTreeMap<u32, bool> = BTreeMap::new();
+    for (root, is_named) in roots {
+        for table in with_rows(root)? {
+            *tables.entry(table.to_u32()).or_default() |= is_named;
+        }
+    }
+    Ok(tables.into_iter().map(|(table, is_named)| (table.into(), is_named)).collect())
+}
+
+/// The table itself, or what holds the rows of a partitioned one.
+pub fn with_rows(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, Error> {
+    // SAFETY: a syscache look-up in a transaction.
+    match unsafe { pg_sys::get_rel_relkind(table) } as u8 {
+        b'r' => Ok(vec![table]),
+        b'p' => Ok(Spi::connect(|client| {
+            let leaves = client.select(
+                "SELECT relid::oid FROM pg_catalog.pg_partition_tree($1) WHERE isleaf",
+                None,
+                &[table.into()],
+            )?;
+            let leaves = leaves.map(|row| row.get::<pg_sys::Oid>(1));
+            Ok::<_, pgrx::spi::Error>(leaves.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        })?),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The tables, partitioned ones too, whose names the patterns (in stored form) match today, in order of these names.
+pub fn matching(stored: &[String]) -> Result<Vec<(pg_sys::Oid, TableName)>, Error> {
+    let patterns: Vec<TablePattern> =
+        stored.iter().filter_map(|stored| TablePattern::parse(stored).ok()).collect();
+    let mut tables = all_tables(None)?;
+    tables.retain(|(_, name)| patterns.iter().any(|pattern| pattern.matches(name)));
+    tables.sort_by(|(_, a), (_, b)| (&a.schema, &a.table).cmp(&(&b.schema, &b.table)));
+    Ok(tables)
+}
+
+/// The tables that can be subscribed to; no more than `most`, if that is given.
+fn all_tables(most: Option<i64>) -> Result<Vec<(pg_sys::Oid, TableName)>, Error> {
+    Ok(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT c.oid, pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+             WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
+               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
+             LIMIT $1",
+            None,
+            &[most.into()],
+        )?;
+        let mut tables = Vec::new();
+        for row in rows {
+            if let (Some(oid), Some(schema), Some(table)) =
+                (row.get(1)?, text::column(&row, 2)?, text::column(&row, 3)?)
+            {
+                tables.push((oid, TableName { schema, table }));
+            }
+        }
+        Ok::<_, pgrx::spi::Error>(tables)
+    })?)
 }
 
 /// Checks that a pattern in stored form may be subscribed to now.
@@ -142,29 +222,12 @@ fn check_table(name: &str, oid: pg_sys::Oid) -> Result<(), Error> {
 /// Tables that could be subscribed to and whose name, with or without the schema, looks like this one.
 fn near_tables(name: &str) -> Result<Vec<String>, Error> {
     let table = name.rsplit('.').next().unwrap_or(name).trim_matches('"');
-    let names = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-             WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
-               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
-             LIMIT $1",
-            None,
-            &[MOST_CANDIDATES.into()],
-        )?;
-        let mut names = Vec::new();
-        for row in rows {
-            if let (Some(schema), Some(table)) = (text::column(&row, 1)?, text::column(&row, 2)?) {
-                names.push((schema, table));
-            }
-        }
-        Ok::<_, pgrx::spi::Error>(names)
-    })?;
-    let alike = near(table, names.iter().map(|(_, table)| table.clone()));
+    let names = all_tables(Some(MOST_CANDIDATES))?;
+    let alike = near(table, names.iter().map(|(_, name)| name.table.clone()));
     let mut found: Vec<String> = names
         .iter()
-        .filter(|(_, table)| alike.contains(table))
-        .map(|(schema, table)| of_table(schema, table))
+        .filter(|(_, name)| alike.contains(&name.table))
+        .map(|(_, name)| of_table(&name.schema, &name.table))
         .collect();
     found.sort();
     found.truncate(alike.len());

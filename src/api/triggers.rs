@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use pgrx::{AllocatedByRust, JsonB};
 
 use super::acting::{may_act_as, owns};
+use super::conditions::Conditions;
 use super::headers;
 use super::subscribe::require_capture;
 use super::subscription::{Known, Texts, Wish};
@@ -70,6 +71,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             for column in ["columns", "exclude_columns"] {
                 known.columns.extend(texts(old, column)?.unwrap_or_default().into_iter().flatten());
             }
+            known.conditions = was_live.then(|| conditions_of(old)).transpose()?;
         }
     }
     let wish = Wish {
@@ -77,6 +79,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         url: new.get_by_name::<String>("url")?,
         tables: texts(&new, "tables")?,
         event_types: texts(&new, "event_types")?,
+        filter: new.get_by_name::<String>("filter")?,
+        changed: texts(&new, "changed")?,
         columns: texts(&new, "columns")?,
         exclude_columns: texts(&new, "exclude_columns")?,
         transform: new.get_by_name::<String>("transform")?,
@@ -86,6 +90,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         batch_size: new.get_by_name::<i32>("batch_size")?,
         batch_wait: new.get_by_name::<Interval>("batch_wait")?,
         ordering: new.get_by_name::<String>("ordering")?,
+        key_columns: texts(&new, "key_columns")?,
         timeout: new.get_by_name::<Interval>("timeout")?,
         max_in_flight: new.get_by_name::<i32>("max_in_flight")?,
         rate_limit: new.get_by_name::<i32>("rate_limit")?,
@@ -118,6 +123,8 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("url", subscription.url)?;
     new.set_by_name("tables", subscription.tables)?;
     new.set_by_name("event_types", subscription.event_types)?;
+    new.set_by_name("filter", subscription.filter)?;
+    new.set_by_name("changed", subscription.changed)?;
     new.set_by_name("columns", subscription.columns)?;
     new.set_by_name("exclude_columns", subscription.exclude_columns)?;
     new.set_by_name("transform", subscription.transform)?;
@@ -127,6 +134,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("batch_size", subscription.batch_size)?;
     new.set_by_name("batch_wait", subscription.batch_wait)?;
     new.set_by_name("ordering", subscription.ordering)?;
+    new.set_by_name("key_columns", subscription.key_columns)?;
     new.set_by_name("timeout", subscription.timeout)?;
     new.set_by_name("max_in_flight", subscription.max_in_flight)?;
     new.set_by_name("rate_limit", subscription.rate_limit)?;
@@ -134,6 +142,19 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("retention", subscription.retention)?;
     new.set_by_name("compress", subscription.compress)?;
     Ok(new)
+}
+
+/// What a row that was checked before says of rows and columns.
+fn conditions_of<A: WhoAllocated>(row: &PgHeapTuple<'_, A>) -> Result<Conditions, Error> {
+    let stored =
+        |column| Ok::<_, Error>(texts(row, column)?.map(|texts| texts.into_iter().flatten().collect()));
+    Ok(Conditions {
+        tables: stored("tables")?.unwrap_or_default(),
+        event_types: stored("event_types")?.unwrap_or_default(),
+        filter: row.get_by_name::<String>("filter")?,
+        changed: stored("changed")?,
+        key_columns: stored("key_columns")?,
+    })
 }
 
 fn texts<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Result<Option<Texts>, Error> {

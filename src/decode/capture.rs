@@ -16,11 +16,12 @@ use super::invalidation::{self, Stale};
 use super::raw;
 use super::relation::CapturedRelation;
 use super::route::Router;
-use super::subtransaction::{in_subtransaction, sqlstate};
+use super::routes::{Change, Refused};
+use super::subtransaction::{Raised, in_subtransaction, sqlstate};
 use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
 use crate::link::frame::{
     ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_begin, write_commit, write_failed,
-    write_progress, write_relation, write_subscription,
+    write_progress, write_refusal, write_relation, write_subscription,
 };
 use crate::link::mq::Sender;
 use crate::worker::process;
@@ -28,6 +29,8 @@ use crate::worker::shmem::Database;
 
 /// How much is gathered before it is put on the queue, while there is more to decode.
 const BATCH_BYTES: usize = 32 * 1024;
+/// How many relations that may have changed are kept, in case they have not.
+const MOST_STALE: usize = 10_000;
 /// How much room the buffer keeps after an event larger than that.
 const KEPT_BYTES: usize = 256 * 1024;
 
@@ -39,10 +42,13 @@ pub struct Capture {
     subscriptions: pg_sys::Oid,
     router: Router,
     relations: HashMap<pg_sys::Oid, CapturedRelation>,
+    /// Relations that may have changed since they were looked up.
+    stale: HashMap<pg_sys::Oid, CapturedRelation>,
     /// By which number the dispatcher knows a table; a later version of its definition takes its predecessor's place.
     references: HashMap<pg_sys::Oid, u32>,
     scratch: Scratch,
     targets: Vec<Target>,
+    refused: Vec<Refused>,
     queue: Sender,
     buffer: Vec<u8>,
     /// Holds what output functions allocate; emptied after each change.
@@ -87,9 +93,11 @@ impl Capture {
             subscriptions,
             router,
             relations: HashMap::new(),
+            stale: HashMap::new(),
             references: HashMap::new(),
             scratch: Scratch::default(),
             targets: Vec::new(),
+            refused: Vec::new(),
             queue,
             buffer: Vec::new(),
             memory,
@@ -196,12 +204,14 @@ impl Capture {
         unsafe {
             if (*relation).rd_id == self.subscriptions {
                 // The table has REPLICA IDENTITY FULL, so both rows are whole.
-                let mut table = CapturedRelation::build(relation, &self.router, true);
-                self.edits.extend(edits::read(&mut table, &mut self.scratch, (*relation).rd_att, old, new));
+                self.look_up(relation);
+                if let Some(table) = self.relations.get_mut(&self.subscriptions) {
+                    self.edits.extend(edits::read(table, &mut self.scratch, (*relation).rd_att, old, new));
+                }
                 return;
             }
             self.look_up(relation);
-            self.capture((*relation).rd_id, (*relation).rd_att, action, ordinal, old, new);
+            self.capture(&Change { relation, action, old, new }, ordinal);
         }
         self.flush_when_full();
     }
@@ -222,7 +232,8 @@ impl Capture {
         unsafe {
             let oid = (*relation).rd_id;
             if !self.relations.contains_key(&oid) {
-                let captured = CapturedRelation::build(relation, &self.router, false);
+                let (before, always) = (self.stale.remove(&oid), oid == self.subscriptions);
+                let captured = CapturedRelation::build(relation, &self.router, before, always);
                 self.relations.insert(oid, captured);
             }
         }
@@ -230,37 +241,39 @@ impl Capture {
 
     fn forget_stale(&mut self) {
         match invalidation::take() {
-            Stale::Some(oids) => oids.iter().for_each(|oid| {
-                self.relations.remove(oid);
-            }),
-            Stale::All => self.relations.clear(),
+            Stale::Some(oids) => {
+                self.stale.extend(oids.iter().filter_map(|oid| self.relations.remove_entry(oid)));
+            }
+            Stale::All => self.stale.extend(self.relations.drain()),
+        }
+        // Some are never asked for again.
+        if self.stale.len() > MOST_STALE {
+            self.stale.clear();
         }
     }
 
     /// Encodes a change for those who want it. One that can't be encoded is told as failed and stops nothing.
     ///
     /// # Safety
-    /// The tuples are null or rows of the relation `oid` as `desc` describes it.
-    unsafe fn capture(
-        &mut self,
-        oid: pg_sys::Oid,
-        desc: pg_sys::TupleDesc,
-        action: Action,
-        ordinal: u64,
-        old: pg_sys::HeapTuple,
-        new: pg_sys::HeapTuple,
-    ) {
-        let Some(relation) = self.relations.get(&oid) else { return };
+    /// The relation is open, and the tuples are null or rows of it.
+    unsafe fn capture(&mut self, change: &Change, ordinal: u64) {
+        let Change { relation, action, old, new } = *change;
+        // SAFETY: as the caller promises.
+        let (oid, desc) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
+        let Some(relation) = self.relations.get_mut(&oid) else { return };
         self.targets.clear();
-        let wanting = relation.interests.iter().filter(|interest| interest.wants(action));
-        self.targets.extend(
-            wanting.map(|interest| Target { subscription: interest.subscription, level: interest.level }),
-        );
-        if self.targets.is_empty() {
+        self.refused.clear();
+        // SAFETY: as the caller promises.
+        unsafe { relation.select(change, self.memory, &mut self.targets, &mut self.refused) };
+        if self.targets.is_empty() && self.refused.is_empty() {
             return;
         }
         self.announce_transaction();
         let Some(reference) = self.announce_relation(oid) else { return };
+        for Refused { target, why } in self.refused.drain(..) {
+            write_refusal(&mut self.buffer, target.subscription, &why.message);
+            self.targets.push(target);
+        }
         let start = self.buffer.len();
         let head = ChangeHead { reference, action, ordinal, lsn: self.lsn, targets: &self.targets };
         let (relation, scratch, buffer) = (self.relations.get_mut(&oid), &mut self.scratch, &mut self.buffer);
@@ -270,13 +283,13 @@ impl Capture {
             unsafe { write_change(buffer, &head, relation, scratch, desc, old, new) }
                 .map_err(|too_long| too_long.to_string())
         });
-        let (sqlstate, message) = match encoded {
+        let raised = match encoded {
             Ok(Ok(())) => return,
-            Ok(Err(message)) => (sqlstate(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED), message),
-            Err((sqlstate, message)) => {
+            Ok(Err(message)) => Raised::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message),
+            Err(raised) => {
                 let column = relation.model.columns.get(self.scratch.column);
                 let name = column.map_or_else(String::new, |column| format!("column \"{}\": ", column.name));
-                (sqlstate, name + &message)
+                Raised { message: name + &raised.message, ..raised }
             }
         };
         self.buffer.truncate(start);
@@ -287,8 +300,8 @@ impl Capture {
             targets: &self.targets,
             keys: LaneKeys::default(),
             barrier: true,
-            sqlstate: &sqlstate,
-            message: &message,
+            sqlstate: &sqlstate(raised.code),
+            message: &raised.message,
         };
         // Too many targets for one frame is the only way this can fail; the message says so.
         if let Err(too_long) = write_failed(&mut self.buffer, &failure) {
@@ -346,8 +359,9 @@ impl Capture {
         let topmost = relation.model.names.len() - 1;
         self.targets.clear();
         let wanting = relation
-            .interests
-            .iter()
+            .routes
+            .interests()
+            .into_iter()
             .filter(|interest| interest.wants(Action::Truncate))
             .filter(|interest| !(covered && usize::from(interest.level) == topmost));
         self.targets.extend(wanting.map(|interest| Target { subscription: interest.subscription, level: 0 }));
@@ -380,7 +394,9 @@ impl Capture {
             }
         }
         if !edits.is_empty() {
-            self.relations.retain(|_, relation| relation.reroute(&self.router));
+            for known in [&mut self.relations, &mut self.stale] {
+                known.retain(|_, relation| edits.iter().all(|(id, _)| relation.reroute(*id, &self.router)));
+            }
         }
         self.flush_when_full();
     }

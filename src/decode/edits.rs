@@ -58,7 +58,11 @@ fn spec_in(columns: &[&str], new: &[u8], old: &[u8]) -> Option<Spec> {
             Cell::Unchanged => cell(columns, old, name)?,
             known => known,
         };
-        let Cell::Json(text) = value else { return None };
+        let text = match value {
+            Cell::Json(text) => text,
+            Cell::Null => &b"null"[..],
+            _ => return None,
+        };
         let separator = if object.len() > 1 { "," } else { "" };
         object.push_str(&format!("{separator}\"{name}\":{}", String::from_utf8_lossy(text)));
     }

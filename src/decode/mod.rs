@@ -4,6 +4,7 @@
 
 pub mod pattern;
 pub mod route;
+pub mod shape;
 
 #[cfg(feature = "server")]
 pub(crate) mod capture;
@@ -12,9 +13,17 @@ mod change;
 #[cfg(feature = "server")]
 mod column;
 #[cfg(feature = "server")]
+pub(crate) mod condition;
+#[cfg(feature = "server")]
 mod edits;
 #[cfg(feature = "server")]
+mod equality;
+#[cfg(feature = "server")]
+pub(crate) mod filter;
+#[cfg(feature = "server")]
 mod invalidation;
+#[cfg(feature = "server")]
+pub(crate) mod memory;
 #[cfg(feature = "server")]
 pub(crate) mod plugin;
 #[cfg(feature = "server")]
@@ -24,11 +33,15 @@ mod reader;
 #[cfg(feature = "server")]
 pub(crate) mod relation;
 #[cfg(feature = "server")]
+mod routes;
+#[cfg(feature = "server")]
+mod rows;
+#[cfg(feature = "server")]
 pub(crate) mod session;
 #[cfg(feature = "server")]
 pub(crate) mod slot;
 #[cfg(feature = "server")]
-mod subtransaction;
+pub(crate) mod subtransaction;
 #[cfg(feature = "server")]
 pub(crate) mod text;
 #[cfg(feature = "server")]

@@ -32,6 +32,8 @@ mod c {
         pub fn wal_segment_close(state: *mut pg_sys::XLogReaderState);
         pub fn SnapBuildInitialSnapshot(builder: *mut pg_sys::SnapBuild) -> pg_sys::Snapshot;
         pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+        pub fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
+        pub fn datumGetSize(value: pg_sys::Datum, by_value: bool, length: c_int) -> pg_sys::Size;
         pub fn die(signal: c_int);
         pub fn RegisterTimeout(id: c_int, handler: unsafe extern "C-unwind" fn()) -> c_int;
         pub fn enable_timeout_after(id: c_int, milliseconds: c_int);
@@ -62,10 +64,23 @@ pub mod unguarded {
             receiver: *mut pg_sys::DestReceiver,
             completion: *mut pg_sys::QueryCompletion,
         );
+        /// The character that the error being reported is about (`utils/error/elog.c`).
+        pub fn geterrposition() -> c_int;
         /// Sets a latch and wakes who waits on it (`storage/ipc/latch.c`).
         pub fn SetLatch(latch: *mut pg_sys::Latch);
     }
 }
+
+/// The role that made the cluster (`BOOTSTRAP_SUPERUSERID`, pg_authid.dat).
+pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(10);
+
+/// What the meaning of a filter's text depends on, and how workers have it (`worker/process.rs` pins the same).
+pub const SETTINGS_OF_FILTERS: [(&CStr, &CStr); 4] = [
+    (c"search_path", c"pg_catalog"),
+    (c"TimeZone", c"UTC"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"IntervalStyle", c"postgres"),
+];
 
 /// Installs the handlers of an ordinary backend: SIGTERM ends the process also out of a blocking wait in C, SIGHUP
 /// reloads the configuration.
@@ -161,6 +176,40 @@ pub unsafe fn partition_ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
             return Vec::new();
         }
         (0..(*list).length as usize).map(|n| (*(*list).elements.add(n)).oid_value).collect()
+    }
+}
+
+/// Whether two values are the same byte by byte, however they are stored (`utils/adt/datum.c`). `length`: the type's.
+///
+/// # Safety
+/// Both are values of a type of that length. A transaction is in progress.
+pub unsafe fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, length: i16) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { pg_guard_ffi_boundary(|| c::datum_image_eq(a, b, by_value, length.into())) }
+}
+
+/// The bytes that a value takes (`utils/adt/datum.c`). `length`: the type's.
+///
+/// # Safety
+/// It is a value of a type of that length.
+pub unsafe fn datum_size(value: pg_sys::Datum, by_value: bool, length: i16) -> usize {
+    // SAFETY: as the caller promises.
+    unsafe { pg_guard_ffi_boundary(|| c::datumGetSize(value, by_value, length.into())) }
+}
+
+/// Evaluates an expression.
+///
+/// # Safety
+/// `state` is ready and `context` has what it looks at.
+pub unsafe fn evaluate(
+    state: *mut pg_sys::ExprState,
+    context: *mut pg_sys::ExprContext,
+    is_null: &mut bool,
+) -> pg_sys::Datum {
+    // SAFETY: a state that is ready has a function (`executor.h`, ExecEvalExpr).
+    unsafe {
+        let Some(function) = (*state).evalfunc else { return pg_sys::Datum::null() };
+        pg_guard_ffi_boundary(|| function(state, context, is_null))
     }
 }
 

@@ -7,15 +7,18 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{CapturedColumn, Scratch};
+use super::memory::Memory;
 use super::raw;
-use super::route::{Interest, Router};
+use super::route::Router;
+use super::routes::{Change, Refused, Routes};
+use super::rows::Rows;
 use super::value::kind_of;
 use crate::event::{Column, Relation, RowBuilder, TableName};
-use crate::link::frame::{LaneKeys, write_relation};
+use crate::link::frame::{LaneKeys, Target, write_relation};
 
 /// What write-ahead log has of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Identity {
+pub enum Identity {
     /// The key's columns, when the key changed and in a delete.
     Key,
     /// All columns.
@@ -29,33 +32,31 @@ pub struct CapturedRelation {
     /// What the dispatcher is told of it.
     pub model: Relation,
     /// Who may want its changes.
-    pub interests: Vec<Interest>,
+    pub routes: Routes,
     /// Whether anybody may want it at all: it is a table, and none of our own.
     routable: bool,
     /// By which number the dispatcher knows it; none until it was told.
     pub reference: Option<u32>,
     identity: Identity,
     columns: Vec<CapturedColumn>,
+    /// Its rows as conditions look at them, made when the first is to be judged.
+    rows: Option<Rows>,
     memory: Memory,
-}
-
-/// A memory context that goes with its owner.
-struct Memory(pg_sys::MemoryContext);
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: made by `CapturedRelation::build` for its owner alone.
-        unsafe { pg_sys::MemoryContextDelete(self.0) };
-    }
 }
 
 impl CapturedRelation {
     /// Looks a relation up: its names as of the change being decoded, who wants it and, if anybody does (or `always`),
-    /// how its values are encoded.
+    /// how its values are encoded. `before` is the relation as it was when last known: if it is still the same, who wants
+    /// it is not asked again.
     ///
     /// # Safety
     /// `relation` is open, and a transaction with the change's historic snapshot is in progress.
-    pub unsafe fn build(relation: pg_sys::Relation, router: &Router, always: bool) -> CapturedRelation {
+    pub unsafe fn build(
+        relation: pg_sys::Relation,
+        router: &Router,
+        before: Option<CapturedRelation>,
+        always: bool,
+    ) -> CapturedRelation {
         // SAFETY: as the caller promises; the context is owned by the result.
         unsafe {
             let form = &*(*relation).rd_rel;
@@ -64,19 +65,6 @@ impl CapturedRelation {
             let is_table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
                 || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
             let routable = is_table && !ours;
-            let interests = if routable { router.interests(&names.0) } else { Vec::new() };
-            let memory = Memory(pg_sys::AllocSetContextCreateExtended(
-                pg_sys::TopMemoryContext,
-                c"pgwh relation".as_ptr(),
-                pg_sys::ALLOCSET_SMALL_MINSIZE as _,
-                pg_sys::ALLOCSET_SMALL_INITSIZE as _,
-                pg_sys::ALLOCSET_SMALL_MAXSIZE as _,
-            ));
-            let identity = match form.relreplident as u8 {
-                pg_sys::REPLICA_IDENTITY_FULL => Identity::Full,
-                pg_sys::REPLICA_IDENTITY_NOTHING => Identity::Nothing,
-                _ => Identity::Key,
-            };
             let mut captured = CapturedRelation {
                 model: Relation {
                     oid: (*relation).rd_id.to_u32(),
@@ -85,18 +73,35 @@ impl CapturedRelation {
                     columns: Vec::new(),
                     version: 0,
                 },
-                interests,
+                routes: Routes::default(),
                 routable,
                 reference: None,
-                identity,
+                identity: identity_of(relation).0,
                 columns: Vec::new(),
-                memory,
+                rows: None,
+                memory: Memory::new(c"pgwh relation"),
             };
-            if always || !captured.interests.is_empty() {
+            let names = &captured.model.names;
+            if let Some(before) =
+                before.filter(|before| before.model.names == *names && before.is_now(relation))
+            {
+                (captured.routes, captured.rows) = (before.routes, before.rows);
+            } else if routable {
+                for (interest, condition) in router.interests(names) {
+                    captured.routes.add(interest, condition);
+                }
+            }
+            if always || !captured.routes.is_empty() {
                 captured.add_columns(relation);
             }
             captured
         }
+    }
+
+    /// Whether what its conditions were compiled for is the same now.
+    unsafe fn is_now(&self, relation: pg_sys::Relation) -> bool {
+        // SAFETY: the relation is open.
+        self.rows.as_ref().is_some_and(|rows| unsafe { rows.fit(relation) }) && !self.routes.has_broken()
     }
 
     /// # Safety
@@ -128,7 +133,7 @@ impl CapturedRelation {
                     is_key: is_key || whole_row_is_key,
                     is_hashed: is_key,
                     value_type: (attribute.atttypid, attribute.attcollation),
-                    memory: self.memory.0,
+                    memory: self.memory.context(),
                     coder: None,
                 });
             }
@@ -136,12 +141,33 @@ impl CapturedRelation {
         }
     }
 
-    /// Asks again who wants it; false when it has to be built anew, since nobody did before.
-    pub fn reroute(&mut self, router: &Router) -> bool {
-        if self.routable {
-            self.interests = router.interests(&self.model.names);
+    /// Takes note of what a subscription wants from here on; false when the relation has to be built anew, since nobody
+    /// wanted it before.
+    pub fn reroute(&mut self, subscription: i64, router: &Router) -> bool {
+        self.routes.remove(subscription);
+        if self.routable
+            && let Some((interest, condition)) = router.interest(subscription, &self.model.names)
+        {
+            self.routes.add(interest, condition);
         }
-        self.interests.is_empty() || !self.columns.is_empty() || !self.routable
+        self.routes.is_empty() || !self.columns.is_empty()
+    }
+
+    /// Finds who gets a change, and for whom that can't be said.
+    ///
+    /// # Safety
+    /// As [`Routes::select`]; the change is of this relation.
+    pub unsafe fn select(
+        &mut self,
+        change: &Change,
+        memory: pg_sys::MemoryContext,
+        targets: &mut Vec<Target>,
+        refused: &mut Vec<Refused>,
+    ) {
+        // SAFETY: as the caller promises.
+        let rows = self.rows.get_or_insert_with(|| unsafe { Rows::new(change.relation) });
+        // SAFETY: as the caller promises.
+        unsafe { self.routes.select(change, rows, memory, targets, refused) };
     }
 
     /// Encodes the row after the change.
@@ -309,6 +335,22 @@ unsafe fn names_of(relation: pg_sys::Relation) -> (Vec<TableName>, pg_sys::Oid) 
             }
         }
         (names, root)
+    }
+}
+
+/// What write-ahead log has of old rows, and the numbers of the columns that it has in any case.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn identity_of(relation: pg_sys::Relation) -> (Identity, Vec<i16>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let identity = match (*(*relation).rd_rel).relreplident as u8 {
+            pg_sys::REPLICA_IDENTITY_FULL => Identity::Full,
+            pg_sys::REPLICA_IDENTITY_NOTHING => Identity::Nothing,
+            _ => Identity::Key,
+        };
+        (identity, key_columns(relation))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Routing: which subscriptions want a change. Pure; the decoder keeps it as of each transaction's commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::pattern::TablePattern;
 use crate::event::{Action, TableName};
+use crate::link::frame::Target;
 
 /// What decides whether a subscription gets a change: the part of its row that routing needs, as of some commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +16,12 @@ pub struct Spec {
     pub tables: Vec<String>,
     /// Words of [`Action`].
     pub event_types: Vec<String>,
+    /// A condition over NEW and OLD; none: all rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Updates only when one of these columns changed; none: all updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Vec<String>>,
     /// Whether it gets anything at all.
     pub enabled: bool,
     /// Where it was armed, beginning with the installation; nothing is captured for those of another one.
@@ -21,7 +29,7 @@ pub struct Spec {
 }
 
 /// The columns of `pgwh.subscriptions` that make a [`Spec`].
-pub const SPEC_COLUMNS: [&str; 4] = ["tables", "event_types", "enabled", "home"];
+pub const SPEC_COLUMNS: [&str; 6] = ["tables", "event_types", "filter", "changed", "enabled", "home"];
 
 /// Which actions of a table a subscription wants, and under which of the table's names it knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +38,8 @@ pub struct Interest {
     pub subscription: i64,
     /// Index into the relation's names: the topmost that a pattern matched.
     pub level: u8,
+    /// Whether that pattern names the table, without a wildcard.
+    pub is_named: bool,
     actions: Actions,
 }
 
@@ -37,6 +47,11 @@ impl Interest {
     /// Whether it wants this action.
     pub fn wants(&self, action: Action) -> bool {
         self.actions.contains(action)
+    }
+
+    /// It as one who gets a change.
+    pub fn target(&self) -> Target {
+        Target { subscription: self.subscription, level: self.level }
     }
 }
 
@@ -65,39 +80,108 @@ impl Actions {
     }
 }
 
+/// What a change must be like for a subscription to get it, beyond its table and action.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Condition {
+    /// A condition over NEW and OLD.
+    pub filter: Option<Arc<str>>,
+    /// Columns of which one must have changed in an update.
+    pub changed: Option<Vec<String>>,
+}
+
 struct Subscription {
-    patterns: Vec<TablePattern>,
+    /// Key of its group.
+    tables: Arc<[String]>,
     actions: Actions,
+    condition: Option<Box<Condition>>,
+}
+
+/// Subscriptions to the same tables.
+struct Group {
+    patterns: Vec<TablePattern>,
+    members: BTreeSet<i64>,
 }
 
 /// All subscriptions that may get something.
 pub struct Router {
     installed: String,
-    subscriptions: BTreeMap<i64, Subscription>,
+    subscriptions: HashMap<i64, Subscription>,
+    groups: HashMap<Arc<[String]>, Group>,
+    /// Groups of which no pattern has a wildcard, by the tables that they name.
+    by_table: HashMap<TableName, BTreeSet<Arc<[String]>>>,
+    /// The others.
+    with_wildcards: BTreeSet<Arc<[String]>>,
 }
 
 impl Router {
     /// A router that knows nobody yet, of this installation. Where the cluster is another one since, what is sent waits
     /// for somebody to adopt it; capture goes on.
     pub fn new(installed: String) -> Router {
-        Router { installed, subscriptions: BTreeMap::new() }
+        Router {
+            installed,
+            subscriptions: HashMap::new(),
+            groups: HashMap::new(),
+            by_table: HashMap::new(),
+            with_wildcards: BTreeSet::new(),
+        }
     }
 
     /// Takes note of what a subscription asks for from here on, or that it is gone.
     pub fn apply(&mut self, subscription: i64, spec: Option<&Spec>) {
+        self.remove(subscription);
         let is_ours =
             |home: &str| home.strip_prefix(&*self.installed).is_some_and(|rest| rest.starts_with('/'));
-        match spec.filter(|spec| spec.enabled && is_ours(&spec.home)) {
-            Some(spec) => {
-                // What is stored has been checked; a pattern that can't be read matches nothing.
-                let patterns = spec.tables.iter().filter_map(|text| TablePattern::parse(text).ok()).collect();
-                let actions = Actions::of(&spec.event_types);
-                self.subscriptions.insert(subscription, Subscription { patterns, actions });
-            }
+        let Some(spec) = spec.filter(|spec| spec.enabled && is_ours(&spec.home)) else { return };
+        let tables = self.join_group(subscription, &spec.tables);
+        let condition =
+            Condition { filter: spec.filter.as_deref().map(Arc::from), changed: spec.changed.clone() };
+        let has_condition = condition.filter.is_some() || condition.changed.is_some();
+        let actions = Actions::of(&spec.event_types);
+        let condition = has_condition.then(|| Box::new(condition));
+        self.subscriptions.insert(subscription, Subscription { tables, actions, condition });
+    }
+
+    fn join_group(&mut self, subscription: i64, tables: &[String]) -> Arc<[String]> {
+        if let Some((known, _)) = self.groups.get_key_value(tables) {
+            let known = Arc::clone(known);
+            self.groups.entry(Arc::clone(&known)).and_modify(|group| {
+                group.members.insert(subscription);
+            });
+            return known;
+        }
+        let tables: Arc<[String]> = tables.into();
+        // What is stored has been checked; a pattern that can't be read matches nothing.
+        let patterns: Vec<_> = tables.iter().filter_map(|text| TablePattern::parse(text).ok()).collect();
+        match names_of(&patterns) {
+            Some(names) => names.into_iter().for_each(|name| {
+                self.by_table.entry(name).or_default().insert(Arc::clone(&tables));
+            }),
             None => {
-                self.subscriptions.remove(&subscription);
+                self.with_wildcards.insert(Arc::clone(&tables));
             }
         }
+        let members = BTreeSet::from([subscription]);
+        self.groups.insert(Arc::clone(&tables), Group { patterns, members });
+        tables
+    }
+
+    fn remove(&mut self, subscription: i64) {
+        let Some(Subscription { tables, .. }) = self.subscriptions.remove(&subscription) else { return };
+        let Some(group) = self.groups.get_mut(&tables) else { return };
+        group.members.remove(&subscription);
+        if !group.members.is_empty() {
+            return;
+        }
+        for name in names_of(&group.patterns).unwrap_or_default() {
+            if let Some(groups) = self.by_table.get_mut(&name) {
+                groups.remove(&tables);
+                if groups.is_empty() {
+                    self.by_table.remove(&name);
+                }
+            }
+        }
+        self.with_wildcards.remove(&tables);
+        self.groups.remove(&tables);
     }
 
     /// Those who may get something.
@@ -105,20 +189,136 @@ impl Router {
         self.subscriptions.keys().copied()
     }
 
-    /// Who is interested in a relation of these names (its own first, then those of the tables above it).
-    pub fn interests(&self, names: &[TableName]) -> Vec<Interest> {
-        self.subscriptions
-            .iter()
-            .filter_map(|(id, subscription)| {
-                let level = names
-                    .iter()
-                    .rposition(|name| subscription.patterns.iter().any(|pattern| pattern.matches(name)))?;
-                Some(Interest {
-                    subscription: *id,
-                    level: u8::try_from(level).unwrap_or(u8::MAX),
-                    actions: subscription.actions,
-                })
-            })
-            .collect()
+    /// Who is interested in a relation of these names (its own first, then those of the tables above it), and on which
+    /// condition.
+    pub fn interests(&self, names: &[TableName]) -> impl Iterator<Item = (Interest, Option<&Condition>)> {
+        let named = names.iter().filter_map(|name| self.by_table.get(name)).flatten();
+        let tables: BTreeSet<_> = named.chain(&self.with_wildcards).collect();
+        let groups = tables.into_iter().filter_map(|tables| self.groups.get(tables));
+        let matching = groups.filter_map(|group| Some((group, matched(&group.patterns, names)?)));
+        let interests = matching.flat_map(move |(group, place)| {
+            group.members.iter().filter_map(move |id| Some((*id, place, self.subscriptions.get(id)?)))
+        });
+        interests.map(|(id, place, subscription)| {
+            (place.interest(id, subscription), subscription.condition.as_deref())
+        })
+    }
+
+    /// What one subscription wants of such a relation.
+    pub fn interest(&self, id: i64, names: &[TableName]) -> Option<(Interest, Option<&Condition>)> {
+        let subscription = self.subscriptions.get(&id)?;
+        let place = matched(&self.groups.get(&subscription.tables)?.patterns, names)?;
+        Some((place.interest(id, subscription), subscription.condition.as_deref()))
+    }
+}
+
+/// Where a relation was found among the tables of a group.
+#[derive(Clone, Copy)]
+struct Place {
+    level: u8,
+    is_named: bool,
+}
+
+impl Place {
+    fn interest(self, id: i64, subscription: &Subscription) -> Interest {
+        Interest {
+            subscription: id,
+            level: self.level,
+            is_named: self.is_named,
+            actions: subscription.actions,
+        }
+    }
+}
+
+/// The topmost of a relation's names that one of the patterns matches.
+fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Place> {
+    let matching =
+        |name: &TableName| patterns.iter().filter(|pattern| pattern.matches(name)).collect::<Vec<_>>();
+    let (level, patterns) = names
+        .iter()
+        .enumerate()
+        .rev()
+        .map(|(level, name)| (level, matching(name)))
+        .find(|(_, found)| !found.is_empty())?;
+    let is_named = patterns.iter().any(|pattern| pattern.literal().is_some());
+    Some(Place { level: u8::try_from(level).unwrap_or(u8::MAX), is_named })
+}
+
+/// The tables that the patterns name, if none has a wildcard.
+fn names_of(patterns: &[TablePattern]) -> Option<Vec<TableName>> {
+    let literals = patterns.iter().map(|pattern| pattern.literal());
+    literals
+        .map(|literal| {
+            literal.map(|(schema, table)| TableName { schema: schema.into(), table: table.into() })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(tables: &[&str], filter: Option<&str>) -> Spec {
+        Spec {
+            tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+            event_types: vec!["insert".to_owned()],
+            filter: filter.map(str::to_owned),
+            changed: None,
+            enabled: true,
+            home: "here".to_owned(),
+        }
+    }
+
+    fn name(schema: &str, table: &str) -> TableName {
+        TableName { schema: schema.into(), table: table.into() }
+    }
+
+    fn ids(router: &Router, names: &[TableName]) -> Vec<i64> {
+        let mut ids: Vec<i64> = router.interests(names).map(|(interest, _)| interest.subscription).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn who_asked_for_a_table_is_found_whether_by_name_or_wildcard() {
+        let mut router = Router::new("here".to_owned());
+        router.apply(1, Some(&spec(&["public.orders"], None)));
+        router.apply(2, Some(&spec(&["public.*"], None)));
+        router.apply(3, Some(&spec(&["public.leads", "public.orders"], Some("id > 1"))));
+        router.apply(4, Some(&Spec { home: "elsewhere".to_owned(), ..spec(&["*.*"], None) }));
+        router.apply(5, Some(&Spec { enabled: false, ..spec(&["*.*"], None) }));
+        assert_eq!(ids(&router, &[name("public", "orders")]), [1, 2, 3]);
+        assert!(ids(&router, &[name("sales", "orders")]).is_empty());
+        router.apply(3, Some(&spec(&["sales.orders"], None)));
+        router.apply(1, None);
+        assert_eq!(ids(&router, &[name("public", "orders")]), [2]);
+        assert_eq!(ids(&router, &[name("sales", "orders")]), [3]);
+        for id in 1..6 {
+            router.apply(id, None);
+        }
+        assert!(router.by_table.is_empty() && router.with_wildcards.is_empty() && router.groups.is_empty());
+    }
+
+    #[test]
+    fn a_partition_is_known_by_the_topmost_name_asked_for() {
+        let names = [name("public", "orders_1"), name("public", "orders")];
+        let mut router = Router::new("here".to_owned());
+        router.apply(1, Some(&spec(&["public.orders"], None)));
+        router.apply(2, Some(&spec(&["public.orders_1"], None)));
+        router.apply(3, Some(&spec(&["public.*"], None)));
+        let mut found: Vec<_> = router
+            .interests(&names)
+            .map(|(found, _)| (found.subscription, found.level, found.is_named))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [(1, 1, true), (2, 0, true), (3, 1, false)]);
+        assert_eq!(router.interest(2, &names).map(|(interest, _)| interest.level), Some(0));
+        assert_eq!(router.interest(9, &names), None);
+    }
+
+    #[test]
+    fn images_from_before_there_were_filters_are_read() {
+        let old = r#"{"tables":["a.b"],"event_types":["insert"],"enabled":true,"home":"here"}"#;
+        assert_eq!(serde_json::from_str::<Spec>(old).unwrap(), spec(&["a.b"], None));
     }
 }

@@ -148,7 +148,8 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
 /// Every subscription, as the present snapshot sees it.
 fn read_subscriptions() -> Vec<(i64, Spec)> {
     read_specs(
-        "SELECT id, json_build_object('tables', tables, 'event_types', event_types, 'enabled', enabled, 'home', home)::text
+        "SELECT id, json_build_object('tables', tables, 'event_types', event_types, 'filter', filter,
+                    'changed', changed, 'enabled', enabled, 'home', home)::text
          FROM pgwh.subscriptions",
     )
 }

@@ -5,12 +5,27 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
+/// An ERROR that was caught.
+#[derive(Clone, Debug)]
+pub struct Raised {
+    /// Its SQLSTATE.
+    pub code: PgSqlErrorCode,
+    /// Its message.
+    pub message: String,
+    /// Its HINT.
+    pub hint: Option<String>,
+}
+
+impl Raised {
+    /// One that was not raised by Postgres.
+    pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Raised {
+        Raised { code, message: message.into(), hint: None }
+    }
+}
+
 /// Runs the action so that an ERROR in it undoes whatever it holds of Postgres: locks, pins, memory. Cancellation and
 /// lack of memory are not the row's fault and are thrown on.
-pub fn in_subtransaction<T>(
-    memory: pg_sys::MemoryContext,
-    action: impl FnOnce() -> T,
-) -> Result<T, (String, String)> {
+pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce() -> T) -> Result<T, Raised> {
     // SAFETY: a callback of the reorder buffer runs in a transaction; begin and end pair up, and what the end changes
     // behind our back is restored.
     unsafe {
@@ -28,7 +43,11 @@ pub fn in_subtransaction<T>(
                             | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
                     ) =>
                 {
-                    Err((sqlstate(report.sql_error_code()), report.message().to_owned()))
+                    Err(Raised {
+                        code: report.sql_error_code(),
+                        message: report.message().to_owned(),
+                        hint: report.hint().map(str::to_owned),
+                    })
                 }
                 _ => error.rethrow(),
             })

@@ -1,6 +1,7 @@
 //! Text of this database as UTF-8, and the other way round, whatever encoding the database has.
 
 use std::borrow::Cow;
+use std::ffi::CString;
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, pg_enc};
@@ -24,6 +25,28 @@ pub(crate) fn utf8(bytes: &[u8]) -> Cow<'_, str> {
         return Cow::Owned(String::from_utf8_lossy(converted).into_owned());
     }
     String::from_utf8_lossy(bytes)
+}
+
+/// The text as the database writes it, for C. Text of SQL has no NUL in it; what would follow one is cut off.
+///
+/// Must run in a transaction. Raises when the database's encoding lacks a character.
+pub(crate) fn in_server_encoding(text: &str) -> CString {
+    let text = text.split('\0').next().unwrap_or_default();
+    let bytes = if must_be_converted() && !text.is_ascii() {
+        let length = text.len() as i32;
+        // SAFETY: reads `length` bytes and returns a palloc'd string that ends in NUL, or the same pointer.
+        unsafe {
+            let converted = pg_sys::pg_any_to_server(text.as_ptr().cast(), length, pg_enc::PG_UTF8 as i32);
+            if converted.cast_const().cast() == text.as_ptr() {
+                text.as_bytes()
+            } else {
+                std::ffi::CStr::from_ptr(converted).to_bytes()
+            }
+        }
+    } else {
+        text.as_bytes()
+    };
+    CString::new(bytes).unwrap_or_default()
 }
 
 /// A text that came from outside in the encoding of this database, as a value of type `text` holds it: `?` stands for what

@@ -23,6 +23,7 @@ use self::composite::CompositeEncoder;
 pub(crate) use self::key_hash::KeyHasher;
 pub(crate) use self::kind::kind_of;
 use self::output::OutputFunction;
+pub(crate) use self::output::function_info;
 use super::text::utf8;
 use crate::event::value as json;
 

@@ -5,6 +5,7 @@
 
 pub mod chunk;
 pub mod outcome;
+pub mod own_keys;
 pub mod pack;
 pub mod position;
 pub mod restart;

@@ -114,6 +114,7 @@ impl Journal {
                         let (first_bytes, limit) = (bytes, max_bytes);
                         bytes += chunk.take(subscription, limit.saturating_sub(first_bytes), &mut page);
                         if page.upto < chunk.last {
+                            self.tell_own_keys(subscription, &mut page.found);
                             return Some(page);
                         }
                         passed += 1;
@@ -125,6 +126,7 @@ impl Journal {
             }
         }
         page.at_tail = page.upto >= self.last;
+        self.tell_own_keys(subscription, &mut page.found);
         Some(page)
     }
 
@@ -152,7 +154,17 @@ impl Journal {
             chunk.pick(subscription, wanted, &mut found);
             rest = behind;
         }
+        self.tell_own_keys(subscription, &mut found);
         Some(found)
+    }
+
+    /// Puts the subscription's own keys in place of the tables'.
+    fn tell_own_keys(&self, subscription: i64, found: &mut [Found]) {
+        for found in found {
+            if let What::Event { event, keys, barrier } = &mut found.what {
+                (*keys, *barrier) = self.own_keys.of(subscription, event, *keys, *barrier);
+            }
+        }
     }
 
     /// The next rows of the log behind `after`, none at its end.

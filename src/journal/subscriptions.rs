@@ -35,6 +35,8 @@ pub struct SubscriptionRow {
     pub batch_wait: Duration,
     /// What order its events keep.
     pub ordering: RowOrdering,
+    /// Columns whose values are the key; none: the table's key.
+    pub key_columns: Option<Vec<String>>,
     /// Limit of a request.
     pub timeout: Duration,
     /// Requests at once, 1 at least.
@@ -87,7 +89,7 @@ pub enum RowOrdering {
 
 const QUERY: &str = "
     SELECT s.id, s.name, s.url, s.columns, s.exclude_columns, s.format, s.headers::text, s.batch_size,
-           extract(epoch FROM s.batch_wait)::float8 AS batch_wait, s.ordering,
+           extract(epoch FROM s.batch_wait)::float8 AS batch_wait, s.ordering, s.key_columns,
            extract(epoch FROM s.timeout)::float8 AS timeout, s.max_in_flight, s.rate_limit,
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
                  FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n) AS retry_schedule,
@@ -150,6 +152,7 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
             Some("none") => RowOrdering::None,
             _ => RowOrdering::Key,
         },
+        key_columns: of(row, "key_columns")?,
         timeout: duration(of(row, "timeout")?.unwrap_or_default()),
         max_in_flight: positive(of(row, "max_in_flight")?),
         rate_limit: of::<i32>(row, "rate_limit")?.and_then(|number| PerSecond::new(number.try_into().ok()?)),

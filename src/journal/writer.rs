@@ -11,6 +11,7 @@ use super::chunk::{Chunk, ChunkPacker, Place};
 use super::inserts::Plans;
 use super::load::{self, Loaded};
 use super::outcome::{Outcome, OutcomeChunk, OutcomePacker};
+use super::own_keys::OwnKeys;
 use super::position;
 use super::reader::{Cache, Reads};
 use super::ring::Slices;
@@ -74,6 +75,8 @@ pub struct Journal {
     pub(super) slices: Slices,
     pub(super) cache: Cache,
     pub(super) reads: Reads,
+    /// The keys by which deliveries are told that are read.
+    pub own_keys: OwnKeys,
 }
 
 #[derive(Default)]
@@ -125,6 +128,7 @@ impl Journal {
             slices: std::mem::take(&mut loaded.slices),
             cache: Cache::default(),
             reads: Reads::default(),
+            own_keys: OwnKeys::default(),
         };
         Some((journal, loaded))
     }

@@ -11,6 +11,7 @@
 //! - each transaction with something to send between [`write_begin`] and [`write_commit`];
 //! - each version of a relation once, before its first change; its reference number may be used again for a later
 //!   version, which replaces it;
+//! - before a change, which of its targets don't get it after all;
 //! - a subscription's routing where its own transaction commits; progress whenever there is any.
 
 pub(super) mod read;
@@ -23,7 +24,7 @@ pub use read::FrameReader;
 pub use stream::{Failure, Item, Stream};
 pub use write::{
     ChangeFrame, ChangeHead, FailureHead, Image, begin_change, write_begin, write_commit, write_failed,
-    write_image_begin, write_image_end, write_progress, write_relation, write_subscription,
+    write_image_begin, write_image_end, write_progress, write_refusal, write_relation, write_subscription,
 };
 
 use crate::event::{Action, RowError};
@@ -136,6 +137,7 @@ mod tag {
     pub const FAILED: u8 = b'F';
     pub const COMMIT: u8 = b'E';
     pub const PROGRESS: u8 = b'P';
+    pub const REFUSAL: u8 = b'X';
     pub const SUBSCRIPTION: u8 = b'S';
     pub const IMAGE_BEGIN: u8 = b'(';
     pub const IMAGE_END: u8 = b')';

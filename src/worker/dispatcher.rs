@@ -1,7 +1,7 @@
 //! The dispatcher: one a database. It takes events from the decoder, journals them, decides what is sent when, and tells
 //! how far everything is recorded. It never decodes, and the threads that send are its own.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ use crate::settings;
 const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
 /// How often is looked whether the extension is still here, should nobody have told.
 const RECHECK_EVERY: Duration = Duration::from_secs(30);
+/// How often versions of subscriptions are dropped that no restart needs any more.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How many items are taken from the decoder before outcomes are looked at again.
 const ITEMS_A_ROUND: usize = 512;
 
@@ -155,6 +157,8 @@ struct Dispatcher {
     recording: Recording,
     sending: Sending,
     publisher: Publisher,
+    /// Targets of the change to come that don't get it, and why.
+    refusals: HashMap<i64, String>,
     /// Versions of subscriptions that were told and are not stored yet.
     versions: Vec<Version>,
     /// The first image is being told: what is stored so far belongs to a slot that is gone.
@@ -162,6 +166,7 @@ struct Dispatcher {
     /// The extension's oid: another one is another installation, whose slot is not ours.
     extension: pg_sys::Oid,
     last_check: Instant,
+    last_prune: Instant,
 }
 
 impl Dispatcher {
@@ -179,10 +184,12 @@ impl Dispatcher {
             recording,
             sending,
             publisher: Publisher::new(database),
+            refusals: HashMap::new(),
             versions: Vec::new(),
             image: None,
             extension,
             last_check: Instant::now(),
+            last_prune: Instant::now(),
         };
         dispatcher.reload();
         database.commands.store(true, Ordering::SeqCst);
@@ -316,10 +323,14 @@ impl Dispatcher {
             Item::ImageEnd { lsn } => self.store_first_image(lsn),
             // Its events may be for a subscription that was told of just before.
             Item::Begin(_) => self.store_versions(),
+            Item::Refusal { subscription, reason } => {
+                self.refusals.insert(subscription, reason);
+            }
             Item::Change { .. } | Item::Failed { .. } => {
+                let refusals = std::mem::take(&mut self.refusals);
                 // What is decoded again is in the journal already, and so is what becomes of it.
                 if let Some(first) = self.recording.append(&item) {
-                    self.sending.arrive(first, item, &mut self.recording);
+                    self.sending.arrive(first, item, &refusals, &mut self.recording);
                 }
             }
             Item::Commit { end_lsn } => self.recording.arrived(end_lsn),
@@ -431,11 +442,18 @@ impl Dispatcher {
         let ids: HashSet<i64> = versions.iter().map(|version| version.id).collect();
         let ids: Vec<i64> = ids.into_iter().collect();
         let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
+        // It looks through the whole image, which may be of a hundred thousand subscriptions.
+        let prune = self.last_prune.elapsed() >= PRUNE_EVERY;
+        if prune {
+            self.last_prune = Instant::now();
+        }
         let last = self.recording.last();
         let rows = self.with_tables(|| {
             journal::store_image(&versions);
             journal::note_gaps(&versions);
-            journal::prune_image(confirmed);
+            if prune {
+                journal::prune_image(confirmed);
+            }
             journal::begin_discards(&ids, last);
             journal::subscriptions(&ids)
         });

@@ -13,6 +13,7 @@ use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
 use super::shmem::{self, Database, Phase};
 use super::{process, wake};
+use crate::api::keeping;
 use crate::decode::raw;
 use crate::error::Error;
 
@@ -59,11 +60,18 @@ unsafe extern "C-unwind" fn process_utility(
         if concerns_databases {
             before_command(node);
         }
+        let concerns_tables = is_table_command(node);
+        if concerns_tables {
+            before_table_command(node);
+        }
         let run = match PREVIOUS_UTILITY {
             Some(previous) => previous,
             None => raw::unguarded::standard_ProcessUtility,
         };
         run(statement, query, read_only_tree, context, params, environment, receiver, completion);
+        if concerns_tables {
+            after_table_command();
+        }
         if concerns_databases {
             after_command(node);
         }
@@ -82,6 +90,30 @@ unsafe fn is_database_command(node: *mut pg_sys::Node) -> bool {
             | pg_sys::NodeTag::T_AlterDatabaseStmt
             | pg_sys::NodeTag::T_CreatedbStmt
     )
+}
+
+/// # Safety
+/// `node` is a utility statement's parse tree.
+unsafe fn is_table_command(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: as the caller promises.
+    matches!(unsafe { (*node).type_ }, pg_sys::NodeTag::T_AlterTableStmt | pg_sys::NodeTag::T_RenameStmt)
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_table_command(node: *mut pg_sys::Node) {
+    // SAFETY: the statement's parse tree; each cast follows the node's tag.
+    unsafe {
+        let relation = match (*node).type_ {
+            pg_sys::NodeTag::T_AlterTableStmt => (*node.cast::<pg_sys::AlterTableStmt>()).relation,
+            _ => (*node.cast::<pg_sys::RenameStmt>()).relation,
+        };
+        keeping::before(relation);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_table_command() {
+    keeping::after();
 }
 
 #[pg_guard]
@@ -251,6 +283,7 @@ fn role_may_create_databases(role: pg_sys::Oid) -> bool {
 
 /// Lets workers back, and has new databases looked at. Called when the transaction has ended either way.
 pub fn let_back() {
+    keeping::forget();
     if STANDING_BACK.with_borrow(Vec::is_empty) && COPIED.with_borrow(Vec::is_empty) {
         return;
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::clock;
 use super::sending::Payload;
 use crate::dispatch::{self, DeliveryId, Position, Record};
-use crate::event::Lsn;
+use crate::event::{Event, EventId, Lsn, Transaction};
 use crate::journal::outcome::{DROPPED, End, Outcome};
 use crate::journal::{Attempt, Journal, Loaded, Retention, SubscriptionRow};
 use crate::link::frame::{Failure, Item};
@@ -80,8 +80,11 @@ impl Recording {
         self.frontier
     }
 
-    /// Keeps events as long as these subscriptions and the setting ask for.
+    /// Keeps events as long as these subscriptions and the setting ask for, and tells them by their keys.
     pub fn keep_for(&mut self, rows: &[SubscriptionRow]) {
+        for row in rows {
+            self.journal.own_keys.set(row.id, row.key_columns.as_deref());
+        }
         let asked = rows.iter().filter_map(|row| row.retention);
         self.longest_retention = asked.chain([settings::retention()]).max().unwrap_or_default();
     }
@@ -141,19 +144,36 @@ impl Recording {
         }
     }
 
+    /// Takes that nobody can say whether the subscription should get an event.
+    pub fn record_refused(&mut self, id: DeliveryId, subscription: i64, event: &Event, reason: &str) {
+        self.record_dead(id, subscription, event.id(), &event.transaction, "filter", reason);
+    }
+
     /// Takes that a change could not be encoded, so that this delivery can't be made.
     pub fn record_failed(&mut self, id: DeliveryId, subscription: i64, failure: &Failure) {
+        self.record_dead(id, subscription, failure.id(), &failure.transaction, "encode", &failure.message);
+    }
+
+    fn record_dead(
+        &mut self,
+        id: DeliveryId,
+        subscription: i64,
+        event: EventId,
+        transaction: &Transaction,
+        class: &str,
+        reason: &str,
+    ) {
         self.journal.finished(&Outcome {
             subscription,
             id,
             others: Vec::new(),
-            event: failure.id(),
+            event,
             other_events: Vec::new(),
-            committed_at: failure.transaction.committed_at,
+            committed_at: transaction.committed_at,
             finished_at: clock::now(),
             duration: Duration::ZERO,
             attempts: 0,
-            end: End::Dead { status: None, class: "encode".to_owned(), reason: failure.message.clone() },
+            end: End::Dead { status: None, class: class.to_owned(), reason: reason.to_owned() },
             replay: None,
         });
     }

@@ -173,16 +173,32 @@ impl Sending {
         self.showing.gone(id);
     }
 
-    /// Takes a change that has just been journaled, for each of its targets. Who is not known any more gets nothing.
-    pub fn arrive(&mut self, first: DeliveryId, item: frame::Item, recording: &mut Recording) {
+    /// Takes a change that has just been journaled, for each of its targets; for those in `refusals` it is dead as it
+    /// arrives. Who is not known any more gets nothing.
+    pub fn arrive(
+        &mut self,
+        first: DeliveryId,
+        item: frame::Item,
+        refusals: &HashMap<i64, String>,
+        recording: &mut Recording,
+    ) {
         let numbers = (first.0..).map(DeliveryId);
         match item {
             frame::Item::Change { event, keys, barrier, targets } => {
-                let order = order_of(keys, &event, barrier);
                 let at = at_of(&event);
                 // Shared by all targets, but charged to each: memory is then never more than what is charged.
                 let charge = event.memory();
                 for (id, target) in numbers.zip(&targets) {
+                    if let Some(reason) = refusals.get(&target.subscription) {
+                        if self.engine.arrive_dead(SubscriptionId(target.subscription), id) {
+                            self.showing.changed(target.subscription);
+                        }
+                        recording.record_refused(id, target.subscription, &event, reason);
+                        continue;
+                    }
+                    let own_keys = &recording.journal().own_keys;
+                    let (keys, barrier) = own_keys.of(target.subscription, &event, keys, barrier);
+                    let order = order_of(keys, &event, barrier);
                     let payload = (event.clone(), target.level);
                     if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge)
                     {

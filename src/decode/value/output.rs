@@ -51,7 +51,7 @@ impl OutputFunction {
 }
 
 /// Looks up a function to call through the function manager; what it caches lives in `context`.
-pub(super) fn function_info(function: Oid, context: MemoryContext) -> Box<FmgrInfo> {
+pub(crate) fn function_info(function: Oid, context: MemoryContext) -> Box<FmgrInfo> {
     let mut info = Box::<FmgrInfo>::default();
     // SAFETY: fills in `info`; the context is a valid one.
     unsafe { pg_sys::fmgr_info_cxt(function, &mut *info, context) };

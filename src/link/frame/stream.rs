@@ -36,6 +36,13 @@ pub enum Item {
         /// Who would have got it.
         targets: Vec<Target>,
     },
+    /// A target of the next change that doesn't get it, since nobody can say whether it should.
+    Refusal {
+        /// Who.
+        subscription: i64,
+        /// Why not.
+        reason: String,
+    },
     /// The transaction is complete.
     Commit {
         /// Where its commit record ends.
@@ -195,6 +202,7 @@ impl Session {
                 self.transaction.take().ok_or(FrameError::NoTransaction)?;
                 Item::Commit { end_lsn: Lsn(members.u64()?) }
             }
+            tag::REFUSAL => Item::Refusal { subscription: members.i64()?, reason: members.text()? },
             tag::PROGRESS => Item::Progress { lsn: Lsn(members.u64()?) },
             tag::SUBSCRIPTION => Item::Subscription {
                 id: members.i64()?,

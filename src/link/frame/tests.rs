@@ -41,6 +41,7 @@ fn write(out: &mut Vec<u8>, item: &Item, reference: u32) {
             };
             write_failed(out, &head).unwrap();
         }
+        Item::Refusal { subscription, reason } => write_refusal(out, *subscription, reason),
         Item::Commit { end_lsn } => write_commit(out, *end_lsn),
         Item::Progress { lsn } => write_progress(out, *lsn),
         Item::Subscription { id, lsn, spec } => {
@@ -236,7 +237,7 @@ proptest! {
     ) {
         let mut bytes = Vec::new();
         for (place, body) in frames {
-            let tags = b"RBCFEPS()";
+            let tags = b"RBCFXEPS()";
             bytes.extend_from_slice(&(body.len() as u32 + 1).to_le_bytes());
             bytes.push(tags[place.index(tags.len())]);
             bytes.extend_from_slice(&body);

@@ -162,6 +162,14 @@ pub fn write_failed(out: &mut Vec<u8>, failure: &FailureHead<'_>) -> Result<(), 
     finish(out, start)
 }
 
+/// A target of the next change that doesn't get it, since nobody can say whether it should; cut off behind 64 kB.
+pub fn write_refusal(out: &mut Vec<u8>, subscription: i64, reason: &str) {
+    let start = begin(out, tag::REFUSAL);
+    out.extend_from_slice(&subscription.to_le_bytes());
+    put_text(out, cut(reason));
+    finish_fixed(out, start);
+}
+
 /// A version of a relation, known by `reference` from here on.
 ///
 /// # Errors

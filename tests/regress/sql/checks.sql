@@ -80,7 +80,7 @@ SELECT pgwh.subscribe(:url, columns => '{}');
 SELECT pgwh.subscribe(:url, exclude_columns => '{NULL}');
 SELECT pgwh.subscribe(:url, name => '');
 SELECT pgwh.subscribe(:url, name => E'a\nb');
-SELECT pgwh.subscribe(:url, filter => 'id > 1');
+SELECT pgwh.subscribe(:url, filters => 'id > 1');
 
 -- Each has an SQLSTATE that tells what kind of refusal it is.
 \set VERBOSITY sqlstate

@@ -29,6 +29,9 @@ UPDATE pgwh.subscriptions SET ordering = 'loose' WHERE name = 'first';
 UPDATE pgwh.subscriptions SET retry_schedule = '{{1 s}, {0 s}}' WHERE name = 'first';
 -- A column that is gone does not stand in the way of changing something else, but is not one of other tables.
 ALTER TABLE public.orders DROP COLUMN status;
+UPDATE pgwh.subscriptions SET enabled = false WHERE name = 'first';
+ALTER TABLE public.orders DROP COLUMN status;
+UPDATE pgwh.subscriptions SET enabled = true WHERE name = 'first';
 UPDATE pgwh.subscriptions SET batch_size = 20 WHERE name = 'first' RETURNING columns, batch_size;
 UPDATE pgwh.subscriptions SET tables = '{public.*}' WHERE name = 'first';
 -- Why it was disabled is of no interest any more once it is enabled.

@@ -1,0 +1,185 @@
+//! What many subscriptions cost: 100,000 with a filter each on one table, 1,000 tables with 10 each, and 10,000 that are
+//! disabled.
+
+use std::time::{Duration, Instant};
+
+use harness::{Client, Cluster, DECODER, Receiver};
+
+const TABLE: &str =
+    "CREATE TABLE notifications (id bigint PRIMARY KEY, user_id bigint NOT NULL, message text)";
+/// How many rows are written for each rate.
+const ROWS: u64 = 60_000;
+/// How many subscriptions are made in one transaction.
+const TRANSACTION: u64 = 10_000;
+
+pub(crate) fn run(subscriptions: u64) {
+    one_table(subscriptions);
+    many_tables(1_000, 10);
+    disabled(10_000);
+}
+
+fn stage() -> (Cluster, Receiver, Client) {
+    let cluster = crate::setup().start();
+    cluster.each(&["CREATE EXTENSION pgstream_hooks", TABLE]);
+    let receiver = crate::receiver(0);
+    let client = cluster.connect();
+    (cluster, receiver, client)
+}
+
+fn one_table(subscriptions: u64) {
+    let (cluster, receiver, mut client) = stage();
+    subscribe_users(&mut client, &receiver, 1, 1, "user_id >= 0");
+    let one = rate(&cluster, &receiver, &mut client, 1);
+    drop((cluster, receiver, client));
+
+    let (cluster, receiver, mut client) = stage();
+    let before = decoder_memory(&cluster);
+    let begin = Instant::now();
+    subscribe_users(&mut client, &receiver, 1, TRANSACTION.min(subscriptions), "user_id = %s");
+    let made = begin.elapsed();
+    println!(
+        "routing: {} subscriptions made in one transaction in {:.1} s",
+        TRANSACTION.min(subscriptions),
+        made.as_secs_f64()
+    );
+    for from in (TRANSACTION + 1..=subscriptions).step_by(TRANSACTION as usize) {
+        subscribe_users(
+            &mut client,
+            &receiver,
+            from,
+            (from + TRANSACTION - 1).min(subscriptions),
+            "user_id = %s",
+        );
+    }
+    let many = rate(&cluster, &receiver, &mut client, subscriptions);
+    println!(
+        "    {subscriptions} subscriptions user_id = N: {many:.0} events/s, {} of those with one subscription ({one:.0})",
+        crate::ratio(many, one)
+    );
+    let after = decoder_memory(&cluster);
+    println!(
+        "    the decoder takes {:.0} MB more, {:.0} bytes a subscription",
+        (after - before) / 1e6,
+        (after - before) / subscriptions as f64
+    );
+    let mut took: Vec<Duration> =
+        (0..20).map(|n| one_more(&receiver, &mut client, subscriptions + 1 + n)).collect();
+    took.sort();
+    println!(
+        "    one more takes effect, from its commit to its first event: median {:?}, longest {:?}",
+        took[10], took[19]
+    );
+    let begin = Instant::now();
+    cluster.value("SELECT state FROM pgwh.status WHERE name = 'user-7'");
+    println!("    status of one by name: {:?}", begin.elapsed());
+}
+
+/// Subscriptions of the users `first` to `last`, each to what its filter says.
+fn subscribe_users(client: &mut Client, receiver: &Receiver, first: u64, last: u64, filter: &str) {
+    let url = receiver.url("/users");
+    client
+        .batch_execute(&format!(
+            "INSERT INTO pgwh.subscriptions (name, url, tables, event_types, filter, headers, timeout, max_in_flight)
+             SELECT 'user-' || n, '{url}', '{{notifications}}', '{{insert}}', format('{filter}', n), '{{}}', '15 s', 64
+             FROM generate_series({first}, {last}) n"
+        ))
+        .expect("users are subscribed");
+}
+
+/// Events a second, of rows for so many users in turn.
+fn rate(cluster: &Cluster, receiver: &Receiver, client: &mut Client, users: u64) -> f64 {
+    let write = |client: &mut Client, first: u64, rows: u64| {
+        for from in (first..first + rows).step_by(10_000) {
+            let to = (from + 10_000).min(first + rows) - 1;
+            let sql = format!(
+                "INSERT INTO notifications SELECT n, 1 + n::bigint * 7919 % {users}, 'hello' FROM generate_series({from}, {to}) n"
+            );
+            client.batch_execute(&sql).expect("rows go in");
+        }
+    };
+    write(client, 0, 20_000);
+    receiver.wait_for(20_000, Duration::from_secs(600)).expect("the warm-up arrives");
+    receiver.clear();
+    write(client, 1_000_000, ROWS);
+    receiver.wait_for(ROWS, Duration::from_secs(600)).expect("all arrive");
+    let stats = receiver.stats();
+    receiver.clear();
+    let _ = cluster;
+    let (Some(first), Some(last)) = (stats.first, stats.last) else { return f64::NAN };
+    ROWS as f64 / (last - first).as_secs_f64()
+}
+
+/// How long a subscription that is made now takes until it gets what is committed right behind it.
+fn one_more(receiver: &Receiver, client: &mut Client, user: u64) -> Duration {
+    subscribe_users(client, receiver, user, user, "user_id = %s");
+    let count = receiver.count();
+    let begin = Instant::now();
+    client
+        .batch_execute(&format!("INSERT INTO notifications VALUES ({}, {user}, 'first')", 10_000_000 + user))
+        .expect("a row goes in");
+    receiver.wait_for(count + 1, Duration::from_secs(60)).expect("it arrives");
+    begin.elapsed()
+}
+
+fn many_tables(tables: u64, each: u64) {
+    let (cluster, receiver, mut client) = stage();
+    let url = receiver.url("/tables");
+    client
+        .batch_execute(&format!(
+            "DO $$ BEGIN FOR n IN 1..{tables} LOOP EXECUTE format('CREATE TABLE t_%s (id bigint PRIMARY KEY)', n); END LOOP; END $$;"
+        ))
+        .expect("tables are made");
+    client
+        .batch_execute(&format!(
+            "INSERT INTO pgwh.subscriptions (name, url, tables, event_types, headers, timeout, max_in_flight)
+             SELECT format('t_%s-%s', n, m), '{url}', ARRAY[format('public.t_%s', n)], '{{insert}}', '{{}}', '15 s', 16
+             FROM generate_series(1, {tables}) n, generate_series(1, {each}) m"
+        ))
+        .expect("they are subscribed");
+    let write = |client: &mut Client, id: u64| {
+        client
+            .batch_execute(&format!(
+                "DO $$ BEGIN FOR n IN 1..{tables} LOOP EXECUTE format('INSERT INTO t_%s VALUES ({id})', n); END LOOP; END $$;"
+            ))
+            .expect("rows go in");
+    };
+    let mut took = Vec::new();
+    for id in 1..=3 {
+        let begin = Instant::now();
+        write(&mut client, id);
+        receiver.wait_for(id * tables * each, Duration::from_secs(600)).expect("all arrive");
+        took.push(begin.elapsed());
+    }
+    println!(
+        "    {tables} tables with {each} subscriptions each: a row in each reaches all {} in {:.2} s, the first time in {:.2} s",
+        tables * each,
+        took[2].as_secs_f64(),
+        took[0].as_secs_f64()
+    );
+    drop(cluster);
+}
+
+fn disabled(subscriptions: u64) {
+    let (cluster, receiver, mut client) = stage();
+    subscribe_users(&mut client, &receiver, 1, 1, "user_id >= 0");
+    let alone = rate(&cluster, &receiver, &mut client, 1);
+    let url = receiver.url("/disabled");
+    client
+        .batch_execute(&format!(
+            "INSERT INTO pgwh.subscriptions (name, url, tables, event_types, headers, timeout, max_in_flight, enabled)
+             SELECT 'disabled-' || n, '{url}', '{{*.*}}', '{{insert}}', '{{}}', '15 s', 16, false
+             FROM generate_series(1, {subscriptions}) n;
+             TRUNCATE notifications"
+        ))
+        .expect("they are subscribed");
+    let beside = rate(&cluster, &receiver, &mut client, 1);
+    println!(
+        "    one subscription beside {subscriptions} to *.* that are disabled: {beside:.0} events/s, {} of alone",
+        crate::ratio(beside, alone)
+    );
+}
+
+/// RssAnon of the decoder, in bytes.
+fn decoder_memory(cluster: &Cluster) -> f64 {
+    cluster.process(DECODER).memory() as f64
+}

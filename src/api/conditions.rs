@@ -1,0 +1,386 @@
+//! What a subscription says of rows and columns beyond their tables: `filter`, `changed` and `key_columns`. Each must fit
+//! the tables of today, and need nothing that write-ahead log doesn't have.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::CStr;
+
+use pgrx::prelude::*;
+
+use super::near::near;
+use super::tables::tables_of;
+use crate::decode::filter::{self, Bare, Uses};
+use crate::decode::memory::Memory;
+use crate::decode::relation::{Identity, identity_of};
+use crate::decode::shape::{Literal, LiteralValue, Shape};
+use crate::decode::subtransaction::{Raised, in_subtransaction};
+use crate::decode::{condition, raw, text};
+use crate::error::{Error, Unfit};
+
+/// The parts of a subscription that are judged here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Conditions {
+    /// Patterns of tables, in their stored spelling.
+    pub tables: Vec<String>,
+    /// Kinds of change, in their stored spelling.
+    pub event_types: Vec<String>,
+    pub filter: Option<String>,
+    pub changed: Option<Vec<String>>,
+    pub key_columns: Option<Vec<String>>,
+}
+
+/// As many conditions are remembered as fitting.
+const MOST_KNOWN: usize = 10_000;
+
+thread_local! {
+    static KNOWN_TO_FIT: RefCell<(Moment, HashSet<Conditions>)> = RefCell::default();
+}
+
+/// A command of this session: while it runs, it sees no change of a table.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Moment {
+    statement: i64,
+    command: u32,
+}
+
+impl Moment {
+    fn now() -> Moment {
+        // SAFETY: globals of this process; a transaction is in progress.
+        unsafe {
+            Moment {
+                statement: pg_sys::GetCurrentStatementStartTimestamp(),
+                command: pg_sys::GetCurrentCommandId(false),
+            }
+        }
+    }
+}
+
+/// How long a table that is looked at keeps its definition.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// While it is looked at.
+    Brief,
+    /// Until the end of the transaction.
+    Lasting,
+}
+
+/// Why conditions don't fit a table.
+pub enum Problem {
+    /// They are not about this table: it lacks a column, or the filter means nothing there.
+    Misfit(Error),
+    /// They are, but write-ahead log doesn't have what they need.
+    Lacking(Error),
+}
+
+impl Problem {
+    /// In words.
+    pub fn into_error(self) -> Error {
+        match self {
+            Problem::Misfit(error) | Problem::Lacking(error) => error,
+        }
+    }
+}
+
+impl Conditions {
+    /// Checks them against each table that there is. A table that a wildcard leads to, and that they don't fit, is not
+    /// meant, as long as they fit another.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.is_known_to_fit() {
+            return Ok(());
+        }
+        let mut misfit = None;
+        let mut fits = false;
+        for (table, is_named) in self.tables()? {
+            let lock = if is_named { Lock::Lasting } else { Lock::Brief };
+            match self.fit(table, lock) {
+                Ok(()) => fits = true,
+                Err(Problem::Misfit(error)) if !is_named => misfit = misfit.or(Some(error)),
+                Err(problem) => return Err(problem.into_error()),
+            }
+        }
+        match misfit.filter(|_| !fits) {
+            Some(error) => Err(error),
+            None => {
+                self.remember_that_it_fits();
+                Ok(())
+            }
+        }
+    }
+
+    /// The first table that they don't fit today, and why, in one line.
+    pub fn problem(&self) -> Result<Option<String>, Error> {
+        if self.is_known_to_fit() {
+            return Ok(None);
+        }
+        for (table, _) in self.tables()? {
+            if let Err(problem) = self.fit(table, Lock::Brief) {
+                return Ok(Some(problem.into_error().in_one_line()));
+            }
+        }
+        self.remember_that_it_fits();
+        Ok(None)
+    }
+
+    /// Whether the same was found to fit in this very command. Numbers in the filter make no difference.
+    fn is_known_to_fit(&self) -> bool {
+        let now = Moment::now();
+        KNOWN_TO_FIT.with_borrow(|(moment, known)| *moment == now && known.contains(&self.without_numbers()))
+    }
+
+    fn remember_that_it_fits(&self) {
+        let now = Moment::now();
+        KNOWN_TO_FIT.with_borrow_mut(|(moment, known)| {
+            if *moment != now || known.len() >= MOST_KNOWN {
+                *moment = now;
+                known.clear();
+            }
+            known.insert(self.without_numbers());
+        });
+    }
+
+    fn without_numbers(&self) -> Conditions {
+        let shape = |filter: &String| {
+            let shape = Shape::of(filter);
+            let is_number = |literal: &Literal| !matches!(literal.value, LiteralValue::Text(_));
+            if shape.literals.iter().all(is_number) { shape.text } else { filter.clone() }
+        };
+        Conditions { filter: self.filter.as_ref().map(shape), ..self.clone() }
+    }
+
+    /// The tables that they are about, and whether each is named without a wildcard; none when there are no conditions.
+    fn tables(&self) -> Result<Vec<(pg_sys::Oid, bool)>, Error> {
+        if self.filter.is_none() && self.changed.is_none() && self.key_columns.is_none() {
+            return Ok(Vec::new());
+        }
+        tables_of(&self.tables)
+    }
+
+    fn wants(&self, event_type: &str) -> bool {
+        self.event_types.iter().any(|word| word == event_type)
+    }
+
+    /// Whether they fit a table that holds rows.
+    pub fn fit(&self, table: pg_sys::Oid, lock: Lock) -> Result<(), Problem> {
+        let memory = Memory::new(c"pgwh filter check");
+        let judged = in_subtransaction(memory.context(), || {
+            // SAFETY: a table that has gone meanwhile raises nothing, and what is opened is closed.
+            unsafe {
+                let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+                if relation.is_null() {
+                    return Ok(());
+                }
+                let judged = self.fit_relation(relation);
+                let unlock = if lock == Lock::Brief { pg_sys::AccessShareLock } else { pg_sys::NoLock };
+                pg_sys::relation_close(relation, unlock as _);
+                judged
+            }
+        });
+        judged.unwrap_or_else(|raised| Err(Problem::Misfit(self.filter_error(raised, table))))
+    }
+
+    /// # Safety
+    /// The relation is open.
+    unsafe fn fit_relation(&self, relation: pg_sys::Relation) -> Result<(), Problem> {
+        // SAFETY: as the caller promises.
+        let table = unsafe { Table::of(relation) };
+        if let Some(filter) = &self.filter {
+            // SAFETY: as the caller promises.
+            unsafe { self.fit_filter(filter, relation, &table)? };
+        }
+        if let Some(changed) = &self.changed {
+            let numbers = table.numbers_of("changed", changed)?;
+            if self.wants("update") {
+                table.require_old("changed", "update", &numbers)?;
+            }
+        }
+        if let Some(key_columns) = &self.key_columns {
+            let numbers = table.numbers_of("key_columns", key_columns)?;
+            for event_type in ["update", "delete"] {
+                if self.wants(event_type) {
+                    table.require_old("key_columns", event_type, &numbers)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// The relation is open, and is `table`.
+    unsafe fn fit_filter(
+        &self,
+        filter: &str,
+        relation: pg_sys::Relation,
+        table: &Table,
+    ) -> Result<(), Problem> {
+        let text = text::in_server_encoding(filter);
+        // Whoever wants truncates only still has to write a filter that means something.
+        let is_old = self.wants("delete") && !self.wants("insert") && !self.wants("update");
+        let bares = if is_old { vec![Bare::Old] } else { vec![Bare::New] };
+        let also_old = (self.wants("delete") && !is_old).then_some(Bare::Old);
+        for bare in bares.into_iter().chain(also_old) {
+            let misfit = |raised| Problem::Misfit(self.filter_error(raised, table.oid));
+            // SAFETY: as the caller promises.
+            let uses = unsafe { compile_twice(&text, relation, bare).map_err(misfit)? };
+            let old: Vec<i16> = uses.old.into_iter().collect();
+            match bare {
+                Bare::New if self.wants("update") => table.require_old("filter", "update", &old)?,
+                Bare::Old => table.require_old("filter", "delete", &old)?,
+                Bare::New => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn filter_error(&self, raised: Raised, table: pg_sys::Oid) -> Error {
+        let filter = self.filter.as_deref().unwrap_or_default();
+        let place = match filter::position() {
+            Some(position) => format!("At character {position} of the filter: {filter}"),
+            None => format!("The filter is: {filter}"),
+        };
+        let table = name_of(table);
+        Error::Unfit(Box::new(Unfit {
+            state: raised.code,
+            message: raised.message,
+            detail: format!("{place} (of table {table})."),
+            hint: raised.hint.unwrap_or_else(|| {
+                "A filter is a condition over the table's columns, NEW and OLD, for example: filter => 'total > 100'".to_owned()
+            }),
+        }))
+    }
+}
+
+/// Compiles a filter as this session understands it and as the decoder does, which must be the same.
+unsafe fn compile_twice(text: &CStr, relation: pg_sys::Relation, bare: Bare) -> Result<Uses, Raised> {
+    // SAFETY: the relation is open; settings go back to what they were.
+    unsafe {
+        let here = filter::resolve(text, relation, bare)?;
+        let level = pg_sys::NewGUCNestLevel();
+        for (setting, value) in raw::SETTINGS_OF_FILTERS {
+            pg_sys::set_config_option(
+                setting.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        let there = filter::resolve(text, relation, bare);
+        pg_sys::AtEOXact_GUC(true, level);
+        let there = there?;
+        // What is constant is computed now, so that what fails in it fails here.
+        condition::prepare(there.node);
+        if pg_sys::equal(here.node.cast(), there.node.cast()) {
+            return Ok(there.uses);
+        }
+        let mut raised = Raised::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "the filter depends on a setting of this session",
+        );
+        raised.hint = Some(
+            "It is read with TimeZone = 'UTC', DateStyle = 'ISO, YMD' and search_path = pg_catalog: write times like '2026-01-31 12:00:00+00', and types with their schema.".to_owned(),
+        );
+        Err(raised)
+    }
+}
+
+/// The table's qualified name.
+pub fn name_of(table: pg_sys::Oid) -> String {
+    // SAFETY: look-ups in the system cache; names are null or end in NUL.
+    let name = |name: *mut std::ffi::c_char| unsafe {
+        if name.is_null() { String::new() } else { text::utf8(CStr::from_ptr(name).to_bytes()).into_owned() }
+    };
+    // SAFETY: as above.
+    unsafe {
+        let schema = name(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table)));
+        super::tables::of_table(&schema, &name(pg_sys::get_rel_name(table)))
+    }
+}
+
+/// The names of a table's columns.
+pub fn columns_of_table(table: pg_sys::Oid) -> Vec<String> {
+    // SAFETY: a table that has gone meanwhile has none; what is opened is closed.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+        if relation.is_null() {
+            return Vec::new();
+        }
+        let columns = Table::of(relation).columns;
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+        columns.into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+/// What has to be known of a table.
+struct Table {
+    oid: pg_sys::Oid,
+    /// Qualified.
+    name: String,
+    /// Its columns, by name.
+    columns: Vec<(String, i16)>,
+    identity: Identity,
+    /// The numbers of the columns that write-ahead log always has of an old row.
+    key: BTreeSet<i16>,
+}
+
+impl Table {
+    unsafe fn of(relation: pg_sys::Relation) -> Table {
+        // SAFETY: the relation is open.
+        unsafe {
+            let desc = (*relation).rd_att;
+            let attributes = (0..(*desc).natts as usize).map(|place| raw::attribute(desc, place));
+            let (identity, key) = identity_of(relation);
+            Table {
+                oid: (*relation).rd_id,
+                name: name_of((*relation).rd_id),
+                columns: attributes
+                    .filter(|attribute| !attribute.attisdropped)
+                    .map(|attribute| (text::name(&attribute.attname), attribute.attnum))
+                    .collect(),
+                identity,
+                key: key.into_iter().collect(),
+            }
+        }
+    }
+
+    /// The numbers of columns that an argument names.
+    fn numbers_of(&self, argument: &'static str, names: &[String]) -> Result<Vec<i16>, Problem> {
+        let find = |wanted: &String| {
+            let found = self.columns.iter().find(|(name, _)| name == wanted);
+            found.map(|(_, number)| *number).ok_or_else(|| {
+                let near = near(wanted, self.columns.iter().map(|(name, _)| name.clone()));
+                Problem::Misfit(Error::NoColumnHere {
+                    argument,
+                    column: wanted.clone(),
+                    table: self.name.clone(),
+                    near,
+                })
+            })
+        };
+        names.iter().map(find).collect()
+    }
+
+    /// Refuses columns whose old value write-ahead log doesn't have.
+    fn require_old(
+        &self,
+        argument: &'static str,
+        event_type: &'static str,
+        columns: &[i16],
+    ) -> Result<(), Problem> {
+        let is_known = |number: &i16| match self.identity {
+            Identity::Full => true,
+            Identity::Key => self.key.contains(number),
+            Identity::Nothing => false,
+        };
+        let Some(number) = columns.iter().find(|number| !is_known(number)) else { return Ok(()) };
+        let column = self.columns.iter().find(|(_, other)| other == number);
+        Err(Problem::Lacking(Error::OldValueUnknown {
+            argument,
+            event_type,
+            column: column.map(|(name, _)| name.clone()).unwrap_or_default(),
+            table: self.name.clone(),
+        }))
+    }
+}

@@ -1,0 +1,232 @@
+//! Tables stay as subscriptions need them: a command that takes from a table what a filter, or a list of columns, is
+//! about is refused, and says whose.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::conditions::{Conditions, Lock, columns_of_table, name_of};
+use super::tables::with_rows;
+use crate::decode::memory::Memory;
+use crate::decode::pattern::TablePattern;
+use crate::decode::raw;
+use crate::decode::shape::Shape;
+use crate::decode::subtransaction::in_subtransaction;
+use crate::decode::text;
+use crate::error::Error;
+use crate::event::TableName;
+
+/// What subscriptions need of a table that a command is about to change.
+struct Needed {
+    table: pg_sys::Oid,
+    needs: Vec<Need>,
+}
+
+/// What one subscription needs. Others whose filters differ in literals need the same.
+#[derive(PartialEq, Eq, Hash)]
+struct Need {
+    subscription: String,
+    conditions: Conditions,
+    /// Columns that it shows or leaves out.
+    columns: Vec<String>,
+}
+
+thread_local! {
+    /// For each command that runs now, one inside of the other.
+    static NEEDED: RefCell<Vec<Option<Needed>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A command is about to run that may change the definition of a table.
+///
+/// # Safety
+/// `relation` is null or names a relation, and a transaction is in progress.
+pub unsafe fn before(relation: *const pg_sys::RangeVar) {
+    // SAFETY: as the caller promises.
+    let table = unsafe { table_of(relation) };
+    let needs = table.map(|table| (table, look(|| needs_of(table)).unwrap_or_default()));
+    let needed = needs.filter(|(_, needs)| !needs.is_empty()).map(|(table, needs)| Needed { table, needs });
+    NEEDED.with_borrow_mut(|stack| stack.push(needed));
+}
+
+/// The command has run: refuses it, if it has taken away what a subscription needs.
+pub fn after() {
+    let Some(needed) = NEEDED.with_borrow_mut(|stack| stack.pop().flatten()) else { return };
+    // SAFETY: what the command has done is to be seen.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    let refusal = look(|| Ok(needed.needs.iter().find_map(|need| need.check(needed.table).err()))).flatten();
+    if let Some(refusal) = refusal {
+        ErrorReport::from(refusal).report(PgLogLevel::ERROR);
+    }
+}
+
+/// The transaction has ended: no command runs any more.
+pub fn forget() {
+    NEEDED.with_borrow_mut(Vec::clear);
+}
+
+/// The permanent table of that name, if the extension is here and a subscription may be about it.
+unsafe fn table_of(relation: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if relation.is_null()
+            || pg_sys::RecoveryInProgress()
+            || pg_sys::creating_extension
+            || pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) == pg_sys::InvalidOid
+        {
+            return None;
+        }
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
+        let table = pg_sys::RangeVarGetRelidExtended(
+            relation,
+            pg_sys::NoLock as _,
+            flags,
+            None,
+            std::ptr::null_mut(),
+        );
+        let is_table = matches!(pg_sys::get_rel_relkind(table) as u8, b'r' | b'p');
+        (is_table && pg_sys::get_rel_persistence(table) as u8 == b'p').then_some(table)
+    }
+}
+
+/// What subscriptions need of the table, and have.
+fn needs_of(table: pg_sys::Oid) -> Result<Vec<Need>, Error> {
+    let wanted = needs()?;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = names_around(table)?;
+    let columns: HashSet<String> = columns_of_table(table).into_iter().collect();
+    let mut seen = HashSet::new();
+    let mut needs = Vec::new();
+    for mut need in wanted {
+        let patterns = need.conditions.tables.iter().filter_map(|stored| TablePattern::parse(stored).ok());
+        if !patterns.into_iter().any(|pattern| names.iter().any(|name| pattern.matches(name))) {
+            continue;
+        }
+        let shape = need.conditions.filter.as_deref().map(|filter| Shape::of(filter).text);
+        let Conditions { event_types, changed, key_columns, .. } = &need.conditions;
+        if !seen.insert((
+            shape,
+            event_types.clone(),
+            changed.clone(),
+            key_columns.clone(),
+            need.columns.clone(),
+        )) {
+            continue;
+        }
+        need.columns.retain(|column| columns.contains(column));
+        // What has not fitted before can't be lost.
+        if need.check(table).is_ok() {
+            needs.push(need);
+        }
+    }
+    Ok(needs)
+}
+
+/// What there is to be needed, of any table.
+fn needs() -> Result<Vec<Need>, Error> {
+    Ok(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT name, tables, event_types, filter, changed, key_columns,
+                    coalesce(columns, '{}') OPERATOR(pg_catalog.||) coalesce(exclude_columns, '{}')
+             FROM pgwh.subscriptions
+             WHERE enabled AND home OPERATOR(pg_catalog.=) pgwh.home()
+               AND (filter IS NOT NULL OR changed IS NOT NULL OR key_columns IS NOT NULL
+                    OR columns IS NOT NULL OR exclude_columns IS NOT NULL)
+             ORDER BY id",
+            None,
+            &[],
+        )?;
+        let mut needs = Vec::new();
+        for row in rows {
+            needs.push(Need {
+                subscription: row.get(1)?.unwrap_or_default(),
+                conditions: Conditions {
+                    tables: row.get(2)?.unwrap_or_default(),
+                    event_types: row.get(3)?.unwrap_or_default(),
+                    filter: row.get(4)?,
+                    changed: row.get(5)?,
+                    key_columns: row.get(6)?,
+                },
+                columns: row.get(7)?.unwrap_or_default(),
+            });
+        }
+        Ok::<_, pgrx::spi::Error>(needs)
+    })?)
+}
+
+/// The names of the table, of those that it is a part of and of those that are parts of it.
+fn names_around(table: pg_sys::Oid) -> Result<Vec<TableName>, Error> {
+    Ok(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+             WHERE c.oid OPERATOR(pg_catalog.=) $1
+                OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors($1))
+                OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))",
+            None,
+            &[table.into()],
+        )?;
+        let mut names = Vec::new();
+        for row in rows {
+            names.push(TableName {
+                schema: text::column(&row, 1)?.unwrap_or_default(),
+                table: text::column(&row, 2)?.unwrap_or_default(),
+            });
+        }
+        Ok::<_, pgrx::spi::Error>(names)
+    })?)
+}
+
+impl Need {
+    /// Whether the table, as it is now, has what is needed.
+    fn check(&self, table: pg_sys::Oid) -> Result<(), Error> {
+        let refuse = |why: String| Error::Needed {
+            subscription: self.subscription.clone(),
+            table: name_of(table),
+            why,
+        };
+        let columns = columns_of_table(table);
+        if let Some(gone) = self.columns.iter().find(|column| !columns.contains(column)) {
+            return Err(refuse(format!("its columns or exclude_columns name {gone:?}")));
+        }
+        for part in with_rows(table)? {
+            self.conditions
+                .fit(part, Lock::Brief)
+                .map_err(|problem| refuse(problem.into_error().in_one_line()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at subscriptions and tables. Should that fail, users' commands go on without it.
+fn look<T>(action: impl FnOnce() -> Result<T, Error>) -> Option<T> {
+    let memory = Memory::new(c"pgwh command");
+    let (code, message) = match in_subtransaction(memory.context(), || as_superuser(action)) {
+        Ok(Ok(found)) => return Some(found),
+        Ok(Err(error)) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, error.in_one_line()),
+        Err(raised) => (raised.code, raised.message),
+    };
+    ereport!(
+        WARNING,
+        code,
+        format!("pgstream_hooks can't see whether a subscription needs the table: {message}")
+    );
+    None
+}
+
+/// Runs the action with the rights to read every subscription; whoever changes a table may not be one to see them.
+fn as_superuser<T>(action: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: globals of this process; an ERROR ends the subtransaction, which puts them back.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let inside = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+        pg_sys::SetUserIdAndSecContext(raw::BOOTSTRAP_SUPERUSER, inside);
+        let result = action();
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}

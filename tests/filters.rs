@@ -1,0 +1,496 @@
+//! A subscription gets those changes for which its filter is true, as Postgres itself would say, and no others; what
+//! can't be said is a dead letter, and what makes no sense is refused in words that help.
+
+use std::collections::BTreeSet;
+
+use harness::{Cluster, Event, Receiver, Reply, Request};
+use serde_json::json;
+
+fn stage() -> (Cluster, Receiver) {
+    let cluster = Cluster::with_extension();
+    cluster.sql(
+        "CREATE TABLE orders (id int PRIMARY KEY, total numeric, status text, user_id bigint, tags text[], doc jsonb)",
+    );
+    (cluster, Receiver::start().unwrap())
+}
+
+/// `action key` of each event, in the order of commit.
+fn told(events: &[Event]) -> Vec<String> {
+    let mut events: Vec<&Event> = events.iter().collect();
+    events.sort_by_key(|event| event.place());
+    events.iter().map(|event| format!("{} {}", event.text("action"), event["key"]["id"])).collect()
+}
+
+#[test]
+fn a_bare_column_is_the_new_row_and_in_a_delete_the_old_one() {
+    let (cluster, receiver) = stage();
+    cluster.sql("ALTER TABLE orders REPLICA IDENTITY FULL");
+    cluster.subscribe(&receiver, "bare", "tables => '{orders}', filter => 'total > 100'");
+    cluster.subscribe(&receiver, "old", "tables => '{orders}', filter => 'OLD.total > 100'");
+    cluster.subscribe(&receiver, "moved", "filter => 'new.total IS DISTINCT FROM old.total AND total > 1'");
+    cluster.sql("INSERT INTO orders (id, total) VALUES (1, 50), (2, 150), (3, NULL)");
+    cluster.sql("UPDATE orders SET total = 101 WHERE id = 1; UPDATE orders SET total = 99 WHERE id = 2");
+    cluster.sql("UPDATE orders SET status = 'paid' WHERE id = 1");
+    cluster.sql("DELETE FROM orders; TRUNCATE orders");
+    assert_eq!(
+        told(&cluster.delivered(&receiver, "bare")),
+        ["insert 2", "update 1", "update 1", "delete 1", "truncate null"]
+    );
+    assert_eq!(
+        told(&cluster.delivered(&receiver, "old")),
+        ["update 2", "update 1", "delete 1", "truncate null"]
+    );
+    assert_eq!(
+        told(&cluster.delivered(&receiver, "moved")),
+        ["insert 1", "insert 2", "update 1", "update 2", "delete 2", "delete 1", "truncate null"]
+    );
+}
+
+#[test]
+fn filters_take_every_type_and_what_is_built_in() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN positive AS int CHECK (value > 0);
+         CREATE TABLE t (id int PRIMARY KEY, m mood, p positive, d date, z timestamptz, r int4range, j jsonb, a int[],
+                         body text, v varchar(10), c char(5), u uuid, n numeric, f float8, b bool)",
+    );
+    let row = "1, 'ok', 5, '2026-01-31', '2026-01-31 12:00+00', '[1,10)', '{\"a\": {\"b\": [1, \"x\"]}}', '{1,2,3}',
+               'The quick brown fox', 'Straße', 'ab', '6f9619ff-8b86-d011-b42d-00cf4fc964ff', 1.50, 0.1, true";
+    let yes = [
+        "m = 'ok'",
+        "m > 'sad'",
+        "m IN ('ok', 'sad')",
+        "p = 5",
+        "d = '2026-01-31'",
+        "d + 1 > '2026-01-31'",
+        "z > '2026-01-31 11:59:59+00'",
+        "z < timestamptz '2026-01-31 12:00:01+00'",
+        "(z AT TIME ZONE 'UTC')::date = '2026-01-31'",
+        "r @> 5",
+        "5 <@ r",
+        "j -> 'a' -> 'b' ->> 1 = 'x'",
+        "j @? '$.a.b[*] ? (@ == 1)'",
+        "j #>> '{a,b,0}' = '1'",
+        "j['a'] IS NOT NULL",
+        "a @> '{2}'",
+        "3 = ANY (a)",
+        "a[1] = 1",
+        "a = ARRAY[1, 2, 3]",
+        "to_tsvector('english', body) @@ to_tsquery('english', 'fox & quick')",
+        "lower(body) LIKE '%brown%'",
+        "body ~* '^the'",
+        "v = 'Straße'",
+        "length(v) = 6",
+        "c = 'ab'",
+        "u = '6F9619FF-8B86-D011-B42D-00CF4FC964FF'",
+        "n = 1.5",
+        "n = 1.500 AND n IN (1.5, 2)",
+        "n * 2 = 3",
+        "f = 0.1",
+        "b",
+        "NOT (NOT b)",
+        "CASE WHEN id = 1 THEN b ELSE false END",
+        "coalesce(v, 'x') <> 'x'",
+        "v IS NOT NULL AND (id = 1 OR id = 2)",
+        "id BETWEEN 1 AND 3",
+        "id = -1 + 2 AND id > -5",
+        "id IN (1, 2, 3)",
+        "1 = id",
+        "id = 1 AND v = 'Straße' AND b IS TRUE",
+        "id::text = '1'",
+        "(id, p) = (1, 5)",
+        "greatest(id, 0) = 1",
+        "-- a comment\n id = 1",
+        "v = E'Stra\\u00dfe'",
+        "v = $$Straße$$",
+    ];
+    let no = [
+        "id = 2",
+        "m = 'sad'",
+        "v = 'strasse'",
+        "id = NULL",
+        "NULL",
+        "id IN (2, NULL)",
+        "c = 'abc'",
+        "b IS NULL",
+    ];
+    for (n, filter) in yes.iter().chain(&no).enumerate() {
+        let filter = filter.replace('\'', "''");
+        cluster.subscribe(
+            &receiver,
+            &format!("f{n}"),
+            &format!("tables => '{{t}}', event_types => '{{insert}}', filter => '{filter}'"),
+        );
+    }
+    cluster.sql(&format!("INSERT INTO t VALUES ({row})"));
+    for (n, filter) in yes.iter().chain(&no).enumerate() {
+        let came = cluster.delivered(&receiver, &format!("f{n}")).len();
+        assert_eq!(came, usize::from(n < yes.len()), "{filter}");
+    }
+    assert_eq!(cluster.value("SELECT count(*) FROM pgwh.dead_letters"), "0");
+}
+
+/// (filter, SQLSTATE, part of the message, character, part of the hint)
+const REFUSED: [(&str, &str, &str, &str, &str); 22] = [
+    ("colour = 1", "42703", "column \"colour\" does not exist", "character 1 ", ""),
+    ("stat = 'x'", "42703", "does not exist", "character 1 ", "status"),
+    ("total +", "42601", "syntax error", "", "total > 100"),
+    ("total > 1 FROM orders", "42601", "not one condition", "", "WHERE"),
+    ("total > 1, true", "42601", "not one condition", "", "WHERE"),
+    ("total > 1; DROP TABLE orders", "42601", "syntax error", "character 10 ", ""),
+    ("total", "42804", "must be type boolean", "character 1 ", ""),
+    ("id = 'abc'", "22P02", "invalid input syntax for type integer", "character 6 ", ""),
+    ("total > random()", "0A000", "not immutable", "character 9 ", "depend on the time"),
+    ("id = 1 AND now() > '2026-01-01'", "0A000", "not immutable", "character 12 ", ""),
+    ("total > (SELECT 1)", "0A000", "subquery", "character 9 ", ""),
+    ("count(*) > 1", "42803", "aggregate functions", "character 1 ", ""),
+    ("rank() OVER () > 1", "42P20", "window functions", "character 1 ", ""),
+    ("generate_series(1, 2) = 1", "0A000", "set-returning", "character 1 ", ""),
+    ("mine(id)", "0A000", "user-defined", "character 1 ", "built into"),
+    ("mine2(id)", "42883", "does not exist", "character 1 ", ""),
+    ("id = $1", "42P02", "parameter", "character 6 ", ""),
+    ("xmin = '1'", "0A000", "system columns", "character 1 ", ""),
+    ("new IS NULL", "0A000", "row as a whole", "", ""),
+    ("1 / 0 = id", "22012", "division by zero", "", ""),
+    ("total > 1 AND doc = 'today' AND '2026-01-01' < 'today'::date", "22P02", "json", "", ""),
+    ("'2026-01-01'::date < 'today'::date", "0A000", "relative to now", "character 22 ", "Write the time out"),
+];
+
+#[test]
+fn what_can_not_be_a_filter_is_refused_with_its_position_and_what_to_do() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE FUNCTION mine(int) RETURNS bool IMMUTABLE LANGUAGE sql RETURN $1 > 1");
+    let url = receiver.url("/s");
+    for (filter, code, message, position, hint) in REFUSED {
+        let quoted = filter.replace('\'', "''");
+        let refused = cluster.refused(&format!(
+            "SELECT pgwh.subscribe('{url}', tables => '{{orders}}', event_types => '{{insert}}', filter => '{quoted}')"
+        ));
+        assert_eq!(refused.code, code, "{filter}: {refused:?}");
+        assert!(refused.message.contains(message), "{filter}: {refused:?}");
+        assert!(
+            refused.detail.contains(position) && refused.detail.contains(filter),
+            "{filter}: {refused:?}"
+        );
+        assert!(!refused.hint.is_empty() && refused.hint.contains(hint), "{filter}: {refused:?}");
+    }
+    assert_eq!(cluster.value("SELECT count(*) FROM pgwh.subscriptions"), "0");
+}
+
+#[test]
+fn a_filter_that_a_session_reads_in_another_way_is_refused() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY, z timestamptz)");
+    let subscribe = |filter: &str| {
+        let url = receiver.url("/s");
+        format!(
+            "SELECT pgwh.subscribe('{url}', tables => '{{t}}', event_types => '{{insert}}', filter => '{filter}')"
+        )
+    };
+    let there = format!("SET TimeZone = 'Europe/Berlin'; {}", subscribe("z > ''2026-01-31 12:00:00''"));
+    let refused = cluster.refused(&there);
+    assert!(refused.hint.contains("'2026-01-31 12:00:00+00'"), "{refused:?}");
+    cluster.sql(&format!("SET TimeZone = 'Europe/Berlin'; {}", subscribe("z > ''2026-01-31 12:00:00+01''")));
+}
+
+#[test]
+fn old_values_that_are_not_in_wal_are_asked_for() {
+    let (cluster, receiver) = stage();
+    let url = receiver.url("/s");
+    let subscribe =
+        |rest: &str| format!("SELECT pgwh.subscribe('{url}', name => 's', tables => '{{orders}}', {rest})");
+    for (rest, event_type, column) in [
+        ("filter => 'total > 100'", "delete", "total"),
+        ("filter => 'OLD.total > 100', event_types => '{update}'", "update", "total"),
+        ("changed => '{status}', event_types => '{update}'", "update", "status"),
+        ("key_columns => '{user_id}', event_types => '{update}'", "update", "user_id"),
+        ("key_columns => '{user_id}', event_types => '{delete}'", "delete", "user_id"),
+    ] {
+        let refused = cluster.refused(&subscribe(rest));
+        assert_eq!(refused.code, "55000", "{refused:?}");
+        assert!(refused.detail.contains(column) && refused.detail.contains(event_type), "{refused:?}");
+        assert!(refused.hint.contains("ALTER TABLE public.orders REPLICA IDENTITY FULL;"), "{refused:?}");
+    }
+    // What is in WAL in any case is enough.
+    cluster.sql(&subscribe("filter => 'total > 100', event_types => '{insert, update}'"));
+    cluster.sql(&subscribe("filter => 'id > 100 AND OLD.id > 2'"));
+    cluster.sql(&subscribe("changed => '{id}', key_columns => '{id}'"));
+    cluster.sql("ALTER TABLE orders REPLICA IDENTITY FULL");
+    cluster.sql(&subscribe("filter => 'OLD.total > 100', changed => '{status}', key_columns => '{user_id}'"));
+}
+
+#[test]
+fn without_an_old_row_its_key_is_that_of_the_new_one() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "tables => '{orders}', filter => 'OLD.id < 10 AND NEW.id IS NOT NULL'");
+    cluster.subscribe(&receiver, "moved", "tables => '{orders}', filter => 'OLD.id <> NEW.id'");
+    cluster.sql("INSERT INTO orders (id) VALUES (1), (20)");
+    cluster.sql("UPDATE orders SET total = 1; UPDATE orders SET id = id + 10; DELETE FROM orders");
+    assert_eq!(told(&cluster.delivered(&receiver, "s")), ["update 1", "update 11"]);
+    assert_eq!(told(&cluster.delivered(&receiver, "moved")), ["update 11", "update 30"]);
+}
+
+#[test]
+fn a_filter_that_fails_on_a_row_makes_that_event_a_dead_letter() {
+    let (cluster, receiver) = stage();
+    let only_inserts = "tables => '{orders}', event_types => '{insert}'";
+    cluster.subscribe(&receiver, "fails", &format!("{only_inserts}, filter => '100 / id > 1'"));
+    cluster.subscribe(&receiver, "same", &format!("{only_inserts}, filter => '100 / id > 90'"));
+    cluster.subscribe(&receiver, "all", only_inserts);
+    cluster.sql("INSERT INTO orders (id) VALUES (1), (0), (2)");
+    assert_eq!(told(&cluster.delivered(&receiver, "fails")), ["insert 1", "insert 2"]);
+    assert_eq!(told(&cluster.delivered(&receiver, "same")), ["insert 1"]);
+    assert_eq!(told(&cluster.delivered(&receiver, "all")), ["insert 1", "insert 0", "insert 2"]);
+    let dead = cluster.rows(
+        "SELECT subscription, error_class, reason, data #>> '{record,id}' FROM pgwh.dead_letters ORDER BY 1",
+    );
+    let row = |name: &str| [name, "filter", "division by zero", "0"].map(str::to_owned).to_vec();
+    let dead: Vec<Vec<String>> = dead.into_iter().map(|row| row.into_iter().flatten().collect()).collect();
+    assert_eq!(dead, [row("fails"), row("same")]);
+
+    cluster.sql("SELECT pgwh.redeliver(id) FROM pgwh.dead_letters WHERE subscription = 'fails'");
+    cluster.wait_true("SELECT count(*) = 0 FROM pgwh.dead_letters WHERE subscription = 'fails'");
+    assert_eq!(told(&cluster.delivered(&receiver, "fails")), ["insert 1", "insert 0", "insert 2"]);
+}
+
+#[test]
+fn a_large_value_that_wal_leaves_out_is_taken_from_the_old_row_or_makes_a_dead_letter() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "CREATE TABLE whole (id int PRIMARY KEY, n int, body text); CREATE TABLE part (LIKE whole INCLUDING ALL);
+         ALTER TABLE whole REPLICA IDENTITY FULL;
+         ALTER TABLE whole ALTER body SET STORAGE EXTERNAL; ALTER TABLE part ALTER body SET STORAGE EXTERNAL;",
+    );
+    let updates = "event_types => '{update}'";
+    for table in ["whole", "part"] {
+        let filter = "filter => 'body LIKE ''needle%'' AND n > 1'";
+        cluster.subscribe(&receiver, table, &format!("tables => '{{{table}}}', {updates}, {filter}"));
+        cluster.sql(&format!(
+            "INSERT INTO {table} SELECT i, 0, CASE i WHEN 1 THEN 'needle' ELSE 'hay' END || repeat('x', 9000)
+             FROM generate_series(1, 2) i"
+        ));
+        // Where another part of the filter is false, nobody has to know the rest.
+        cluster.sql(&format!("UPDATE {table} SET n = 1; UPDATE {table} SET n = 2"));
+        cluster.sql(&format!("UPDATE {table} SET n = 3, body = 'needle' || repeat('y', 9000) WHERE id = 2"));
+    }
+    assert_eq!(told(&cluster.delivered(&receiver, "whole")), ["update 1", "update 2"]);
+    assert_eq!(told(&cluster.delivered(&receiver, "part")), ["update 2"]);
+    let dead = cluster
+        .rows("SELECT subscription, error_class, reason, key ->> 'id' FROM pgwh.dead_letters ORDER BY 4");
+    assert_eq!(dead.len(), 2, "{dead:?}");
+    for (row, id) in dead.iter().zip(["1", "2"]) {
+        let row: Vec<&str> = row.iter().flatten().map(String::as_str).collect();
+        assert_eq!((row[0], row[1], row[3]), ("part", "filter", id));
+        assert!(row[2].contains("NEW.body") && row[2].contains("REPLICA IDENTITY FULL"), "{row:?}");
+    }
+}
+
+#[test]
+fn updates_are_sent_only_when_a_column_changed() {
+    let (cluster, receiver) = stage();
+    cluster
+        .sql("ALTER TABLE orders REPLICA IDENTITY FULL; ALTER TABLE orders ALTER doc SET STORAGE EXTERNAL");
+    cluster.subscribe(&receiver, "s", "tables => '{orders}', changed => '{status, doc}'");
+    let big = "json_build_object('a', repeat('x', 9000))::jsonb";
+    cluster.sql(&format!("INSERT INTO orders (id, total, doc) VALUES (1, 1, {big})"));
+    cluster.sql(
+        "UPDATE orders SET total = 2; UPDATE orders SET status = 'paid'; UPDATE orders SET status = 'paid'",
+    );
+    cluster.sql("UPDATE orders SET total = 3, status = NULL; UPDATE orders SET total = 4, status = NULL");
+    cluster
+        .sql(&format!("UPDATE orders SET doc = {big}; UPDATE orders SET doc = '{{}}'; DELETE FROM orders"));
+    let events = cluster.delivered(&receiver, "s");
+    assert_eq!(told(&events), ["insert 1", "update 1", "update 1", "update 1", "delete 1"]);
+    assert_eq!(events[1]["changes"], json!({"status": null}));
+    assert_eq!(events[3]["record"]["doc"], json!({}));
+}
+
+#[test]
+fn a_wildcard_means_the_tables_that_the_filter_fits() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE other (id int PRIMARY KEY); CREATE TABLE parts (id int, user_id int) PARTITION BY LIST (id);
+                 CREATE TABLE parts_1 (user_id int, x text, id int); ALTER TABLE parts_1 DROP x;
+                 ALTER TABLE parts ATTACH PARTITION parts_1 FOR VALUES IN (1)");
+    let filter = "event_types => '{insert}', filter => 'user_id = 7'";
+    cluster.subscribe(&receiver, "s", &format!("tables => '{{public.*}}', {filter}"));
+    cluster.sql(
+        "CREATE TABLE later (id int PRIMARY KEY, user_id bigint); CREATE TABLE unfit (id int PRIMARY KEY)",
+    );
+    cluster.sql("INSERT INTO orders (id, user_id) VALUES (1, 7), (2, 8); INSERT INTO other VALUES (3)");
+    cluster.sql("INSERT INTO later VALUES (4, 7), (5, 8); INSERT INTO unfit VALUES (6); INSERT INTO parts VALUES (1, 7), (1, 8)");
+    let what: BTreeSet<String> = cluster.delivered(&receiver, "s").iter().map(Event::what).collect();
+    let expected = ["public.later insert", "public.orders insert", "public.parts insert"];
+    assert_eq!(what, BTreeSet::from(expected.map(str::to_owned)));
+    let url = receiver.url("/s");
+    for tables in ["{orders, other}", "{public.oth*}"] {
+        let refused =
+            cluster.refused(&format!("SELECT pgwh.subscribe('{url}', tables => '{tables}', {filter})"));
+        assert!(refused.code == "42703" && refused.detail.contains("public.other"), "{refused:?}");
+    }
+}
+
+#[test]
+fn who_gives_no_name_means_the_subscription_with_the_same_filter() {
+    let (cluster, receiver) = stage();
+    let url = receiver.url("/s");
+    let subscribe = |rest: &str| {
+        cluster.value(&format!(
+            "SELECT pgwh.subscribe('{url}', tables => '{{orders}}', event_types => '{{insert}}' {rest})"
+        ))
+    };
+    let (one, other, none) =
+        (subscribe(", filter => 'id = 1'"), subscribe(", filter => 'id = 2'"), subscribe(""));
+    assert!(one != other && one != none && other != none);
+    assert_eq!(subscribe(", filter => 'id = 1'"), one);
+    assert_eq!(subscribe(""), none);
+}
+
+#[test]
+fn plain_sql_is_checked_as_the_function_is_and_takes_effect_at_its_commit() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "tables => '{orders}', event_types => '{insert}', filter => 'id < 10'");
+    assert_eq!(cluster.refused("UPDATE pgwh.subscriptions SET filter = 'nothing > 1'").code, "42703");
+    assert_eq!(cluster.refused("UPDATE pgwh.subscriptions SET changed = '{nothing}'").code, "42703");
+    cluster.sql("INSERT INTO orders (id) VALUES (1), (11)");
+    cluster.sql("BEGIN; INSERT INTO orders (id) VALUES (2), (12); UPDATE pgwh.subscriptions SET filter = 'id > 10'; COMMIT");
+    cluster.sql("INSERT INTO orders (id) VALUES (3), (13)");
+    cluster.sql("UPDATE pgwh.subscriptions SET filter = NULL");
+    cluster.sql("INSERT INTO orders (id) VALUES (4), (14)");
+    let keys: Vec<String> =
+        cluster.delivered(&receiver, "s").iter().map(|event| event["key"]["id"].to_string()).collect();
+    assert_eq!(keys, ["1", "2", "13", "4", "14"]);
+}
+
+/// The rows of user 8 come while the first of user 7 waits for its second attempt, and the others of user 7 wait for it.
+#[test]
+fn changes_with_the_same_key_columns_arrive_in_order_and_hold_back_no_others() {
+    let (cluster, receiver) = stage();
+    cluster.sql("ALTER TABLE orders REPLICA IDENTITY FULL");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "tables => '{orders}', key_columns => '{user_id}', retry_schedule => '{2 s}'",
+    );
+    receiver.behave(|request: &Request| {
+        let fails = request.events()[0]["data"]["record"]["id"] == 1 && request.attempt() == 1;
+        Reply::status(if fails { 500 } else { 200 })
+    });
+    cluster.sql("INSERT INTO orders (id, user_id) SELECT n, 7 + (n + 1) % 2 FROM generate_series(1, 20) n");
+    cluster.sql("UPDATE orders SET user_id = 9 WHERE id = 20; UPDATE orders SET user_id = 9 WHERE id = 1");
+    cluster.sql("DELETE FROM orders WHERE id = 20");
+    let came: Vec<(i64, String)> = cluster
+        .delivered(&receiver, "s")
+        .iter()
+        .map(|event| (event["record"]["id"].as_i64().unwrap(), event.text("action")))
+        .collect();
+    let place = |id, action: &str| came.iter().position(|came| *came == (id, action.to_owned())).unwrap();
+    assert_eq!(came.len(), 23);
+    for user in [1, 2] {
+        let ids: Vec<i64> = came
+            .iter()
+            .filter(|(id, action)| id % 2 == user % 2 && action == "insert")
+            .map(|(id, _)| *id)
+            .collect();
+        assert!(ids.is_sorted(), "{ids:?}");
+    }
+    // The first attempt of the first is among what came.
+    assert!((2..=20).step_by(2).all(|id| place(id, "insert") < place(3, "insert")), "{came:?}");
+    // Two rows come to have one key: from there on they are in order, too.
+    assert!(place(20, "update") < place(1, "update") && place(1, "update") < place(20, "delete"), "{came:?}");
+}
+
+#[test]
+fn a_table_keeps_what_a_subscription_needs_of_it() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "ALTER TABLE orders REPLICA IDENTITY FULL; CREATE TABLE other (id int PRIMARY KEY, note text);
+         CREATE TABLE parts (id int, note text) PARTITION BY LIST (id);
+         CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)",
+    );
+    cluster.subscribe(&receiver, "totals", "tables => '{orders}', filter => 'total > 100'");
+    cluster.subscribe(
+        &receiver,
+        "moved",
+        "tables => '{public.ord*}', changed => '{status}', key_columns => '{user_id}'",
+    );
+    cluster.subscribe(&receiver, "shown", "tables => '{orders}', exclude_columns => '{doc}'");
+    cluster.subscribe(
+        &receiver,
+        "parts",
+        "tables => '{public.parts*}', event_types => '{insert}', filter => 'note = ''x'''",
+    );
+    for (command, subscription) in [
+        ("ALTER TABLE orders DROP COLUMN total", "totals"),
+        ("ALTER TABLE orders ADD extra int, ALTER COLUMN total TYPE text", "totals"),
+        ("ALTER TABLE orders RENAME total TO sum", "totals"),
+        ("ALTER TABLE orders REPLICA IDENTITY DEFAULT", "totals"),
+        ("ALTER TABLE orders DROP COLUMN status", "moved"),
+        ("DO 'BEGIN ALTER TABLE orders RENAME user_id TO customer; END'", "moved"),
+        ("ALTER TABLE orders RENAME doc TO document", "shown"),
+        ("ALTER TABLE parts DROP COLUMN note", "parts"),
+        ("ALTER TABLE parts RENAME note TO notes", "parts"),
+    ] {
+        let refused = cluster.refused(command);
+        assert_eq!(refused.code, "2BP01", "{command}: {refused:?}");
+        assert!(refused.message.contains(subscription), "{command}: {refused:?}");
+        assert!(refused.hint.contains(subscription), "{command}: {refused:?}");
+    }
+    // What nobody needs may change, and so may what is needed as long as it still fits.
+    cluster.each(&[
+        "ALTER TABLE orders ALTER COLUMN total TYPE float8",
+        "ALTER TABLE orders DROP COLUMN tags",
+        "ALTER TABLE orders ADD extra int DEFAULT 7",
+        "ALTER TABLE other DROP COLUMN note",
+        "ALTER TABLE IF EXISTS nothing DROP COLUMN note",
+    ]);
+    cluster.sql("CREATE ROLE someone LOGIN; CREATE SCHEMA s AUTHORIZATION someone; ALTER TABLE other OWNER TO someone");
+    cluster.as_role("someone").sql("ALTER TABLE other ADD note text; ALTER TABLE other DROP COLUMN note");
+    cluster.sql("INSERT INTO orders (id, total) VALUES (1, 50), (2, 150)");
+    assert_eq!(told(&cluster.delivered(&receiver, "totals")), ["insert 2"]);
+    for name in ["totals", "moved", "shown"] {
+        cluster.sql(&format!("SELECT pgwh.unsubscribe('{name}')"));
+    }
+    cluster.sql("ALTER TABLE orders DROP COLUMN total, DROP COLUMN status, DROP COLUMN doc");
+}
+
+/// Nobody guards what a type is made of, nor a catalog that is written by hand.
+#[test]
+fn what_no_longer_fits_makes_dead_letters_until_it_is_mended() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood)");
+    cluster.subscribe(&receiver, "s", "tables => '{t}', event_types => '{insert}', filter => 'm = ''ok'''");
+    cluster.sql("INSERT INTO t VALUES (1, 'ok'), (2, 'sad')");
+    cluster.sql("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; ALTER TABLE t ADD extra int");
+    cluster.sql("INSERT INTO t VALUES (3, 'fine'), (4, 'sad')");
+    assert_eq!(told(&cluster.delivered(&receiver, "s")), ["insert 1"]);
+    assert_eq!(
+        cluster.column("SELECT key ->> 'id' FROM pgwh.dead_letters WHERE error_class = 'filter' ORDER BY 1"),
+        ["3", "4"]
+    );
+    let health = "SELECT detail FROM pgwh.health() WHERE check_name = 'subscriptions valid' AND NOT ok";
+    assert!(cluster.value(health).contains("invalid input value for enum mood"), "{}", cluster.value(health));
+    let reason = cluster.status("s", "reason");
+    assert!(reason.contains("invalid input value for enum mood"), "{reason}");
+
+    cluster.sql("UPDATE pgwh.subscriptions SET filter = 'm = ''fine'''");
+    cluster.sql("INSERT INTO t VALUES (5, 'fine')");
+    assert_eq!(told(&cluster.delivered(&receiver, "s")), ["insert 1", "insert 5"]);
+    assert_eq!(cluster.value(&health.replace("AND NOT ok", "AND ok")), "1 subscriptions");
+}
+
+#[test]
+fn health_names_the_tables_that_a_filter_does_not_fit() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "tables => '{public.*}', event_types => '{insert}', filter => 'user_id = 7'",
+    );
+    let check = |what: &str| {
+        cluster.value(&format!("SELECT {what} FROM pgwh.health() WHERE check_name = 'subscriptions valid'"))
+    };
+    assert_eq!(check("ok"), "t");
+    cluster.sql("CREATE TABLE unfit (id int PRIMARY KEY)");
+    assert_eq!(check("ok"), "f");
+    assert!(check("detail").contains("public.unfit"), "{}", check("detail"));
+}
