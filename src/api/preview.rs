@@ -9,15 +9,15 @@ use pgrx::prelude::*;
 use pgrx::{AnyElement, JsonB};
 use serde_json::value::RawValue;
 
-use super::acting::{as_owner, owns, with_plain_names};
+use super::acting::{as_owner, with_plain_names};
 use super::again::refused;
 use super::jsonb::{storable, text_of};
 use super::near::near;
-use super::subscribe::id_of;
+use super::secrets::owned;
 use super::tables;
+use crate::decode::text;
 use crate::decode::value::kind_of;
 use crate::error::Error;
-use crate::event::format::Format;
 use crate::event::{Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Transaction};
 use crate::journal;
 use crate::link::shape::{Ask, Shaped};
@@ -46,7 +46,8 @@ fn preview(
     >,
     ErrorReport,
 > {
-    let id = id_of(name)?;
+    // It shows keys and what runs as the owner.
+    let id = owned(name)?;
     let action = action_of(action)?;
     let record = values("record", record)?;
     let changes = values("changes", changes)?;
@@ -185,7 +186,7 @@ fn patterns_of(subscription: i64) -> Result<Vec<String>, Error> {
 /// The columns of a table; its key is that of the replica identity's index, or else the primary key.
 fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
     const QUERY: &str = "
-        SELECT a.attname::text, a.attnum, a.atttypid, format_type(a.atttypid, a.atttypmod), coalesce(a.attnum = ANY (i.key), false)
+        SELECT nameout(a.attname), a.attnum, a.atttypid, format_type(a.atttypid, a.atttypmod), coalesce(a.attnum = ANY (i.key), false)
         FROM pg_attribute a LEFT JOIN LATERAL (
             SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS key FROM pg_index i
             WHERE i.indrelid = a.attrelid AND (i.indisreplident OR i.indisprimary)
@@ -195,9 +196,9 @@ fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
         Ok(Spi::connect(|client| {
             let mut columns = Vec::new();
             for row in client.select(QUERY, None, &[oid.into()])? {
-                let type_oid = row.get(3)?.unwrap_or(pg_sys::Oid::INVALID);
+                let type_oid = row.get::<pg_sys::Oid>(3)?.unwrap_or(pg_sys::TEXTOID);
                 columns.push(Column {
-                    name: row.get(1)?.unwrap_or_default(),
+                    name: text::column(&row, 1)?.unwrap_or_default(),
                     number: row.get(2)?.unwrap_or_default(),
                     type_oid: type_oid.to_u32(),
                     kind: kind_of(type_oid),
@@ -212,28 +213,21 @@ fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
 
 /// The request that the event would make; none if there is nothing to send.
 fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
-    // Whoever sees a request sees what its headers hold.
-    let rows = as_owner(|| Ok(journal::subscriptions(&[subscription])))?;
-    let row = rows.into_iter().next().filter(|row| owns(&row.owner)).ok_or_else(|| {
-        refused(
-            "this subscription is not yours",
-            "Who looks at its requests could read its secrets.",
-            "Ask its owner: SELECT name, owner FROM pgwh.subscriptions;",
-        )
+    let (row, source) = as_owner(|| {
+        let row = journal::subscriptions(&[subscription]).into_iter().next();
+        let installation =
+            Spi::get_one::<String>("SELECT id::text FROM pgwh.installation")?.unwrap_or_default();
+        // SAFETY: reads a global of this process.
+        Ok((row, endpoints::source_of(unsafe { pg_sys::MyDatabaseId }, &installation)))
     })?;
-    let source = as_owner(|| {
-        let installation = Spi::get_one::<String>("SELECT id::text FROM pgwh.installation")?;
-        // SAFETY: a global of this process.
-        let database = unsafe { pg_sys::MyDatabaseId };
-        Ok(Arc::new(endpoints::source_of(database, &installation.unwrap_or_default())))
-    })?;
-    let endpoint = endpoints::endpoint_of(&source, &row, &Surroundings::now()).map_err(|problem| {
+    let unsendable = |problem: String| {
         refused("nothing can be sent to this subscription", problem, "Look at its url and headers.")
-    })?;
+    };
+    let row = row.ok_or_else(|| unsendable("It is gone.".to_owned()))?;
+    let endpoint =
+        endpoints::endpoint_of(&Arc::new(source), &row, &Surroundings::now()).map_err(unsendable)?;
     let mut prepared = None;
     if let Some(functions) = endpoints::functions_of(&row) {
-        let mut text = Vec::new();
-        Format::Pgwh.render_one(&mut text, &event, 0, &endpoint.context());
         let ask = Ask {
             owner: functions.owner.clone(),
             transform: functions.transform.clone(),
@@ -241,7 +235,7 @@ fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
             limit: settings::transform_timeout(),
             events: Vec::new(),
         };
-        match shaped(&ask, &text, &endpoint)? {
+        match shaped(&ask, &endpoint.show(&event, 0), &endpoint)? {
             Some(shaped) => prepared = Some(Box::new(shaped)),
             None => return Ok(None),
         }

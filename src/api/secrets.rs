@@ -180,7 +180,7 @@ fn generate(scheme: Scheme) -> Result<String, Error> {
 }
 
 /// The subscription of that name, if the caller may act as its owner.
-fn owned(name: Option<String>) -> Result<i64, Error> {
+pub fn owned(name: Option<String>) -> Result<i64, Error> {
     let id = id_of(name)?;
     let owner = Spi::connect(|client| {
         let rows = client.select(

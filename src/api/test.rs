@@ -5,7 +5,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::again::refused;
-use super::subscribe::id_of;
+use super::secrets::owned;
 use crate::error::Error;
 use crate::worker::testing;
 
@@ -27,7 +27,7 @@ fn test(
     >,
     ErrorReport,
 > {
-    let id = id_of(name)?;
+    let id = owned(name)?;
     let told = testing::ping(id, timeout_of(id)?).map_err(|why| {
         let hint = "Commit the subscription first; SELECT * FROM pgwh.health() WHERE NOT ok; says what else is missing.";
         refused("the test can't be made", format!("{why}."), hint)

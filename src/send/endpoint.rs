@@ -10,6 +10,7 @@ use super::guard::Guard;
 use super::identity::Identity;
 use super::problem::Problem;
 use super::signature::SigningKey;
+use crate::event::Event;
 use crate::event::format::{Format, RenderContext, Shown, Source};
 use crate::secret::is_sensitive;
 
@@ -143,6 +144,13 @@ impl Endpoint {
     pub fn context(&self) -> RenderContext<'_> {
         let Endpoint { source, subscription_id, subscription, columns, .. } = self;
         RenderContext { source, subscription_id: *subscription_id, subscription, columns }
+    }
+
+    /// An event as the subscription's functions are shown it: in our own format, whatever its own is.
+    pub fn show(&self, event: &Event, level: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        Format::Pgwh.render_one(&mut out, event, level, &self.context());
+        out
     }
 
     /// The subscription's id.

@@ -13,7 +13,6 @@ use super::process::{self, WorkerHandle};
 use super::renderer;
 use super::sending::Payload;
 use crate::dispatch::DeliveryId;
-use crate::event::format::Format;
 use crate::link::frame::FrameReader;
 use crate::link::mq::{Detached, Pair};
 use crate::link::shape::{Ask, Shaped, read_answer};
@@ -323,12 +322,8 @@ impl Renderer {
 
 impl Unrendered {
     fn ask(&self) -> Ask {
-        let context = self.endpoint.context();
-        let event = |(_, (event, level)): &(DeliveryId, Payload)| {
-            let mut text = Vec::new();
-            Format::Pgwh.render_one(&mut text, event, usize::from(*level), &context);
-            text
-        };
+        let event =
+            |(_, (event, level)): &(DeliveryId, Payload)| self.endpoint.show(event, usize::from(*level));
         Ask {
             owner: self.functions.owner.clone(),
             transform: self.functions.transform.clone(),

@@ -184,7 +184,8 @@ impl Testing {
     fn begin(&mut self, sheet: Sheets, source: &Arc<Source>) -> Option<Job> {
         let id = sheet.subscription();
         // As it is now, whatever the log has told so far.
-        let row = journal::with_tables(|_| journal::subscriptions(&[id])).and_then(|mut rows| rows.pop());
+        let row = journal::with_tables(|_| journal::subscriptions(&[id]))
+            .and_then(|mut rows| rows.pop().filter(|row| !row.held));
         let Some(row) = row else {
             sheet.refuse("The subscription is not committed yet, or it was made in another database");
             return None;
