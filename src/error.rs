@@ -28,6 +28,19 @@ pub enum Error {
     Name(String),
     /// Not a kind of change.
     EventType(UnknownEventType),
+    /// A message's type that can't be one.
+    MessageType(String),
+    /// What a message would say is too long.
+    MessageTooLong {
+        /// What of it.
+        what: &'static str,
+        /// How many bytes it has.
+        length: usize,
+        /// How many it may have.
+        limit: usize,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// Text that is no table pattern, and why.
     Pattern(String, String),
     /// Both `tables` and `schema` or `table_name`.
@@ -147,17 +160,32 @@ impl Error {
                 format!("The name {name:?} is empty, longer than 200 bytes, or has a control character in it."),
                 "Choose another, for example: name => 'orders-to-billing'".into(),
             ),
-            Error::EventType(UnknownEventType { word, later: true }) => (
-                ERRCODE_FEATURE_NOT_SUPPORTED,
-                "this event type is not sent yet".into(),
-                format!("event_types has {word:?}; this version sends insert, update, delete and truncate."),
-                "For example: event_types => '{insert,update}'".into(),
+            Error::EventType(UnknownEventType { word, no_prefix: true }) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "not a prefix of other applications' messages".into(),
+                format!("event_types has {word:?}; what pgwh.emit writes goes to those who ask for message."),
+                "For example: event_types => '{message}', or '{message:my-application}'".into(),
             ),
-            Error::EventType(UnknownEventType { word, later: false }) => (
+            Error::EventType(UnknownEventType { word, no_prefix: false }) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "unknown event type".into(),
-                format!("event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T."),
+                format!(
+                    "event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T, and also \
+                     ddl, message, message:<prefix> and read."
+                ),
                 "For example: event_types => '{insert,update}'".into(),
+            ),
+            Error::MessageType(kind) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "invalid type of a message".into(),
+                format!("The type {kind:?} is empty, longer than 200 bytes, or has a control character in it."),
+                "For example: SELECT pgwh.emit('order.paid', '{\"id\": 7}');".into(),
+            ),
+            Error::MessageTooLong { what, length, limit, hint } => (
+                ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("{what} is too long"),
+                format!("It has {length} bytes; {limit} are the most."),
+                (*hint).into(),
             ),
             Error::Pattern(pattern, why) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

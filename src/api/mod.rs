@@ -22,7 +22,11 @@ mod journal;
 #[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
+mod messages;
+#[cfg(feature = "server")]
 mod near;
+#[cfg(feature = "server")]
+mod schema_changes;
 #[cfg(feature = "server")]
 mod secrets;
 #[cfg(feature = "server")]

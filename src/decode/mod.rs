@@ -1,9 +1,10 @@
 //! From write-ahead log to events: decode, route, encode.
 //!
-//! Routing is pure and tested without a server; the rest speaks to Postgres.
+//! Routing and sealed messages are pure and tested without a server; the rest speaks to Postgres.
 
 pub mod pattern;
 pub mod route;
+pub mod sealed;
 
 #[cfg(feature = "server")]
 pub(crate) mod capture;
@@ -28,7 +29,7 @@ pub(crate) mod session;
 #[cfg(feature = "server")]
 pub(crate) mod slot;
 #[cfg(feature = "server")]
-mod subtransaction;
+pub(crate) mod subtransaction;
 #[cfg(feature = "server")]
 pub(crate) mod text;
 #[cfg(feature = "server")]

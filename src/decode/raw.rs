@@ -32,6 +32,21 @@ mod c {
         pub fn wal_segment_close(state: *mut pg_sys::XLogReaderState);
         pub fn SnapBuildInitialSnapshot(builder: *mut pg_sys::SnapBuild) -> pg_sys::Snapshot;
         pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pub fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+        ) -> pg_sys::XLogRecPtr;
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pub fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+            flush: bool,
+        ) -> pg_sys::XLogRecPtr;
         pub fn die(signal: c_int);
         pub fn SignalHandlerForConfigReload(signal: c_int);
         #[cfg(not(feature = "pg18"))]
@@ -134,6 +149,20 @@ pub unsafe fn partition_ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
             return Vec::new();
         }
         (0..(*list).length as usize).map(|n| (*(*list).elements.add(n)).oid_value).collect()
+    }
+}
+
+/// Writes a message into write-ahead log that counts when the present transaction commits (`replication/message.c`).
+/// Must run in a transaction; what is behind a NUL in the prefix is cut off.
+pub fn log_message(prefix: &str, message: &[u8]) {
+    let prefix: Vec<u8> = prefix.bytes().take_while(|byte| *byte != 0).chain([0]).collect();
+    let (prefix, text, size) = (prefix.as_ptr().cast(), message.as_ptr().cast(), message.len());
+    // SAFETY: the prefix ends in NUL, the message is as long as is said; both are copied.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_guard_ffi_boundary(|| c::LogLogicalMessage(prefix, text, size, true));
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_guard_ffi_boundary(|| c::LogLogicalMessage(prefix, text, size, true, false));
     }
 }
 

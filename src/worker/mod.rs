@@ -3,7 +3,7 @@
 pub mod ask;
 mod clock;
 mod copies;
-mod decoder;
+pub mod decoder;
 mod dispatcher;
 mod effects;
 mod endpoints;
