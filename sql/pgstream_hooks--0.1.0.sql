@@ -1214,28 +1214,42 @@ CREATE FUNCTION pgwh.note_changed(tag text, command text) RETURNS void
     END;
 COMMENT ON FUNCTION pgwh.note_changed(text, text) IS 'notes what the command of this tag has created or altered; called by an event trigger';
 
+CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
+COMMENT ON FUNCTION pgwh.table_of_dropped_index(oid) IS 'the table that an index was of which the present transaction has dropped; null of anything else';
+
 CREATE FUNCTION pgwh.note_dropped(tag text, command text) RETURNS void
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
         WITH noted AS (
             SELECT d.n, d.original, d.objid, d.object_type, d.object_identity,
-                coalesce(d.schema_name, d.object_name) AS schema,
-                CASE WHEN d.schema_name IS NOT NULL THEN d.object_name END AS name,
-                d.object_type IN ('table', 'foreign table', 'view', 'materialized view') AS is_table
+                coalesce(d.schema_name, d.object_name) AS schema, t.oid AS described,
+                coalesce(t.relname::text, CASE WHEN d.schema_name IS NOT NULL THEN d.object_name END) AS name,
+                t.oid IS NOT NULL OR d.object_type IN ('table', 'foreign table', 'view', 'materialized view') AS is_table,
+                coalesce(pg_partition_root(t.oid), t.oid, d.objid) AS root
             FROM pg_event_trigger_dropped_objects() WITH ORDINALITY
-                d (classid, objid, objsubid, original, normal, is_temporary, object_type, schema_name, object_name, object_identity, address_names, address_args, n)
+                    d (classid, objid, objsubid, original, normal, is_temporary, object_type, schema_name, object_name, object_identity, address_names, address_args, n)
+                -- The table that has lost a column or an index.
+                LEFT JOIN pg_catalog.pg_class t ON t.oid = CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass
+                    THEN CASE WHEN d.objsubid > 0 THEN d.objid ELSE pgwh.table_of_dropped_index(d.objid) END END
             WHERE d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_namespace'::regclass)
-                AND d.objsubid = 0 AND NOT d.is_temporary AND (d.original OR d.normal)
+                AND NOT d.is_temporary AND (d.original OR d.normal)
+                -- What belonged to an extension is none of the user's.
+                AND (tag <> 'DROP EXTENSION' OR d.objsubid > 0)
                 AND pgwh.schema_is_noted(coalesce(d.schema_name, d.object_name)::name)
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
         SELECT pgwh.session_role(), tag, command, o.objects, o.places
         FROM (
-            SELECT json_agg(json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
+            SELECT json_agg(CASE WHEN o.described IS NULL
+                THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
                     'table', CASE WHEN o.is_table THEN o.name END, 'oid', o.objid::bigint)
-                    ORDER BY o.original DESC, o.n) AS objects,
+                ELSE json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
+                    'table', o.name, 'oid', o.objid::bigint, 'columns', pgwh.columns_of(o.described),
+                    'primary_key_columns', pgwh.primary_key_columns_of(o.described))
+                END ORDER BY o.original DESC, o.n) AS objects,
                 json_agg(json_build_object('schema', o.schema, 'name', o.name, 'is_table', o.is_table,
-                    'root', CASE WHEN o.is_table THEN o.objid::bigint ELSE 0 END) ORDER BY o.original DESC, o.n) AS places
+                    'root', CASE WHEN o.is_table THEN o.root::bigint ELSE 0 END) ORDER BY o.original DESC, o.n) AS places
             FROM noted o
         ) o
         WHERE o.objects IS NOT NULL;

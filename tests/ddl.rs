@@ -66,8 +66,6 @@ impl Stage {
 }
 
 fn identities(event: &Event) -> Vec<(&str, &str)> {
-    let text = |object: &'_ Value, field: &str| object[field].as_str().map(str::to_owned);
-    let _ = text;
     event["objects"]
         .as_array()
         .unwrap()
@@ -98,7 +96,16 @@ fn a_new_table_is_described_with_its_columns() {
     };
     let null = || Value::Null;
     let expected = json!([
-        column(1, "id", "bigint", false, json!("nextval('public.orders_id_seq'::regclass)"), false, null(), true),
+        column(
+            1,
+            "id",
+            "bigint",
+            false,
+            json!("nextval('public.orders_id_seq'::regclass)"),
+            false,
+            null(),
+            true
+        ),
         column(2, "status", "text", false, json!("'open'::text"), false, null(), false),
         column(3, "total", "numeric(10,2)", true, null(), false, null(), false),
         column(4, "twice", "numeric", true, json!("(total * (2)::numeric)"), true, null(), false),
@@ -132,15 +139,15 @@ fn schema_changes_come_in_order_with_the_rows_around_them() {
         .collect();
     let expected = [
         "CREATE TABLE",
-        r#"t {"a":"x","id":1}"#,
+        r#"t {"id":1,"a":"x"}"#,
         "ALTER TABLE",
-        r#"t {"b":"y","id":2}"#,
+        r#"t {"id":2,"b":"y"}"#,
         "ALTER TABLE",
-        r#"t {"b":"z","c":5,"id":1}"#,
+        r#"t {"id":1,"b":"z","c":5}"#,
         "ALTER TABLE",
-        r#"t {"c":5,"id":3}"#,
+        r#"t {"id":3,"c":5}"#,
         "ALTER TABLE",
-        r#"u {"c":5,"id":4}"#,
+        r#"u {"id":4,"c":5}"#,
         "DROP TABLE",
     ];
     assert_eq!(told, expected, "a row shows the columns of its own time");
@@ -173,7 +180,11 @@ fn each_kind_of_object_is_told_of() {
         ("CREATE INDEX CONCURRENTLY t_y ON sales.t (id)", "CREATE INDEX", ("index", "sales.t_y")),
         ("DROP INDEX sales.t_x", "DROP INDEX", ("index", "sales.t_x")),
         ("CREATE VIEW sales.v AS SELECT 1 AS one", "CREATE VIEW", ("view", "sales.v")),
-        ("CREATE TABLE sales.copied AS SELECT 1 AS one, 'x'::text AS two", "CREATE TABLE AS", ("table", "sales.copied")),
+        (
+            "CREATE TABLE sales.copied AS SELECT 1 AS one, 'x'::text AS two",
+            "CREATE TABLE AS",
+            ("table", "sales.copied"),
+        ),
         ("SELECT 1 AS one INTO sales.into_it", "SELECT INTO", ("table", "sales.into_it")),
         ("ALTER TABLE sales.t ADD PRIMARY KEY (id)", "ALTER TABLE", ("table", "sales.t")),
         ("ALTER TABLE sales.t ALTER COLUMN m TYPE text", "ALTER TABLE", ("table", "sales.t")),
@@ -200,6 +211,24 @@ fn each_kind_of_object_is_told_of() {
         ("view", "trade.v"),
     ];
     assert_eq!(objects, expected, "and nothing that goes with them by itself");
+}
+
+#[test]
+fn columns_that_go_with_their_type_are_told_of() {
+    let stage = stage();
+    stage.sql("CREATE TYPE mood AS ENUM ('a'); CREATE TABLE t (id int PRIMARY KEY, m mood); CREATE EXTENSION hstore");
+    stage.sql("ALTER TABLE t ADD COLUMN h hstore");
+    stage.subscribe(&stage.receiver, "t", "tables => '{public.t}', event_types => '{ddl}'");
+    stage.each(&["DROP TYPE mood CASCADE", "DROP EXTENSION hstore CASCADE"]);
+    let got = stage.got("t");
+    assert_eq!(stage.tags("t"), ["DROP TYPE", "DROP EXTENSION"]);
+    assert_eq!(identities(&got[0]), [("type", "public.mood"), ("table column", "public.t.m")]);
+    assert_eq!(identities(&got[1]), [("table column", "public.t.h")]);
+    assert_eq!(got[0]["table"], "t");
+    let left = |event: &Event| {
+        event["objects"].as_array().unwrap().last().unwrap()["columns"].as_array().unwrap().len()
+    };
+    assert_eq!((left(&got[0]), left(&got[1])), (2, 1), "with the columns that are left");
 }
 
 #[test]
@@ -269,11 +298,18 @@ fn what_concerns_nobody_or_is_rolled_back_is_not_told() {
 fn an_ordinary_role_changes_its_schema_and_its_changes_are_told() {
     let stage = stage();
     stage.sql("CREATE ROLE dev LOGIN; GRANT CREATE ON SCHEMA public TO dev");
-    stage.as_role("dev").each(&["CREATE TABLE mine (id int)", "ALTER TABLE mine ADD COLUMN a int", "DROP TABLE mine"]);
+    stage.as_role("dev").each(&[
+        "CREATE TABLE mine (id int)",
+        "ALTER TABLE mine ADD COLUMN a int",
+        "DROP TABLE mine",
+    ]);
     assert_eq!(stage.tags("all"), ["CREATE TABLE", "ALTER TABLE", "DROP TABLE"]);
     assert_eq!(stage.column("SELECT DISTINCT role FROM pgwh.schema_history"), ["dev"]);
     assert_eq!(stage.as_role("dev").refused("SELECT * FROM pgwh.schema_history").code, "42501");
-    assert_eq!(stage.as_role("dev").refused("INSERT INTO pgwh.schema_changes (role) VALUES ('x')").code, "42501");
+    assert_eq!(
+        stage.as_role("dev").refused("INSERT INTO pgwh.schema_changes (role) VALUES ('x')").code,
+        "42501"
+    );
 }
 
 #[test]
@@ -282,7 +318,8 @@ fn a_change_that_cannot_be_noted_is_made_with_a_warning() {
     stage.sql("ALTER TABLE pgwh.schema_changes ADD CONSTRAINT never CHECK (command_tag = 'x') NOT VALID");
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&warnings);
-    let mut client = stage.connect_noticing(move |notice| heard.lock().unwrap().push(notice.message().to_owned()));
+    let mut client =
+        stage.connect_noticing(move |notice| heard.lock().unwrap().push(notice.message().to_owned()));
     client.batch_execute("BEGIN; CREATE TABLE t (id int); INSERT INTO t VALUES (1); DROP TABLE t; CREATE TABLE u (); COMMIT").unwrap();
     assert_eq!(stage.value("SELECT to_regclass('u') IS NOT NULL"), "t");
     let warnings = warnings.lock().unwrap();
@@ -313,7 +350,11 @@ fn schema_changes_survive_a_crash_under_the_same_ids() {
     let stage = stage();
     stage.sql("UPDATE pgwh.subscriptions SET retry_schedule = array_fill('200 ms'::interval, ARRAY[100])");
     stage.receiver.behave(Script::always(Reply::status(500)));
-    stage.each(&["CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)", "ALTER TABLE t ADD COLUMN a int"]);
+    stage.each(&[
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "INSERT INTO t VALUES (1)",
+        "ALTER TABLE t ADD COLUMN a int",
+    ]);
     stage.receiver.wait_for(1, PATIENCE).unwrap();
     let before = events_of(&stage.receiver, "all");
     stage.cluster.restart(Stop::Kill);

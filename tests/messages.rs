@@ -85,7 +85,9 @@ fn what_is_rolled_back_is_not_sent() {
 #[test]
 fn a_prepared_transaction_sends_its_messages_when_it_commits() {
     let stage = stage_on(Setup::new().set("max_prepared_transactions = 5").start());
-    stage.sql("BEGIN; SELECT pgwh.annotate('{\"u\": 1}'); SELECT pgwh.emit('kept', '1'); PREPARE TRANSACTION 'a'");
+    stage.sql(
+        "BEGIN; SELECT pgwh.annotate('{\"u\": 1}'); SELECT pgwh.emit('kept', '1'); PREPARE TRANSACTION 'a'",
+    );
     stage.sql("BEGIN; SELECT pgwh.emit('gone', '1'); PREPARE TRANSACTION 'b'");
     stage.sql("SELECT pgwh.emit('between', '1')");
     assert_eq!(stage.types(), ["between"]);
@@ -122,8 +124,11 @@ fn messages_of_one_key_arrive_in_order_also_when_one_fails() {
     let got = stage.delivered(&stage.receiver, "all");
     assert_eq!(got.len(), 60);
     for key in ["0", "1", "2"] {
-        let numbers: Vec<u64> =
-            got.iter().filter(|event| event["key"] == key).map(|event| event["payload"].as_u64().unwrap()).collect();
+        let numbers: Vec<u64> = got
+            .iter()
+            .filter(|event| event["key"] == key)
+            .map(|event| event["payload"].as_u64().unwrap())
+            .collect();
         assert!(numbers.is_sorted() && numbers.len() == 20, "{key}: {numbers:?}");
     }
 }
@@ -154,7 +159,8 @@ fn a_sealed_message_counts_in_no_other_transaction() {
     stage.sql("SELECT pg_create_logical_replication_slot('spy', 'test_decoding')");
     stage.sql("SELECT pgwh.emit('once', '1')");
     // Who may read the log sees the message as it was written, and writes it again.
-    let seen = "SELECT substring(data FROM 'content:(.*)$') FROM pg_logical_slot_peek_changes('spy', NULL, NULL)
+    let seen =
+        "SELECT substring(data FROM 'content:(.*)$') FROM pg_logical_slot_peek_changes('spy', NULL, NULL)
                 WHERE data LIKE '%pgwh.emit%'";
     let content = stage.value(seen);
     assert!(content.ends_with(r#""payload":1}"#), "{content}");
@@ -192,7 +198,10 @@ fn messages_of_other_applications_reach_only_those_who_ask_for_their_prefix() {
     ] {
         stage.sql(&format!("SELECT pg_logical_emit_message(true, '{prefix}', {content})"));
     }
-    stage.each(&["SELECT pg_logical_emit_message(false, 'app', 'of no transaction')", "SELECT pgwh.emit('ours', '1')"]);
+    stage.each(&[
+        "SELECT pg_logical_emit_message(false, 'app', 'of no transaction')",
+        "SELECT pgwh.emit('ours', '1')",
+    ]);
     let got = stage.got("app");
     let told: Vec<(String, String)> = got
         .iter()
@@ -209,7 +218,9 @@ fn nothing_from_before_a_subscription_is_sent_to_it() {
     let stage = stage();
     let url = stage.receiver.url("/late");
     let subscribe = format!("SELECT pgwh.subscribe('{url}', name => 'late', event_types => '{{message}}')");
-    stage.sql(&format!("BEGIN; SELECT pgwh.emit('before', '1'); {subscribe}; SELECT pgwh.emit('same', '1'); COMMIT"));
+    stage.sql(&format!(
+        "BEGIN; SELECT pgwh.emit('before', '1'); {subscribe}; SELECT pgwh.emit('same', '1'); COMMIT"
+    ));
     stage.sql("SELECT pgwh.emit('after', '1')");
     let got = stage.got("late");
     assert_eq!(got.iter().map(|event| event.whole["type"].clone()).collect::<Vec<_>>(), ["after"]);

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use crate::decode::subtransaction::in_subtransaction;
 use crate::error::Error;
+use crate::worker::dropped;
 
 /// Notes what a command has created, altered or dropped. That it can't never makes the command fail.
 #[pg_extern(sql = false)]
@@ -68,6 +69,12 @@ fn noting(event: &CStr, tag: &CStr) -> Option<&'static str> {
         || tag.starts_with(b"ALTER ")
         || [b"SELECT INTO".as_slice(), b"IMPORT FOREIGN SCHEMA"].contains(&tag);
     changes.then_some("SELECT pgwh.note_changed($1, $2)")
+}
+
+/// The table of an index that the present transaction has dropped.
+#[pg_extern(sql = false)]
+fn table_of_dropped_index(index: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    dropped::table_of_index(index)
 }
 
 /// # Safety

@@ -5,6 +5,7 @@ mod clock;
 mod copies;
 pub mod decoder;
 mod dispatcher;
+pub mod dropped;
 mod effects;
 mod endpoints;
 mod figures;

@@ -10,8 +10,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use pgrx::pg_sys;
 
-use super::quiesce;
 use super::shmem::{self, Database};
+use super::{dropped, quiesce};
 use crate::decode::plugin::DO_NOT_REPLICATE;
 
 thread_local! {
@@ -83,6 +83,7 @@ unsafe extern "C-unwind" fn after_release(
         return;
     }
     quiesce::let_back();
+    dropped::forget();
     let wishes = AT_COMMIT.replace(AtCommit::NOTHING);
     if is_commit {
         act_on(wishes);

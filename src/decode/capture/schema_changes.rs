@@ -72,6 +72,7 @@ impl Capture {
             return;
         };
         let Ok(places) = serde_json::from_slice::<Vec<Noted>>(places) else { return };
+        let objects = &compact(objects);
         self.tell_schema_change(&SchemaChange { command_tag, command, objects }, &places, ordinal);
     }
 
@@ -101,4 +102,19 @@ impl Capture {
         }
         self.flush_when_full();
     }
+}
+
+/// JSON text without the white space between its members.
+fn compact(json: &[u8]) -> Vec<u8> {
+    let (mut in_string, mut escaped) = (false, false);
+    let mut out = Vec::with_capacity(json.len());
+    for byte in json {
+        if !in_string && byte.is_ascii_whitespace() {
+            continue;
+        }
+        in_string ^= *byte == b'"' && !escaped;
+        escaped = in_string && *byte == b'\\' && !escaped;
+        out.push(*byte);
+    }
+    out
 }
