@@ -145,7 +145,7 @@ impl Error {
                     "exclude_columns" => {
                         "Leave it out to mean none, or for example: exclude_columns => '{password}'".into()
                     }
-                    _ => "Leave it out to mean all, or for example: event_types => '{insert,update}'".into(),
+                    _ => "Leave it out to mean all changes of rows, or for example: event_types => '{insert,update}'".into(),
                 },
             ),
             Error::Refused(problem) => (
@@ -183,8 +183,8 @@ impl Error {
             ),
             Error::MessageTooLong { what, length, limit, hint } => (
                 ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                format!("{what} is too long"),
-                format!("It has {length} bytes; {limit} are the most."),
+                "a message says too much".into(),
+                format!("\"{what}\" has {length} bytes; {limit} are the most."),
                 (*hint).into(),
             ),
             Error::Pattern(pattern, why) => (

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use harness::{Cluster, Database, Event, PATIENCE, Receiver, Reply, Script, Setup, Stop, events_of};
+use harness::{Cluster, Database, Event, PATIENCE, Receiver, Reply, Script, Server, Setup, Stop, events_of};
 use serde_json::{Value, json};
 
 /// A cluster with a subscription `all` to rows and schema changes of everything.
@@ -343,6 +343,51 @@ fn the_history_says_what_was_done_when_and_by_whom() {
     let xids = "SELECT count(DISTINCT h.xid) = 1 AND bool_and(h.xid::text = (SELECT xmin::text FROM pg_class WHERE oid = 't'::regclass))
                 FROM pgwh.schema_history h";
     assert_eq!(stage.value(xids), "t");
+}
+
+#[test]
+fn the_history_forgets_what_is_older_than_a_year() {
+    let cluster = Cluster::with_extension();
+    let note = "INSERT INTO pgwh.schema_changes (changed_at, role, command_tag, objects, places)
+                SELECT now() - n * interval '100 days', 'x', 'ALTER TABLE', '[]', '[]' FROM generate_series(1, 9) n";
+    cluster.sql(note);
+    cluster.restart(Stop::Fast);
+    cluster.sql("CREATE TABLE t (id int)");
+    cluster.wait_true("SELECT count(*) = 4 FROM pgwh.schema_history");
+}
+
+fn dump(cluster: &Cluster) -> String {
+    let output = Server::get()
+        .command("pg_dump")
+        .args(["-U", "postgres", "-d", "postgres", "-h"])
+        .arg(cluster.host())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_dump_restores_and_both_databases_note_their_own_changes() {
+    let stage = stage();
+    stage.each(&[
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "INSERT INTO t VALUES (1)",
+        "SELECT pgwh.emit('m', '1')",
+    ]);
+    assert_eq!(stage.got("all").len(), 2);
+    let copy = stage.cluster.create_database("copy");
+    copy.psql(&dump(&stage.cluster));
+    let noted =
+        "SELECT DISTINCT objects->0->>'table' FROM pgwh.schema_history WHERE objects->0->>'type' = 'table'";
+    assert_eq!(copy.column(noted), ["t"]);
+    let key = "SELECT md5(key) FROM pgwh.message_key";
+    assert_ne!(copy.value(key), stage.value(key), "what seals messages is not in the dump");
+    copy.sql("CREATE TABLE u (id int)");
+    assert_eq!(copy.column(noted), ["t", "u"]);
+    assert_eq!(stage.got("all").len(), 2, "a copy sends nothing");
+    stage.sql("CREATE TABLE v (id int)");
+    assert_eq!(stage.tags("all"), ["CREATE TABLE"; 2]);
 }
 
 #[test]
