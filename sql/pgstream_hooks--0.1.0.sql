@@ -1164,11 +1164,20 @@ CREATE FUNCTION pgwh.session_role() RETURNS text
     RETURN CASE current_setting('role') WHEN 'none' THEN session_user::text ELSE current_setting('role') END;
 COMMENT ON FUNCTION pgwh.session_role() IS 'who acts in this session, whoever owns the function that asks';
 
-CREATE FUNCTION pgwh.note_changed(tag text, command text) RETURNS void
-    LANGUAGE sql VOLATILE
-    BEGIN ATOMIC
+CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
+COMMENT ON FUNCTION pgwh.table_of_dropped_index(oid) IS 'the table that an index was of which the present transaction has dropped; null of anything else';
+
+-- Not in C, so that commands go on also where the library is gone; in one function, whose plans a session makes once.
+CREATE FUNCTION pgwh.note_schema_change() RETURNS event_trigger
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    IF tg_event = 'ddl_command_end'
+        AND (tg_tag LIKE 'CREATE %' OR tg_tag LIKE 'ALTER %' OR tg_tag IN ('SELECT INTO', 'IMPORT FOREIGN SCHEMA'))
+    THEN
         WITH noted AS (
-            SELECT DISTINCT ON (e.classid, e.objid) e.n, e.command_tag = tag AS is_main, e.objid, e.object_type,
+            SELECT DISTINCT ON (e.classid, e.objid) e.n, e.command_tag = tg_tag AS is_main, e.objid, e.object_type,
                 e.object_identity, s.nspname AS schema,
                 CASE WHEN t.relkind IN ('r', 'p', 'f', 'v', 'm') THEN t.oid END AS table_id,
                 CASE WHEN t.relkind IN ('r', 'p', 'f', 'v', 'm') THEN t.relname END AS table_name,
@@ -1195,7 +1204,7 @@ CREATE FUNCTION pgwh.note_changed(tag text, command text) RETURNS void
             WHERE a.oid <> o.table_id
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
-        SELECT pgwh.session_role(), tag, command, o.objects, p.places
+        SELECT pgwh.session_role(), tg_tag, current_query(), o.objects, p.places
         FROM (
             SELECT json_agg(CASE WHEN o.described IS NULL
                 THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
@@ -1211,16 +1220,7 @@ CREATE FUNCTION pgwh.note_changed(tag text, command text) RETURNS void
             FROM places p
         ) p
         WHERE o.objects IS NOT NULL;
-    END;
-COMMENT ON FUNCTION pgwh.note_changed(text, text) IS 'notes what the command of this tag has created or altered; called by an event trigger';
-
-CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
-    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
-COMMENT ON FUNCTION pgwh.table_of_dropped_index(oid) IS 'the table that an index was of which the present transaction has dropped; null of anything else';
-
-CREATE FUNCTION pgwh.note_dropped(tag text, command text) RETURNS void
-    LANGUAGE sql VOLATILE
-    BEGIN ATOMIC
+    ELSIF tg_event = 'sql_drop' AND tg_tag LIKE 'DROP %' THEN
         WITH noted AS (
             SELECT d.n, d.original, d.objid, d.object_type, d.object_identity,
                 coalesce(d.schema_name, d.object_name) AS schema, t.oid AS described,
@@ -1235,11 +1235,11 @@ CREATE FUNCTION pgwh.note_dropped(tag text, command text) RETURNS void
             WHERE d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_namespace'::regclass)
                 AND NOT d.is_temporary AND (d.original OR d.normal)
                 -- What belonged to an extension is none of the user's.
-                AND (tag <> 'DROP EXTENSION' OR d.objsubid > 0)
+                AND (tg_tag <> 'DROP EXTENSION' OR d.objsubid > 0)
                 AND pgwh.schema_is_noted(coalesce(d.schema_name, d.object_name)::name)
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
-        SELECT pgwh.session_role(), tag, command, o.objects, o.places
+        SELECT pgwh.session_role(), tg_tag, current_query(), o.objects, o.places
         FROM (
             SELECT json_agg(CASE WHEN o.described IS NULL
                 THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
@@ -1253,11 +1253,12 @@ CREATE FUNCTION pgwh.note_dropped(tag text, command text) RETURNS void
             FROM noted o
         ) o
         WHERE o.objects IS NOT NULL;
-    END;
-COMMENT ON FUNCTION pgwh.note_dropped(text, text) IS 'notes what the command of this tag has dropped; called by an event trigger';
-
-CREATE FUNCTION pgwh.note_schema_change() RETURNS event_trigger
-    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'note_schema_change_wrapper';
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'this schema change is not sent to webhooks' USING
+        DETAIL = format('It could not be noted in pgwh.schema_changes: %s.', SQLERRM),
+        HINT = 'The command itself is not affected.';
+END $$;
 COMMENT ON FUNCTION pgwh.note_schema_change() IS 'notes a change of the schema; when it can''t, it warns and the command goes on';
 
 REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;

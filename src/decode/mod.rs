@@ -29,7 +29,7 @@ pub(crate) mod session;
 #[cfg(feature = "server")]
 pub(crate) mod slot;
 #[cfg(feature = "server")]
-pub(crate) mod subtransaction;
+mod subtransaction;
 #[cfg(feature = "server")]
 pub(crate) mod text;
 #[cfg(feature = "server")]

@@ -15,8 +15,6 @@ SELECT pgwh.emit(repeat('x', 201), '1');
 SELECT pgwh.emit('m', '1', key => repeat('x', 9000));
 SELECT pgwh.emit('m', to_jsonb(repeat('x', 9000000)));
 SELECT pgwh.annotate(to_jsonb(repeat('x', 20000)));
--- By hand there is nothing to be noted.
-SELECT pgwh.note_schema_change();
 
 CREATE TABLE noted (id int PRIMARY KEY, label text DEFAULT 'a');
 ALTER TABLE noted RENAME label TO title;
