@@ -1096,6 +1096,7 @@ CREATE TABLE pgwh.schema_changes (
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     lsn pg_lsn NOT NULL DEFAULT pg_current_wal_insert_lsn(),
     xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
+    home text NOT NULL DEFAULT pgwh.home(),
     role text NOT NULL,
     command_tag text NOT NULL,
     command text,
@@ -1108,9 +1109,10 @@ COMMENT ON COLUMN pgwh.schema_changes.id IS 'random, so that a replicated row me
 COMMENT ON COLUMN pgwh.schema_changes.changed_at IS 'when the command had been run';
 COMMENT ON COLUMN pgwh.schema_changes.lsn IS 'where write-ahead log ended then; the transaction committed behind it';
 COMMENT ON COLUMN pgwh.schema_changes.xid IS 'the transaction, with its epoch';
+COMMENT ON COLUMN pgwh.schema_changes.home IS 'where it was noted, see pgwh.home(): a replicated row is no change of the schema here';
 COMMENT ON COLUMN pgwh.schema_changes.role IS 'who ran the command';
 COMMENT ON COLUMN pgwh.schema_changes.command_tag IS 'what kind of command it was';
-COMMENT ON COLUMN pgwh.schema_changes.command IS 'what the client had sent, which may be more than that command';
+COMMENT ON COLUMN pgwh.schema_changes.command IS 'the command; null when that is not known';
 COMMENT ON COLUMN pgwh.schema_changes.objects IS 'what it created, altered or dropped, tables with the columns that they have now';
 COMMENT ON COLUMN pgwh.schema_changes.places IS 'schemas and tables whose subscribers want to know';
 
@@ -1124,7 +1126,7 @@ COMMENT ON COLUMN pgwh.schema_history.lsn IS 'where write-ahead log ended then; 
 COMMENT ON COLUMN pgwh.schema_history.xid IS 'the transaction, with its epoch';
 COMMENT ON COLUMN pgwh.schema_history.role IS 'who ran the command';
 COMMENT ON COLUMN pgwh.schema_history.command_tag IS 'what kind of command it was';
-COMMENT ON COLUMN pgwh.schema_history.command IS 'what the client had sent, which may be more than that command';
+COMMENT ON COLUMN pgwh.schema_history.command IS 'the command; null when that is not known';
 COMMENT ON COLUMN pgwh.schema_history.objects IS 'what it created, altered or dropped, tables with the columns that they have now';
 
 -- Bodies are parsed here, so that what they say does not depend on anybody's search path.
@@ -1163,6 +1165,10 @@ CREATE FUNCTION pgwh.session_role() RETURNS text
     LANGUAGE sql STABLE
     RETURN CASE current_setting('role') WHEN 'none' THEN session_user::text ELSE current_setting('role') END;
 COMMENT ON FUNCTION pgwh.session_role() IS 'who acts in this session, whoever owns the function that asks';
+
+CREATE FUNCTION pgwh.running_command() RETURNS bytea
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'running_command_wrapper';
+COMMENT ON FUNCTION pgwh.running_command() IS 'text of the utility command that runs, in the encoding of the database; null when it is not known';
 
 CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
@@ -1204,7 +1210,7 @@ BEGIN
             WHERE a.oid <> o.table_id
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
-        SELECT pgwh.session_role(), tg_tag, current_query(), o.objects, p.places
+        SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, p.places
         FROM (
             SELECT json_agg(CASE WHEN o.described IS NULL
                 THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
@@ -1239,7 +1245,7 @@ BEGIN
                 AND pgwh.schema_is_noted(coalesce(d.schema_name, d.object_name)::name)
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
-        SELECT pgwh.session_role(), tg_tag, current_query(), o.objects, o.places
+        SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, o.places
         FROM (
             SELECT json_agg(CASE WHEN o.described IS NULL
                 THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,

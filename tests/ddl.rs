@@ -332,7 +332,7 @@ fn the_history_says_what_was_done_when_and_by_whom() {
     stage.sql("CREATE ROLE dev; GRANT CREATE ON SCHEMA public TO dev");
     stage.sql("BEGIN; SET LOCAL ROLE dev; CREATE TABLE t (id int); SET LOCAL ROLE postgres; ALTER TABLE t ADD a int; COMMIT");
     let history = stage.rows(
-        "SELECT role, command_tag, command LIKE 'BEGIN%', objects->0->>'identity', json_array_length(objects->0->'columns'),
+        "SELECT role, command_tag, command LIKE command_tag || ' t%', objects->0->>'identity', json_array_length(objects->0->'columns'),
              changed_at BETWEEN now() - interval '1 minute' AND clock_timestamp(), lsn < pg_current_wal_lsn()
          FROM pgwh.schema_history",
     );
@@ -412,6 +412,40 @@ fn schema_changes_survive_a_crash_under_the_same_ids() {
     for event in before {
         assert!(got.iter().any(|after| after.id() == event.id()), "{} came under another id", event.whole);
     }
+}
+
+#[test]
+fn a_command_is_told_without_those_around_it() {
+    let stage = stage();
+    stage.sql(
+        "CREATE FUNCTION migrate() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+           CREATE TABLE in_function (id int);
+           BEGIN
+             EXECUTE 'CREATE TABLE in_function (id int)';
+           EXCEPTION WHEN duplicate_table THEN
+           END;
+           EXECUTE ' ALTER TABLE in_function ADD COLUMN a int; ';
+         END $$",
+    );
+    stage.sql("CREATE TABLE one (id int); /* next */ CREATE TABLE two (id int);\n DROP TABLE one ; SELECT migrate()");
+    let commands: Vec<String> = stage.got("all").iter().map(|event| event.text("command")).collect();
+    let expected = [
+        "CREATE TABLE one (id int)",
+        "/* next */ CREATE TABLE two (id int)",
+        "DROP TABLE one",
+        "CREATE TABLE in_function (id int)",
+        "ALTER TABLE in_function ADD COLUMN a int",
+    ];
+    assert_eq!(commands, expected);
+}
+
+#[test]
+fn a_replicated_note_is_no_schema_change() {
+    let stage = stage();
+    let note = "INSERT INTO pgwh.schema_changes (home, role, command_tag, objects, places) VALUES ($$elsewhere$$, 'x',
+                'DROP TABLE', '[]', '[{\"schema\": \"public\", \"name\": \"t\", \"is_table\": true, \"root\": 1}]')";
+    stage.sql(note);
+    assert_eq!(stage.got("all").len(), 0);
 }
 
 #[test]

@@ -2,7 +2,13 @@
 
 use pgrx::prelude::*;
 
-use crate::worker::dropped;
+use crate::worker::{dropped, statement};
+
+/// The text of the command that runs, in the encoding of the database.
+#[pg_extern(sql = false)]
+fn running_command() -> Option<Vec<u8>> {
+    statement::running()
+}
 
 /// The table of an index that the present transaction has dropped.
 #[pg_extern(sql = false)]

@@ -69,6 +69,8 @@ pub struct Capture {
     annotations: Option<String>,
     /// Whether the dispatcher has still to be told of that.
     annotations_changed: bool,
+    /// By which number the dispatcher knows what messages are told as rows of; none until it was told.
+    messages: Option<u32>,
     /// Whether a message was seen that somebody forged.
     forgery_seen: bool,
 }
@@ -122,6 +124,7 @@ impl Capture {
             edits: Vec::new(),
             annotations: None,
             annotations_changed: false,
+            messages: None,
             forgery_seen: false,
         }
     }

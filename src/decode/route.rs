@@ -120,6 +120,11 @@ impl Router {
         Router { installed, subscriptions: BTreeMap::new() }
     }
 
+    /// This installation.
+    pub fn home(&self) -> &str {
+        &self.home
+    }
+
     /// Takes note of what a subscription asks for from here on, or that it is gone.
     pub fn apply(&mut self, subscription: i64, spec: Option<&Spec>) {
         let is_ours =

@@ -19,6 +19,7 @@ mod replaying;
 mod sending;
 pub mod shmem;
 mod showing;
+pub mod statement;
 mod under_way;
 mod waiting;
 pub mod wake;

@@ -12,6 +12,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
 use super::shmem::{self, Database, Phase};
+use super::statement::Statement;
 use super::{dropped, process, wake};
 use crate::decode::raw;
 use crate::error::Error;
@@ -63,7 +64,9 @@ unsafe extern "C-unwind" fn process_utility(
             Some(previous) => previous,
             None => raw::unguarded::standard_ProcessUtility,
         };
+        let before = Statement::of(statement, query).replace();
         run(statement, query, read_only_tree, context, params, environment, receiver, completion);
+        before.replace();
         if concerns_databases {
             after_command(node);
         }

@@ -150,8 +150,12 @@ impl Capture {
     /// Tells of the transaction, and of what messages are told as rows of; returns the number that goes by.
     fn announce_messages(&mut self) -> Option<u32> {
         self.announce_transaction();
-        let reference = self.reference_of(pg_sys::InvalidOid);
-        write_relation(&mut self.buffer, reference, &Message::relation()).ok().map(|()| reference)
+        if self.messages.is_none() {
+            let reference = self.reference_of(pg_sys::InvalidOid);
+            write_relation(&mut self.buffer, reference, &Message::relation()).ok()?;
+            self.messages = Some(reference);
+        }
+        self.messages
     }
 }
 

@@ -66,11 +66,16 @@ impl Capture {
                 _ => None,
             }
         };
-        let (Some(command_tag), Some(command), Some(objects), Some(places)) =
-            (cell("command_tag"), cell("command"), cell("objects"), cell("places"))
+        let command = cell("command").unwrap_or(b"null");
+        let (Some(command_tag), Some(objects), Some(places), Some(home)) =
+            (cell("command_tag"), cell("objects"), cell("places"), cell("home"))
         else {
             return;
         };
+        // Replication brings rows, but no change of the schema.
+        if serde_json::from_slice::<String>(home).ok().as_deref() != Some(self.router.home()) {
+            return;
+        }
         let Ok(places) = serde_json::from_slice::<Vec<Noted>>(places) else { return };
         let objects = &compact(objects);
         self.tell_schema_change(&SchemaChange { command_tag, command, objects }, &places, ordinal);
