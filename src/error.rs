@@ -53,6 +53,8 @@ pub enum Error {
     Format(String),
     /// A format whose receivers know one event a request, and a batch size of more.
     Batches(Format, i32),
+    /// A format that has changes of rows only, and an event type that is something else.
+    RowsOnly(Format, String),
     /// Headers that are no object of strings.
     Headers(String),
     /// A header given twice.
@@ -225,6 +227,12 @@ impl Error {
                 format!("the format {} has one event a request", format.word()),
                 format!("\"batch_size\" is {batch_size}."),
                 "Leave batch_size out or give batch_size => 1; formats with batches are pgwh, sequin and cloudevents.".into(),
+            ),
+            Error::RowsOnly(format, word) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("the format {} has changes of rows only", format.word()),
+                format!("event_types has {word:?}."),
+                "Leave it out; formats with schema changes and messages are pgwh, pgstream and cloudevents.".into(),
             ),
             Error::Headers(what) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

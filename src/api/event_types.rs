@@ -52,6 +52,11 @@ pub fn normalise<S: AsRef<str>>(typed: &[S]) -> Result<Vec<String>, UnknownEvent
     Ok(words.chain(prefixes).collect())
 }
 
+/// Whether a word in its stored form asks for something else than rows.
+pub fn is_more_than_rows(stored: &str) -> bool {
+    stored == "ddl" || stored == "message" || stored.starts_with(MESSAGE_PREFIX)
+}
+
 fn prefix_of(word: &str) -> Option<&str> {
     let (head, prefix) = word.split_at_checked(MESSAGE_PREFIX.len())?;
     head.eq_ignore_ascii_case(MESSAGE_PREFIX).then_some(prefix)

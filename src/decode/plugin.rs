@@ -103,7 +103,7 @@ unsafe extern "C-unwind" fn truncate(
 unsafe extern "C-unwind" fn message(
     ctx: *mut pg_sys::LogicalDecodingContext,
     _txn: *mut pg_sys::ReorderBufferTXN,
-    _lsn: pg_sys::XLogRecPtr,
+    lsn: pg_sys::XLogRecPtr,
     transactional: bool,
     prefix: *const std::ffi::c_char,
     size: pg_sys::Size,
@@ -113,7 +113,7 @@ unsafe extern "C-unwind" fn message(
         // SAFETY: the server passes live pointers, a prefix that ends in NUL and the content's size.
         unsafe {
             let content = std::slice::from_raw_parts(content.cast(), size);
-            capture(ctx).message(std::ffi::CStr::from_ptr(prefix).to_bytes(), content);
+            capture(ctx).message(std::ffi::CStr::from_ptr(prefix).to_bytes(), content, Lsn(lsn));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::decode::route::Writer;
 use crate::decode::sealed::Kind;
 use crate::decode::subtransaction::in_subtransaction;
 use crate::decode::text::utf8;
-use crate::event::{Action, Message};
+use crate::event::{Action, Lsn, Message};
 use crate::link::frame::{ChangeHead, Image, LaneKeys, Target, begin_change, write_relation};
 
 /// Where the hashes of messages' keys begin, so that they are not those of a table's rows.
@@ -30,8 +30,9 @@ struct Emitted<'a> {
 }
 
 impl Capture {
-    /// A message of the transaction, as its writer wrote it, in the encoding of the database.
-    pub fn message(&mut self, prefix: &[u8], content: &[u8]) {
+    /// A message of the transaction, as its writer wrote it, in the encoding of the database; its record stands at `lsn`.
+    pub fn message(&mut self, prefix: &[u8], content: &[u8], lsn: Lsn) {
+        self.lsn = lsn;
         let ordinal = self.next_ordinal();
         let prefix = String::from_utf8_lossy(prefix);
         match Kind::of_prefix(&prefix) {
@@ -132,7 +133,8 @@ impl Capture {
             key: (message.key != b"null").then(|| xxh3_64_with_seed(message.key, KEYS)),
             old: None,
         };
-        let head = ChangeHead { reference, action: Action::Message, ordinal, targets: &self.targets };
+        let head =
+            ChangeHead { reference, action: Action::Message, ordinal, lsn: self.lsn, targets: &self.targets };
         let mut frame = begin_change(&mut self.buffer, &head);
         let mut row = frame.row(Image::New);
         message.cells().into_iter().for_each(|cell| row.cell(cell));

@@ -95,7 +95,8 @@ impl Capture {
         let name = TableName { schema: table.schema.clone(), table: name };
         let model = SchemaChange::relation(name, table.root);
         let reference = self.reference_of(self.schema_changes);
-        let head = ChangeHead { reference, action: Action::Ddl, ordinal, targets: &self.targets };
+        let head =
+            ChangeHead { reference, action: Action::Ddl, ordinal, lsn: self.lsn, targets: &self.targets };
         let written = write_relation(&mut self.buffer, reference, &model).and_then(|()| {
             let mut frame = begin_change(&mut self.buffer, &head);
             let mut row = frame.row(Image::New);

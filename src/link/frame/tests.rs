@@ -156,22 +156,26 @@ pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value =
         let failure = prop::option::of(("[0-9A-Z]{5}", ".{0,20}"));
         let annotations = prop::option::of(prop::sample::select(&["{}", "{\"user\":7}"]));
         (about, any_targets(relation.names.len()), any_row(columns), any_row(columns), failure, annotations)
-            .prop_map(move |((action, ordinal, lsn, keys, barrier), targets, new, old, failure, annotations)| {
-                let transaction = Arc::clone(&transaction);
-                match failure {
-                    Some((sqlstate, message)) => {
-                        let relation = new.map(|_| Arc::clone(&relation));
-                        let failure = Failure { transaction, ordinal, action, relation, sqlstate, message };
-                        Item::Failed { failure: Arc::new(failure), keys, barrier, targets }
+            .prop_map(
+                move |((action, ordinal, lsn, keys, barrier), targets, new, old, failure, annotations)| {
+                    let transaction = Arc::clone(&transaction);
+                    match failure {
+                        Some((sqlstate, message)) => {
+                            let relation = new.map(|_| Arc::clone(&relation));
+                            let failure =
+                                Failure { transaction, ordinal, action, relation, sqlstate, message };
+                            Item::Failed { failure: Arc::new(failure), keys, barrier, targets }
+                        }
+                        None => {
+                            let relation = Arc::clone(&relation);
+                            let annotations = annotations.map(Arc::from);
+                            let event =
+                                Event { transaction, ordinal, lsn, action, annotations, relation, new, old };
+                            Item::Change { event: Arc::new(event), keys, barrier, targets }
+                        }
                     }
-                    None => {
-                        let relation = Arc::clone(&relation);
-                        let annotations = annotations.map(Arc::from);
-                        let event = Event { transaction, ordinal, lsn, action, annotations, relation, new, old };
-                        Item::Change { event: Arc::new(event), keys, barrier, targets }
-                    }
-                }
-            })
+                },
+            )
     })
 }
 
