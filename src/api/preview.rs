@@ -164,6 +164,7 @@ impl Table {
             relation: Arc::new(relation),
             new,
             old,
+            annotations: None,
         })
     }
 }
