@@ -125,6 +125,7 @@ fn change(number: u64, a_transaction: u64, relation: &Arc<Relation>) -> Item {
         ordinal: number % a_transaction,
         lsn: Lsn(0x15A_8F00),
         action: Action::Insert,
+        annotations: None,
         relation: Arc::clone(relation),
         new: Some(row),
         old: None,
@@ -160,6 +161,7 @@ fn delivered(number: u64) -> Outcome {
             ordinal: 0,
             lsn: Lsn(0x15A_8F00),
             action: Action::Insert,
+            annotations: None,
             relation: Arc::new(Relation {
                 oid: 0,
                 root_oid: 0,

@@ -128,6 +128,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         ordinal,
         lsn: Lsn(0x15A_8F00),
         action: Action::Insert,
+        annotations: None,
         relation: Arc::new(relation),
         new: Some(Row::from_iter(cells)),
         old: None,

@@ -103,7 +103,7 @@ COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never 
 COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url, tables and filter when left out';
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
-COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate, or their letters I U D T (default all)';
+COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read (default the first four)';
 COMMENT ON COLUMN pgwh.subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
@@ -260,7 +260,8 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   name           identity: subscribing again under a name changes that subscription, without one the same url, tables and filter do
   tables         patterns schema.table with * wildcards, default {*.*}; a partitioned table stands for its partitions
   schema, table_name   one schema or table, instead of tables
-  event_types    any of insert, update, delete, truncate (or I U D T)
+  event_types    any of insert, update, delete, truncate (or I U D T), which are the default; ddl: schema changes;
+                 message: what pgwh.emit() writes; message:<prefix>: other applications'' pg_logical_emit_message()
   filter         a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD
   changed        updates only when one of these columns changed
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
@@ -627,7 +628,7 @@ COMMENT ON COLUMN pgwh.events.ordinal IS 'its place in the transaction';
 COMMENT ON COLUMN pgwh.events.committed_at IS 'when it was committed';
 COMMENT ON COLUMN pgwh.events.schema_name IS 'schema of the table';
 COMMENT ON COLUMN pgwh.events.table_name IS 'the table that was changed; of a partitioned table, the partition';
-COMMENT ON COLUMN pgwh.events.action IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN pgwh.events.action IS 'insert, update, delete, truncate, ddl or message';
 COMMENT ON COLUMN pgwh.events.key IS 'key of the row';
 COMMENT ON COLUMN pgwh.events.data IS 'what the format pgwh sends as data';
 COMMENT ON COLUMN pgwh.events.error IS 'why it could not be encoded; null when it could';
@@ -724,7 +725,7 @@ COMMENT ON COLUMN pgwh.dead_letters.died_at IS 'when it was given up';
 COMMENT ON COLUMN pgwh.dead_letters.created_at IS 'when the event was committed';
 COMMENT ON COLUMN pgwh.dead_letters.schema_name IS 'schema of the table';
 COMMENT ON COLUMN pgwh.dead_letters.table_name IS 'the table that was changed';
-COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete or truncate';
+COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete, truncate, ddl or message';
 COMMENT ON COLUMN pgwh.dead_letters.key IS 'key of the row';
 COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data';
 
@@ -1118,7 +1119,222 @@ Events that are still to be delivered are not erased, but counted.
   key         the values of the key''s columns, as in the webhook''s key
 Example: SELECT * FROM pgwh.forget(''public.customers'', ''{"id": 7}'');';
 
+-- ---------------------------------------------------------------------------------------------------------------
+-- Messages
+
+CREATE TABLE pgwh.message_key (
+    key text PRIMARY KEY DEFAULT pgwh.generate_secret()
+);
+CREATE UNIQUE INDEX message_key_is_one_row ON pgwh.message_key ((true));
+COMMENT ON TABLE pgwh.message_key IS 'one row: what seals the messages that pgwh.emit() and pgwh.annotate() write, so that no role can forge them';
+COMMENT ON COLUMN pgwh.message_key.key IS 'drawn at CREATE EXTENSION, never changed, never dumped';
+INSERT INTO pgwh.message_key DEFAULT VALUES;
+
+CREATE FUNCTION pgwh.emit(type text, payload jsonb, key text DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'emit_wrapper';
+COMMENT ON FUNCTION pgwh.emit(text, jsonb, text) IS
+'Sends an event of your own to all subscriptions that have message in their event_types, if and only if the transaction commits.
+  type     what it is, 1 to 200 bytes; becomes the webhook''s type
+  payload  what it says; becomes data.payload
+  key      messages of the same key arrive in order; without one they wait for no other
+Example: SELECT pgwh.emit(''order.paid'', ''{"id": 7}'', key => ''7'');
+To let a role call it: GRANT USAGE ON SCHEMA pgwh TO app; GRANT EXECUTE ON FUNCTION pgwh.emit TO app;';
+
+CREATE FUNCTION pgwh.annotate(annotations jsonb) RETURNS void
+    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'annotate_wrapper';
+COMMENT ON FUNCTION pgwh.annotate(jsonb) IS
+'Attaches context, such as who does it, to those events of the transaction that follow. Called again, it replaces what was
+said before; null takes it back, and so does rolling back to a savepoint before it.
+Example: SELECT pgwh.annotate(''{"user": 42, "request": "7c9e"}'');';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Schema changes
+
+CREATE TABLE pgwh.schema_changes (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    lsn pg_lsn NOT NULL DEFAULT pg_current_wal_insert_lsn(),
+    xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
+    home text NOT NULL DEFAULT pgwh.home(),
+    role text NOT NULL,
+    command_tag text NOT NULL,
+    command text,
+    objects json NOT NULL,
+    places json NOT NULL
+);
+CREATE INDEX schema_changes_by_time ON pgwh.schema_changes (changed_at);
+COMMENT ON TABLE pgwh.schema_changes IS 'what event triggers note of commands that change the schema; each new row is sent to subscriptions with ddl in their event_types';
+COMMENT ON COLUMN pgwh.schema_changes.id IS 'random, so that a replicated row meets no other';
+COMMENT ON COLUMN pgwh.schema_changes.changed_at IS 'when the command had been run';
+COMMENT ON COLUMN pgwh.schema_changes.lsn IS 'where write-ahead log ended then; the transaction committed behind it';
+COMMENT ON COLUMN pgwh.schema_changes.xid IS 'the transaction, with its epoch';
+COMMENT ON COLUMN pgwh.schema_changes.home IS 'where it was noted, see pgwh.home(): a replicated row is no change of the schema here';
+COMMENT ON COLUMN pgwh.schema_changes.role IS 'who ran the command';
+COMMENT ON COLUMN pgwh.schema_changes.command_tag IS 'what kind of command it was';
+COMMENT ON COLUMN pgwh.schema_changes.command IS 'the command; null when that is not known';
+COMMENT ON COLUMN pgwh.schema_changes.objects IS 'what it created, altered or dropped, tables with the columns that they have now';
+COMMENT ON COLUMN pgwh.schema_changes.places IS 'schemas and tables whose subscribers want to know';
+
+CREATE VIEW pgwh.schema_history AS
+    SELECT c.id, c.changed_at, c.lsn, c.xid, c.role, c.command_tag, c.command, c.objects
+    FROM pgwh.schema_changes c ORDER BY c.lsn, c.changed_at;
+COMMENT ON VIEW pgwh.schema_history IS 'commands that changed the schema, in the order in which they were run; kept for a year';
+COMMENT ON COLUMN pgwh.schema_history.id IS 'names the change';
+COMMENT ON COLUMN pgwh.schema_history.changed_at IS 'when the command had been run';
+COMMENT ON COLUMN pgwh.schema_history.lsn IS 'where write-ahead log ended then; the transaction committed behind it';
+COMMENT ON COLUMN pgwh.schema_history.xid IS 'the transaction, with its epoch';
+COMMENT ON COLUMN pgwh.schema_history.role IS 'who ran the command';
+COMMENT ON COLUMN pgwh.schema_history.command_tag IS 'what kind of command it was';
+COMMENT ON COLUMN pgwh.schema_history.command IS 'the command; null when that is not known';
+COMMENT ON COLUMN pgwh.schema_history.objects IS 'what it created, altered or dropped, tables with the columns that they have now';
+
+-- Bodies are parsed here, so that what they say does not depend on anybody's search path.
+CREATE FUNCTION pgwh.columns_of(relation oid) RETURNS json
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+        SELECT coalesce(json_agg(json_build_object(
+            'attnum', a.attnum, 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+            'nullable', NOT a.attnotnull, 'default', pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated <> '',
+            'identity', CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END,
+            'unique', EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique
+                AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum)
+            ) ORDER BY a.attnum), '[]')
+        FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
+    END;
+COMMENT ON FUNCTION pgwh.columns_of(oid) IS 'the columns of a table or composite type, as schema changes tell of them';
+
+CREATE FUNCTION pgwh.primary_key_columns_of(relation oid) RETURNS json
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+        SELECT json_agg(a.attname ORDER BY k.place)
+        FROM pg_catalog.pg_index i CROSS JOIN LATERAL unnest(i.indkey::smallint[]) WITH ORDINALITY k (attnum, place)
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = relation AND i.indisprimary AND k.place <= i.indnkeyatts;
+    END;
+COMMENT ON FUNCTION pgwh.primary_key_columns_of(oid) IS 'names of the columns of a table''s primary key; null when it has none';
+
+CREATE FUNCTION pgwh.schema_is_noted(schema_name name) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN schema_name NOT IN ('pgwh', 'pg_catalog', 'information_schema', 'pg_toast')
+        AND schema_name::text !~ '^pg_(toast_)?temp_';
+COMMENT ON FUNCTION pgwh.schema_is_noted(name) IS 'whether changes in a schema are told: not those of the server''s own, of temporary tables and of ours';
+
+CREATE FUNCTION pgwh.session_role() RETURNS text
+    LANGUAGE sql STABLE
+    RETURN CASE current_setting('role') WHEN 'none' THEN session_user::text ELSE current_setting('role') END;
+COMMENT ON FUNCTION pgwh.session_role() IS 'who acts in this session, whoever owns the function that asks';
+
+CREATE FUNCTION pgwh.running_command() RETURNS bytea
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'running_command_wrapper';
+COMMENT ON FUNCTION pgwh.running_command() IS 'text of the utility command that runs, in the encoding of the database; null when it is not known';
+
+CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
+COMMENT ON FUNCTION pgwh.table_of_dropped_index(oid) IS 'the table that an index was of which the present transaction has dropped; null of anything else';
+
+-- Not in C, so that commands go on also where the library is gone; in one function, whose plans a session makes once.
+CREATE FUNCTION pgwh.note_schema_change() RETURNS event_trigger
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    IF tg_event = 'ddl_command_end'
+        AND (tg_tag LIKE 'CREATE %' OR tg_tag LIKE 'ALTER %' OR tg_tag IN ('SELECT INTO', 'IMPORT FOREIGN SCHEMA'))
+    THEN
+        WITH noted AS (
+            SELECT DISTINCT ON (e.classid, e.objid) e.n, e.command_tag = tg_tag AS is_main, e.objid, e.object_type,
+                e.object_identity, s.nspname AS schema,
+                CASE WHEN t.relkind IN ('r', 'p', 'f', 'v', 'm') THEN t.oid END AS table_id,
+                CASE WHEN t.relkind IN ('r', 'p', 'f', 'v', 'm') THEN t.relname END AS table_name,
+                coalesce(t.relname, y.typname) AS name,
+                CASE WHEN r.relkind IN ('r', 'p', 'f', 'v', 'm', 'c') THEN r.oid ELSE nullif(y.typrelid, 0) END AS described,
+                coalesce(pg_partition_root(t.oid), t.oid) AS root
+            FROM pg_event_trigger_ddl_commands() WITH ORDINALITY
+                    e (classid, objid, objsubid, command_tag, object_type, schema_name, object_identity, in_extension, command, n)
+                LEFT JOIN pg_catalog.pg_class r ON e.classid = 'pg_catalog.pg_class'::regclass AND r.oid = e.objid
+                LEFT JOIN pg_catalog.pg_index x ON x.indexrelid = r.oid
+                LEFT JOIN pg_catalog.pg_class t ON t.oid = coalesce(x.indrelid, r.oid)
+                LEFT JOIN pg_catalog.pg_type y ON e.classid = 'pg_catalog.pg_type'::regclass AND y.oid = e.objid
+                JOIN pg_catalog.pg_namespace s ON s.oid = coalesce(t.relnamespace, y.typnamespace,
+                    CASE WHEN e.classid = 'pg_catalog.pg_namespace'::regclass THEN e.objid END)
+            WHERE NOT e.in_extension AND r.relpersistence IS DISTINCT FROM 't' AND pgwh.schema_is_noted(s.nspname)
+            ORDER BY e.classid, e.objid, e.n
+        ), places AS (
+            SELECT o.is_main, o.n, 0 AS above, o.schema, o.name, o.table_id IS NOT NULL AS is_table, coalesce(o.root, 0) AS root
+            FROM noted o
+            UNION ALL
+            SELECT o.is_main, o.n, 1, s.nspname, c.relname, true, o.root
+            FROM noted o CROSS JOIN LATERAL pg_partition_ancestors(o.table_id) a (oid)
+                JOIN pg_catalog.pg_class c ON c.oid = a.oid JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+            WHERE a.oid <> o.table_id
+        )
+        INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
+        SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, p.places
+        FROM (
+            SELECT json_agg(CASE WHEN o.described IS NULL
+                THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
+                    'table', o.table_name, 'oid', o.objid::bigint)
+                ELSE json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
+                    'table', o.table_name, 'oid', o.objid::bigint, 'columns', pgwh.columns_of(o.described),
+                    'primary_key_columns', pgwh.primary_key_columns_of(o.described))
+                END ORDER BY o.is_main DESC, o.n) AS objects
+            FROM noted o
+        ) o, (
+            SELECT json_agg(json_build_object('schema', p.schema, 'name', p.name, 'is_table', p.is_table,
+                'root', p.root::bigint) ORDER BY p.above, p.is_main DESC, p.n) AS places
+            FROM places p
+        ) p
+        WHERE o.objects IS NOT NULL;
+    ELSIF tg_event = 'sql_drop' AND tg_tag LIKE 'DROP %' THEN
+        WITH noted AS (
+            SELECT d.n, d.original, d.objid, d.object_type, d.object_identity,
+                coalesce(d.schema_name, d.object_name) AS schema, t.oid AS described,
+                coalesce(t.relname::text, CASE WHEN d.schema_name IS NOT NULL THEN d.object_name END) AS name,
+                t.oid IS NOT NULL OR d.object_type IN ('table', 'foreign table', 'view', 'materialized view') AS is_table,
+                coalesce(pg_partition_root(t.oid), t.oid, d.objid) AS root
+            FROM pg_event_trigger_dropped_objects() WITH ORDINALITY
+                    d (classid, objid, objsubid, original, normal, is_temporary, object_type, schema_name, object_name, object_identity, address_names, address_args, n)
+                -- The table that has lost a column or an index.
+                LEFT JOIN pg_catalog.pg_class t ON t.oid = CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass
+                    THEN CASE WHEN d.objsubid > 0 THEN d.objid ELSE pgwh.table_of_dropped_index(d.objid) END END
+            WHERE d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_namespace'::regclass)
+                AND NOT d.is_temporary AND (d.original OR d.normal)
+                -- What belonged to an extension is none of the user's.
+                AND (tg_tag <> 'DROP EXTENSION' OR d.objsubid > 0)
+                AND pgwh.schema_is_noted(coalesce(d.schema_name, d.object_name)::name)
+        )
+        INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
+        SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, o.places
+        FROM (
+            SELECT json_agg(CASE WHEN o.described IS NULL
+                THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
+                    'table', CASE WHEN o.is_table THEN o.name END, 'oid', o.objid::bigint)
+                ELSE json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
+                    'table', o.name, 'oid', o.objid::bigint, 'columns', pgwh.columns_of(o.described),
+                    'primary_key_columns', pgwh.primary_key_columns_of(o.described))
+                END ORDER BY o.original DESC, o.n) AS objects,
+                json_agg(json_build_object('schema', o.schema, 'name', o.name, 'is_table', o.is_table,
+                    'root', CASE WHEN o.is_table THEN o.root::bigint ELSE 0 END) ORDER BY o.original DESC, o.n) AS places
+            FROM noted o
+        ) o
+        WHERE o.objects IS NOT NULL;
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'this schema change is not sent to webhooks' USING
+        DETAIL = format('It could not be noted in pgwh.schema_changes: %s.', SQLERRM),
+        HINT = 'The command itself is not affected.';
+END $$;
+COMMENT ON FUNCTION pgwh.note_schema_change() IS 'notes a change of the schema; when it can''t, it warns and the command goes on';
+
 REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA pgwh FROM PUBLIC;
+
+-- Last, so that they don't fire for what this script creates. Also for sessions that replicate: rows are captured there, too.
+CREATE EVENT TRIGGER pgwh_schema_changed ON ddl_command_end EXECUTE FUNCTION pgwh.note_schema_change();
+ALTER EVENT TRIGGER pgwh_schema_changed ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER pgwh_schema_changed IS 'notes what commands create and alter, for webhooks of schema changes';
+CREATE EVENT TRIGGER pgwh_schema_dropped ON sql_drop EXECUTE FUNCTION pgwh.note_schema_change();
+ALTER EVENT TRIGGER pgwh_schema_dropped ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER pgwh_schema_dropped IS 'notes what commands drop, for webhooks of schema changes';

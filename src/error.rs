@@ -28,6 +28,19 @@ pub enum Error {
     Name(String),
     /// Not a kind of change.
     EventType(UnknownEventType),
+    /// A message's type that can't be one.
+    MessageType(String),
+    /// What a message would say is too long.
+    MessageTooLong {
+        /// What of it.
+        what: &'static str,
+        /// How many bytes it has.
+        length: usize,
+        /// How many it may have.
+        limit: usize,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// Text that is no table pattern, and why.
     Pattern(String, String),
     /// Both `tables` and `schema` or `table_name`.
@@ -50,6 +63,8 @@ pub enum Error {
     RouteOfBatch(i32),
     /// Not a way to compress.
     Compress(String),
+    /// A format that has changes of rows only, and an event type that is something else.
+    RowsOnly(Format, String),
     /// Headers that are no object of strings.
     Headers(String),
     /// A header given twice.
@@ -192,7 +207,7 @@ impl Error {
                     "exclude_columns" => {
                         "Leave it out to mean none, or for example: exclude_columns => '{password}'".into()
                     }
-                    _ => "Leave it out to mean all, or for example: event_types => '{insert,update}'".into(),
+                    _ => "Leave it out to mean all changes of rows, or for example: event_types => '{insert,update}'".into(),
                 },
             ),
             Error::Refused(problem) => (
@@ -207,17 +222,32 @@ impl Error {
                 format!("The name {name:?} is empty, longer than 200 bytes, or has a control character in it."),
                 "Choose another, for example: name => 'orders-to-billing'".into(),
             ),
-            Error::EventType(UnknownEventType { word, later: true }) => (
-                ERRCODE_FEATURE_NOT_SUPPORTED,
-                "this event type is not sent yet".into(),
-                format!("event_types has {word:?}; this version sends insert, update, delete and truncate."),
-                "For example: event_types => '{insert,update}'".into(),
+            Error::EventType(UnknownEventType { word, no_prefix: true }) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "not a prefix of other applications' messages".into(),
+                format!("event_types has {word:?}; what pgwh.emit writes goes to those who ask for message."),
+                "For example: event_types => '{message}', or '{message:my-application}'".into(),
             ),
-            Error::EventType(UnknownEventType { word, later: false }) => (
+            Error::EventType(UnknownEventType { word, no_prefix: false }) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "unknown event type".into(),
-                format!("event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T."),
+                format!(
+                    "event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T, and also \
+                     ddl, message, message:<prefix> and read."
+                ),
                 "For example: event_types => '{insert,update}'".into(),
+            ),
+            Error::MessageType(kind) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "invalid type of a message".into(),
+                format!("The type {kind:?} is empty, longer than 200 bytes, or has a control character in it."),
+                "For example: SELECT pgwh.emit('order.paid', '{\"id\": 7}');".into(),
+            ),
+            Error::MessageTooLong { what, length, limit, hint } => (
+                ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                "a message says too much".into(),
+                format!("\"{what}\" has {length} bytes; {limit} are the most."),
+                (*hint).into(),
             ),
             Error::Pattern(pattern, why) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
@@ -290,6 +320,12 @@ impl Error {
                 "unknown compression".into(),
                 format!("\"compress\" is {word:?}; there is gzip."),
                 "For example: compress => 'gzip'; leave it out to compress nothing.".into(),
+            ),
+            Error::RowsOnly(format, word) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("the format {} has changes of rows only", format.word()),
+                format!("event_types has {word:?}."),
+                "Leave it out; formats with schema changes and messages are pgwh, pgstream and cloudevents.".into(),
             ),
             Error::Headers(what) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -100,9 +100,11 @@ impl About {
             _ => return None,
         };
         let name = relation.and_then(|relation| relation.names.first());
+        // What is of no schema or of no table has an empty name there.
+        let known = |name: &String| (!name.is_empty()).then(|| name.clone().into_bytes());
         Some(About {
-            schema: name.map(|name| name.schema.clone().into_bytes()),
-            table: name.map(|name| name.table.clone().into_bytes()),
+            schema: name.and_then(|name| known(&name.schema)),
+            table: name.and_then(|name| known(&name.table)),
             action,
             payload,
             error,
@@ -213,6 +215,8 @@ fn word(action: Action) -> &'static str {
         Action::Update => "update",
         Action::Delete => "delete",
         Action::Truncate => "truncate",
+        Action::Ddl => "ddl",
+        Action::Message => "message",
     }
 }
 

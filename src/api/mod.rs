@@ -30,8 +30,13 @@ pub mod keeping;
 #[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
+mod messages;
+#[cfg(feature = "server")]
 mod near;
+#[cfg(feature = "server")]
 mod preview;
+#[cfg(feature = "server")]
+mod schema_changes;
 #[cfg(feature = "server")]
 mod secrets;
 #[cfg(feature = "server")]

@@ -165,6 +165,7 @@ impl Table {
             relation: Arc::new(relation),
             new,
             old,
+            annotations: None,
         })
     }
 }

@@ -163,6 +163,11 @@ impl Wish {
                 "batch_size => 100",
             ));
         }
+        if let Some(word) = event_types.iter().find(|word| event_types::is_more_than_rows(word))
+            && !format.tells_more_than_rows()
+        {
+            return Err(Error::RowsOnly(format, word.clone()));
+        }
         if batch_size > 1 && !format.takes_batches() {
             return Err(Error::Batches(format, batch_size));
         }

@@ -3,6 +3,9 @@
 //! A change is matched, encoded once and put on the queue. While the queue is full that waits, as a walsender waits on
 //! its socket, so a transaction of any size passes through bounded memory.
 
+mod messages;
+mod schema_changes;
+
 use std::collections::HashMap;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -17,13 +20,15 @@ use super::raw;
 use super::relation::CapturedRelation;
 use super::route::Router;
 use super::routes::{Change, Refused};
+use super::sealed::Sealer;
 use super::subtransaction::{Raised, in_subtransaction, sqlstate};
 use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
 use crate::link::frame::{
-    ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_begin, write_commit, write_failed,
-    write_progress, write_refusal, write_relation, write_subscription,
+    ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_annotations, write_begin, write_commit,
+    write_failed, write_progress, write_refusal, write_relation, write_subscription,
 };
 use crate::link::mq::Sender;
+use crate::worker::decoder::Installation;
 use crate::worker::process;
 use crate::worker::shmem::Database;
 
@@ -40,6 +45,9 @@ pub struct Capture {
     system_identifier: u64,
     /// The oid of `pgwh.subscriptions`, whose changes are routing's own.
     subscriptions: pg_sys::Oid,
+    /// The oid of `pgwh.schema_changes`, whose new rows are events of their own kind.
+    schema_changes: pg_sys::Oid,
+    sealer: Sealer,
     router: Router,
     relations: HashMap<pg_sys::Oid, CapturedRelation>,
     /// Relations that may have changed since they were looked up.
@@ -63,6 +71,14 @@ pub struct Capture {
     lsn: Lsn,
     /// What the transaction does to subscriptions, to take effect at its commit.
     edits: Vec<Edit>,
+    /// What the transaction has said of itself so far.
+    annotations: Option<String>,
+    /// Whether the dispatcher has still to be told of that.
+    annotations_changed: bool,
+    /// By which number the dispatcher knows what messages are told as rows of; none until it was told.
+    messages: Option<u32>,
+    /// Whether a message was seen that somebody forged.
+    forgery_seen: bool,
 }
 
 impl Capture {
@@ -72,7 +88,7 @@ impl Capture {
         database: &'static Database,
         queue: Sender,
         router: Router,
-        subscriptions: pg_sys::Oid,
+        installation: &Installation,
     ) -> Capture {
         invalidation::register();
         // SAFETY: the context is made once and lives as long as the process.
@@ -90,7 +106,9 @@ impl Capture {
         Capture {
             database,
             system_identifier,
-            subscriptions,
+            subscriptions: installation.subscriptions,
+            schema_changes: installation.schema_changes,
+            sealer: Sealer::new(installation.message_key.as_bytes()),
             router,
             relations: HashMap::new(),
             stale: HashMap::new(),
@@ -112,6 +130,10 @@ impl Capture {
             ordinal: 0,
             lsn: Lsn(0),
             edits: Vec::new(),
+            annotations: None,
+            annotations_changed: false,
+            messages: None,
+            forgery_seen: false,
         }
     }
 
@@ -152,9 +174,11 @@ impl Capture {
         self.begun = false;
         self.ordinal = 0;
         self.edits.clear();
+        self.annotations = None;
+        self.annotations_changed = false;
     }
 
-    /// Tells of the transaction before the first of its events that somebody wants, as soon as a reader can see its
+    /// Tells of the transaction, and of what it says of itself, before the first of its events that somebody wants, as soon as a reader can see its
     /// rows: its commit record is flushed before that, by a lot when a synchronous standby is missing.
     fn announce_transaction(&mut self) {
         if !self.begun {
@@ -162,6 +186,11 @@ impl Capture {
             write_begin(&mut self.buffer, &self.transaction);
             self.begun = true;
             self.told_something = true;
+        }
+        if std::mem::take(&mut self.annotations_changed)
+            && let Err(too_long) = write_annotations(&mut self.buffer, self.annotations.as_deref())
+        {
+            pgrx::warning!("pgstream_hooks: annotations are too long: {too_long}");
         }
     }
 
@@ -207,6 +236,12 @@ impl Capture {
                 self.look_up(relation);
                 if let Some(table) = self.relations.get_mut(&self.subscriptions) {
                     self.edits.extend(edits::read(table, &mut self.scratch, (*relation).rd_att, old, new));
+                }
+                return;
+            }
+            if (*relation).rd_id == self.schema_changes {
+                if action == Action::Insert {
+                    self.schema_change(relation, new, ordinal);
                 }
                 return;
             }
@@ -293,13 +328,18 @@ impl Capture {
             }
         };
         self.buffer.truncate(start);
+        self.fail(reference, action, ordinal, &raised);
+    }
+
+    /// Tells those who were to get an event that it could not be encoded, and why.
+    fn fail(&mut self, reference: u32, action: Action, ordinal: u64, raised: &Raised) {
         let failure = FailureHead {
             reference: Some(reference),
             action,
             ordinal,
             targets: &self.targets,
             keys: LaneKeys::default(),
-            barrier: true,
+            barrier: action.is_of_rows(),
             sqlstate: &sqlstate(raised.code),
             message: &raised.message,
         };
@@ -311,12 +351,17 @@ impl Capture {
         }
     }
 
+    /// By which number the dispatcher knows the relation of this oid.
+    fn reference_of(&mut self, oid: pg_sys::Oid) -> u32 {
+        let next = self.references.len() as u32;
+        *self.references.entry(oid).or_insert(next)
+    }
+
     /// Tells of this version of a relation before its first event; returns the number it goes by.
     fn announce_relation(&mut self, oid: pg_sys::Oid) -> Option<u32> {
+        let reference = self.reference_of(oid);
         let relation = self.relations.get_mut(&oid)?;
         if relation.reference.is_none() {
-            let next = self.references.len() as u32;
-            let reference = *self.references.entry(oid).or_insert(next);
             if let Err(too_long) = write_relation(&mut self.buffer, reference, &relation.model) {
                 pgrx::warning!("pgstream_hooks: a table's description is too long: {too_long}");
                 return None;

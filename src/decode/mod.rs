@@ -1,9 +1,10 @@
 //! From write-ahead log to events: decode, route, encode.
 //!
-//! Routing is pure and tested without a server; the rest speaks to Postgres.
+//! Routing and sealed messages are pure and tested without a server; the rest speaks to Postgres.
 
 pub mod pattern;
 pub mod route;
+pub mod sealed;
 pub mod shape;
 
 #[cfg(feature = "server")]

@@ -18,6 +18,7 @@ pub unsafe extern "C-unwind" fn _PG_output_plugin_init(callbacks: *mut pg_sys::O
     callbacks.begin_cb = Some(begin);
     callbacks.change_cb = Some(change);
     callbacks.truncate_cb = Some(truncate);
+    callbacks.message_cb = Some(message);
     callbacks.commit_cb = Some(commit);
     callbacks.filter_by_origin_cb = Some(filter_by_origin);
 }
@@ -94,6 +95,26 @@ unsafe extern "C-unwind" fn truncate(
     unsafe {
         let relations = std::slice::from_raw_parts(relations, count as usize);
         capture(ctx).truncate(relations, Lsn((*change).lsn));
+    }
+}
+
+/// What no transaction commits has no place among commits, and so no id: only transactional messages are told.
+#[pg_guard]
+unsafe extern "C-unwind" fn message(
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    _txn: *mut pg_sys::ReorderBufferTXN,
+    lsn: pg_sys::XLogRecPtr,
+    transactional: bool,
+    prefix: *const std::ffi::c_char,
+    size: pg_sys::Size,
+    content: *const std::ffi::c_char,
+) {
+    if transactional {
+        // SAFETY: the server passes live pointers, a prefix that ends in NUL and the content's size.
+        unsafe {
+            let content = std::slice::from_raw_parts(content.cast(), size);
+            capture(ctx).message(std::ffi::CStr::from_ptr(prefix).to_bytes(), content, Lsn(lsn));
+        }
     }
 }
 

@@ -34,6 +34,21 @@ mod c {
         pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
         pub fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
         pub fn datumGetSize(value: pg_sys::Datum, by_value: bool, length: c_int) -> pg_sys::Size;
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pub fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+        ) -> pg_sys::XLogRecPtr;
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pub fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+            flush: bool,
+        ) -> pg_sys::XLogRecPtr;
         pub fn die(signal: c_int);
         pub fn RegisterTimeout(id: c_int, handler: unsafe extern "C-unwind" fn()) -> c_int;
         pub fn enable_timeout_after(id: c_int, milliseconds: c_int);
@@ -210,6 +225,20 @@ pub unsafe fn evaluate(
     unsafe {
         let Some(function) = (*state).evalfunc else { return pg_sys::Datum::null() };
         pg_guard_ffi_boundary(|| function(state, context, is_null))
+    }
+}
+
+/// Writes a message into write-ahead log that counts when the present transaction commits (`replication/message.c`).
+/// Must run in a transaction; what is behind a NUL in the prefix is cut off.
+pub fn log_message(prefix: &str, message: &[u8]) {
+    let prefix: Vec<u8> = prefix.bytes().take_while(|byte| *byte != 0).chain([0]).collect();
+    let (prefix, text, size) = (prefix.as_ptr().cast(), message.as_ptr().cast(), message.len());
+    // SAFETY: the prefix ends in NUL, the message is as long as is said; both are copied.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_guard_ffi_boundary(|| c::LogLogicalMessage(prefix, text, size, true));
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_guard_ffi_boundary(|| c::LogLogicalMessage(prefix, text, size, true, false));
     }
 }
 

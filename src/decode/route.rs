@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::pattern::TablePattern;
+use crate::api::event_types::MESSAGE_PREFIX;
 use crate::event::{Action, TableName};
 use crate::link::frame::Target;
 
@@ -66,6 +67,8 @@ impl Actions {
                 "update" => Self::bit(Action::Update),
                 "delete" => Self::bit(Action::Delete),
                 "truncate" => Self::bit(Action::Truncate),
+                "ddl" => Self::bit(Action::Ddl),
+                "message" => Self::bit(Action::Message),
                 _ => 0,
             }
         }))
@@ -77,6 +80,11 @@ impl Actions {
 
     fn contains(self, action: Action) -> bool {
         self.0 & Self::bit(action) != 0
+    }
+
+    /// Whether there is any that changes of rows are.
+    fn any_of_rows(self) -> bool {
+        self.0 & !(Self::bit(Action::Ddl) | Self::bit(Action::Message)) != 0
     }
 }
 
@@ -94,12 +102,41 @@ struct Subscription {
     tables: Arc<[String]>,
     actions: Actions,
     condition: Option<Box<Condition>>,
+    /// Prefixes of other applications' messages.
+    prefixes: Vec<String>,
 }
 
 /// Subscriptions to the same tables.
 struct Group {
     patterns: Vec<TablePattern>,
     members: BTreeSet<i64>,
+}
+
+impl Group {
+    fn wants_schema_change(&self, place: &Place) -> bool {
+        self.patterns.iter().any(|pattern| match place {
+            Place::Schema(schema) => pattern.schema.matches(schema),
+            Place::Named(name) => pattern.matches(name),
+        })
+    }
+}
+
+/// What a schema change is about, for those who ask for it by patterns.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A schema itself.
+    Schema(String),
+    /// Something in a schema: a table or what belongs to one, which goes by the table's name, or a type, a sequence or so.
+    Named(TableName),
+}
+
+/// Who wrote a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer<'a> {
+    /// `pgwh.emit`.
+    Emit,
+    /// Another application, under its prefix.
+    Other(&'a str),
 }
 
 /// All subscriptions that may get something.
@@ -126,19 +163,24 @@ impl Router {
         }
     }
 
+    /// Whether that is the home of something of this installation, wherever its cluster was then.
+    pub fn is_ours(&self, home: &str) -> bool {
+        home.strip_prefix(&*self.installed).is_some_and(|rest| rest.starts_with('/'))
+    }
+
     /// Takes note of what a subscription asks for from here on, or that it is gone.
     pub fn apply(&mut self, subscription: i64, spec: Option<&Spec>) {
         self.remove(subscription);
-        let is_ours =
-            |home: &str| home.strip_prefix(&*self.installed).is_some_and(|rest| rest.starts_with('/'));
-        let Some(spec) = spec.filter(|spec| spec.enabled && is_ours(&spec.home)) else { return };
+        let Some(spec) = spec.filter(|spec| spec.enabled && self.is_ours(&spec.home)) else { return };
         let tables = self.join_group(subscription, &spec.tables);
         let condition =
             Condition { filter: spec.filter.as_deref().map(Arc::from), changed: spec.changed.clone() };
         let has_condition = condition.filter.is_some() || condition.changed.is_some();
         let actions = Actions::of(&spec.event_types);
         let condition = has_condition.then(|| Box::new(condition));
-        self.subscriptions.insert(subscription, Subscription { tables, actions, condition });
+        let prefixes = spec.event_types.iter().filter_map(|word| word.strip_prefix(MESSAGE_PREFIX));
+        let prefixes = prefixes.map(str::to_owned).collect();
+        self.subscriptions.insert(subscription, Subscription { tables, actions, condition, prefixes });
     }
 
     fn join_group(&mut self, subscription: i64, tables: &[String]) -> Arc<[String]> {
@@ -189,6 +231,30 @@ impl Router {
         self.subscriptions.keys().copied()
     }
 
+    /// Who gets a message. Patterns of tables have no part in it.
+    pub fn readers(&self, writer: Writer<'_>) -> impl Iterator<Item = i64> {
+        let wants = move |subscription: &Subscription| match writer {
+            Writer::Emit => subscription.actions.contains(Action::Message),
+            Writer::Other(prefix) => subscription.prefixes.iter().any(|wanted| wanted == prefix),
+        };
+        self.subscriptions.iter().filter(move |(_, subscription)| wants(subscription)).map(|(id, _)| *id)
+    }
+
+    /// Whether anybody gets changes of the schema.
+    pub fn has_observers(&self) -> bool {
+        self.subscriptions.values().any(|subscription| subscription.actions.contains(Action::Ddl))
+    }
+
+    /// Who gets a change of the schema that is about these places.
+    pub fn observers(&self, places: &[Place]) -> impl Iterator<Item = i64> {
+        self.groups
+            .values()
+            .filter(|group| places.iter().any(|place| group.wants_schema_change(place)))
+            .flat_map(|group| &group.members)
+            .copied()
+            .filter(|id| self.subscriptions.get(id).is_some_and(|it| it.actions.contains(Action::Ddl)))
+    }
+
     /// Who is interested in a relation of these names (its own first, then those of the tables above it), and on which
     /// condition.
     pub fn interests(&self, names: &[TableName]) -> impl Iterator<Item = (Interest, Option<&Condition>)> {
@@ -197,7 +263,9 @@ impl Router {
         let groups = tables.into_iter().filter_map(|tables| self.groups.get(tables));
         let matching = groups.filter_map(|group| Some((group, matched(&group.patterns, names)?)));
         let interests = matching.flat_map(move |(group, place)| {
-            group.members.iter().filter_map(move |id| Some((*id, place, self.subscriptions.get(id)?)))
+            let members = group.members.iter().filter_map(|id| Some((*id, self.subscriptions.get(id)?)));
+            let of_rows = members.filter(|(_, subscription)| subscription.actions.any_of_rows());
+            of_rows.map(move |(id, subscription)| (id, place, subscription))
         });
         interests.map(|(id, place, subscription)| {
             (place.interest(id, subscription), subscription.condition.as_deref())
@@ -214,12 +282,12 @@ impl Router {
 
 /// Where a relation was found among the tables of a group.
 #[derive(Clone, Copy)]
-struct Place {
+struct Spot {
     level: u8,
     is_named: bool,
 }
 
-impl Place {
+impl Spot {
     fn interest(self, id: i64, subscription: &Subscription) -> Interest {
         Interest {
             subscription: id,
@@ -231,7 +299,7 @@ impl Place {
 }
 
 /// The topmost of a relation's names that one of the patterns matches.
-fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Place> {
+fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Spot> {
     let matching =
         |name: &TableName| patterns.iter().filter(|pattern| pattern.matches(name)).collect::<Vec<_>>();
     let (level, patterns) = names
@@ -241,7 +309,7 @@ fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Place> {
         .map(|(level, name)| (level, matching(name)))
         .find(|(_, found)| !found.is_empty())?;
     let is_named = patterns.iter().any(|pattern| pattern.literal().is_some());
-    Some(Place { level: u8::try_from(level).unwrap_or(u8::MAX), is_named })
+    Some(Spot { level: u8::try_from(level).unwrap_or(u8::MAX), is_named })
 }
 
 /// The tables that the patterns name, if none has a wildcard.
@@ -255,70 +323,4 @@ fn names_of(patterns: &[TablePattern]) -> Option<Vec<TableName>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec(tables: &[&str], filter: Option<&str>) -> Spec {
-        Spec {
-            tables: tables.iter().map(|table| (*table).to_owned()).collect(),
-            event_types: vec!["insert".to_owned()],
-            filter: filter.map(str::to_owned),
-            changed: None,
-            enabled: true,
-            home: "here".to_owned(),
-        }
-    }
-
-    fn name(schema: &str, table: &str) -> TableName {
-        TableName { schema: schema.into(), table: table.into() }
-    }
-
-    fn ids(router: &Router, names: &[TableName]) -> Vec<i64> {
-        let mut ids: Vec<i64> = router.interests(names).map(|(interest, _)| interest.subscription).collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    #[test]
-    fn who_asked_for_a_table_is_found_whether_by_name_or_wildcard() {
-        let mut router = Router::new("here".to_owned());
-        router.apply(1, Some(&spec(&["public.orders"], None)));
-        router.apply(2, Some(&spec(&["public.*"], None)));
-        router.apply(3, Some(&spec(&["public.leads", "public.orders"], Some("id > 1"))));
-        router.apply(4, Some(&Spec { home: "elsewhere".to_owned(), ..spec(&["*.*"], None) }));
-        router.apply(5, Some(&Spec { enabled: false, ..spec(&["*.*"], None) }));
-        assert_eq!(ids(&router, &[name("public", "orders")]), [1, 2, 3]);
-        assert!(ids(&router, &[name("sales", "orders")]).is_empty());
-        router.apply(3, Some(&spec(&["sales.orders"], None)));
-        router.apply(1, None);
-        assert_eq!(ids(&router, &[name("public", "orders")]), [2]);
-        assert_eq!(ids(&router, &[name("sales", "orders")]), [3]);
-        for id in 1..6 {
-            router.apply(id, None);
-        }
-        assert!(router.by_table.is_empty() && router.with_wildcards.is_empty() && router.groups.is_empty());
-    }
-
-    #[test]
-    fn a_partition_is_known_by_the_topmost_name_asked_for() {
-        let names = [name("public", "orders_1"), name("public", "orders")];
-        let mut router = Router::new("here".to_owned());
-        router.apply(1, Some(&spec(&["public.orders"], None)));
-        router.apply(2, Some(&spec(&["public.orders_1"], None)));
-        router.apply(3, Some(&spec(&["public.*"], None)));
-        let mut found: Vec<_> = router
-            .interests(&names)
-            .map(|(found, _)| (found.subscription, found.level, found.is_named))
-            .collect();
-        found.sort_unstable();
-        assert_eq!(found, [(1, 1, true), (2, 0, true), (3, 1, false)]);
-        assert_eq!(router.interest(2, &names).map(|(interest, _)| interest.level), Some(0));
-        assert_eq!(router.interest(9, &names), None);
-    }
-
-    #[test]
-    fn images_from_before_there_were_filters_are_read() {
-        let old = r#"{"tables":["a.b"],"event_types":["insert"],"enabled":true,"home":"here"}"#;
-        assert_eq!(serde_json::from_str::<Spec>(old).unwrap(), spec(&["a.b"], None));
-    }
-}
+mod tests;

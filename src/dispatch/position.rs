@@ -114,7 +114,7 @@ mod tests {
             reach: DeliveryId(10),
             pending: [3, 7].map(|id| Pending::fresh(DeliveryId(id))).into(),
             done_ahead: vec![DeliveryId(12), DeliveryId(22)],
-            counts: Counts { pending: 9, pending_bytes: 900, delivered: 5, dead: 1 },
+            counts: Counts { pending: 9, pending_bytes: 900, delivered: 5, dropped: 2, dead: 1 },
         }
     }
 
@@ -123,7 +123,10 @@ mod tests {
         let mut position = position();
         position.discard(DeliveryId(20), DeliveryId(20));
         assert_eq!((position.reach, position.pending.len()), (DeliveryId(20), 0));
-        assert_eq!(position.counts, Counts { pending: 0, pending_bytes: 0, delivered: 5, dead: 1 });
+        assert_eq!(
+            position.counts,
+            Counts { pending: 0, pending_bytes: 0, delivered: 5, dropped: 2, dead: 1 }
+        );
         assert_eq!(position.oldest_pending(), None);
         assert_eq!(position.done_ahead, [DeliveryId(22)]);
     }

@@ -1,4 +1,4 @@
-//! An event: one committed change of one row (or one table), as write-ahead log tells it.
+//! An event: one committed change of one row (or one table), a schema change or a message, as write-ahead log tells it.
 //!
 //! This is the canonical form that everything after decoding works with. It holds enough to render every
 //! payload format later, and nothing that depends on who subscribed. Nothing in here knows Postgres.
@@ -9,6 +9,7 @@ pub mod jsonb;
 mod kind;
 mod lsn;
 mod row;
+mod statement;
 mod time;
 pub mod value;
 
@@ -18,6 +19,7 @@ pub use id::{EventId, Fingerprint, InvalidEventId};
 pub use kind::Kind;
 pub use lsn::InvalidLsn;
 pub use row::{Cell, Cells, Row, RowBuilder, RowError};
+pub use statement::{Message, SchemaChange};
 
 /// A position in write-ahead log, in bytes since its beginning (`XLogRecPtr`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +53,17 @@ pub enum Action {
     Delete,
     /// A table was truncated.
     Truncate,
+    /// A table or something else of a schema was created, altered or dropped.
+    Ddl,
+    /// A message was written, by `pgwh.emit` or by another application.
+    Message,
+}
+
+impl Action {
+    /// Whether it is a change of a table's rows.
+    pub fn is_of_rows(self) -> bool {
+        !matches!(self, Action::Ddl | Action::Message)
+    }
 }
 
 /// A table's name.
@@ -113,7 +126,9 @@ pub struct Event {
     pub lsn: Lsn,
     /// What happened.
     pub action: Action,
-    /// Where it happened.
+    /// What the transaction said of itself before (`pgwh.annotate`), as JSON text.
+    pub annotations: Option<Arc<str>>,
+    /// Where it happened; of a schema change and of a message see [`Event::schema_change`] and [`Event::message`].
     pub relation: Arc<Relation>,
     /// The row after the change: inserts and updates.
     pub new: Option<Row>,
@@ -126,6 +141,7 @@ impl Event {
     /// The bytes of memory it takes, itself and its rows.
     pub fn memory(&self) -> usize {
         let rows = self.new.iter().chain(&self.old).map(|row| row.as_bytes().len());
-        size_of::<Event>() + rows.sum::<usize>()
+        let annotations = self.annotations.as_ref().map_or(0, |text| text.len());
+        size_of::<Event>() + rows.sum::<usize>() + annotations
     }
 }

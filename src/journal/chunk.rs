@@ -9,8 +9,8 @@ use super::pack::{self, PackError};
 use crate::dispatch::DeliveryId;
 use crate::event::{Lsn, Relation, Timestamp, Transaction};
 use crate::link::frame::{
-    ChangeHead, FailureHead, Image, Item, Stream, Target, TooLong, begin_change, write_begin, write_commit,
-    write_failed, write_relation,
+    ChangeHead, FailureHead, Image, Item, Stream, Target, TooLong, begin_change, write_annotations,
+    write_begin, write_commit, write_failed, write_relation,
 };
 
 /// The events in a chunk at most.
@@ -82,6 +82,8 @@ pub struct ChunkPacker {
     /// Known by their place in here.
     relations: Vec<Arc<Relation>>,
     transaction: Option<Arc<Transaction>>,
+    /// What the open transaction has said of itself so far.
+    annotations: Option<Arc<str>>,
     subscriptions: Subscriptions,
     /// Of the open chunk; its body is made at the end.
     open: Option<Chunk>,
@@ -95,6 +97,7 @@ impl Default for ChunkPacker {
             raw: Vec::new(),
             relations: Vec::new(),
             transaction: None,
+            annotations: None,
             subscriptions: Subscriptions::default(),
             open: None,
             raw_target: 3 * BODY as usize,
@@ -187,12 +190,17 @@ impl ChunkPacker {
             write_commit(&mut self.raw, before.commit_lsn);
         }
         write_begin(&mut self.raw, transaction);
+        self.annotations = None;
     }
 
     fn write(&mut self, item: &Item) -> Result<(), TooLong> {
         match item {
             Item::Change { event, keys, barrier, targets } => {
                 let reference = self.reference(&event.relation)?;
+                if self.annotations != event.annotations {
+                    write_annotations(&mut self.raw, event.annotations.as_deref())?;
+                    self.annotations = event.annotations.clone();
+                }
                 let (action, ordinal, lsn) = (event.action, event.ordinal, event.lsn);
                 let head = ChangeHead { reference, action, ordinal, lsn, targets };
                 let mut frame = begin_change(&mut self.raw, &head);

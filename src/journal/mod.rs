@@ -31,6 +31,8 @@ mod reader;
 #[cfg(feature = "server")]
 mod replays;
 #[cfg(feature = "server")]
+mod schema_changes;
+#[cfg(feature = "server")]
 mod slices;
 #[cfg(feature = "server")]
 mod subscriptions;

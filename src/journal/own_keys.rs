@@ -102,11 +102,17 @@ mod tests {
             number,
             type_oid: 25,
             type_name: "text".into(),
+            kind: crate::event::Kind::Text,
             is_key: number == 1,
         };
         let name = TableName { schema: "public".into(), table: "t".into() };
-        let relation =
-            Relation { oid: 9, root_oid: 8, names: vec![name], columns: (1..=3).map(column).collect() };
+        let relation = Relation {
+            oid: 9,
+            root_oid: 8,
+            names: vec![name],
+            columns: (1..=3).map(column).collect(),
+            version: 0,
+        };
         let transaction = Transaction {
             xid: 1,
             commit_lsn: Lsn(1),
@@ -116,6 +122,8 @@ mod tests {
         Event {
             transaction: Arc::new(transaction),
             ordinal: 0,
+            lsn: Lsn(1),
+            annotations: None,
             action,
             relation: Arc::new(relation),
             new: new.map(Row::from_iter),

@@ -226,6 +226,7 @@ mod tests {
             ordinal: 0,
             lsn: Lsn(0x15A_8F00),
             action: Action::Update,
+            annotations: None,
             relation: Arc::new(relation),
             new: None,
             old: None,

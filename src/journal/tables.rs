@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 
 use super::gaps;
 use super::image::{self, Version};
+use super::schema_changes;
 use crate::decode::plugin::DO_NOT_REPLICATE;
 use crate::event::Lsn;
 use crate::worker::process;
@@ -62,6 +63,11 @@ pub fn note_gaps(versions: &[Version]) {
 /// image that is there belongs to a slot that is gone. Inside a transaction.
 pub fn note_loss(high: Lsn, to: Lsn) {
     check("gaps can't be noted", gaps::lost(high, to));
+}
+
+/// Forgets what is noted of old schema changes. Inside a transaction.
+pub fn forget_old_schema_changes() {
+    check("old schema changes can't be forgotten", schema_changes::forget_old());
 }
 
 /// Ends the process on an error of its own tables: its restart begins from what was committed.

@@ -8,7 +8,8 @@
 //! The order of the frames, for each session of the decoder:
 //!
 //! - first the image of routing ([`write_image_begin`], subscriptions, [`write_image_end`]) when there is a new slot;
-//! - each transaction with something to send between [`write_begin`] and [`write_commit`];
+//! - each transaction with something to send between [`write_begin`] and [`write_commit`]; within it, what it says of itself
+//!   before the first change that this is about ([`write_annotations`]);
 //! - each version of a relation once, before its first change; its reference number may be used again for a later
 //!   version, which replaces it;
 //! - before a change, which of its targets don't get it after all;
@@ -23,8 +24,9 @@ use std::fmt;
 pub use read::FrameReader;
 pub use stream::{Failure, Item, Stream};
 pub use write::{
-    ChangeFrame, ChangeHead, FailureHead, Image, begin_change, write_begin, write_commit, write_failed,
-    write_image_begin, write_image_end, write_progress, write_refusal, write_relation, write_subscription,
+    ChangeFrame, ChangeHead, FailureHead, Image, begin_change, write_annotations, write_begin, write_commit,
+    write_failed, write_image_begin, write_image_end, write_progress, write_refusal, write_relation,
+    write_subscription,
 };
 
 use crate::event::{Action, RowError};
@@ -141,6 +143,7 @@ mod tag {
     pub const SUBSCRIPTION: u8 = b'S';
     pub const IMAGE_BEGIN: u8 = b'(';
     pub const IMAGE_END: u8 = b')';
+    pub const ANNOTATIONS: u8 = b'A';
     pub const NEW_ROW: u8 = b'n';
     pub const OLD_ROW: u8 = b'o';
 }
@@ -178,6 +181,8 @@ fn action_code(action: Action) -> u8 {
         Action::Update => b'U',
         Action::Delete => b'D',
         Action::Truncate => b'T',
+        Action::Ddl => b'L',
+        Action::Message => b'M',
     }
 }
 
@@ -187,6 +192,8 @@ fn action_of(code: u8) -> Result<Action, FrameError> {
         b'U' => Ok(Action::Update),
         b'D' => Ok(Action::Delete),
         b'T' => Ok(Action::Truncate),
+        b'L' => Ok(Action::Ddl),
+        b'M' => Ok(Action::Message),
         _ => Err(FrameError::Invalid("action")),
     }
 }

@@ -49,11 +49,11 @@ fn capture(database: &'static Database) {
     database.confirmed.store(start.0, Ordering::SeqCst);
     database.saved.store(start.0, Ordering::SeqCst);
 
-    let mut router = Router::new(installation.installed);
+    let mut router = Router::new(installation.installed.clone());
     for (id, spec) in journal::with_tables(|_| slot::read_image(start)).unwrap_or_default() {
         router.apply(id, Some(&spec));
     }
-    let capture = Capture::new(database, queue, router, installation.subscriptions);
+    let capture = Capture::new(database, queue, router, &installation);
     let mut session = Session::begin(database, capture, start);
     database.extension.store(installation.extension.to_u32(), Ordering::SeqCst);
     database.set_phase(Phase::Ready);
@@ -136,6 +136,10 @@ pub struct Installation {
     pub installed: String,
     /// The oid of `pgwh.subscriptions`.
     pub subscriptions: pg_sys::Oid,
+    /// The oid of `pgwh.schema_changes`.
+    pub schema_changes: pg_sys::Oid,
+    /// What seals messages of our own.
+    pub message_key: String,
     /// The extension's oid.
     pub extension: pg_sys::Oid,
 }
@@ -144,19 +148,28 @@ impl Installation {
     /// Reads it; inside a transaction that may use our tables.
     pub fn read(extension: pg_sys::Oid) -> Installation {
         let read = || -> pgrx::spi::Result<Option<Installation>> {
-            let (id, installed, subscriptions) = pgrx::Spi::get_three::<String, String, pg_sys::Oid>(
-                "SELECT id::text, pgwh.installed(), 'pgwh.subscriptions'::regclass::oid FROM pgwh.installation",
-            )?;
-            Ok(id.zip(installed).zip(subscriptions).map(|((id, installed), subscriptions)| Installation {
-                id,
-                installed,
-                subscriptions,
-                extension,
-            }))
+            pgrx::Spi::connect(|client| {
+                let rows = client.select(
+                    "SELECT i.id::text, pgwh.installed(), 'pgwh.subscriptions'::regclass::oid,
+                         'pgwh.schema_changes'::regclass::oid, k.key
+                     FROM pgwh.installation i, pgwh.message_key k",
+                    Some(1),
+                    &[],
+                )?;
+                let Some(row) = rows.into_iter().next() else { return Ok(None) };
+                Ok(Some(Installation {
+                    id: row.get(1)?.unwrap_or_default(),
+                    installed: row.get(2)?.unwrap_or_default(),
+                    subscriptions: row.get(3)?.unwrap_or_default(),
+                    schema_changes: row.get(4)?.unwrap_or_default(),
+                    message_key: row.get(5)?.unwrap_or_default(),
+                    extension,
+                }))
+            })
         };
         match read() {
             Ok(Some(installation)) => installation,
-            Ok(None) => pgrx::error!("pgwh.installation has no row"),
+            Ok(None) => pgrx::error!("pgwh.installation or pgwh.message_key has no row"),
             Err(error) => pgrx::error!("pgwh.installation can't be read: {error}"),
         }
     }

@@ -3,8 +3,9 @@
 pub mod ask;
 pub mod clock;
 mod copies;
-mod decoder;
+pub mod decoder;
 mod dispatcher;
+pub mod dropped;
 mod effects;
 pub mod endpoints;
 mod figures;
@@ -21,6 +22,7 @@ mod replaying;
 mod sending;
 pub mod shmem;
 mod showing;
+pub mod statement;
 pub mod testing;
 mod under_way;
 mod waiting;

@@ -12,7 +12,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
 use super::shmem::{self, Database, Phase};
-use super::{process, wake};
+use super::statement::Statement;
+use super::{dropped, process, wake};
 use crate::api::keeping;
 use crate::decode::raw;
 use crate::error::Error;
@@ -68,7 +69,9 @@ unsafe extern "C-unwind" fn process_utility(
             Some(previous) => previous,
             None => raw::unguarded::standard_ProcessUtility,
         };
+        let before = Statement::of(statement, query).replace();
         run(statement, query, read_only_tree, context, params, environment, receiver, completion);
+        before.replace();
         if concerns_tables {
             after_table_command();
         }
@@ -299,7 +302,7 @@ pub fn let_back() {
     }
 }
 
-/// Notices that an extension is being dropped, however it comes about (DROP EXTENSION, DROP SCHEMA … CASCADE, DROP OWNED).
+/// Notices that an extension or an index is being dropped, however it comes about (DROP EXTENSION, DROP SCHEMA … CASCADE, DROP OWNED).
 ///
 /// Without pgrx's guard, as the hook before.
 unsafe extern "C-unwind" fn object_access(
@@ -312,6 +315,11 @@ unsafe extern "C-unwind" fn object_access(
     if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId {
         // Whichever extension it is: the dispatcher looks for itself, which costs nothing.
         wake::recheck_at_commit();
+    }
+    if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::RelationRelationId && sub_object == 0
+    {
+        // SAFETY: the relation is about to be dropped, so it is still there.
+        unsafe { dropped::relation(object) };
     }
     // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
     unsafe {

@@ -7,7 +7,7 @@ use super::sending::Payload;
 use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::{Event, EventId, Lsn, Transaction};
 use crate::journal::outcome::{DROPPED, End, Outcome};
-use crate::journal::{Attempt, Journal, Loaded, Retention, SubscriptionRow};
+use crate::journal::{self, Attempt, Journal, Loaded, Retention, SubscriptionRow};
 use crate::link::frame::{Failure, Item};
 use crate::settings;
 
@@ -21,6 +21,8 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(10);
 const CHECKPOINT_DELIVERIES: u64 = 200_000;
 /// How often is looked for what may be cleared.
 const RETAIN_EVERY: Duration = Duration::from_secs(1);
+/// How often is looked for schema changes that are too old to be kept.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 /// The journal, and what it proves.
 pub struct Recording {
@@ -34,6 +36,7 @@ pub struct Recording {
     /// The positions of all subscriptions are wanted, not only of those that something happened to.
     all_wanted: bool,
     retained_at: Instant,
+    schema_changes_forgotten_at: Option<Instant>,
     /// The longest that a subscription asks its events to stay.
     longest_retention: Duration,
 }
@@ -50,6 +53,7 @@ impl Recording {
             checkpointed: loaded.last,
             all_wanted: false,
             retained_at: Instant::now(),
+            schema_changes_forgotten_at: None,
             longest_retention: settings::retention(),
         };
         Some((recording, loaded))
@@ -226,6 +230,10 @@ impl Recording {
         let retention =
             Retention { longest: self.longest_retention, max_bytes: settings::journal_max_size() };
         self.all_wanted |= self.journal.retain(oldest_pending(), retention);
+        if self.schema_changes_forgotten_at.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+            self.schema_changes_forgotten_at = Some(Instant::now());
+            journal::with_tables(|_| journal::forget_old_schema_changes());
+        }
     }
 
     /// Up to where everything that ended is recorded, on disk.

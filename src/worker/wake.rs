@@ -10,8 +10,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use pgrx::pg_sys;
 
-use super::quiesce;
 use super::shmem::{self, Database};
+use super::{dropped, quiesce, statement};
 use crate::decode::plugin::DO_NOT_REPLICATE;
 
 thread_local! {
@@ -79,10 +79,14 @@ unsafe extern "C-unwind" fn after_release(
     is_top_level: bool,
     _: *mut c_void,
 ) {
+    if !is_commit {
+        statement::forget();
+    }
     if !is_top_level || phase != pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS {
         return;
     }
     quiesce::let_back();
+    dropped::forget();
     let wishes = AT_COMMIT.replace(AtCommit::NOTHING);
     if is_commit {
         act_on(wishes);

@@ -77,7 +77,8 @@ impl AskedRow {
     pub fn is_changed_by(&self, item: &Item) -> bool {
         match item {
             Item::Change { event, .. } => {
-                self.has_table_of(&event.relation)
+                event.action.is_of_rows()
+                    && self.has_table_of(&event.relation)
                     && event.new.iter().chain(&event.old).any(|row| self.is(event, row))
             }
             _ => false,

@@ -340,6 +340,8 @@ fn word(action: Action) -> &'static str {
         Action::Update => "update",
         Action::Delete => "delete",
         Action::Truncate => "truncate",
+        Action::Ddl => "ddl",
+        Action::Message => "message",
     }
 }
 

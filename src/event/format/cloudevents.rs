@@ -35,7 +35,8 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
 
 /// A reference that names the table: `/database/schema/table`.
 fn source(out: &mut Vec<u8>, database: &str, name: &TableName) {
-    for segment in [database, &name.schema, &name.table] {
+    // What is of no table, or of no schema, has no name for it.
+    for segment in [database, &name.schema, &name.table].into_iter().filter(|segment| !segment.is_empty()) {
         out.push(b'/');
         for piece in utf8_percent_encode(segment, UNRESERVED) {
             out.extend_from_slice(piece.as_bytes());
@@ -43,9 +44,12 @@ fn source(out: &mut Vec<u8>, database: &str, name: &TableName) {
     }
 }
 
-/// The text of the key's values, commas between them. None when the key is not known, or has no text: the attribute must
+/// The text of the key's values, commas between them; the key of a message. None when the key is not known, or has no text: the attribute must
 /// not be empty.
 fn subject(event: &Event, context: &RenderContext<'_>) -> Option<String> {
+    if let Some(message) = event.message() {
+        return serde_json::from_slice::<Option<String>>(message.key).ok()?.filter(|key| !key.is_empty());
+    }
     let row = Sides::of(event, context.columns).about(event.action).row();
     let key: Option<Vec<_>> =
         row.filter(|(column, _)| column.is_key).map(|(_, cell)| Some(unquoted(json_of(cell)?))).collect();

@@ -106,6 +106,11 @@ impl Format {
         !matches!(self, Format::Pgstream | Format::Supabase)
     }
 
+    /// Whether it has a shape for what is no change of rows: schema changes and messages.
+    pub fn tells_more_than_rows(self) -> bool {
+        !matches!(self, Format::Sequin | Format::Supabase)
+    }
+
     /// The value of the header `content-type`, of a subscription that takes batches or doesn't.
     pub fn content_type(self, batched: bool) -> &'static str {
         match self {

@@ -3,14 +3,26 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
 use super::ids::Xid;
+use super::json::List;
 use super::rows::Sides;
 use super::{RenderContext, json};
 use crate::event::value::text::{sql_time, text, unquoted};
-use crate::event::{Action, Cell, Column, Event, Kind};
+use crate::event::{Action, Cell, Column, Event, Kind, SchemaChange};
 
 /// Appends the body. Columns whose values are not known are left out.
 pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
+    if let Some(message) = event.message() {
+        return told(out, event, message.kind, &String::from_utf8_lossy(message.payload));
+    }
+    if let Some(change) = event.schema_change() {
+        let name = event.relation.name(level);
+        let content = schema_change(&change, &name.schema, context.source.installation);
+        return told(out, event, br#""pgstream.ddl""#, &content);
+    }
     let relation = &*event.relation;
     let (name, installation) = (relation.name(level), context.source.installation);
     let is_topmost = level + 1 == relation.names.len();
@@ -23,6 +35,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
         Action::Update => b'U',
         Action::Delete => b'D',
         Action::Truncate => b'T',
+        Action::Ddl | Action::Message => b'M',
     });
     out.extend_from_slice(br#"","timestamp":""#);
     event.transaction.committed_at.write_sql(out);
@@ -35,12 +48,12 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     out.extend_from_slice(br#","columns":"#);
     match event.action {
         Action::Insert | Action::Update => columns(out, table, sides.row()),
-        Action::Delete | Action::Truncate => out.extend_from_slice(b"null"),
+        _ => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(br#","identity":"#);
     match event.action {
         Action::Update | Action::Delete => columns(out, table, sides.identity()),
-        Action::Insert | Action::Truncate => out.extend_from_slice(b"null"),
+        _ => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(br#","metadata":{"schema_id":""#);
     out.extend_from_slice(Xid::of_version(installation, relation.version).as_bytes());
@@ -51,6 +64,85 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
         column_id(out, table, column);
     });
     out.extend_from_slice(br#","version_col_pgstream_id":""}}}"#);
+}
+
+/// What is no change of a row: a message, and a schema change, which pgstream has as a message of its own.
+fn told(out: &mut Vec<u8>, event: &Event, prefix: &[u8], content: &str) {
+    out.extend_from_slice(br#"{"Data":{"action":"M","timestamp":""#);
+    event.transaction.committed_at.write_sql(out);
+    out.extend_from_slice(br#"","lsn":""#);
+    event.lsn.write_to(out);
+    out.extend_from_slice(
+        br#"","schema":"","table":"","columns":null,"identity":null,"metadata":{"schema_id":null,"#,
+    );
+    out.extend_from_slice(
+        br#""table_pgstream_id":"","id_col_pgstream_id":null,"version_col_pgstream_id":""},"prefix":"#,
+    );
+    out.extend_from_slice(prefix);
+    out.extend_from_slice(br#","content":"#);
+    json::string(out, content);
+    out.extend_from_slice(b"}}");
+}
+
+/// Something that a command created, altered or dropped.
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: &'a RawValue,
+    #[serde(borrow)]
+    identity: &'a RawValue,
+    #[serde(borrow)]
+    schema: &'a RawValue,
+    oid: u32,
+    #[serde(borrow)]
+    columns: Option<&'a RawValue>,
+    #[serde(borrow)]
+    primary_key_columns: Option<&'a RawValue>,
+}
+
+/// The content of the message that tells of a schema change.
+fn schema_change(change: &SchemaChange<'_>, schema: &str, installation: u128) -> String {
+    let mut out = br#"{"ddl":"#.to_vec();
+    out.extend_from_slice(change.command);
+    out.extend_from_slice(br#","schema_name":"#);
+    json::string(&mut out, schema);
+    out.extend_from_slice(br#","command_tag":"#);
+    out.extend_from_slice(change.command_tag);
+    out.extend_from_slice(br#","objects":"#);
+    // What is not as the decoder writes it has no objects.
+    let objects: Vec<Object<'_>> = serde_json::from_slice(change.objects).unwrap_or_default();
+    let mut list = List::array(&mut out);
+    for object in objects {
+        list.separate(&mut out);
+        write_object(&mut out, &object, installation);
+    }
+    list.end(&mut out);
+    out.push(b'}');
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn write_object(out: &mut Vec<u8>, object: &Object<'_>, installation: u128) {
+    for (name, value) in
+        [(r#"{"type":"#, object.kind), (r#","identity":"#, object.identity), (r#","schema":"#, object.schema)]
+    {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(value.get().as_bytes());
+    }
+    out.extend_from_slice(br#","oid":"#);
+    json::integer(out, object.oid.into());
+    out.extend_from_slice(br#","pgstream_id":"#);
+    if matches!(object.kind.get(), r#""table""# | r#""table column""#) {
+        json::string(out, &String::from_utf8_lossy(Xid::of_table(installation, object.oid).as_bytes()));
+    } else {
+        out.extend_from_slice(b"null");
+    }
+    if let Some(columns) = object.columns {
+        out.extend_from_slice(br#","columns":"#);
+        out.extend_from_slice(columns.get().as_bytes());
+        out.extend_from_slice(br#","primary_key_columns":"#);
+        out.extend_from_slice(object.primary_key_columns.map_or("null", RawValue::get).as_bytes());
+    }
+    out.push(b'}');
 }
 
 /// The columns whose values are known; null when none is.

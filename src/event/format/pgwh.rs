@@ -3,18 +3,17 @@
 use super::json::{self, List};
 use super::rows::{Sides, Value, json_of, object};
 use super::{RenderContext, Shown};
-use crate::event::{Action, Cell, Column, Event};
+use crate::event::{Action, Cell, Column, Event, SchemaChange};
 
-/// Appends the body. Every member is there for every action, in the same order.
+/// Appends the body. For all changes of rows it has the same members, in the same order.
 pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
     let name = event.relation.name(level);
-    out.extend_from_slice(br#"{"type":""#);
-    json::within_string(out, &name.schema);
-    out.push(b'.');
-    json::within_string(out, &name.table);
-    out.push(b'.');
-    out.extend_from_slice(word(event.action).as_bytes());
-    out.extend_from_slice(br#"","timestamp":""#);
+    out.extend_from_slice(br#"{"type":"#);
+    match event.message() {
+        Some(message) => out.extend_from_slice(message.kind),
+        None => kind(out, [&name.schema, &name.table, word(event.action)]),
+    }
+    out.extend_from_slice(br#","timestamp":""#);
     event.transaction.committed_at.write_to(out);
     out.extend_from_slice(br#"","data":"#);
     data(out, event, level, context);
@@ -29,10 +28,17 @@ pub(super) fn data(out: &mut Vec<u8>, event: &Event, level: usize, context: &Ren
     out.extend_from_slice(br#"","action":""#);
     out.extend_from_slice(word(event.action).as_bytes());
     out.extend_from_slice(br#"","schema":"#);
-    json::string(out, &name.schema);
+    string_or_null(out, &name.schema);
     out.extend_from_slice(br#","table":"#);
-    json::string(out, &name.table);
-    rows(out, event, context.columns);
+    string_or_null(out, &name.table);
+    if let Some(message) = event.message() {
+        members(out, [("key", message.key), ("prefix", message.prefix), ("payload", message.payload)]);
+    } else if let Some(change) = event.schema_change() {
+        let SchemaChange { command_tag, command, objects } = change;
+        members(out, [("command_tag", command_tag), ("command", command), ("objects", objects)]);
+    } else {
+        rows(out, event, context.columns);
+    }
 
     out.extend_from_slice(br#","commit":{"lsn":""#);
     event.transaction.commit_lsn.write_to(out);
@@ -42,7 +48,9 @@ pub(super) fn data(out: &mut Vec<u8>, event: &Event, level: usize, context: &Ren
     json::integer(out, event.ordinal);
     out.extend_from_slice(br#","timestamp":""#);
     event.transaction.committed_at.write_to(out);
-    out.extend_from_slice(br#""},"annotations":null,"database":"#);
+    out.extend_from_slice(br#""},"annotations":"#);
+    out.extend_from_slice(event.annotations.as_deref().unwrap_or("null").as_bytes());
+    out.extend_from_slice(br#","database":"#);
     json::string(out, &context.source.database);
     out.extend_from_slice(br#","subscription":"#);
     json::string(out, context.subscription);
@@ -56,6 +64,36 @@ pub(super) fn word(action: Action) -> &'static str {
         Action::Update => "update",
         Action::Delete => "delete",
         Action::Truncate => "truncate",
+        Action::Ddl => "ddl",
+        Action::Message => "message",
+    }
+}
+
+/// Names joined by dots; a schema change may be of no table.
+fn kind(out: &mut Vec<u8>, names: [&str; 3]) {
+    let mut separator = b'"';
+    for name in names.into_iter().filter(|name| !name.is_empty()) {
+        out.push(std::mem::replace(&mut separator, b'.'));
+        json::within_string(out, name);
+    }
+    out.push(b'"');
+}
+
+fn string_or_null(out: &mut Vec<u8>, text: &str) {
+    if text.is_empty() {
+        out.extend_from_slice(b"null");
+    } else {
+        json::string(out, text);
+    }
+}
+
+/// Members whose values are JSON text already.
+fn members<const N: usize>(out: &mut Vec<u8>, members: [(&str, &[u8]); N]) {
+    for (name, value) in members {
+        out.push(b',');
+        json::string(out, name);
+        out.push(b':');
+        out.extend_from_slice(value);
     }
 }
 

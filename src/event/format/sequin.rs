@@ -17,7 +17,8 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     let sides = Sides::of(event, context.columns);
     out.extend_from_slice(br#"{"record":"#);
     match event.action {
-        Action::Insert | Action::Update => object(out, sides.row()),
+        // A receiver of Sequin's knows nothing but rows: these are told as what they are told as rows of.
+        Action::Insert | Action::Update | Action::Ddl | Action::Message => object(out, sides.row()),
         // What is not known of a deleted row is null.
         Action::Delete => object(
             out,
@@ -35,7 +36,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
             let changed = sides.values().filter(|value| are_known && Value::changed(value));
             object(out, changed.map(|value| (value.column, value.before)));
         }
-        Action::Insert | Action::Delete | Action::Truncate => out.extend_from_slice(b"null"),
+        _ => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(br#","action":""#);
     out.extend_from_slice(pgwh::word(event.action).as_bytes());
@@ -59,7 +60,9 @@ fn metadata(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderCont
     json::integer(out, event.ordinal);
     out.extend_from_slice(br#","idempotency_key":""#);
     out.extend_from_slice(STANDARD.encode(format!("{lsn}:{}", event.ordinal)).as_bytes());
-    out.extend_from_slice(br#"","transaction_annotations":null,"record_pks":"#);
+    out.extend_from_slice(br#"","transaction_annotations":"#);
+    out.extend_from_slice(event.annotations.as_deref().unwrap_or("null").as_bytes());
+    out.extend_from_slice(br#","record_pks":"#);
     primary_key(out, Sides::of(event, context.columns).about(event.action));
     out.extend_from_slice(br#","enrichment":null,"database_name":"#);
     json::string(out, &source.database);

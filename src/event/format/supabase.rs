@@ -15,6 +15,8 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
         Action::Update => b"UPDATE",
         Action::Delete => b"DELETE",
         Action::Truncate => b"TRUNCATE",
+        Action::Ddl => b"DDL",
+        Action::Message => b"MESSAGE",
     });
     out.extend_from_slice(br#"","schema":"#);
     json::string(out, &name.schema);
@@ -22,7 +24,8 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     json::string(out, &name.table);
     out.extend_from_slice(br#","record":"#);
     match event.action {
-        Action::Insert | Action::Update => {
+        // A receiver of Supabase's knows nothing but rows: these are told as what they are told as rows of.
+        Action::Insert | Action::Update | Action::Ddl | Action::Message => {
             object(out, sides.row());
         }
         Action::Delete | Action::Truncate => out.extend_from_slice(b"null"),
@@ -32,7 +35,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
         Action::Update | Action::Delete => {
             object(out, sides.identity());
         }
-        Action::Insert | Action::Truncate => out.extend_from_slice(b"null"),
+        _ => out.extend_from_slice(b"null"),
     }
     out.push(b'}');
 }

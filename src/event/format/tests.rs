@@ -2,6 +2,7 @@
 
 mod examples;
 mod properties;
+mod statements;
 
 use std::sync::Arc;
 
@@ -77,6 +78,7 @@ fn event_of(relation: Relation, action: Action, new: Option<Row>, old: Option<Ro
         ordinal: 3,
         lsn: Lsn(0x15A_8EA0),
         action,
+        annotations: None,
         relation: Arc::new(relation),
         new,
         old,

@@ -103,6 +103,7 @@ fn entry(first: u64, bits: u8) -> Entry {
         ordinal: 0,
         lsn: Lsn(0x15A_8F00),
         action: Action::Insert,
+        annotations: None,
         relation: Arc::new(relation),
         new: None,
         old: None,

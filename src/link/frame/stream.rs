@@ -114,6 +114,8 @@ pub struct Stream {
 struct Session {
     relations: HashMap<u32, Arc<Relation>>,
     transaction: Option<Arc<Transaction>>,
+    /// What the transaction has said of itself so far.
+    annotations: Option<Arc<str>>,
 }
 
 impl Stream {
@@ -195,6 +197,12 @@ impl Session {
                 self.relations.insert(reference, Arc::new(relation));
                 return Ok(None);
             }
+            tag::ANNOTATIONS => {
+                self.open_transaction()?;
+                self.annotations = members.option(Members::text)?.map(Arc::from);
+                members.end()?;
+                return Ok(None);
+            }
             tag::BEGIN => self.begin(&mut members)?,
             tag::CHANGE => self.change(&mut members)?,
             tag::FAILED => self.failed(&mut members)?,
@@ -228,6 +236,7 @@ impl Session {
             fingerprint: Fingerprint::from_bits(members.u64()?).ok_or(FrameError::Invalid("fingerprint"))?,
         });
         self.transaction = Some(Arc::clone(&transaction));
+        self.annotations = None;
         Ok(Item::Begin(transaction))
     }
 
@@ -253,7 +262,8 @@ impl Session {
                 return Err(FrameError::Invalid("row"));
             }
         }
-        let event = Arc::new(Event { transaction, ordinal, lsn, action, relation, new, old });
+        let annotations = self.annotations.clone();
+        let event = Arc::new(Event { transaction, ordinal, lsn, action, annotations, relation, new, old });
         Ok(Item::Change { event, keys, barrier, targets })
     }
 

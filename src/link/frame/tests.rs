@@ -13,6 +13,7 @@ fn write(out: &mut Vec<u8>, item: &Item, reference: u32) {
         Item::Begin(transaction) => write_begin(out, transaction),
         Item::Change { event, keys, barrier, targets } => {
             write_relation(out, reference, &event.relation).unwrap();
+            write_annotations(out, event.annotations.as_deref()).unwrap();
             let (action, ordinal, lsn) = (event.action, event.ordinal, event.lsn);
             let head = ChangeHead { reference, action, ordinal, lsn, targets };
             let mut frame = begin_change(out, &head);
@@ -70,7 +71,14 @@ fn any_lsn() -> impl Strategy<Value = Lsn> {
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
-    prop::sample::select(&[Action::Insert, Action::Update, Action::Delete, Action::Truncate])
+    prop::sample::select(&[
+        Action::Insert,
+        Action::Update,
+        Action::Delete,
+        Action::Truncate,
+        Action::Ddl,
+        Action::Message,
+    ])
 }
 
 /// What a type may be beneath.
@@ -147,23 +155,28 @@ pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value =
         let columns = relation.columns.len();
         let about = (any_action(), any::<u64>(), any_lsn(), any_keys(), any::<bool>());
         let failure = prop::option::of(("[0-9A-Z]{5}", ".{0,20}"));
-        (about, any_targets(relation.names.len()), any_row(columns), any_row(columns), failure).prop_map(
-            move |((action, ordinal, lsn, keys, barrier), targets, new, old, failure)| {
-                let transaction = Arc::clone(&transaction);
-                match failure {
-                    Some((sqlstate, message)) => {
-                        let relation = new.map(|_| Arc::clone(&relation));
-                        let failure = Failure { transaction, ordinal, action, relation, sqlstate, message };
-                        Item::Failed { failure: Arc::new(failure), keys, barrier, targets }
+        let annotations = prop::option::of(prop::sample::select(&["{}", "{\"user\":7}"]));
+        (about, any_targets(relation.names.len()), any_row(columns), any_row(columns), failure, annotations)
+            .prop_map(
+                move |((action, ordinal, lsn, keys, barrier), targets, new, old, failure, annotations)| {
+                    let transaction = Arc::clone(&transaction);
+                    match failure {
+                        Some((sqlstate, message)) => {
+                            let relation = new.map(|_| Arc::clone(&relation));
+                            let failure =
+                                Failure { transaction, ordinal, action, relation, sqlstate, message };
+                            Item::Failed { failure: Arc::new(failure), keys, barrier, targets }
+                        }
+                        None => {
+                            let relation = Arc::clone(&relation);
+                            let annotations = annotations.map(Arc::from);
+                            let event =
+                                Event { transaction, ordinal, lsn, action, annotations, relation, new, old };
+                            Item::Change { event: Arc::new(event), keys, barrier, targets }
+                        }
                     }
-                    None => {
-                        let relation = Arc::clone(&relation);
-                        let event = Event { transaction, ordinal, lsn, action, relation, new, old };
-                        Item::Change { event: Arc::new(event), keys, barrier, targets }
-                    }
-                }
-            },
-        )
+                },
+            )
     })
 }
 
@@ -237,7 +250,7 @@ proptest! {
     ) {
         let mut bytes = Vec::new();
         for (place, body) in frames {
-            let tags = b"RBCFXEPS()";
+            let tags = b"RBACFXEPS()";
             bytes.extend_from_slice(&(body.len() as u32 + 1).to_le_bytes());
             bytes.push(tags[place.index(tags.len())]);
             bytes.extend_from_slice(&body);

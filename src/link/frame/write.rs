@@ -208,6 +208,17 @@ pub fn write_begin(out: &mut Vec<u8>, transaction: &Transaction) {
     finish_fixed(out, start);
 }
 
+/// What the transaction says of itself from here on, as JSON text; none when it says nothing any more.
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
+pub fn write_annotations(out: &mut Vec<u8>, annotations: Option<&str>) -> Result<(), TooLong> {
+    let start = begin(out, tag::ANNOTATIONS);
+    put_option(out, annotations, put_text);
+    finish(out, start)
+}
+
 /// The transaction is complete, and its commit record ends there.
 pub fn write_commit(out: &mut Vec<u8>, end_lsn: Lsn) {
     write_position(out, tag::COMMIT, end_lsn);

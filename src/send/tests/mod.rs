@@ -30,6 +30,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         ordinal,
         lsn: Lsn(0x15A_8F00),
         action: Action::Truncate,
+        annotations: None,
         relation: Arc::new(Relation {
             oid: 16_384,
             root_oid: 16_384,

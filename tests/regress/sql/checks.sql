@@ -46,7 +46,7 @@ SELECT pgwh.subscribe(:url, schema => 'public', table_name => 'Orders');
 
 -- the rest
 SELECT pgwh.subscribe(:url, event_types => '{insert, upsert}');
-SELECT pgwh.subscribe(:url, event_types => '{ddl}');
+SELECT pgwh.subscribe(:url, event_types => '{message:pgwh.emit}');
 SELECT pgwh.subscribe(:url, event_types => '{}');
 SELECT pgwh.subscribe(:url, headers => '{"x-key": "a\nb"}');
 SELECT pgwh.subscribe(:url, headers => '{"x\r\n": "a"}');
@@ -88,7 +88,7 @@ SELECT pgwh.subscribe('example.com');
 SELECT pgwh.subscribe(NULL);
 SELECT pgwh.subscribe(:url, tables => '{order}');
 SELECT pgwh.subscribe(:url, tables => '{public.fast}');
-SELECT pgwh.subscribe(:url, event_types => '{ddl}');
+SELECT pgwh.subscribe(:url, event_types => '{dml}');
 SELECT pgwh.subscribe(:url, name => '');
 SELECT pgwh.unsubscribe('nobody');
 SELECT pgwh.subscribe(:url, tables => '{orders}', columns => '{nothing}');

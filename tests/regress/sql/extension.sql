@@ -14,6 +14,8 @@ SELECT p.oid::regprocedure AS without_comment FROM pg_proc p
 WHERE p.pronamespace = 'pgwh'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL;
 SELECT name AS without_description FROM pg_settings WHERE name LIKE 'pgwh.%' AND (short_desc = '' OR extra_desc = '');
 
+SELECT evtname AS without_comment FROM pg_event_trigger WHERE obj_description(oid, 'pg_event_trigger') IS NULL;
+
 -- Nobody else may do anything with it.
 SELECT p.oid::regprocedure AS open_to_all FROM pg_proc p
 WHERE p.pronamespace = 'pgwh'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE');
@@ -31,7 +33,7 @@ WHERE c.relnamespace = 'pgwh'::regnamespace AND c.relkind = 'r'
 \pset format unaligned
 SELECT proname || ' returns ' || pg_get_function_result(oid) || E':\n    '
     || replace(pg_get_function_identity_arguments(oid), ', ', E'\n    ') AS functions FROM pg_proc
-WHERE pronamespace = 'pgwh'::regnamespace AND proname IN ('subscribe', 'unsubscribe', 'secret', 'status', 'health', 'wait')
+WHERE pronamespace = 'pgwh'::regnamespace AND proname IN ('subscribe', 'unsubscribe', 'secret', 'status', 'health', 'wait', 'emit', 'annotate')
 ORDER BY proname;
 
 SELECT name, setting, unit, context FROM pg_settings WHERE name LIKE 'pgwh.%' AND name <> 'pgwh.allowed_networks' ORDER BY 1;

@@ -51,6 +51,7 @@ fn event(action: Action, new: Option<[Cell<'_>; 3]>, old: Option<[Cell<'_>; 3]>)
         ordinal: 3,
         lsn: Lsn(0x15A_8F00),
         action,
+        annotations: None,
         relation: Arc::new(orders()),
         new: new.map(Row::from_iter),
         old: old.map(Row::from_iter),

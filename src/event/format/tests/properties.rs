@@ -88,7 +88,7 @@ fn any_event() -> impl Strategy<Value = Event> {
                 Action::Insert => (Some(row(0)), None),
                 Action::Update => (Some(row(0)), has_old.then(|| row(1))),
                 Action::Delete => (None, has_old.then(|| row(1))),
-                Action::Truncate => (None, None),
+                _ => (None, None),
             };
             let mut relation = orders();
             relation.columns = columns

@@ -1,0 +1,115 @@
+use super::*;
+
+fn spec(tables: &[&str], filter: Option<&str>) -> Spec {
+    Spec {
+        tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+        event_types: vec!["insert".to_owned()],
+        filter: filter.map(str::to_owned),
+        changed: None,
+        enabled: true,
+        home: "here/1".to_owned(),
+    }
+}
+
+fn name(schema: &str, table: &str) -> TableName {
+    TableName { schema: schema.into(), table: table.into() }
+}
+
+fn ids(router: &Router, names: &[TableName]) -> Vec<i64> {
+    let mut ids: Vec<i64> = router.interests(names).map(|(interest, _)| interest.subscription).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn who_asked_for_a_table_is_found_whether_by_name_or_wildcard() {
+    let mut router = Router::new("here".to_owned());
+    router.apply(1, Some(&spec(&["public.orders"], None)));
+    router.apply(2, Some(&spec(&["public.*"], None)));
+    router.apply(3, Some(&spec(&["public.leads", "public.orders"], Some("id > 1"))));
+    router.apply(4, Some(&Spec { home: "elsewhere/1".to_owned(), ..spec(&["*.*"], None) }));
+    router.apply(5, Some(&Spec { enabled: false, ..spec(&["*.*"], None) }));
+    assert_eq!(ids(&router, &[name("public", "orders")]), [1, 2, 3]);
+    assert!(ids(&router, &[name("sales", "orders")]).is_empty());
+    router.apply(3, Some(&spec(&["sales.orders"], None)));
+    router.apply(1, None);
+    assert_eq!(ids(&router, &[name("public", "orders")]), [2]);
+    assert_eq!(ids(&router, &[name("sales", "orders")]), [3]);
+    for id in 1..6 {
+        router.apply(id, None);
+    }
+    assert!(router.by_table.is_empty() && router.with_wildcards.is_empty() && router.groups.is_empty());
+}
+
+#[test]
+fn a_partition_is_known_by_the_topmost_name_asked_for() {
+    let names = [name("public", "orders_1"), name("public", "orders")];
+    let mut router = Router::new("here".to_owned());
+    router.apply(1, Some(&spec(&["public.orders"], None)));
+    router.apply(2, Some(&spec(&["public.orders_1"], None)));
+    router.apply(3, Some(&spec(&["public.*"], None)));
+    let mut found: Vec<_> = router
+        .interests(&names)
+        .map(|(found, _)| (found.subscription, found.level, found.is_named))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, [(1, 1, true), (2, 0, true), (3, 1, false)]);
+    assert_eq!(router.interest(2, &names).map(|(interest, _)| interest.level), Some(0));
+    assert_eq!(router.interest(9, &names), None);
+}
+
+#[test]
+fn images_from_before_there_were_filters_are_read() {
+    let old = r#"{"tables":["a.b"],"event_types":["insert"],"enabled":true,"home":"here/1"}"#;
+    assert_eq!(serde_json::from_str::<Spec>(old).unwrap(), spec(&["a.b"], None));
+}
+
+fn router(subscriptions: &[(i64, &str, &[&str])]) -> Router {
+    let mut router = Router::new("here".to_owned());
+    for (id, tables, event_types) in subscriptions {
+        let event_types = event_types.iter().map(|word| (*word).to_owned()).collect();
+        let spec = Spec { event_types, ..spec(&[tables], None) };
+        router.apply(*id, Some(&spec));
+    }
+    router
+}
+
+#[test]
+fn messages_reach_those_who_ask_for_them_whatever_their_tables() {
+    let router = router(&[
+        (1, "*.*", &["insert"]),
+        (2, "public.t", &["message"]),
+        (3, "*.*", &["message:app", "message:b"]),
+    ]);
+    assert_eq!(router.readers(Writer::Emit).collect::<Vec<_>>(), [2]);
+    assert_eq!(router.readers(Writer::Other("app")).collect::<Vec<_>>(), [3]);
+    assert_eq!(router.readers(Writer::Other("ap")).count(), 0);
+    assert_eq!(router.readers(Writer::Other("message")).count(), 0);
+}
+
+#[test]
+fn schema_changes_reach_those_whose_patterns_match_what_they_are_about() {
+    let router = router(&[
+        (1, "public.*", &["ddl"]),
+        (2, "public.orders", &["ddl", "insert"]),
+        (3, "*.*", &["insert"]),
+        (4, "sales.*", &["ddl"]),
+    ]);
+    let observers = |places: &[Place]| {
+        let mut ids: Vec<i64> = router.observers(places).collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(observers(&[Place::Named(name("public", "orders"))]), [1, 2]);
+    assert_eq!(observers(&[Place::Named(name("public", "mood"))]), [1]);
+    assert_eq!(observers(&[Place::Schema("public".to_owned())]), [1, 2]);
+    assert_eq!(observers(&[Place::Schema("sales".to_owned()), Place::Named(name("public", "x"))]), [1, 4]);
+    assert_eq!(observers(&[]), [0; 0]);
+}
+
+#[test]
+fn rows_are_of_no_interest_to_who_asks_for_none() {
+    let router = router(&[(1, "*.*", &["ddl", "message", "message:app"]), (2, "*.*", &["delete"])]);
+    let interested: Vec<i64> = ids(&router, &[name("public", "t")]);
+    assert_eq!(interested, [2]);
+}

@@ -1,0 +1,101 @@
+//! What is told beside changes of rows: changes of the schema, and messages.
+//!
+//! They travel as rows do, as those of a relation of their own kind, so that everything that carries rows carries them.
+
+use super::{Action, Cell, Column, Event, Kind, Relation, TableName};
+
+/// The oid that stands for messages where a table's would stand; no table has it.
+const MESSAGES: u32 = 1;
+
+const MESSAGE_COLUMNS: [&str; 4] = ["type", "prefix", "key", "payload"];
+const SCHEMA_CHANGE_COLUMNS: [&str; 3] = ["command_tag", "command", "objects"];
+
+/// A message. All members are JSON text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// What its writer called it, a string; its prefix, when another application wrote it.
+    pub kind: &'a [u8],
+    /// The prefix of a message of another application, a string; null of `pgwh.emit`'s.
+    pub prefix: &'a [u8],
+    /// What its writer wants it ordered by, a string or null.
+    pub key: &'a [u8],
+    /// What it says.
+    pub payload: &'a [u8],
+}
+
+/// A change of the schema. All members are JSON text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaChange<'a> {
+    /// The command's tag, a string, such as `"ALTER TABLE"`.
+    pub command_tag: &'a [u8],
+    /// The statement as its client sent it, a string.
+    pub command: &'a [u8],
+    /// What it created, altered or dropped: an array of objects.
+    pub objects: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The relation that messages are told as rows of.
+    pub fn relation() -> Relation {
+        relation(MESSAGES, TableName { schema: String::new(), table: String::new() }, &MESSAGE_COLUMNS)
+    }
+
+    /// The row that tells of it.
+    pub fn cells(&self) -> [Cell<'a>; MESSAGE_COLUMNS.len()] {
+        [self.kind, self.prefix, self.key, self.payload].map(Cell::Json)
+    }
+}
+
+impl<'a> SchemaChange<'a> {
+    /// The relation that a schema change is told as a row of. `name` is the table that it is about (empty: none, but the
+    /// schema), `root` the oid of that table's topmost partitioned table, its own if it is no partition, 0 without one:
+    /// what orders the change among the table's rows.
+    pub fn relation(name: TableName, root: u32) -> Relation {
+        Relation { root_oid: root, ..relation(0, name, &SCHEMA_CHANGE_COLUMNS) }
+    }
+
+    /// The row that tells of it.
+    pub fn cells(&self) -> [Cell<'a>; SCHEMA_CHANGE_COLUMNS.len()] {
+        [self.command_tag, self.command, self.objects].map(Cell::Json)
+    }
+}
+
+impl Event {
+    /// The message that it is, if it is one.
+    pub fn message(&self) -> Option<Message<'_>> {
+        let [kind, prefix, key, payload] = self.members(Action::Message)?;
+        Some(Message { kind, prefix, key, payload })
+    }
+
+    /// The schema change that it is, if it is one.
+    pub fn schema_change(&self) -> Option<SchemaChange<'_>> {
+        let [command_tag, command, objects] = self.members(Action::Ddl)?;
+        Some(SchemaChange { command_tag, command, objects })
+    }
+
+    /// The cells of the row that tells of it.
+    fn members<const N: usize>(&self, action: Action) -> Option<[&[u8]; N]> {
+        let mut cells = self.new.as_ref().filter(|_| self.action == action)?.cells();
+        let mut members = [b"null".as_slice(); N];
+        for member in &mut members {
+            if let Cell::Json(text) = cells.next()? {
+                *member = text;
+            }
+        }
+        Some(members)
+    }
+}
+
+/// A relation whose columns are no table's: their numbers are those of no column.
+fn relation(oid: u32, name: TableName, columns: &[&str]) -> Relation {
+    let column = |name: &&str| Column {
+        name: (*name).to_owned(),
+        number: 0,
+        type_oid: 0,
+        type_name: "json".to_owned(),
+        kind: Kind::Json,
+        is_key: false,
+    };
+    let columns = columns.iter().map(column).collect();
+    Relation { oid, root_oid: oid, names: vec![name], columns, version: 0 }
+}
