@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::values::{self, Value};
+use crate::values::{self, Bound, Value};
 
 /// A type.
 pub(crate) enum Kind {
@@ -11,7 +11,7 @@ pub(crate) enum Kind {
     /// A range or multirange, and what it is a range of.
     Range {
         name: String,
-        bound: fn(i64) -> String,
+        bound: Bound,
         multi: bool,
     },
     Array(Box<Kind>),
@@ -76,7 +76,7 @@ impl Kind {
     }
 }
 
-fn range(rng: &mut Rng, bound: fn(i64) -> String) -> String {
+fn range(rng: &mut Rng, bound: Bound) -> String {
     if rng.u8(0..8) == 0 {
         return "empty".into();
     }

@@ -5,6 +5,9 @@ use fastrand::Rng;
 /// Makes a value.
 pub(crate) type Value = fn(&mut Rng) -> String;
 
+/// Writes the bound of a range, the greater the number the greater.
+pub(crate) type Bound = fn(i64) -> String;
+
 /// Types that every server has.
 pub(crate) const BUILT_IN: &[(&str, Value)] = &[
     ("bool", |rng| rng.bool().to_string()),
@@ -88,7 +91,7 @@ pub(crate) const XML: (&str, Value) =
     ("xml", |rng| format!("<a b=\"{}\">{} &amp; é</a>", word(rng), word(rng)));
 
 /// Ranges that exist, and what bounds of theirs look like.
-pub(crate) const RANGES: &[(&str, &str, fn(i64) -> String)] = &[
+pub(crate) const RANGES: &[(&str, &str, Bound)] = &[
     ("int4range", "int4multirange", |n| n.to_string()),
     ("int8range", "int8multirange", |n| (n * 1_000_000_007).to_string()),
     ("numrange", "nummultirange", |n| format!("{n}.50")),
@@ -98,7 +101,7 @@ pub(crate) const RANGES: &[(&str, &str, fn(i64) -> String)] = &[
 ];
 
 /// What ranges of one's own are of.
-pub(crate) const SUBTYPES: &[(&str, fn(i64) -> String)] = &[
+pub(crate) const SUBTYPES: &[(&str, Bound)] = &[
     ("numeric", |n| format!("{n}.125")),
     ("float8", |n| format!("{n}.5")),
     ("text", |n| format!("\\\\ {:08} \"\"", n + 5000)),
