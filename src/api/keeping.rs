@@ -132,7 +132,7 @@ fn needs() -> Result<Vec<Need>, Error> {
             "SELECT name, tables, event_types, filter, changed, key_columns,
                     coalesce(columns, '{}') OPERATOR(pg_catalog.||) coalesce(exclude_columns, '{}')
              FROM pgwh.subscriptions
-             WHERE enabled AND home OPERATOR(pg_catalog.=) pgwh.home()
+             WHERE enabled AND pg_catalog.starts_with(home, pgwh.installed() OPERATOR(pg_catalog.||) '/')
                AND (filter IS NOT NULL OR changed IS NOT NULL OR key_columns IS NOT NULL
                     OR columns IS NOT NULL OR exclude_columns IS NOT NULL)
              ORDER BY id",

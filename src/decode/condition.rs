@@ -195,7 +195,7 @@ unsafe extern "C-unwind" fn collect_uses(node: *mut pg_sys::Node, context: *mut 
         if (*node).type_ == NodeTag::T_Var {
             let var = &*node.cast::<pg_sys::Var>();
             let uses = &mut *context.cast::<Uses>();
-            let is_new = var.varno as i32 == pg_sys::OUTER_VAR;
+            let is_new = var.varno == pg_sys::OUTER_VAR;
             if is_new { &mut uses.new } else { &mut uses.old }.insert(var.varattno);
         }
         pg_sys::expression_tree_walker(node, Some(collect_uses), context)

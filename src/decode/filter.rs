@@ -275,7 +275,7 @@ fn note(var: &pg_sys::Var, walk: &mut Walk) -> Option<(&'static str, &'static st
             "Write-ahead log doesn't carry them: use the expression that the column is made by.",
         ));
     }
-    let uses = if var.varno as i32 == NEW { &mut walk.uses.new } else { &mut walk.uses.old };
+    let uses = if var.varno == NEW { &mut walk.uses.new } else { &mut walk.uses.old };
     uses.insert(var.varattno);
     None
 }
