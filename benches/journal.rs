@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgstream_hooks::dispatch::DeliveryId;
 use pgstream_hooks::event::{
-    Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+    Action, Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
 use pgstream_hooks::journal::chunk::{self, ChunkPacker};
 use pgstream_hooks::journal::outcome::{self, End, Outcome, OutcomePacker};
