@@ -1155,7 +1155,7 @@ CREATE TABLE pgwh.schema_changes (
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     lsn pg_lsn NOT NULL DEFAULT pg_current_wal_insert_lsn(),
     xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
-    home text NOT NULL DEFAULT pgwh.home(),
+    installed text NOT NULL DEFAULT pgwh.installed(),
     role text NOT NULL,
     command_tag text NOT NULL,
     command text,
@@ -1168,7 +1168,7 @@ COMMENT ON COLUMN pgwh.schema_changes.id IS 'random, so that a replicated row me
 COMMENT ON COLUMN pgwh.schema_changes.changed_at IS 'when the command had been run';
 COMMENT ON COLUMN pgwh.schema_changes.lsn IS 'where write-ahead log ended then; the transaction committed behind it';
 COMMENT ON COLUMN pgwh.schema_changes.xid IS 'the transaction, with its epoch';
-COMMENT ON COLUMN pgwh.schema_changes.home IS 'where it was noted, see pgwh.home(): a replicated row is no change of the schema here';
+COMMENT ON COLUMN pgwh.schema_changes.installed IS 'where it was noted, see pgwh.installed(): a replicated row is no change of the schema here';
 COMMENT ON COLUMN pgwh.schema_changes.role IS 'who ran the command';
 COMMENT ON COLUMN pgwh.schema_changes.command_tag IS 'what kind of command it was';
 COMMENT ON COLUMN pgwh.schema_changes.command IS 'the command; null when that is not known';

@@ -442,7 +442,7 @@ fn a_command_is_told_without_those_around_it() {
 #[test]
 fn a_replicated_note_is_no_schema_change() {
     let stage = stage();
-    let note = "INSERT INTO pgwh.schema_changes (home, role, command_tag, objects, places) VALUES ($$elsewhere$$, 'x',
+    let note = "INSERT INTO pgwh.schema_changes (installed, role, command_tag, objects, places) VALUES ($$elsewhere$$, 'x',
                 'DROP TABLE', '[]', '[{\"schema\": \"public\", \"name\": \"t\", \"is_table\": true, \"root\": 1}]')";
     stage.sql(note);
     assert_eq!(stage.got("all").len(), 0);

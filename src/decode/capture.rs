@@ -267,7 +267,8 @@ impl Capture {
         unsafe {
             let oid = (*relation).rd_id;
             if !self.relations.contains_key(&oid) {
-                let (before, always) = (self.stale.remove(&oid), oid == self.subscriptions);
+                let always = oid == self.subscriptions || oid == self.schema_changes;
+                let before = self.stale.remove(&oid);
                 let captured = CapturedRelation::build(relation, &self.router, before, always);
                 self.relations.insert(oid, captured);
             }

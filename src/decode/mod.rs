@@ -2,6 +2,7 @@
 //!
 //! Routing and sealed messages are pure and tested without a server; the rest speaks to Postgres.
 
+pub mod listeners;
 pub mod pattern;
 pub mod route;
 pub mod sealed;

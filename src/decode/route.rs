@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::listeners::Listeners;
 use super::pattern::TablePattern;
-use crate::api::event_types::MESSAGE_PREFIX;
 use crate::event::{Action, TableName};
 use crate::link::frame::Target;
 
@@ -67,8 +67,6 @@ impl Actions {
                 "update" => Self::bit(Action::Update),
                 "delete" => Self::bit(Action::Delete),
                 "truncate" => Self::bit(Action::Truncate),
-                "ddl" => Self::bit(Action::Ddl),
-                "message" => Self::bit(Action::Message),
                 _ => 0,
             }
         }))
@@ -80,11 +78,6 @@ impl Actions {
 
     fn contains(self, action: Action) -> bool {
         self.0 & Self::bit(action) != 0
-    }
-
-    /// Whether there is any that changes of rows are.
-    fn any_of_rows(self) -> bool {
-        self.0 & !(Self::bit(Action::Ddl) | Self::bit(Action::Message)) != 0
     }
 }
 
@@ -102,41 +95,12 @@ struct Subscription {
     tables: Arc<[String]>,
     actions: Actions,
     condition: Option<Box<Condition>>,
-    /// Prefixes of other applications' messages.
-    prefixes: Vec<String>,
 }
 
 /// Subscriptions to the same tables.
 struct Group {
     patterns: Vec<TablePattern>,
     members: BTreeSet<i64>,
-}
-
-impl Group {
-    fn wants_schema_change(&self, place: &Place) -> bool {
-        self.patterns.iter().any(|pattern| match place {
-            Place::Schema(schema) => pattern.schema.matches(schema),
-            Place::Named(name) => pattern.matches(name),
-        })
-    }
-}
-
-/// What a schema change is about, for those who ask for it by patterns.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// A schema itself.
-    Schema(String),
-    /// Something in a schema: a table or what belongs to one, which goes by the table's name, or a type, a sequence or so.
-    Named(TableName),
-}
-
-/// Who wrote a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer<'a> {
-    /// `pgwh.emit`.
-    Emit,
-    /// Another application, under its prefix.
-    Other(&'a str),
 }
 
 /// All subscriptions that may get something.
@@ -148,6 +112,8 @@ pub struct Router {
     by_table: HashMap<TableName, BTreeSet<Arc<[String]>>>,
     /// The others.
     with_wildcards: BTreeSet<Arc<[String]>>,
+    /// Those who want something else than rows.
+    listeners: Listeners,
 }
 
 impl Router {
@@ -160,7 +126,13 @@ impl Router {
             groups: HashMap::new(),
             by_table: HashMap::new(),
             with_wildcards: BTreeSet::new(),
+            listeners: Listeners::default(),
         }
+    }
+
+    /// This installation.
+    pub fn installed(&self) -> &str {
+        &self.installed
     }
 
     /// Whether that is the home of something of this installation, wherever its cluster was then.
@@ -178,9 +150,8 @@ impl Router {
         let has_condition = condition.filter.is_some() || condition.changed.is_some();
         let actions = Actions::of(&spec.event_types);
         let condition = has_condition.then(|| Box::new(condition));
-        let prefixes = spec.event_types.iter().filter_map(|word| word.strip_prefix(MESSAGE_PREFIX));
-        let prefixes = prefixes.map(str::to_owned).collect();
-        self.subscriptions.insert(subscription, Subscription { tables, actions, condition, prefixes });
+        self.listeners.add(subscription, &spec.tables, &spec.event_types);
+        self.subscriptions.insert(subscription, Subscription { tables, actions, condition });
     }
 
     fn join_group(&mut self, subscription: i64, tables: &[String]) -> Arc<[String]> {
@@ -209,6 +180,7 @@ impl Router {
 
     fn remove(&mut self, subscription: i64) {
         let Some(Subscription { tables, .. }) = self.subscriptions.remove(&subscription) else { return };
+        self.listeners.remove(subscription);
         let Some(group) = self.groups.get_mut(&tables) else { return };
         group.members.remove(&subscription);
         if !group.members.is_empty() {
@@ -231,28 +203,9 @@ impl Router {
         self.subscriptions.keys().copied()
     }
 
-    /// Who gets a message. Patterns of tables have no part in it.
-    pub fn readers(&self, writer: Writer<'_>) -> impl Iterator<Item = i64> {
-        let wants = move |subscription: &Subscription| match writer {
-            Writer::Emit => subscription.actions.contains(Action::Message),
-            Writer::Other(prefix) => subscription.prefixes.iter().any(|wanted| wanted == prefix),
-        };
-        self.subscriptions.iter().filter(move |(_, subscription)| wants(subscription)).map(|(id, _)| *id)
-    }
-
-    /// Whether anybody gets changes of the schema.
-    pub fn has_observers(&self) -> bool {
-        self.subscriptions.values().any(|subscription| subscription.actions.contains(Action::Ddl))
-    }
-
-    /// Who gets a change of the schema that is about these places.
-    pub fn observers(&self, places: &[Place]) -> impl Iterator<Item = i64> {
-        self.groups
-            .values()
-            .filter(|group| places.iter().any(|place| group.wants_schema_change(place)))
-            .flat_map(|group| &group.members)
-            .copied()
-            .filter(|id| self.subscriptions.get(id).is_some_and(|it| it.actions.contains(Action::Ddl)))
+    /// Those who want something else than rows.
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
     }
 
     /// Who is interested in a relation of these names (its own first, then those of the tables above it), and on which
@@ -264,7 +217,7 @@ impl Router {
         let matching = groups.filter_map(|group| Some((group, matched(&group.patterns, names)?)));
         let interests = matching.flat_map(move |(group, place)| {
             let members = group.members.iter().filter_map(|id| Some((*id, self.subscriptions.get(id)?)));
-            let of_rows = members.filter(|(_, subscription)| subscription.actions.any_of_rows());
+            let of_rows = members.filter(|(_, subscription)| subscription.actions != Actions(0));
             of_rows.map(move |(id, subscription)| (id, place, subscription))
         });
         interests.map(|(id, place, subscription)| {
@@ -282,12 +235,12 @@ impl Router {
 
 /// Where a relation was found among the tables of a group.
 #[derive(Clone, Copy)]
-struct Spot {
+struct Place {
     level: u8,
     is_named: bool,
 }
 
-impl Spot {
+impl Place {
     fn interest(self, id: i64, subscription: &Subscription) -> Interest {
         Interest {
             subscription: id,
@@ -299,7 +252,7 @@ impl Spot {
 }
 
 /// The topmost of a relation's names that one of the patterns matches.
-fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Spot> {
+fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Place> {
     let matching =
         |name: &TableName| patterns.iter().filter(|pattern| pattern.matches(name)).collect::<Vec<_>>();
     let (level, patterns) = names
@@ -309,7 +262,7 @@ fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Spot> {
         .map(|(level, name)| (level, matching(name)))
         .find(|(_, found)| !found.is_empty())?;
     let is_named = patterns.iter().any(|pattern| pattern.literal().is_some());
-    Some(Spot { level: u8::try_from(level).unwrap_or(u8::MAX), is_named })
+    Some(Place { level: u8::try_from(level).unwrap_or(u8::MAX), is_named })
 }
 
 /// The tables that the patterns name, if none has a wildcard.

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Capture;
-use crate::decode::route::Writer;
+use crate::decode::listeners::Writer;
 use crate::decode::sealed::Kind;
 use crate::decode::subtransaction::{Raised, in_subtransaction};
 use crate::decode::text::utf8;
@@ -53,8 +53,10 @@ impl Capture {
         let told = in_subtransaction(self.memory, || utf8(content).into_owned());
         let told = told.and_then(|text| {
             let Emitted { kind, key, payload } = serde_json::from_str(&text).map_err(|error| {
-                let message = format!("pgwh.emit has written no JSON: {error}");
-                Raised::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message)
+                Raised::new(
+                    PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                    format!("pgwh.emit has written no JSON: {error}"),
+                )
             })?;
             let message = Message {
                 kind: kind.get().as_bytes(),
@@ -77,9 +79,7 @@ impl Capture {
                 self.annotations = Some(text).filter(|text| !text.is_empty());
                 self.annotations_changed = true;
             }
-            Err(raised) => {
-                pgrx::warning!("pgstream_hooks: annotations can't be read: {}", raised.message);
-            }
+            Err(raised) => pgrx::warning!("pgstream_hooks: annotations can't be read: {}", raised.message),
         }
     }
 
@@ -126,7 +126,7 @@ impl Capture {
     /// Takes those as targets who get messages of that writer; false when there are none.
     fn aim(&mut self, writer: Writer<'_>) -> bool {
         self.targets.clear();
-        let readers = self.router.readers(writer);
+        let readers = self.router.listeners().readers(writer);
         self.targets.extend(readers.map(|subscription| Target { subscription, level: 0 }));
         !self.targets.is_empty()
     }

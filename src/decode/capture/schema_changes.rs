@@ -4,8 +4,7 @@ use pgrx::pg_sys;
 use serde::Deserialize;
 
 use super::Capture;
-use crate::decode::relation::CapturedRelation;
-use crate::decode::route::Place;
+use crate::decode::listeners::Place;
 use crate::decode::subtransaction::in_subtransaction;
 use crate::event::{Action, Cell, Cells, RowBuilder, SchemaChange, TableName};
 use crate::link::frame::{ChangeHead, Image, LaneKeys, Target, begin_change, write_relation};
@@ -43,11 +42,12 @@ impl Capture {
         new: pg_sys::HeapTuple,
         ordinal: u64,
     ) {
-        if new.is_null() || !self.router.has_observers() {
+        if new.is_null() || !self.router.listeners().has_observers() {
             return;
         }
         // SAFETY: as the caller promises.
-        let mut table = unsafe { CapturedRelation::build(relation, &self.router, None, true) };
+        unsafe { self.look_up(relation) };
+        let Some(table) = self.relations.get_mut(&self.schema_changes) else { return };
         let mut row = Vec::new();
         let (memory, scratch) = (self.memory, &mut self.scratch);
         scratch.clear();
@@ -67,13 +67,13 @@ impl Capture {
             }
         };
         let command = cell("command").unwrap_or(b"null");
-        let (Some(command_tag), Some(objects), Some(places), Some(home)) =
-            (cell("command_tag"), cell("objects"), cell("places"), cell("home"))
+        let (Some(command_tag), Some(objects), Some(places), Some(installed)) =
+            (cell("command_tag"), cell("objects"), cell("places"), cell("installed"))
         else {
             return;
         };
         // Replication brings rows, but no change of the schema.
-        if !serde_json::from_slice::<String>(home).is_ok_and(|home| self.router.is_ours(&home)) {
+        if serde_json::from_slice::<String>(installed).ok().as_deref() != Some(self.router.installed()) {
             return;
         }
         let Ok(places) = serde_json::from_slice::<Vec<Noted>>(places) else { return };
@@ -85,7 +85,7 @@ impl Capture {
     fn tell_schema_change(&mut self, change: &SchemaChange<'_>, noted: &[Noted], ordinal: u64) {
         let places: Vec<Place> = noted.iter().map(Place::from).collect();
         self.targets.clear();
-        let observers = self.router.observers(&places);
+        let observers = self.router.listeners().observers(&places);
         self.targets.extend(observers.map(|subscription| Target { subscription, level: 0 }));
         let Some(first) = noted.first().filter(|_| !self.targets.is_empty()) else { return };
 

@@ -75,39 +75,6 @@ fn router(subscriptions: &[(i64, &str, &[&str])]) -> Router {
 }
 
 #[test]
-fn messages_reach_those_who_ask_for_them_whatever_their_tables() {
-    let router = router(&[
-        (1, "*.*", &["insert"]),
-        (2, "public.t", &["message"]),
-        (3, "*.*", &["message:app", "message:b"]),
-    ]);
-    assert_eq!(router.readers(Writer::Emit).collect::<Vec<_>>(), [2]);
-    assert_eq!(router.readers(Writer::Other("app")).collect::<Vec<_>>(), [3]);
-    assert_eq!(router.readers(Writer::Other("ap")).count(), 0);
-    assert_eq!(router.readers(Writer::Other("message")).count(), 0);
-}
-
-#[test]
-fn schema_changes_reach_those_whose_patterns_match_what_they_are_about() {
-    let router = router(&[
-        (1, "public.*", &["ddl"]),
-        (2, "public.orders", &["ddl", "insert"]),
-        (3, "*.*", &["insert"]),
-        (4, "sales.*", &["ddl"]),
-    ]);
-    let observers = |places: &[Place]| {
-        let mut ids: Vec<i64> = router.observers(places).collect();
-        ids.sort_unstable();
-        ids
-    };
-    assert_eq!(observers(&[Place::Named(name("public", "orders"))]), [1, 2]);
-    assert_eq!(observers(&[Place::Named(name("public", "mood"))]), [1]);
-    assert_eq!(observers(&[Place::Schema("public".to_owned())]), [1, 2]);
-    assert_eq!(observers(&[Place::Schema("sales".to_owned()), Place::Named(name("public", "x"))]), [1, 4]);
-    assert_eq!(observers(&[]), [0; 0]);
-}
-
-#[test]
 fn rows_are_of_no_interest_to_who_asks_for_none() {
     let router = router(&[(1, "*.*", &["ddl", "message", "message:app"]), (2, "*.*", &["delete"])]);
     let interested: Vec<i64> = ids(&router, &[name("public", "t")]);

@@ -47,6 +47,7 @@ SELECT pgwh.subscribe(:url, schema => 'public', table_name => 'Orders');
 -- the rest
 SELECT pgwh.subscribe(:url, event_types => '{insert, upsert}');
 SELECT pgwh.subscribe(:url, event_types => '{message:pgwh.emit}');
+SELECT pgwh.subscribe(:url, event_types => '{insert, ddl}', format => 'supabase');
 SELECT pgwh.subscribe(:url, event_types => '{}');
 SELECT pgwh.subscribe(:url, headers => '{"x-key": "a\nb"}');
 SELECT pgwh.subscribe(:url, headers => '{"x\r\n": "a"}');
