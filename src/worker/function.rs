@@ -15,6 +15,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use crate::decode::{raw, text};
+use crate::event::jsonb::acceptable;
 
 /// Settings that a function finds, whoever calls it; its own SET clauses come after them.
 const SETTINGS: [(&CStr, &CStr); 7] = [
@@ -113,7 +114,8 @@ impl Functions {
             pg_sys::SPI_connect();
             let plan = self.plan(call)?;
             let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
-            let argument = CString::new(event).map_err(|_| {
+            let event = acceptable(event, text::fits);
+            let argument = CString::new(&*event).map_err(|_| {
                 (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the event has a NUL in it".to_owned())
             })?;
             let argument = pg_sys::pg_any_to_server(argument.as_ptr(), event.len() as i32, utf8);
