@@ -119,6 +119,31 @@ fn what_does_not_fit_into_a_database_is_shown_as_far_as_it_does() {
 }
 
 #[test]
+fn a_transform_is_given_what_jsonb_can_hold() {
+    let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
+    for encoding in ["UTF8", "LATIN1"] {
+        let database = database(&cluster, &receiver, encoding);
+        database.each(&[
+            "CREATE FUNCTION record(event jsonb) RETURNS jsonb IMMUTABLE LANGUAGE sql RETURN event -> 'data' -> 'record'",
+            "CREATE TABLE t (id int PRIMARY KEY, j json)",
+        ]);
+        database.subscribe(&receiver, "shaped", "transform => 'public.record(jsonb)'");
+        database.sql("INSERT INTO t VALUES (1, '[\"\\u00e9\\u0000\", \"\\ud800\", 1e999999]')");
+        assert_eq!(database.value("SELECT pgwh.wait('shaped', '60 s')"), "t");
+        let body = receiver
+            .requests()
+            .iter()
+            .rfind(|request| request.path() == "/shaped")
+            .expect("a request")
+            .body()
+            .to_vec();
+        let none = if encoding == "UTF8" { "\u{fffd}" } else { "?" };
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body, json!({"id": 1, "j": [format!("é{none}"), none, "1e999999"]}));
+    }
+}
+
+#[test]
 fn names_and_values_in_any_letters_arrive_as_they_are() {
     let stage = Stage::set();
     stage.sql("CREATE SCHEMA \"Ünï\"; CREATE TABLE \"Ünï\".\"a \"\"b\"\".c\" (\"Ключ\" int PRIMARY KEY, \"名\" text)");
