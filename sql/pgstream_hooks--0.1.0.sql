@@ -985,6 +985,19 @@ CREATE FUNCTION pgwh.status() RETURNS SETOF pgwh.status
     LANGUAGE sql VOLATILE BEGIN ATOMIC SELECT * FROM pgwh.status; END;
 COMMENT ON FUNCTION pgwh.status() IS 'one row a subscription: how it fares, why, and what to type';
 
+CREATE FUNCTION pgwh.metrics() RETURNS text
+    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'metrics_wrapper';
+COMMENT ON FUNCTION pgwh.metrics() IS 'metrics of this database and its subscriptions as OpenMetrics text';
+
+CREATE FUNCTION pgwh.metric_samples(
+    prefix text DEFAULT '', OUT metric text, OUT database text, OUT subscription text, OUT worker text, OUT state text,
+    OUT outcome text, OUT error_class text, OUT le text, OUT version text, OUT value double precision
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'metric_samples_wrapper';
+COMMENT ON FUNCTION pgwh.metric_samples(text) IS 'what pgwh.metrics() tells, a row a sample, of the metrics whose names begin with prefix';
+
 CREATE FUNCTION pgwh.wait(name text, timeout interval DEFAULT '30 s') RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'wait_wrapper';
 COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committed before the call has reached the subscription; false when the time is up before';
@@ -1330,6 +1343,10 @@ REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA pgwh FROM PUBLIC;
+
+-- For exporters.
+GRANT USAGE ON SCHEMA pgwh TO pg_monitor;
+GRANT EXECUTE ON FUNCTION pgwh.metrics(), pgwh.metric_samples(text) TO pg_monitor;
 
 -- Last, so that they don't fire for what this script creates. Also for sessions that replicate: rows are captured there, too.
 CREATE EVENT TRIGGER pgwh_schema_changed ON ddl_command_end EXECUTE FUNCTION pgwh.note_schema_change();

@@ -12,6 +12,8 @@ pub mod event;
 pub mod journal;
 pub mod link;
 #[forbid(unsafe_code)]
+pub mod metrics;
+#[forbid(unsafe_code)]
 pub mod secret;
 #[forbid(unsafe_code)]
 pub mod send;

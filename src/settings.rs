@@ -95,6 +95,8 @@ pub enum LogLevel {
     #[name = c"panic"]
     Panic,
 }
+/// `pgwh.metrics_max_subscriptions`: how many subscriptions of a database have metrics of their own; 0: none.
+static METRICS_MAX_SUBSCRIPTIONS: GucSetting<i32> = GucSetting::<i32>::new(500);
 
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
@@ -257,6 +259,15 @@ pub fn init() {
             1024 * 1024,
             GucFlags::UNIT_BYTE,
         ),
+        (
+            c"pgwh.metrics_max_subscriptions",
+            c"Subscriptions with metrics of their own, in each database.",
+            c"The others share one series of each metric. Takes effect when the workers of a database start.",
+            &METRICS_MAX_SUBSCRIPTIONS,
+            0,
+            1_000_000,
+            GucFlags::default(),
+        ),
     ] {
         define_int(name, short, long, setting, (least, most), unit);
     }
@@ -398,6 +409,11 @@ pub fn max_pending_bytes() -> u64 {
 /// Bytes of a change's encoded rows past which its largest columns are left out.
 pub fn max_event_size() -> usize {
     kilobytes(&MAX_EVENT_SIZE)
+}
+
+/// How many subscriptions have metrics of their own.
+pub fn metrics_max_subscriptions() -> usize {
+    usize::try_from(METRICS_MAX_SUBSCRIPTIONS.get()).unwrap_or_default()
 }
 
 fn megabytes(setting: &GucSetting<i32>) -> u64 {

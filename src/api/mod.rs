@@ -32,6 +32,8 @@ mod looking;
 #[cfg(feature = "server")]
 mod messages;
 #[cfg(feature = "server")]
+mod metrics;
+#[cfg(feature = "server")]
 mod near;
 #[cfg(feature = "server")]
 mod preview;

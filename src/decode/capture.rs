@@ -29,8 +29,8 @@ use crate::link::frame::{
 };
 use crate::link::mq::Sender;
 use crate::worker::decoder::Installation;
-use crate::worker::process;
 use crate::worker::shmem::Database;
+use crate::worker::{counts, process};
 
 /// How much is gathered before it is put on the queue, while there is more to decode.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -69,6 +69,8 @@ pub struct Capture {
     ordinal: u64,
     /// Where the record of the change being decoded stands.
     lsn: Lsn,
+    /// Changes since they were last counted, and those of them that somebody wants.
+    counted: (u64, u64),
     /// What the transaction does to subscriptions, to take effect at its commit.
     edits: Vec<Edit>,
     /// What the transaction has said of itself so far.
@@ -129,6 +131,7 @@ impl Capture {
             told_something: false,
             ordinal: 0,
             lsn: Lsn(0),
+            counted: (0, 0),
             edits: Vec::new(),
             annotations: None,
             annotations_changed: false,
@@ -149,6 +152,7 @@ impl Capture {
 
     /// Puts on the queue what is gathered. When the dispatcher is gone, so is this process' purpose.
     pub fn flush(&mut self) {
+        self.count();
         if self.buffer.is_empty() {
             return;
         }
@@ -159,6 +163,13 @@ impl Capture {
         if self.buffer.capacity() > KEPT_BYTES {
             self.buffer.shrink_to(BATCH_BYTES);
         }
+    }
+
+    /// Shows how many changes there were. Not with each: the numbers are shared.
+    fn count(&mut self) {
+        let (changes, matched) = std::mem::take(&mut self.counted);
+        counts::add(&self.database.decoded.changes, changes);
+        counts::add(&self.database.decoded.matched, matched);
     }
 
     fn flush_when_full(&mut self) {
@@ -254,6 +265,7 @@ impl Capture {
     fn next_ordinal(&mut self) -> u64 {
         let ordinal = self.ordinal;
         self.ordinal += 1;
+        self.counted.0 += 1;
         ordinal
     }
 
@@ -304,6 +316,7 @@ impl Capture {
         if self.targets.is_empty() && self.refused.is_empty() {
             return;
         }
+        self.counted.1 += 1;
         self.announce_transaction();
         let Some(reference) = self.announce_relation(oid) else { return };
         for Refused { target, why } in self.refused.drain(..) {
@@ -414,6 +427,7 @@ impl Capture {
         if self.targets.is_empty() {
             return;
         }
+        self.counted.1 += 1;
         self.announce_transaction();
         let Some(reference) = self.announce_relation(oid) else { return };
         let (action, lsn) = (Action::Truncate, self.lsn);
@@ -439,6 +453,8 @@ impl Capture {
                 pgrx::warning!("pgstream_hooks: subscription {id} is too long to be told: {too_long}");
             }
         }
+        counts::add(&self.database.decoded.transactions, 1);
+        self.count();
         if !edits.is_empty() {
             for known in [&mut self.relations, &mut self.stale] {
                 known.retain(|_, relation| edits.iter().all(|(id, _)| relation.reroute(*id, &self.router)));

@@ -12,8 +12,8 @@ use super::capture::Capture;
 use super::reader::{self, Poll, flushed};
 use super::{raw, slot};
 use crate::event::Lsn;
-use crate::worker::process;
 use crate::worker::shmem::Database;
+use crate::worker::{counts, process};
 
 /// After so much log that concerned nobody, the dispatcher is told how far we are all the same.
 const SILENT_BYTES: u64 = 1024 * 1024;
@@ -42,6 +42,10 @@ pub struct Session {
     last_told: Instant,
     confirmed: u64,
     last_confirm: Instant,
+    /// The position that was last shown.
+    shown: u64,
+    /// A position, and when it was decoded; the next one is taken when this one is confirmed.
+    mark: (u64, i64),
     /// Wake-ups in a row that found log, and in it nothing for anybody.
     idle_wakeups: u32,
 }
@@ -64,6 +68,7 @@ impl Session {
             pg_sys::XLogBeginRead((*ctx).reader, (*pg_sys::MyReplicationSlot).data.restart_lsn);
             pg_sys::InvalidateSystemCaches();
             let confirmed = start.0;
+            let shown = (*(*ctx).reader).EndRecPtr;
             Session {
                 database,
                 ctx,
@@ -73,6 +78,8 @@ impl Session {
                 last_told: Instant::now(),
                 confirmed,
                 last_confirm: Instant::now(),
+                shown,
+                mark: (confirmed, now()),
                 idle_wakeups: 0,
             }
         }
@@ -117,6 +124,7 @@ impl Session {
             }
             pgrx::check_for_interrupts!();
             if self.position() >= end {
+                self.database.decoded.all_at.store(now(), Ordering::Relaxed);
                 end = flushed();
             }
         }
@@ -170,6 +178,25 @@ impl Session {
             self.confirmed = confirmable;
             self.database.confirmed.store(confirmable, Ordering::Release);
         }
+        self.show();
+    }
+
+    /// Shows how far decoding is, and how long ago what is confirmed by now was decoded.
+    fn show(&mut self) {
+        let decoded = &self.database.decoded;
+        let (position, now) = (self.position(), now());
+        counts::add(&decoded.bytes, position.saturating_sub(self.shown));
+        self.shown = position;
+        decoded.position.store(position, Ordering::Relaxed);
+        let all = position >= flushed();
+        decoded.all.store(all, Ordering::Relaxed);
+        if all {
+            decoded.all_at.store(now, Ordering::Relaxed);
+        }
+        if self.confirmed >= self.mark.0 {
+            decoded.confirmed_at.store(self.mark.1, Ordering::Relaxed);
+            self.mark = (position, now);
+        }
     }
 
     /// Sleeps until a commit rings, or shortly when the log has an end that is not flushed yet. Among many commits that
@@ -190,6 +217,12 @@ impl Session {
         };
         reader::sleep_at(self.database, self.position(), longest);
     }
+}
+
+/// Microseconds since 2000.
+fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 /// Newer minor versions refuse an output plugin that a setting doesn't name; this process names its own.

@@ -1,20 +1,22 @@
 //! What a session may ask of the workers of its database.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use super::figures::{self, Figures};
+use super::figures;
 use super::process;
-use super::shmem::{self, Database, Phase};
-use super::under_way;
+use super::shmem::{self, Database, Phase, Shared};
+use super::{tallies, under_way};
 use crate::decode::slot;
 use crate::dispatch::DeliveryId;
 use crate::journal;
+use crate::metrics::Totals;
 
+pub use super::figures::Figures;
 pub use crate::decode::raw::wal_insert_end;
 
 /// Why changes of this database are not captured.
@@ -99,6 +101,20 @@ pub fn wake_decoder() {
 /// The first deliveries of the requests that are under way in this database.
 pub fn under_way() -> BTreeSet<DeliveryId> {
     shmem::my_database().map(under_way::read).unwrap_or_default()
+}
+
+/// How all subscriptions of this database fare, with what was counted for those that have metrics of their own, and for
+/// the others together.
+pub fn all_figures() -> (Vec<Figures>, HashMap<i64, Totals>, Totals) {
+    let Some(database) = shmem::my_database() else { return Default::default() };
+    // A place that is given up and taken again must not show its predecessor's counts: look at counts first.
+    let (own, others) = tallies::read(database);
+    (figures::read(database), own, others)
+}
+
+/// What the workers of this database are doing, and what they counted.
+pub fn about_workers() -> Option<(&'static Shared, &'static Database)> {
+    Some((shmem::shared()?, shmem::my_database()?))
 }
 
 /// How a subscription fares, and up to where everything that ended has reached it.

@@ -15,6 +15,11 @@ pub fn before_now(time: Duration) -> Timestamp {
     Timestamp(now().0.saturating_sub(time.as_micros() as i64))
 }
 
+/// How long it is from one time to another; nothing if that is before.
+pub fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or_default())
+}
+
 /// The time of day at an instant.
 pub fn at(instant: Instant) -> Timestamp {
     let now_instant = Instant::now();

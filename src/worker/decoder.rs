@@ -37,7 +37,10 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
 
 fn capture(database: &'static Database) {
     let oid = database.oid();
-    let Ok(mut queue) = Sender::attach(database.queue.load(Ordering::SeqCst)) else { return };
+    let Ok(mut queue) = Sender::attach(database.queue.load(Ordering::SeqCst), &database.decoded.queued)
+    else {
+        return;
+    };
     session::allow_own_plugin();
     // Without an installation the dispatcher ends, and we with it.
     let Some(installation) = journal::with_tables(Installation::read) else { return };

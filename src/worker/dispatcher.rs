@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::counts;
 use super::decoder::Installation;
 use super::figures::Publisher;
 use super::process::{self, WorkerHandle};
@@ -58,11 +59,13 @@ fn serve(database: &'static Database) {
     copies::see_to(&process::slot_name(oid, &installation.id));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
     let Some((recording, loaded)) = Recording::open() else { return };
+    counts::add(&database.dispatched.starts, 1);
     drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
     if !wait_for_wal_level(database) {
         return;
     }
-    let mut receiver = Receiver::create(settings::queue_size());
+    let mut receiver = Receiver::create(settings::queue_size(), &database.dispatched.unqueued);
+    database.decoded.queued.store(0, Ordering::SeqCst);
     database.queue.store(receiver.handle(), Ordering::SeqCst);
     let Some(decoder) = start_decoder(database) else { return };
     let source = process::in_bare_transaction(|| endpoints::source_of(oid, &installation.id));
@@ -76,6 +79,9 @@ fn leave() {
         super::quiesce::ask_to_stop(database);
         database.figures.store(0, Ordering::SeqCst);
         database.under_way.store(0, Ordering::SeqCst);
+        database.tallies.store(0, Ordering::SeqCst);
+        database.dispatched.memory.store(0, Ordering::Relaxed);
+        database.dispatched.in_flight.store(0, Ordering::Relaxed);
         database.dispatcher.clear();
         database.dispatcher_pid.store(0, Ordering::SeqCst);
         // The launcher that started us may have been replaced; nobody tells its successor of our end.
@@ -475,5 +481,6 @@ impl Dispatcher {
             self.database.frontier.store(frontier.0, Ordering::Release);
         }
         self.database.confirmable.store(confirmable.0, Ordering::Release);
+        self.sending.tell(&self.database.dispatched);
     }
 }

@@ -23,6 +23,8 @@ pub struct Figures {
     pub subscription_id: i64,
     /// Events not delivered yet.
     pub pending: u64,
+    /// Size of these, in bytes.
+    pub pending_bytes: u64,
     /// Of these, events that failed and wait for their next attempt.
     pub retrying: u64,
     /// Requests under way.
@@ -49,6 +51,8 @@ pub struct Figures {
     pub p50_us: u32,
     /// See `p50_us`.
     pub p99_us: u32,
+    /// 1 while a probe of an endpoint that fails as a whole is due or under way.
+    pub probing: u32,
     /// How much of `error` is in use.
     pub error_bytes: u32,
     /// What the last failure was.

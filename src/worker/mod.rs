@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod clock;
 mod copies;
+pub mod counts;
 pub mod decoder;
 mod dispatcher;
 pub mod dropped;
@@ -23,6 +24,7 @@ mod sending;
 pub mod shmem;
 mod showing;
 pub mod statement;
+mod tallies;
 pub mod testing;
 mod under_way;
 mod waiting;

@@ -6,18 +6,21 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
+use super::counts::Dispatched;
 use super::endpoints::{self, Surroundings};
 use super::figures::Publisher;
-use super::files;
+use super::{clock, files};
 use super::recording::Recording;
 use super::rendering::{Rendering, Unrendered};
 use super::replaying::Replaying;
 use super::shmem::Database;
 use super::showing::Showing;
+use super::tallies::Tallies;
 use super::testing::Testing;
 use super::under_way::UnderWay;
 use crate::dispatch::{
@@ -57,6 +60,7 @@ pub struct Sending {
     outcomes: Vec<Outcome>,
     replaying: Replaying,
     showing: Showing,
+    tallies: Tallies,
 }
 
 impl Sending {
@@ -80,6 +84,7 @@ impl Sending {
             outcomes: Vec::new(),
             replaying: Replaying::default(),
             showing: Showing::new(),
+            tallies: Tallies::new(database, settings::metrics_max_subscriptions()),
         }
     }
 
@@ -95,11 +100,13 @@ impl Sending {
     }
 
     /// Of the subscriptions `ids`, and those in `rows`, just those in `rows` may send, and as these say.
-    pub fn edit(&mut self, ids: &[i64], rows: Vec<SubscriptionRow>, last: DeliveryId) {
+    pub fn edit(&mut self, ids: &[i64], mut rows: Vec<SubscriptionRow>, last: DeliveryId) {
         let staying: HashSet<i64> = rows.iter().map(|row| row.id).collect();
         for id in ids.iter().filter(|id| !staying.contains(id)) {
             self.remove(*id);
         }
+        // The same ones have metrics of their own after each start.
+        rows.sort_unstable_by_key(|row| row.id);
         let surroundings = Surroundings::now();
         for row in rows {
             let endpoint = endpoints::endpoint_of(&self.source, &row, &surroundings);
@@ -138,6 +145,7 @@ impl Sending {
             }
             self.endpoints.insert(row.id, destination);
         }
+        self.tallies.admit(row.id);
         self.showing.changed(row.id);
     }
 
@@ -159,6 +167,7 @@ impl Sending {
             self.sift(request.number, Vec::new(), Duration::ZERO);
         }
         self.replaying.forget(id);
+        self.tallies.dismiss(id);
         self.showing.gone(id);
     }
 
@@ -207,6 +216,7 @@ impl Sending {
                     if self.engine.arrive_dead(SubscriptionId(target.subscription), id) {
                         self.showing.changed(target.subscription);
                     }
+                    self.tallies.count_failed(target.subscription);
                     recording.record_failed(id, target.subscription, &failure);
                 }
             }
@@ -305,7 +315,13 @@ impl Sending {
 
     /// Gives what became of requests to the journal.
     pub fn hand_over_records(&mut self, recording: &mut Recording) {
-        for record in self.engine.take_records() {
+        let records = self.engine.take_records();
+        if records.is_empty() {
+            return;
+        }
+        let now = clock::now();
+        for record in records {
+            self.tallies.count(&record, now);
             recording.record(record);
         }
     }
@@ -361,6 +377,12 @@ impl Sending {
     /// Shows how subscriptions fare; false if it is too early.
     pub fn publish(&mut self, publisher: &mut Publisher) -> bool {
         self.showing.publish(&self.engine, publisher)
+    }
+
+    /// Tells how much is in memory and under way.
+    pub fn tell(&self, counts: &Dispatched) {
+        counts.memory.store(self.engine.memory_used() as u64, Relaxed);
+        counts.in_flight.store(self.engine.in_flight() as u64, Relaxed);
     }
 
     /// What [`Sending::arm`] makes readable.

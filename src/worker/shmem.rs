@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, 
 
 use pgrx::pg_sys;
 
+use super::counts::{Decoded, Dispatched};
 use crate::decode::raw;
 
 /// How many databases of a cluster can have the extension at work at once. Each takes two worker processes, so
@@ -144,6 +145,8 @@ pub struct Database {
     pub figures: AtomicU32,
     /// The segment with the deliveries that are being sent, 0 for none.
     pub under_way: AtomicU32,
+    /// The segment with what is counted of each subscription, 0 for none.
+    pub tallies: AtomicU32,
     /// Up to here nothing is outstanding: what the slot may be confirmed to.
     pub confirmable: AtomicU64,
     /// Up to here the slot is confirmed.
@@ -158,6 +161,10 @@ pub struct Database {
     pub failures: AtomicU32,
     problem_length: AtomicU32,
     problem: [u8; PROBLEM_BYTES],
+    /// What the decoder counts.
+    pub decoded: Decoded,
+    /// What the dispatcher counts.
+    pub dispatched: Dispatched,
 }
 
 impl Database {
@@ -228,6 +235,7 @@ impl Database {
             &self.queue,
             &self.figures,
             &self.under_way,
+            &self.tallies,
             &self.failures,
             &self.problem_length,
         ] {
@@ -237,6 +245,8 @@ impl Database {
         for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier] {
             lsn.store(0, Ordering::SeqCst);
         }
+        self.decoded.reset();
+        self.dispatched.reset();
         self.oid.store(oid.to_u32(), Ordering::SeqCst);
     }
 }

@@ -69,6 +69,7 @@ fn figures(engine: &Engine<Payload>, id: i64) -> Option<Figures> {
     let mut figures = Figures {
         subscription_id: id,
         pending: counters.pending,
+        pending_bytes: counters.pending_bytes,
         retrying: counters.retrying as u64,
         in_flight: counters.in_flight as u64,
         delivered: counters.delivered,
@@ -88,6 +89,7 @@ fn figures(engine: &Engine<Payload>, id: i64) -> Option<Figures> {
         last_status: counters.last_status.map_or(0, u32::from),
         p50_us: micros(counters.p50),
         p99_us: micros(counters.p99),
+        probing: counters.probing.into(),
         ..Figures::default()
     };
     figures.set_words(mode_word(counters.mode), bottleneck_word(counters.bottleneck));

@@ -44,6 +44,8 @@ pub struct Counters<'a> {
     pub p50: Option<Duration>,
     /// The time that 99 % of the recent successful requests stayed below.
     pub p99: Option<Duration>,
+    /// The endpoint fails as a whole, and a probe is due or under way.
+    pub probing: bool,
     /// What keeps it from sending more.
     pub bottleneck: Bottleneck,
 }
@@ -82,7 +84,8 @@ impl<P: Clone> Engine<P> {
         let subscription = self.subscription(id)?;
         let work = subscription.work.as_ref();
         let in_lanes = work.map_or(0, |work| work.failed + work.requests.failed_members());
-        let probe_at = subscription.breaker.probe_at().filter(|_| subscription.mode == Mode::Open);
+        let is_open = subscription.mode == Mode::Open;
+        let probe_at = subscription.breaker.probe_at().filter(|_| is_open);
         Some(Counters {
             mode: subscription.mode,
             pending: subscription.counts.pending,
@@ -101,6 +104,7 @@ impl<P: Clone> Engine<P> {
             hold_until: subscription.hold_until,
             p50: subscription.latency.quantile(0.5),
             p99: subscription.latency.quantile(0.99),
+            probing: is_open && probe_at.is_none(),
             bottleneck: self.bottleneck(subscription),
         })
     }

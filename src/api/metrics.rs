@@ -1,0 +1,259 @@
+//! `pgwh.metrics` and `pgwh.metric_samples`: what is gathered for them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::Error;
+use crate::event::{Lsn, Timestamp};
+use crate::metrics::{
+    BreakerState, DatabaseFigures, FAMILIES, Family, Sample, Scrape, Sink, State, SubscriptionFigures, Text,
+    Totals, WorkerFigures, tell,
+};
+use crate::settings;
+use crate::worker::ask::{self, Figures};
+
+/// All metrics of this database as OpenMetrics text.
+#[pg_extern(sql = false)]
+fn metrics() -> Result<String, ErrorReport> {
+    let mut text = Text::default();
+    tell(&gather("").map_err(Error::from)?, "", &mut text);
+    Ok(text.finish())
+}
+
+/// The same, a row a sample, of the metrics whose names begin so.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn metric_samples(
+    prefix: Option<String>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(metric, String),
+            name!(database, Option<String>),
+            name!(subscription, Option<String>),
+            name!(worker, Option<String>),
+            name!(state, Option<String>),
+            name!(outcome, Option<String>),
+            name!(error_class, Option<String>),
+            name!(le, Option<String>),
+            name!(version, Option<String>),
+            name!(value, f64),
+        ),
+    >,
+    ErrorReport,
+> {
+    let prefix = prefix.unwrap_or_default();
+    let mut rows = Rows(Vec::new());
+    tell(&gather(&prefix).map_err(Error::from)?, &prefix, &mut rows);
+    let rows = rows.0.into_iter().map(|(metric, labels, value)| {
+        let [database, subscription, worker, state, outcome, error_class, le, version] = labels;
+        (metric, database, subscription, worker, state, outcome, error_class, le, version, value)
+    });
+    Ok(TableIterator::new(rows))
+}
+
+struct Rows(Vec<(String, [Option<String>; 8], f64)>);
+
+impl Sink for Rows {
+    fn family(&mut self, _: &Family) {}
+
+    fn sample(&mut self, family: &Family, sample: &Sample<'_>) {
+        let labels = sample.labels().map(|(_, value)| value.map(str::to_owned));
+        self.0.push((format!("{}{}", family.name, sample.suffix), labels, sample.value));
+    }
+}
+
+/// What the metrics need whose names begin so.
+fn gather(prefix: &str) -> Result<Scrape, pgrx::spi::Error> {
+    let wanted = || FAMILIES.iter().filter(|family| family.name.starts_with(prefix));
+    let mut scrape = Scrape { name: super::journal::database(), ..Scrape::default() };
+    if wanted().any(|family| !family.is_of_subscriptions()) {
+        scrape.workers = workers();
+        scrape.database = database()?;
+    }
+    if wanted().any(Family::is_of_subscriptions) {
+        scrape.subscriptions = subscriptions()?;
+    }
+    Ok(scrape)
+}
+
+fn workers() -> Vec<WorkerFigures> {
+    let pids = ask::about_workers().map_or([0; 3], |(shared, database)| {
+        [&shared.launcher_pid, &database.dispatcher_pid, &database.decoder_pid].map(|pid| pid.load(Relaxed))
+    });
+    let names = ["launcher", "dispatcher", "decoder"];
+    names.into_iter().zip(pids).map(|(worker, pid)| worker_figures(worker, pid)).collect()
+}
+
+/// What the operating system says of a process of ours; where it has no such files, only whether there is one.
+fn worker_figures(worker: &'static str, pid: i32) -> WorkerFigures {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| -> Option<u64> {
+        status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+    };
+    // SAFETY: kill(2) with signal 0 only asks whether the process is there.
+    let up = pid != 0 && unsafe { libc::kill(pid, 0) } == 0;
+    WorkerFigures {
+        worker,
+        up,
+        memory: field("RssAnon:").filter(|_| up).map(|kilobytes| kilobytes * 1024),
+        threads: field("Threads:").filter(|_| up),
+    }
+}
+
+fn database() -> Result<DatabaseFigures, pgrx::spi::Error> {
+    let mut figures = DatabaseFigures::default();
+    let mut decoded = 0;
+    if let Some((_, database)) = ask::about_workers() {
+        let it = &database.decoded;
+        let decoding = database.decoder_pid.load(Relaxed) != 0;
+        decoded = it.position.load(Relaxed);
+        let confirmed = database.confirmed.load(Relaxed);
+        let queued = it.queued.load(Relaxed).saturating_sub(database.dispatched.unqueued.load(Relaxed));
+        let queue_size = settings::queue_size() as u64;
+        figures.phase = DatabaseFigures::PHASES[database.phase() as usize];
+        figures.transactions = it.transactions.load(Relaxed);
+        figures.changes = it.changes.load(Relaxed);
+        figures.matched = it.matched.load(Relaxed);
+        figures.bytes = it.bytes.load(Relaxed);
+        figures.decoder_lag_seconds = age(&it.all_at, decoding && it.all.load(Relaxed));
+        figures.slot_lag_seconds = age(&it.confirmed_at, decoding && confirmed >= decoded);
+        figures.queue = (queued.min(queue_size), queue_size);
+        figures.memory = (database.dispatched.memory.load(Relaxed), settings::max_memory() as u64);
+        figures.requests = (database.dispatched.in_flight.load(Relaxed), settings::max_connections() as u64);
+        figures.restarts = database.dispatched.starts.load(Relaxed).saturating_sub(1);
+    }
+    if figures.phase.is_empty() {
+        figures.phase = DatabaseFigures::PHASES[0];
+    }
+    let (all, own, _) = ask::all_figures();
+    let together = all.iter().filter(|figures| !own.contains_key(&figures.subscription_id)).count();
+    figures.subscriptions = (all.len() as u64, together as u64);
+    Spi::connect(|client| {
+        let row = client.select(DATABASE, Some(1), &[Lsn(decoded).to_string().into()])?.first();
+        let count = |number: Option<i64>| number.unwrap_or_default() as u64;
+        figures.decoder_lag_bytes = row.get::<f64>(1)?.filter(|_| decoded > 0);
+        figures.slot_lag_bytes = row.get(2)?;
+        figures.retained_bytes = row.get(3)?;
+        figures.catalog_xmin_age = row.get(4)?;
+        figures.slot_valid = row.get(5)?.unwrap_or_default();
+        figures.gaps = (count(row.get(6)?), count(row.get(7)?));
+        figures.journal_bytes = row.get(8)?;
+        Ok(figures)
+    })
+}
+
+/// What catalogs and small tables say of a database; `$1` is up to where it is decoded.
+const DATABASE: &str = "
+    SELECT greatest(pg_wal_lsn_diff(w.lsn, $1::pg_lsn), 0)::float8,
+        greatest(pg_wal_lsn_diff(w.lsn, s.confirmed_flush_lsn), 0)::float8,
+        greatest(pg_wal_lsn_diff(w.lsn, s.restart_lsn), 0)::float8,
+        age(s.catalog_xmin)::float8,
+        s.confirmed_flush_lsn IS NOT NULL AND s.wal_status <> 'lost',
+        (SELECT count(*) FROM pgwh.gaps), (SELECT count(*) FROM pgwh.gaps g WHERE g.to_lsn IS NULL),
+        (SELECT sum(pg_total_relation_size(i.inhrelid)) FROM pg_inherits i WHERE i.inhparent = ANY (
+            '{pgwh.event_chunks,pgwh.outcome_chunks,pgwh.attempt_rows,pgwh.positions}'::regclass[]))::float8
+    FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) w
+        LEFT JOIN pg_replication_slots s ON s.slot_name = pgwh.slot_name()";
+
+/// Seconds since then; 0 when that is still so, none when it never was.
+fn age(at: &AtomicI64, still: bool) -> Option<f64> {
+    let at = at.load(Relaxed);
+    if still {
+        return Some(0.0);
+    }
+    (at != 0).then(|| seconds_between(at, now()))
+}
+
+fn seconds_between(from: i64, to: i64) -> f64 {
+    to.saturating_sub(from).max(0) as f64 / 1e6
+}
+
+fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Those with metrics of their own, and the others together.
+fn subscriptions() -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
+    let (all, mut own, others) = ask::all_figures();
+    let mut together = SubscriptionFigures { totals: others, ..SubscriptionFigures::default() };
+    let mut known: HashMap<i64, SubscriptionFigures> = HashMap::new();
+    let (now, mut are_others) = (now(), together.totals != Totals::default());
+    for figures in &all {
+        match own.remove(&figures.subscription_id) {
+            Some(totals) => {
+                known.insert(figures.subscription_id, own_figures(figures, totals, now));
+            }
+            None => {
+                add(&mut together, figures, now);
+                are_others = true;
+            }
+        }
+    }
+    let mut shown = names_and_states(known.keys().copied().collect())?
+        .into_iter()
+        .map(|(id, name, state)| {
+            let figures = known.remove(&id).unwrap_or_default();
+            SubscriptionFigures { name, state: Some(state), ..figures }
+        })
+        .collect::<Vec<_>>();
+    if are_others {
+        shown.push(together);
+    }
+    Ok(shown)
+}
+
+fn own_figures(figures: &Figures, totals: Totals, now: i64) -> SubscriptionFigures {
+    let mut own = SubscriptionFigures { totals, ..SubscriptionFigures::default() };
+    add(&mut own, figures, now);
+    own.last_success = (figures.last_success_at != 0).then(|| {
+        let at = Timestamp(figures.last_success_at);
+        at.unix_seconds() as f64 + figures.last_success_at.rem_euclid(1_000_000) as f64 / 1e6
+    });
+    own.breaker = Some(match figures.mode().as_str() {
+        "open" if figures.probing != 0 => BreakerState::HalfOpen,
+        "open" => BreakerState::Open,
+        _ => BreakerState::Closed,
+    });
+    own
+}
+
+fn add(sum: &mut SubscriptionFigures, figures: &Figures, now: i64) {
+    sum.pending += figures.pending;
+    sum.retrying += figures.retrying;
+    sum.backlog_bytes += figures.pending_bytes;
+    sum.blocked_keys += figures.blocked_keys;
+    sum.in_flight += figures.in_flight;
+    if figures.oldest_pending != 0 {
+        sum.lag_seconds = sum.lag_seconds.max(seconds_between(figures.oldest_pending, now));
+    }
+}
+
+/// Names and states of these subscriptions, and of those that no dispatcher knows since they are held.
+fn names_and_states(ids: Vec<i64>) -> Result<Vec<(i64, String, State)>, pgrx::spi::Error> {
+    let most = settings::metrics_max_subscriptions().max(ids.len()) as i64;
+    Spi::connect(|client| {
+        client
+            .select(
+                "SELECT s.id, s.name, CASE WHEN s.home <> h.home THEN 'held' WHEN NOT s.enabled THEN 'disabled'
+                     WHEN s.paused THEN 'paused' ELSE 'active' END
+                 FROM pgwh.subscriptions s, (SELECT pgwh.home() AS home) h
+                 WHERE s.id = ANY ($1) OR s.home <> h.home
+                 ORDER BY s.home <> h.home, s.id LIMIT $2",
+                None,
+                &[ids.into(), most.into()],
+            )?
+            .map(|row| {
+                let word: String = row.get(3)?.unwrap_or_default();
+                let state = State::ALL.iter().find(|(_, its)| *its == word);
+                let state = state.map_or(State::Active, |(state, _)| *state);
+                Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default(), state))
+            })
+            .collect()
+    })
+}

@@ -1,0 +1,13 @@
+//! What is counted, and how it is told to those who collect metrics. Pure: no Postgres, no clock.
+
+mod families;
+mod figures;
+mod histogram;
+mod tally;
+mod text;
+
+pub use families::{FAMILIES, Family, Of, Sample, Sink, tell};
+pub use figures::{BreakerState, DatabaseFigures, Scrape, State, SubscriptionFigures, WorkerFigures};
+pub use histogram::{Buckets, Histogram};
+pub use tally::{Tally, Totals};
+pub use text::Text;
