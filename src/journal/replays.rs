@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use pgrx::Spi;
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::Result;
 
 use super::inspect;
@@ -73,8 +74,7 @@ fn read_open() -> Result<Vec<Replay>> {
     Spi::connect(|client| {
         let rows = client.select(
             r#"SELECT id, subscription_id, "only", tables, deliveries, first_id, last_id, cursor_id, done,
-                   (extract(epoch FROM since - '2000-01-01 00:00:00+00') * 1000000)::bigint,
-                   (extract(epoch FROM until - '2000-01-01 00:00:00+00') * 1000000)::bigint,
+                   since, until,
                    since_lsn::text, until_lsn::text
                FROM pgwh.replays WHERE state IN ('waiting', 'running') ORDER BY id"#,
             None,
@@ -83,8 +83,10 @@ fn read_open() -> Result<Vec<Replay>> {
         let mut replays = Vec::new();
         for row in rows {
             let bound = |time, position| {
-                Ok::<_, pgrx::spi::Error>(match (row.get::<i64>(time)?, row.get::<String>(position)?) {
-                    (Some(time), _) => Bound::Time(Timestamp(time)),
+                let time = row.get::<TimestampWithTimeZone>(time)?;
+                Ok::<_, pgrx::spi::Error>(match (time, row.get::<String>(position)?) {
+                    // Which may be infinite, and is the lowest or the highest number then.
+                    (Some(time), _) => Bound::Time(Timestamp(time.into())),
                     (None, Some(position)) => Bound::Lsn(lsn(Some(position))),
                     (None, None) => Bound::None,
                 })

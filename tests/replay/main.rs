@@ -98,6 +98,14 @@ fn a_range_of_time_comes_again_under_the_same_ids() {
 }
 
 #[test]
+fn a_range_of_time_may_be_without_beginning_and_end() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "");
+    insert(&cluster, "t", 1, 5);
+    replay(&cluster, &receiver, "since => '-infinity'::timestamptz, until => 'infinity'", 5);
+}
+
+#[test]
 fn a_range_of_the_log_comes_again() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "");
