@@ -9,8 +9,8 @@ use pgrx::prelude::*;
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};
 use crate::metrics::{
-    BreakerState, DatabaseFigures, FAMILIES, Family, Sample, Scrape, Sink, State, SubscriptionFigures, Text,
-    Totals, WorkerFigures, tell,
+    BreakerState, DatabaseFigures, FAMILIES, Family, Sample, Scrape, Sink, Standing, SubscriptionFigures,
+    Text, Totals, WorkerFigures, tell,
 };
 use crate::settings;
 use crate::worker::ask::{self, Figures};
@@ -195,13 +195,13 @@ fn subscriptions() -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
             }
         }
     }
-    let mut shown = names_and_states(known.keys().copied().collect())?
-        .into_iter()
-        .map(|(id, name, state)| {
+    let named = named(known.keys().copied().collect())?.into_iter();
+    let mut shown: Vec<_> = named
+        .map(|(id, name, standing)| {
             let figures = known.remove(&id).unwrap_or_default();
-            SubscriptionFigures { name, state: Some(state), ..figures }
+            SubscriptionFigures { name, standing: Some(standing), ..figures }
         })
-        .collect::<Vec<_>>();
+        .collect();
     if are_others {
         shown.push(together);
     }
@@ -211,10 +211,10 @@ fn subscriptions() -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
 fn own_figures(figures: &Figures, totals: Totals, now: i64) -> SubscriptionFigures {
     let mut own = SubscriptionFigures { totals, ..SubscriptionFigures::default() };
     add(&mut own, figures, now);
-    own.last_success = (figures.last_success_at != 0).then(|| {
-        let at = Timestamp(figures.last_success_at);
-        at.unix_seconds() as f64 + figures.last_success_at.rem_euclid(1_000_000) as f64 / 1e6
-    });
+    if figures.last_success_at != 0 {
+        let micros = figures.last_success_at.rem_euclid(1_000_000) as f64;
+        own.last_success = Timestamp(figures.last_success_at).unix_seconds() as f64 + micros / 1e6;
+    }
     own.breaker = Some(match figures.mode().as_str() {
         "open" if figures.probing != 0 => BreakerState::HalfOpen,
         "open" => BreakerState::Open,
@@ -234,14 +234,13 @@ fn add(sum: &mut SubscriptionFigures, figures: &Figures, now: i64) {
     }
 }
 
-/// Names and states of these subscriptions, and of those that no dispatcher knows since they are held.
-fn names_and_states(ids: Vec<i64>) -> Result<Vec<(i64, String, State)>, pgrx::spi::Error> {
+/// Names of these subscriptions, and of those that no dispatcher knows since they are held, and how each stands.
+fn named(ids: Vec<i64>) -> Result<Vec<(i64, String, Standing)>, pgrx::spi::Error> {
     let most = settings::metrics_max_subscriptions().max(ids.len()) as i64;
     Spi::connect(|client| {
         client
             .select(
-                "SELECT s.id, s.name, CASE WHEN s.home <> h.home THEN 'held' WHEN NOT s.enabled THEN 'disabled'
-                     WHEN s.paused THEN 'paused' ELSE 'active' END
+                "SELECT s.id, s.name, s.enabled, s.paused, s.home <> h.home
                  FROM pgwh.subscriptions s, (SELECT pgwh.home() AS home) h
                  WHERE s.id = ANY ($1) OR s.home <> h.home
                  ORDER BY s.home <> h.home, s.id LIMIT $2",
@@ -249,10 +248,12 @@ fn names_and_states(ids: Vec<i64>) -> Result<Vec<(i64, String, State)>, pgrx::sp
                 &[ids.into(), most.into()],
             )?
             .map(|row| {
-                let word: String = row.get(3)?.unwrap_or_default();
-                let state = State::ALL.iter().find(|(_, its)| *its == word);
-                let state = state.map_or(State::Active, |(state, _)| *state);
-                Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default(), state))
+                let standing = Standing {
+                    enabled: row.get(3)?.unwrap_or_default(),
+                    paused: row.get(4)?.unwrap_or_default(),
+                    held: row.get(5)?.unwrap_or_default(),
+                };
+                Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default(), standing))
             })
             .collect()
     })

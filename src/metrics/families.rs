@@ -1,6 +1,6 @@
 //! The metrics there are: name, kind, meaning and value of each.
 
-use super::figures::{BreakerState, DatabaseFigures, Scrape, State, SubscriptionFigures, WorkerFigures};
+use super::figures::{BreakerState, DatabaseFigures, Scrape, SubscriptionFigures, WorkerFigures};
 use super::histogram::Buckets;
 use super::tally::{DELIVERY_BOUNDS, ERROR_CLASSES, REQUEST_BOUNDS, Totals};
 
@@ -53,8 +53,6 @@ pub enum Of {
     Worker(fn(&WorkerFigures) -> Option<f64>),
     /// Each subscription.
     Subscription(fn(&SubscriptionFigures) -> Option<f64>),
-    /// The state of each subscription.
-    State,
     /// The breaker of each subscription.
     Breaker,
     /// The requests of each subscription, by outcome.
@@ -137,11 +135,7 @@ pub const FAMILIES: &[Family] = &[
         of: Of::Library,
     },
     gauge("pgwh_capture_phase", "1 for what the workers of the database do or wait for.", Of::Phase),
-    gauge(
-        "pgwh_worker_up",
-        "Whether the process runs.",
-        Of::Worker(|worker| Some(f64::from(u8::from(worker.up)))),
-    ),
+    gauge("pgwh_worker_up", "Whether the process runs.", Of::Worker(|worker| Some(flag(worker.up)))),
     gauge(
         "pgwh_worker_memory_bytes",
         "Memory of the process that no file backs and nobody shares.",
@@ -211,7 +205,7 @@ pub const FAMILIES: &[Family] = &[
     gauge(
         "pgwh_database_slot_valid",
         "Whether the replication slot is there and valid.",
-        Of::Database(|it| count(it.slot_valid.into())),
+        Of::Database(|it| Some(flag(it.slot_valid))),
     ),
     gauge(
         "pgwh_database_journal_bytes",
@@ -257,11 +251,6 @@ pub const FAMILIES: &[Family] = &[
         Of::Database(|it| count(it.subscriptions.1)),
     ),
     gauge(
-        "pgwh_subscription_state",
-        "1 for active, paused, disabled or held (made in another database).",
-        Of::State,
-    ),
-    gauge(
         "pgwh_breaker_state",
         "1 for closed, half_open (the endpoint fails as a whole and is probed) or open (it rests until the next probe).",
         Of::Breaker,
@@ -275,6 +264,21 @@ pub const FAMILIES: &[Family] = &[
         "pgwh_deliveries",
         "Events that are done, by outcome (delivered, dead, skipped) and error_class. Replays don't count.",
         Of::Deliveries,
+    ),
+    gauge(
+        "pgwh_subscription_enabled",
+        "Whether changes are captured for it.",
+        Of::Subscription(|it| it.standing.map(|its| flag(its.enabled))),
+    ),
+    gauge(
+        "pgwh_subscription_paused",
+        "Whether it is paused, its changes being kept.",
+        Of::Subscription(|it| it.standing.map(|its| flag(its.paused))),
+    ),
+    gauge(
+        "pgwh_subscription_held",
+        "Whether it is held, having been made in another database.",
+        Of::Subscription(|it| it.standing.map(|its| flag(its.held))),
     ),
     counter(
         "pgwh_subscription_retries",
@@ -324,8 +328,8 @@ pub const FAMILIES: &[Family] = &[
     ),
     gauge(
         "pgwh_subscription_last_success_timestamp_seconds",
-        "When a request last succeeded.",
-        Of::Subscription(|it| it.last_success),
+        "When a request last succeeded, 0 when none did.",
+        Of::Subscription(|it| Some(it.last_success)),
     ),
     histogram(
         "pgwh_request_seconds",
@@ -341,6 +345,10 @@ pub const FAMILIES: &[Family] = &[
 
 fn float(number: u64) -> f64 {
     number as f64
+}
+
+fn flag(is: bool) -> f64 {
+    f64::from(u8::from(is))
 }
 
 fn count(number: u64) -> Option<f64> {
@@ -413,11 +421,6 @@ impl<S: Sink> Telling<'_, S> {
                     self.one(Sample { value, ..sample });
                 }
             }
-            Of::State => {
-                if let Some((_, word)) = State::ALL.iter().find(|(state, _)| Some(*state) == it.state) {
-                    self.one_of(sample, &State::ALL.map(|(_, word)| word), word);
-                }
-            }
             Of::Breaker => {
                 if let Some((_, word)) =
                     BreakerState::ALL.iter().find(|(state, _)| Some(*state) == it.breaker)
@@ -473,7 +476,7 @@ impl<S: Sink> Telling<'_, S> {
     /// 1 for the state that it is, 0 for the others.
     fn one_of(&mut self, sample: Sample<'_>, states: &[&str], is: &str) {
         for state in states {
-            self.one(Sample { state: Some(state), value: f64::from(u8::from(*state == is)), ..sample });
+            self.one(Sample { state: Some(state), value: flag(*state == is), ..sample });
         }
     }
 

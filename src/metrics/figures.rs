@@ -106,12 +106,12 @@ pub struct SubscriptionFigures {
     pub in_flight: u64,
     /// Age of the oldest pending event, 0 when there is none.
     pub lag_seconds: f64,
-    /// Seconds since 1970 when a request last succeeded; none if none did.
-    pub last_success: Option<f64>,
+    /// Seconds since 1970 when a request last succeeded; 0 if none did.
+    pub last_success: f64,
     /// Whether its endpoint fails as a whole; none for the others together.
     pub breaker: Option<BreakerState>,
     /// Whether anything is sent to it; none for the others together.
-    pub state: Option<State>,
+    pub standing: Option<Standing>,
 }
 
 /// Whether an endpoint fails as a whole.
@@ -135,25 +135,13 @@ impl BreakerState {
     ];
 }
 
-/// Whether anything is sent to a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It is.
-    Active,
+/// Why nothing may be sent to a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Changes are captured for it.
+    pub enabled: bool,
     /// Somebody paused it.
-    Paused,
-    /// It is disabled.
-    Disabled,
+    pub paused: bool,
     /// It was made in another database, of which this is a copy.
-    Held,
-}
-
-impl State {
-    /// All of them with the word for each.
-    pub const ALL: [(State, &str); 4] = [
-        (State::Active, "active"),
-        (State::Paused, "paused"),
-        (State::Disabled, "disabled"),
-        (State::Held, "held"),
-    ];
+    pub held: bool,
 }

@@ -7,7 +7,7 @@ mod tally;
 mod text;
 
 pub use families::{FAMILIES, Family, Of, Sample, Sink, tell};
-pub use figures::{BreakerState, DatabaseFigures, Scrape, State, SubscriptionFigures, WorkerFigures};
+pub use figures::{BreakerState, DatabaseFigures, Scrape, Standing, SubscriptionFigures, WorkerFigures};
 pub use histogram::{Buckets, Histogram};
 pub use tally::{Tally, Totals};
 pub use text::Text;
