@@ -1,0 +1,220 @@
+//! What `monitoring/` has for exporters, Prometheus and Grafana works, with the real programs.
+
+mod daemon;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use harness::{Cluster, Receiver, Script, eventually};
+use serde_json::Value;
+
+use daemon::{Daemon, install, root};
+
+fn read(name: &str) -> String {
+    let path = root().join("monitoring").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[track_caller]
+fn promtool(arguments: &[&str]) {
+    install();
+    let output =
+        Command::new("promtool").args(arguments).current_dir(root().join("monitoring")).output().unwrap();
+    let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "promtool {arguments:?}: {told:?}");
+}
+
+#[test]
+fn every_alert_fires_when_it_should_and_only_then() {
+    promtool(&["check", "rules", "alerts.yml"]);
+    promtool(&["check", "config", "prometheus.yml"]);
+    promtool(&["test", "rules", "alerts_test.yml"]);
+    let (rules, tests) = (read("alerts.yml"), read("alerts_test.yml"));
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 8, "{alerts:?}");
+    for alert in alerts {
+        let quiet = format!("alertname: {alert}}}");
+        let fires = format!("alertname: {alert}\n        exp_alerts:");
+        assert!(tests.contains(&quiet) && tests.contains(&fires), "{alert} is tested both ways");
+    }
+}
+
+/// A database with endpoints of every kind, and what each panel shows happening.
+fn stage() -> (Cluster, Receiver) {
+    let (cluster, receiver) = (Cluster::with_extension(), Receiver::start().unwrap());
+    cluster.sql("CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE TABLE t (id int PRIMARY KEY)");
+    cluster.subscribe(&receiver, "well", "");
+    cluster.subscribe(&receiver, "refuses", "retry_schedule => '{10 ms}'");
+    cluster.subscribe(&receiver, "paused", "");
+    cluster.sql("SELECT pgwh.subscribe('http://127.0.0.1:1/', name => 'away'); SELECT pgwh.pause('paused')");
+    receiver.behave_at("/refuses", Script::fail_key(serde_json::json!({"id": 1}), 404));
+    cluster.sql("INSERT INTO t SELECT generate_series(1, 20)");
+    cluster.delivered(&receiver, "well");
+    cluster.wait_status("refuses", "dead = 1 AND pending = 0");
+    cluster.sql("SELECT pgwh.replay('well', since => now() - interval '1 hour')");
+    cluster.wait_true("SELECT state = 'done' FROM pgwh.replays");
+    cluster.wait_status("away", "mode = 'open'");
+    (cluster, receiver)
+}
+
+fn postgres_exporter(cluster: &Cluster, directory: &Path) -> Daemon {
+    let mut command = Command::new("prometheus-postgres-exporter");
+    command
+        .arg(format!("--extend.query-path={}", root().join("monitoring/postgres_exporter.yml").display()))
+        .args(["--disable-default-metrics", "--disable-settings-metrics"])
+        .env(
+            "DATA_SOURCE_NAME",
+            format!("host={} user=watcher dbname=postgres sslmode=disable", cluster.host().display()),
+        );
+    Daemon::start(directory, command)
+}
+
+fn sql_exporter(cluster: &Cluster, directory: &Path) -> Daemon {
+    let config = read("sql_exporter.yml")
+        .replace("postgres:///postgres?host=/var/run/postgresql&", "postgres://watcher@/postgres?host=HOST&")
+        .replace("HOST", &cluster.host().display().to_string())
+        .replace("interval: 15s", "interval: 1s");
+    let path = directory.join("sql_exporter.yml");
+    fs::write(&path, config).unwrap();
+    let mut command = Command::new("prometheus-sql-exporter");
+    command.arg(format!("--config.file={}", path.display()));
+    Daemon::start(directory, command)
+}
+
+fn prometheus(directory: &Path, targets: [(&str, &Daemon); 2]) -> Daemon {
+    let mut config = read("prometheus.yml")
+        .replace("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s");
+    for (usual, daemon) in targets {
+        assert!(config.contains(usual), "{usual}");
+        config = config.replace(usual, &daemon.address);
+    }
+    let path = directory.join("prometheus.yml");
+    fs::write(&path, config).unwrap();
+    fs::write(directory.join("alerts.yml"), read("alerts.yml")).unwrap();
+    let mut command = Command::new("prometheus");
+    command
+        .arg(format!("--config.file={}", path.display()))
+        .arg(format!("--storage.tsdb.path={}", directory.join("prometheus").display()));
+    Daemon::start(directory, command)
+}
+
+/// The series of our metrics in an exporter's text: `name{labels}` without labels that are empty or the exporter's own.
+fn series(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| line.starts_with("pgwh_"));
+    lines
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+            let mut labels: Vec<_> = labels.trim_end_matches('}').split(',').collect();
+            labels.retain(|label| {
+                !label.is_empty() && !label.ends_with("=\"\"") && !label.starts_with("server=")
+            });
+            labels.sort_unstable();
+            Some((format!("{name}{{{}}}", labels.join(",")), value.parse().ok()?))
+        })
+        .filter(|(_, value): &(String, f64)| !value.is_nan())
+        .collect()
+}
+
+/// Bounds of buckets as Go prints them.
+fn as_go_has_it(series: &str) -> String {
+    series.replace("le=\"86400.0\"", "le=\"86400\"").replace(".0\"", "\"")
+}
+
+#[test]
+fn exporters_tell_what_metrics_tells_and_dashboard_and_rules_work_with_it() {
+    install();
+    let (cluster, receiver) = stage();
+    let directory = cluster.make_directory("monitoring");
+    let mut exporter = postgres_exporter(&cluster, &directory);
+
+    let told = series(&cluster.value("SELECT pgwh.metrics()"));
+    let exported = eventually("our metrics", || {
+        Some(series(&exporter.get("/metrics"))).filter(|exported| exported.len() > 80)
+    });
+    let names = |series: &BTreeMap<String, f64>| series.keys().map(|it| as_go_has_it(it)).collect::<Vec<_>>();
+    assert_eq!(names(&told), names(&exported), "{}", exporter.log());
+    for (series, value) in &told {
+        // What stands still while nothing is committed.
+        if [
+            "pgwh_deliveries",
+            "pgwh_subscription_retries",
+            "pgwh_subscription_replayed",
+            "pgwh_subscription_p",
+        ]
+        .iter()
+        .any(|name| series.starts_with(name))
+        {
+            assert_eq!(exported[&as_go_has_it(series)], *value, "{series}");
+        }
+    }
+
+    let mut other = sql_exporter(&cluster, &directory);
+    let targets = [("127.0.0.1:9187", &exporter), ("127.0.0.1:9237", &other)];
+    let mut prometheus = prometheus(&directory, targets);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = cluster.connect();
+            for id in (100..).take_while(|_| !over.load(Ordering::Relaxed)) {
+                client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let _over = Over(&over);
+        for job in ["postgres_exporter", "sql_exporter"] {
+            for (panel, expression) in panels() {
+                let expression = expression
+                    .replace("$__rate_interval", "10s")
+                    .replace("database=~\"$database\"", &format!("job=\"{job}\", database=~\".*\""))
+                    .replace("$subscription", ".*");
+                assert!(!expression.contains('$'), "{expression}");
+                eventually(&format!("series of {panel}: {expression}"), || {
+                    let shown = prometheus.query(&expression);
+                    shown.iter().any(|series| series["value"][1] != "NaN").then_some(())
+                });
+            }
+        }
+        eventually("the alert of dead letters", || {
+            let rules: Value = serde_json::from_str(&prometheus.get("/api/v1/rules")).unwrap();
+            let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap().clone();
+            for rule in &rules {
+                assert_ne!(rule["health"], "err", "{rule}");
+            }
+            cluster.sql("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1)");
+            let fires = |rule: &Value| rule["name"] == "PgwhDeadLetters" && rule["state"] == "firing";
+            rules.iter().any(fires).then_some(())
+        });
+    });
+    assert!(other.get("/metrics").contains("sql_pgwh{"));
+    drop(receiver);
+}
+
+/// Ends the traffic, also when an expectation fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The title of each panel of the dashboard, with each of its queries.
+fn panels() -> Vec<(String, String)> {
+    let dashboard: Value = serde_json::from_str(&read("grafana.json")).unwrap();
+    let mut found = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        let targets = panel["targets"].as_array();
+        assert!(panel["type"] == "row" || targets.is_some_and(|targets| !targets.is_empty()), "{title}");
+        for target in targets.into_iter().flatten() {
+            found.push((title.to_owned(), target["expr"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert!(found.len() > 40, "{found:?}");
+    found
+}
