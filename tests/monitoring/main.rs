@@ -56,7 +56,7 @@ fn stage() -> (Cluster, Receiver) {
     cluster.delivered(&receiver, "well");
     cluster.wait_status("refuses", "dead = 1 AND pending = 0");
     cluster.sql("SELECT pgwh.replay('well', since => now() - interval '1 hour')");
-    cluster.wait_true("SELECT state = 'done' FROM pgwh.replays");
+    cluster.wait_true("SELECT done = 20 FROM pgwh.replays");
     cluster.wait_status("away", "mode = 'open'");
     (cluster, receiver)
 }
