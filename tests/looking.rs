@@ -248,6 +248,20 @@ fn the_three_processes_are_named_and_say_what_they_wait_for() {
     );
 }
 
+#[test]
+fn the_servers_statistics_of_our_tables_are_current() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "");
+    cluster.sql("INSERT INTO t SELECT generate_series(1, 100)");
+    cluster.delivered(&receiver, "s");
+    for table in ["event_chunks", "outcome_chunks"] {
+        cluster.wait_true(&format!(
+            "SELECT sum(n_tup_ins) = (SELECT count(*) FROM pgwh.{table}) FROM pg_stat_user_tables
+             WHERE schemaname = 'pgwh' AND relname LIKE '{table}_%'"
+        ));
+    }
+}
+
 /// An idle decoder must not hold back vacuum.
 #[test]
 fn idle_processes_hold_no_snapshot_and_no_transaction() {

@@ -226,7 +226,8 @@ impl Dispatcher {
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
                 let sending = self.sending.next_wakeup(self.recording.is_written());
-                let wakeups = sending.into_iter().chain(self.recording.next_wakeup());
+                let statistics = process::report_statistics().map(|wait| Instant::now() + wait);
+                let wakeups = sending.into_iter().chain(self.recording.next_wakeup()).chain(statistics);
                 wait_set.wait(wakeups.min(), RECHECK_EVERY);
                 self.sending.disarm();
             }

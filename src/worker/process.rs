@@ -83,6 +83,14 @@ pub fn in_transaction<T>(action: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Tells the server's statistics what this process did to tables, at most once a second; in how long to come again, if it
+/// was too early. Outside of any transaction.
+pub fn report_statistics() -> Option<Duration> {
+    // SAFETY: workers call this between transactions.
+    let wait = unsafe { pg_sys::pgstat_report_stat(false) };
+    u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_millis)
+}
+
 /// Tells `pg_stat_activity` what the process does.
 pub fn report_busy(what: &CStr) {
     report(pg_sys::BackendState::STATE_RUNNING, what);

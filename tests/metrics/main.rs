@@ -308,7 +308,11 @@ fn a_row_a_sample_tells_the_same_as_the_text() {
 
     let some = cluster.column("SELECT DISTINCT metric FROM pgwh.metric_samples('pgwh_subscription_')");
     assert!(some.len() > 5 && some.iter().all(|metric| metric.starts_with("pgwh_subscription_")), "{some:?}");
+    let documented =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/monitoring.md")).unwrap();
     for (name, family) in &scrape.families {
+        let shown = [format!("`{name}`"), format!("`{name}_total`"), format!("`{name}_info`")];
+        assert!(shown.iter().any(|name| documented.contains(name)), "{name} is documented");
         assert!(!family["help"].as_str().unwrap().is_empty(), "{name}");
         assert_ne!(family["type"], "unknown", "{name}");
     }
