@@ -56,6 +56,9 @@ fn metric_samples(
     Ok(TableIterator::new(rows))
 }
 
+/// Figures of all subscriptions; what was counted for those with metrics of their own, and for the others together.
+type Known = (Vec<Figures>, HashMap<i64, Totals>, Totals);
+
 struct Rows(Vec<(String, [Option<String>; 8], f64)>);
 
 impl Sink for Rows {
@@ -71,12 +74,13 @@ impl Sink for Rows {
 fn gather(prefix: &str) -> Result<Scrape, pgrx::spi::Error> {
     let wanted = || FAMILIES.iter().filter(|family| family.name.starts_with(prefix));
     let mut scrape = Scrape { name: super::journal::database(), ..Scrape::default() };
+    let known = ask::all_figures();
     if wanted().any(|family| !family.is_of_subscriptions()) {
         scrape.workers = workers();
-        scrape.database = database()?;
+        scrape.database = database(&known)?;
     }
     if wanted().any(Family::is_of_subscriptions) {
-        scrape.subscriptions = subscriptions()?;
+        scrape.subscriptions = subscriptions(known)?;
     }
     Ok(scrape)
 }
@@ -105,7 +109,7 @@ fn worker_figures(worker: &'static str, pid: i32) -> WorkerFigures {
     }
 }
 
-fn database() -> Result<DatabaseFigures, pgrx::spi::Error> {
+fn database((all, own, _): &Known) -> Result<DatabaseFigures, pgrx::spi::Error> {
     let mut figures = DatabaseFigures::default();
     let mut decoded = 0;
     if let Some((_, database)) = ask::about_workers() {
@@ -130,7 +134,6 @@ fn database() -> Result<DatabaseFigures, pgrx::spi::Error> {
     if figures.phase.is_empty() {
         figures.phase = DatabaseFigures::PHASES[0];
     }
-    let (all, own, _) = ask::all_figures();
     let together = all.iter().filter(|figures| !own.contains_key(&figures.subscription_id)).count();
     figures.subscriptions = (all.len() as u64, together as u64);
     Spi::connect(|client| {
@@ -179,8 +182,7 @@ fn now() -> i64 {
 }
 
 /// Those with metrics of their own, and the others together.
-fn subscriptions() -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
-    let (all, mut own, others) = ask::all_figures();
+fn subscriptions((all, mut own, others): Known) -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
     let mut together = SubscriptionFigures { totals: others, ..SubscriptionFigures::default() };
     let mut known: HashMap<i64, SubscriptionFigures> = HashMap::new();
     let (now, mut are_others) = (now(), together.totals != Totals::default());

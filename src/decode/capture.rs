@@ -156,6 +156,7 @@ impl Capture {
         if self.buffer.is_empty() {
             return;
         }
+        counts::add(&self.database.decoded.queued, self.buffer.len() as u64);
         if self.queue.send(&self.buffer).is_err() {
             pgrx::error!("the dispatcher has gone away");
         }

@@ -1,7 +1,5 @@
 //! The queues between our processes: `shm_mq` in dynamic shared memory segments, used as streams of bytes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use pgrx::pg_sys;
 
 /// The other side is gone.
@@ -12,12 +10,11 @@ pub struct Detached;
 pub struct Receiver {
     queue: *mut pg_sys::shm_mq_handle,
     segment: *mut pg_sys::dsm_segment,
-    taken: &'static AtomicU64,
 }
 
 impl Receiver {
-    /// Makes a queue of about `size` bytes; `taken` counts those that are taken from it.
-    pub fn create(size: usize, taken: &'static AtomicU64) -> Receiver {
+    /// Makes a queue of about `size` bytes.
+    pub fn create(size: usize) -> Receiver {
         // SAFETY: outside a transaction the segment and the handle (in the top memory context) last as long as the
         // process or until detached; the queue takes the whole segment.
         unsafe {
@@ -28,8 +25,7 @@ impl Receiver {
             pg_sys::shm_mq_set_receiver(queue, pg_sys::MyProc);
             let queue = pg_sys::shm_mq_attach(queue, segment, std::ptr::null_mut());
             pg_sys::MemoryContextSwitchTo(previous);
-            taken.store(0, Ordering::SeqCst);
-            Receiver { queue, segment, taken }
+            Receiver { queue, segment }
         }
     }
 
@@ -56,7 +52,6 @@ impl Receiver {
         unsafe {
             match pg_sys::shm_mq_receive(self.queue, &mut length, &mut data, at_once) {
                 pg_sys::shm_mq_result::SHM_MQ_SUCCESS => {
-                    self.taken.fetch_add(length as u64, Ordering::Relaxed);
                     Ok(Some(std::slice::from_raw_parts(data.cast::<u8>(), length)))
                 }
                 pg_sys::shm_mq_result::SHM_MQ_WOULD_BLOCK => Ok(None),
@@ -69,15 +64,14 @@ impl Receiver {
 /// The end where bytes go in.
 pub struct Sender {
     queue: *mut pg_sys::shm_mq_handle,
-    put: &'static AtomicU64,
 }
 
 impl Sender {
     /// The longest piece sent at once: both sides would keep memory for the longest they have seen.
     pub const PIECE: usize = 64 * 1024;
 
-    /// Attaches to the queue that the dispatcher made; `put` counts the bytes that are put on it.
-    pub fn attach(handle: u32, put: &'static AtomicU64) -> Result<Sender, Detached> {
+    /// Attaches to the queue that the dispatcher made.
+    pub fn attach(handle: u32) -> Result<Sender, Detached> {
         // SAFETY: the segment holds a queue from its beginning, made by `Receiver::create`.
         unsafe {
             let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
@@ -88,7 +82,7 @@ impl Sender {
                 pg_sys::dsm_pin_mapping(segment);
                 let queue = pg_sys::dsm_segment_address(segment).cast::<pg_sys::shm_mq>();
                 pg_sys::shm_mq_set_sender(queue, pg_sys::MyProc);
-                Ok(Sender { queue: pg_sys::shm_mq_attach(queue, segment, std::ptr::null_mut()), put })
+                Ok(Sender { queue: pg_sys::shm_mq_attach(queue, segment, std::ptr::null_mut()) })
             };
             pg_sys::MemoryContextSwitchTo(previous);
             sender
@@ -113,7 +107,6 @@ impl Sender {
     /// Sends all bytes, waiting while the queue is full, as a walsender waits on its socket. Interrupts are served.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Detached> {
         for piece in bytes.chunks(Self::PIECE) {
-            self.put.fetch_add(piece.len() as u64, Ordering::Relaxed);
             // SAFETY: the handle is live; a piece that would block must be sent again with the same bytes, as it is.
             unsafe {
                 let data = piece.as_ptr().cast();

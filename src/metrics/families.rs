@@ -262,7 +262,7 @@ pub const FAMILIES: &[Family] = &[
     ),
     counter(
         "pgwh_deliveries",
-        "Events that are done, by outcome (delivered, dead, skipped) and error_class. Replays don't count.",
+        "Events that are done, by outcome (delivered, dead, skipped, dropped by a transform) and error_class. Replays don't count.",
         Of::Deliveries,
     ),
     gauge(
@@ -435,8 +435,10 @@ impl<S: Sink> Telling<'_, S> {
             Of::Deliveries => {
                 self.outcome(sample, "delivered", it.totals.delivered);
                 self.classes(sample, "dead", &it.totals.dead);
-                if it.totals.skipped > 0 {
-                    self.outcome(sample, "skipped", it.totals.skipped);
+                for (outcome, count) in [("skipped", it.totals.skipped), ("dropped", it.totals.dropped)] {
+                    if count > 0 {
+                        self.outcome(sample, outcome, count);
+                    }
                 }
             }
             Of::RequestTime => self.buckets(sample, &REQUEST_BOUNDS, &it.totals.request_time),

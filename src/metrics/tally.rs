@@ -24,6 +24,8 @@ pub const ERROR_CLASSES: [&str; 15] = [
     "encode",
     "other",
 ];
+/// Those of them by which no request was made.
+const UNSENT: [&str; 4] = ["filter", "transform", "route", "encode"];
 const CLASSES: usize = ERROR_CLASSES.len();
 
 /// Upper bounds of the buckets of how long requests take, in seconds.
@@ -50,6 +52,7 @@ pub struct Tally {
     delivered: AtomicU64,
     dead: [AtomicU64; CLASSES],
     skipped: AtomicU64,
+    dropped: AtomicU64,
     replayed: AtomicU64,
     request_time: Histogram<{ REQUEST_BOUNDS.len() }>,
     delivery_time: Histogram<{ DELIVERY_BOUNDS.len() }>,
@@ -73,6 +76,8 @@ pub struct Totals {
     pub dead: [u64; CLASSES],
     /// Events that somebody gave up.
     pub skipped: u64,
+    /// Events that a transform made nothing of.
+    pub dropped: u64,
     /// Events delivered again by replays.
     pub replayed: u64,
     /// How long requests took, failed ones included.
@@ -88,7 +93,9 @@ impl Tally {
     pub fn attempt(&self, attempt: u32, class: Option<&str>, took: Duration) {
         add(class.map_or(&self.succeeded, |class| &self.failed[index_of(class)]), 1);
         add(&self.retries, u64::from(attempt > 1));
-        self.request_time.record(&REQUEST_BOUNDS, took, 1);
+        if !class.is_some_and(|class| UNSENT.contains(&class)) {
+            self.request_time.record(&REQUEST_BOUNDS, took, 1);
+        }
     }
 
     /// An event was delivered, so long after its commit.
@@ -100,6 +107,11 @@ impl Tally {
     /// Events were delivered again by a replay.
     pub fn replayed(&self, events: u64) {
         add(&self.replayed, events);
+    }
+
+    /// Events were not sent, since a transform made nothing of them.
+    pub fn dropped(&self, events: u64) {
+        add(&self.dropped, events);
     }
 
     /// Events were given up, for an error of this class, or because somebody skipped them (no class).
@@ -127,6 +139,7 @@ impl Tally {
             delivered: self.delivered.load(Relaxed),
             dead: std::array::from_fn(|class| self.dead[class].load(Relaxed)),
             skipped: self.skipped.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
             replayed: self.replayed.load(Relaxed),
             request_time: self.request_time.read(),
             delivery_time: self.delivery_time.read(),
@@ -136,8 +149,15 @@ impl Tally {
 
     /// Forgets everything.
     pub fn clear(&self) {
-        let single =
-            [&self.succeeded, &self.retries, &self.delivered, &self.skipped, &self.replayed, &self.rate];
+        let single = [
+            &self.succeeded,
+            &self.retries,
+            &self.delivered,
+            &self.skipped,
+            &self.dropped,
+            &self.replayed,
+            &self.rate,
+        ];
         let all = self.failed.iter().chain(&self.dead).chain(single);
         all.for_each(|count| count.store(0, Relaxed));
         self.rate_at.store(0, Relaxed);
@@ -181,11 +201,14 @@ mod tests {
         tally.delivered(Duration::from_secs(7));
         tally.dead("http_5xx", 2);
         tally.dead("", 1);
+        tally.dropped(4);
+        tally.attempt(1, Some("transform"), Duration::from_millis(5));
         tally.replayed(5);
         let totals = tally.read(NOW);
         let failed = |class: &str| totals.failed[index_of(class)];
         assert_eq!((totals.succeeded, failed("http_5xx"), failed("other"), failed("dns")), (1, 2, 1, 0));
         assert_eq!((totals.retries, totals.delivered, totals.skipped, totals.replayed), (2, 1, 1, 5));
+        assert_eq!((totals.dropped, failed("transform")), (4, 1));
         assert_eq!((totals.dead[index_of("http_5xx")], totals.dead.iter().sum::<u64>()), (2, 2));
         assert_eq!((totals.request_time.count(), totals.delivery_time.count()), (4, 1));
         tally.clear();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::process;
 use super::shmem::{self, Database, Phase};
+use super::{counts, process};
 use crate::decode::capture::Capture;
 use crate::decode::route::{Router, Spec};
 use crate::decode::session::{self, Session};
@@ -37,8 +37,7 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
 
 fn capture(database: &'static Database) {
     let oid = database.oid();
-    let Ok(mut queue) = Sender::attach(database.queue.load(Ordering::SeqCst), &database.decoded.queued)
-    else {
+    let Ok(mut queue) = Sender::attach(database.queue.load(Ordering::SeqCst)) else {
         return;
     };
     session::allow_own_plugin();
@@ -105,6 +104,7 @@ fn hand_over_image(database: &Database, queue: &mut Sender, consistent: Lsn, ima
         }
     }
     write_image_end(&mut frames, consistent);
+    counts::add(&database.decoded.queued, frames.len() as u64);
     if queue.send(&frames).is_err() {
         pgrx::error!("the dispatcher has gone away");
     }

@@ -64,8 +64,9 @@ fn serve(database: &'static Database) {
     if !wait_for_wal_level(database) {
         return;
     }
-    let mut receiver = Receiver::create(settings::queue_size(), &database.dispatched.unqueued);
+    let mut receiver = Receiver::create(settings::queue_size());
     database.decoded.queued.store(0, Ordering::SeqCst);
+    database.dispatched.unqueued.store(0, Ordering::SeqCst);
     database.queue.store(receiver.handle(), Ordering::SeqCst);
     let Some(decoder) = start_decoder(database) else { return };
     let source = process::in_bare_transaction(|| endpoints::source_of(oid, &installation.id));
@@ -308,7 +309,10 @@ impl Dispatcher {
             match self.stream.next() {
                 Ok(Some(item)) => self.take(item),
                 Ok(None) => match receiver.receive() {
-                    Ok(Some(piece)) => self.stream.push(piece),
+                    Ok(Some(piece)) => {
+                        counts::add(&self.database.dispatched.unqueued, piece.len() as u64);
+                        self.stream.push(piece);
+                    }
                     Ok(None) => break,
                     // Its end is noticed in the next round.
                     Err(_) => break,

@@ -14,7 +14,6 @@ use slab::Slab;
 use super::counts::Dispatched;
 use super::endpoints::{self, Surroundings};
 use super::figures::Publisher;
-use super::{clock, files};
 use super::recording::Recording;
 use super::rendering::{Rendering, Unrendered};
 use super::replaying::Replaying;
@@ -23,6 +22,7 @@ use super::showing::Showing;
 use super::tallies::Tallies;
 use super::testing::Testing;
 use super::under_way::UnderWay;
+use super::{clock, files};
 use crate::dispatch::{
     At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
     SubscriptionId, Success, Ticket,
@@ -188,9 +188,7 @@ impl Sending {
                 let charge = event.memory();
                 for (id, target) in numbers.zip(&targets) {
                     if let Some(reason) = refusals.get(&target.subscription) {
-                        if self.engine.arrive_dead(SubscriptionId(target.subscription), id) {
-                            self.showing.changed(target.subscription);
-                        }
+                        self.arrive_dead(id, target.subscription, "filter");
                         recording.record_refused(id, target.subscription, &event, reason);
                         continue;
                     }
@@ -213,14 +211,19 @@ impl Sending {
                     failure.sqlstate
                 );
                 for (id, target) in numbers.zip(&targets) {
-                    if self.engine.arrive_dead(SubscriptionId(target.subscription), id) {
-                        self.showing.changed(target.subscription);
-                    }
-                    self.tallies.count_failed(target.subscription);
+                    self.arrive_dead(id, target.subscription, "encode");
                     recording.record_failed(id, target.subscription, &failure);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Takes a delivery that can't be made.
+    fn arrive_dead(&mut self, id: DeliveryId, subscription: i64, class: &str) {
+        if self.engine.arrive_dead(SubscriptionId(subscription), id) {
+            self.tallies.count_dead(subscription, class);
+            self.showing.changed(subscription);
         }
     }
 

@@ -86,8 +86,9 @@ impl Tallies {
                         tally.replayed(members.len() as u64);
                         tally.flowed(members.len() as u64, now);
                     }
+                    (End::Dropped, None) => tally.dropped(members.len() as u64),
                     (End::Dead { kind, .. }, None) => tally.dead(kind, members.len() as u64),
-                    (End::Dead { .. }, Some(_)) => {}
+                    (End::Dropped | End::Dead { .. }, Some(_)) => {}
                 }
             }
             Record::Attempt { subscription, attempt, failure, duration, .. } => {
@@ -97,8 +98,8 @@ impl Tallies {
     }
 
     /// Counts an event that can't be sent.
-    pub fn count_failed(&self, subscription: i64) {
-        self.of(subscription).dead("encode", 1);
+    pub fn count_dead(&self, subscription: i64, class: &str) {
+        self.of(subscription).dead(class, 1);
     }
 
     fn of(&self, subscription: i64) -> &Tally {
