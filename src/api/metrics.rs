@@ -56,9 +56,6 @@ fn metric_samples(
     Ok(TableIterator::new(rows))
 }
 
-/// Figures of all subscriptions; what was counted for those with metrics of their own, and for the others together.
-type Known = (Vec<Figures>, HashMap<i64, Totals>, Totals);
-
 struct Rows(Vec<(String, [Option<String>; 8], f64)>);
 
 impl Sink for Rows {
@@ -74,7 +71,7 @@ impl Sink for Rows {
 fn gather(prefix: &str) -> Result<Scrape, pgrx::spi::Error> {
     let wanted = || FAMILIES.iter().filter(|family| family.name.starts_with(prefix));
     let mut scrape = Scrape { name: super::journal::database(), ..Scrape::default() };
-    let known = ask::all_figures();
+    let known = Known::now();
     if wanted().any(|family| !family.is_of_subscriptions()) {
         scrape.workers = workers();
         scrape.database = database(&known)?;
@@ -109,7 +106,7 @@ fn worker_figures(worker: &'static str, pid: i32) -> WorkerFigures {
     }
 }
 
-fn database((all, own, _): &Known) -> Result<DatabaseFigures, pgrx::spi::Error> {
+fn database(known: &Known) -> Result<DatabaseFigures, pgrx::spi::Error> {
     let mut figures = DatabaseFigures::default();
     let mut decoded = 0;
     if let Some((_, database)) = ask::about_workers() {
@@ -134,8 +131,7 @@ fn database((all, own, _): &Known) -> Result<DatabaseFigures, pgrx::spi::Error> 
     if figures.phase.is_empty() {
         figures.phase = DatabaseFigures::PHASES[0];
     }
-    let together = all.iter().filter(|figures| !own.contains_key(&figures.subscription_id)).count();
-    figures.subscriptions = (all.len() as u64, together as u64);
+    figures.subscriptions = (known.own.len() as u64 + known.others, known.others);
     Spi::connect(|client| {
         let row = client.select(DATABASE, Some(1), &[Lsn(decoded).to_string().into()])?.first();
         let count = |number: Option<i64>| number.unwrap_or_default() as u64;
@@ -181,31 +177,44 @@ fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// Those with metrics of their own, and the others together.
-fn subscriptions((all, mut own, others): Known) -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
-    let mut together = SubscriptionFigures { totals: others, ..SubscriptionFigures::default() };
-    let mut known: HashMap<i64, SubscriptionFigures> = HashMap::new();
-    let (now, mut are_others) = (now(), together.totals != Totals::default());
-    for figures in &all {
-        match own.remove(&figures.subscription_id) {
+/// How subscriptions fare.
+#[derive(Default)]
+struct Known {
+    /// Those with metrics of their own.
+    own: HashMap<i64, SubscriptionFigures>,
+    /// How many others there are.
+    others: u64,
+    /// These together, and what was counted for others that are gone.
+    together: SubscriptionFigures,
+}
+
+impl Known {
+    fn now() -> Known {
+        let (mut known, now) = (Known::default(), now());
+        known.together.totals = ask::each_figures(|figures, totals| match totals {
             Some(totals) => {
-                known.insert(figures.subscription_id, own_figures(figures, totals, now));
+                known.own.insert(figures.subscription_id, own_figures(figures, totals, now));
             }
             None => {
-                add(&mut together, figures, now);
-                are_others = true;
+                known.others += 1;
+                add(&mut known.together, figures, now);
             }
-        }
+        });
+        known
     }
-    let named = named(known.keys().copied().collect())?.into_iter();
+}
+
+/// Those with metrics of their own, and the others together, if there are any.
+fn subscriptions(mut known: Known) -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
+    let named = named(known.own.keys().copied().collect())?.into_iter();
     let mut shown: Vec<_> = named
         .map(|(id, name, standing)| {
-            let figures = known.remove(&id).unwrap_or_default();
+            let figures = known.own.remove(&id).unwrap_or_default();
             SubscriptionFigures { name, standing: Some(standing), ..figures }
         })
         .collect();
-    if are_others {
-        shown.push(together);
+    if known.others > 0 || known.together.totals != Totals::default() {
+        shown.push(known.together);
     }
     Ok(shown)
 }

@@ -158,7 +158,7 @@ pub const FAMILIES: &[Family] = &[
     ),
     counter(
         "pgwh_database_decoded_changes",
-        "Changes of rows and truncated tables decoded.",
+        "Changes decoded, of rows and of truncated tables, and messages.",
         Of::Database(|it| count(it.changes)),
     ),
     counter("pgwh_database_decoded_bytes", "Write-ahead log read.", Of::Database(|it| count(it.bytes))),

@@ -1,6 +1,6 @@
 //! What a session may ask of the workers of its database.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -103,13 +103,14 @@ pub fn under_way() -> BTreeSet<DeliveryId> {
     shmem::my_database().map(under_way::read).unwrap_or_default()
 }
 
-/// How all subscriptions of this database fare, with what was counted for those that have metrics of their own, and for
-/// the others together.
-pub fn all_figures() -> (Vec<Figures>, HashMap<i64, Totals>, Totals) {
-    let Some(database) = shmem::my_database() else { return Default::default() };
+/// Shows how each subscription of this database fares, with what was counted for it if it has metrics of its own; returns
+/// what was counted for the others together.
+pub fn each_figures(mut show: impl FnMut(&Figures, Option<Totals>)) -> Totals {
+    let Some(database) = shmem::my_database() else { return Totals::default() };
     // A place that is given up and taken again must not show its predecessor's counts: look at counts first.
-    let (own, others) = tallies::read(database);
-    (figures::read(database), own, others)
+    let (mut own, others) = tallies::read(database);
+    figures::each(database, |figures| show(figures, own.remove(&figures.subscription_id)));
+    others
 }
 
 /// What the workers of this database are doing, and what they counted.

@@ -211,15 +211,24 @@ impl Publisher {
 
 /// Copies the figures of all subscriptions of a database.
 pub fn read(database: &Database) -> Vec<Figures> {
-    read_where(database, |_| true)
+    let mut found = Vec::new();
+    each(database, |figures| found.push(*figures));
+    found
 }
 
 /// Copies the figures of one subscription.
 pub fn read_one(database: &Database, subscription_id: i64) -> Option<Figures> {
-    read_where(database, |id| id == subscription_id).pop()
+    let mut found = None;
+    each(database, |figures| {
+        if figures.subscription_id == subscription_id {
+            found = Some(*figures);
+        }
+    });
+    found
 }
 
-fn read_where(database: &Database, wanted: impl Fn(i64) -> bool) -> Vec<Figures> {
+/// Shows a copy of the figures of each subscription of a database, which must raise nothing.
+pub fn each(database: &Database, mut show: impl FnMut(&Figures)) {
     // The dispatcher may replace the array between our two looks; the next look finds the new one.
     for _ in 0..100 {
         let handle = database.figures.load(Ordering::SeqCst);
@@ -234,15 +243,14 @@ fn read_where(database: &Database, wanted: impl Fn(i64) -> bool) -> Vec<Figures>
                 continue;
             }
             let count = (*header(segment)).count.load(Ordering::Acquire);
-            let found = (0..count as usize)
+            (0..count as usize)
                 .map(|place| copy(&*entries(segment).add(place)))
-                .filter(|figures| figures.subscription_id != 0 && wanted(figures.subscription_id))
-                .collect();
+                .filter(|figures| figures.subscription_id != 0)
+                .for_each(|figures| show(&figures));
             pg_sys::dsm_detach(segment);
-            return found;
+            return;
         }
     }
-    Vec::new()
 }
 
 fn copy(entry: &Entry) -> Figures {

@@ -128,7 +128,9 @@ impl Capture {
         self.targets.clear();
         let readers = self.router.listeners().readers(writer);
         self.targets.extend(readers.map(|subscription| Target { subscription, level: 0 }));
-        !self.targets.is_empty()
+        let any = !self.targets.is_empty();
+        self.counted.1 += u64::from(any);
+        any
     }
 
     fn tell(&mut self, message: &Message<'_>, ordinal: u64) {

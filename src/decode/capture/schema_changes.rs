@@ -89,6 +89,7 @@ impl Capture {
         self.targets.extend(observers.map(|subscription| Target { subscription, level: 0 }));
         let Some(first) = noted.first().filter(|_| !self.targets.is_empty()) else { return };
 
+        self.counted.1 += 1;
         self.announce_transaction();
         let table = noted.iter().find(|noted| noted.is_table).unwrap_or(first);
         let name = table.name.clone().filter(|_| table.is_table).unwrap_or_default();
