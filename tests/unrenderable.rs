@@ -77,6 +77,9 @@ fn a_value_that_cannot_be_rendered_is_a_dead_letter_and_stops_nothing() {
     stage.cluster.restart(harness::Stop::Immediate);
     assert_eq!(stage.value("SELECT count(*) FROM pgwh.dead_letters WHERE error_class = 'encode'"), "7");
     assert_eq!(stage.event_of("INSERT INTO t VALUES (100, 'after')")["record"]["note"], "after");
+    let log = stage.cluster.log();
+    assert_eq!(log.matches("WARNING:  pgstream_hooks: event evt_").count(), 7, "the log names each event");
+    assert!(!log.contains("nö"), "and has no values of rows");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the journal's packed rows hold, as SQL shows it.
 
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 

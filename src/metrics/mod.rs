@@ -4,10 +4,12 @@ mod families;
 mod figures;
 mod histogram;
 mod tally;
+mod telling;
 mod text;
 
-pub use families::{FAMILIES, Family, Of, Sample, Sink, tell};
+pub use families::{FAMILIES, Family};
 pub use figures::{BreakerState, DatabaseFigures, Scrape, Standing, SubscriptionFigures, WorkerFigures};
 pub use histogram::{Buckets, Histogram};
 pub use tally::{Tally, Totals};
+pub use telling::{Sample, Sink, tell};
 pub use text::Text;

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::families::{Family, Sample, Sink};
+use super::families::Family;
+use super::telling::{Sample, Sink};
 
 /// The text so far.
 #[derive(Default)]

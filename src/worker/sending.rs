@@ -203,11 +203,11 @@ impl Sending {
                 }
             }
             frame::Item::Failed { failure, targets, .. } => {
+                // Not the message: it may hold the value, which is for pgwh.dead_letters and not for the server's log.
                 pgrx::warning!(
-                    "pgstream_hooks: event {} can't be sent to {} subscriptions: {} (SQLSTATE {})",
+                    "pgstream_hooks: event {} can't be encoded for {} subscriptions (SQLSTATE {})",
                     failure.id(),
                     targets.len(),
-                    failure.message,
                     failure.sqlstate
                 );
                 for (id, target) in numbers.zip(&targets) {
