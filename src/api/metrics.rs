@@ -251,8 +251,10 @@ fn named(ids: Vec<i64>) -> Result<Vec<(i64, String, Standing)>, pgrx::spi::Error
     Spi::connect(|client| {
         client
             .select(
-                "SELECT s.id, s.name, s.enabled, s.paused, s.home <> h.home
-                 FROM pgwh.subscriptions s, (SELECT pgwh.home() AS home) h
+                // Materialized, so that it is asked for once and not for each row.
+                "WITH h AS MATERIALIZED (SELECT pgwh.home() AS home)
+                 SELECT s.id, s.name, s.enabled, s.paused, s.home <> h.home
+                 FROM pgwh.subscriptions s, h
                  WHERE s.id = ANY ($1) OR s.home <> h.home
                  ORDER BY s.home <> h.home, s.id LIMIT $2",
                 None,
