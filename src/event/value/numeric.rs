@@ -28,8 +28,10 @@ pub fn numeric(out: &mut Vec<u8>, stored: &[u8]) -> Option<()> {
             (sign == NEGATIVE, usize::from(header & 0x3FFF), i32::from(weight as i16), digits)
         }
     };
-    if weight > 0 && word(digits).is_none_or(|(first, _)| first == 0) {
-        return None; // Numbers are stored without leading zeros.
+    let mut stored = digits.chunks_exact(2).filter_map(word).map(|(group, _)| group);
+    if weight > 0 && stored.clone().next().is_none_or(|first| first == 0) || stored.any(|group| group > 9999)
+    {
+        return None; // Numbers are stored without leading zeros, four digits a group.
     }
     if negative {
         out.push(b'-');
@@ -131,6 +133,11 @@ mod tests {
     fn bytes_that_are_no_numeric_are_refused() {
         assert_eq!(numeric(&mut Vec::new(), &[]), None);
         assert_eq!(numeric(&mut Vec::new(), &[0, 0, 1]), None);
+        for groups in [&[0, 7][..], &[50_000], &[1, 10_000]] {
+            let words = [&[0, 1], groups].concat();
+            let stored: Vec<u8> = words.iter().flat_map(|word: &u16| word.to_ne_bytes()).collect();
+            assert_eq!(numeric(&mut Vec::new(), &stored), None, "{groups:?}");
+        }
     }
 
     /// A number stored as `numeric_in` does it: groups of four digits around the point, without zeros at the ends.
