@@ -79,6 +79,8 @@ pub struct ReplayProgress {
 pub(super) struct Replay {
     pub id: i64,
     pub filter: KeyFilter,
+    /// Whether the filter has the keys: before, everything waits, and nothing is read.
+    pub is_known: bool,
     /// Where reading goes on.
     pub cursor: u64,
     /// The range has been read to its end.
@@ -100,11 +102,14 @@ impl Replay {
     /// Bytes that a delivery takes that waits.
     pub const DEFERRED_BYTES: usize = 2 * size_of::<u64>();
 
-    pub fn new(id: i64, after: u64, filter: KeyFilter) -> Replay {
+    /// One whose keys are to be told.
+    pub fn new(id: i64, after: u64) -> Replay {
+        let filter = KeyFilter::with_capacity(0);
         Replay {
             id,
             filter_memory: filter.memory(),
             filter,
+            is_known: false,
             cursor: after,
             read: false,
             progress: ReplayProgress { replay: id, done: DeliveryId(after), ..ReplayProgress::default() },
@@ -119,7 +124,7 @@ impl Replay {
     /// Whether a live event has to wait until it is done.
     pub fn holds(&self, order: &Order, ordering: Ordering) -> bool {
         match ordering {
-            Ordering::Key => self.filter.holds(order),
+            Ordering::Key => !self.is_known || self.filter.holds(order),
             Ordering::Strict => true,
             Ordering::None => false,
         }

@@ -108,22 +108,33 @@ pub fn newest_lsn() -> Result<Option<Lsn>> {
 /// A delivery before which nothing was committed then or later, as far as commits come in the order of their times.
 /// None when nothing was.
 pub fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
-    first("last_at >= $1 ORDER BY last_at", writer::time(since))
+    edge("first_id", "last_at >= $1 ORDER BY last_at", writer::time(since))
 }
 
 /// A delivery before which nothing was committed at that position or behind it. None when nothing was.
 pub fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
-    first("last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
+    edge("first_id", "last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
 }
 
-fn first(condition: &str, since: DatumWithOid<'_>) -> Result<Option<DeliveryId>> {
-    let query = format!("SELECT first_id FROM pgwh.event_chunks WHERE {condition}, last_id LIMIT 1");
+/// A delivery behind which nothing was committed then or before, as far as commits come in the order of their times. None
+/// when that is not known, since nothing was committed later.
+pub fn last_until_time(until: Timestamp) -> Result<Option<DeliveryId>> {
+    edge("last_id", "last_at > $1 ORDER BY last_at", writer::time(until))
+}
+
+/// A delivery behind which nothing was committed at that position or before it. None when nothing was committed later.
+pub fn last_until_lsn(until: Lsn) -> Result<Option<DeliveryId>> {
+    edge("last_id", "last_lsn > $1 ORDER BY last_lsn, last_ordinal", writer::lsn(until))
+}
+
+fn edge(column: &str, condition: &str, bound: DatumWithOid<'_>) -> Result<Option<DeliveryId>> {
+    let query = format!("SELECT {column} FROM pgwh.event_chunks WHERE {condition}, last_id LIMIT 1");
     Spi::connect(|client| {
-        let mut first = None;
-        for row in client.select(query.as_str(), Some(1), &[since])? {
-            first = Some(id(row.get(1)?));
+        let mut found = None;
+        for row in client.select(query.as_str(), Some(1), &[bound])? {
+            found = Some(id(row.get(1)?));
         }
-        Ok(first)
+        Ok(found)
     })
 }
 

@@ -170,8 +170,11 @@ impl Journal {
         let selection = &replay.selection;
         let range = self.with_tables(|| {
             let first = check("the beginning of a replay can't be found", first_of(selection));
-            let range =
-                Range { first: first.map_or(DeliveryId(last.0 + 1), |first| first.max(oldest)), last };
+            let end = check("the end of a replay can't be found", last_of(selection));
+            let range = Range {
+                first: first.map_or(DeliveryId(last.0 + 1), |first| first.max(oldest)),
+                last: end.map_or(last, |end| end.min(last)),
+            };
             let noted = Spi::run_with_args(
                 "UPDATE pgwh.replays SET state = 'running', started_at = clock_timestamp(), first_id = $2,
                      last_id = $3, cursor_id = $4
@@ -206,6 +209,15 @@ fn first_of(selection: &Selection) -> Result<Option<DeliveryId>> {
         // Commits that come close together may have their times the other way round.
         Bound::Time(time) => inspect::first_since_time(Timestamp(time.0.saturating_sub(SLACK))),
         Bound::Lsn(lsn) => inspect::first_since_lsn(lsn),
+    }
+}
+
+/// A delivery behind which there is none of the selection; none when there may be, up to the newest. Inside a transaction.
+fn last_of(selection: &Selection) -> Result<Option<DeliveryId>> {
+    match selection.until {
+        Bound::None => Ok(None),
+        Bound::Time(time) => inspect::last_until_time(Timestamp(time.0.saturating_add(SLACK))),
+        Bound::Lsn(lsn) => inspect::last_until_lsn(lsn),
     }
 }
 
@@ -247,8 +259,11 @@ impl ReplayReader {
         }
     }
 
-    /// Reads on to what has arrived since; whether there was anything.
+    /// Reads on to what has arrived since, if that may belong to the replay; whether there was anything.
     pub fn extend(&mut self, last: DeliveryId) -> bool {
+        if self.sieve.has_end() {
+            return false;
+        }
         let longer = self.range.last < last;
         self.range.last = self.range.last.max(last);
         self.sieve.extend(self.range.last);

@@ -145,6 +145,11 @@ impl Sieve {
         self.rows = Rows::default();
     }
 
+    /// Whether what is committed from now on can't belong to it.
+    pub fn has_end(&self) -> bool {
+        !matches!(self.selection.until, Bound::None)
+    }
+
     /// Whether what a delivery belongs to depends on those before it.
     pub fn has_memory(&self) -> bool {
         self.selection.deliveries.is_some()

@@ -199,7 +199,9 @@ impl Dispatcher {
             last_prune: Instant::now(),
         };
         dispatcher.reload();
+        // Replays that were under way are known before anything newer arrives.
         database.commands.store(true, Ordering::SeqCst);
+        dispatcher.obey();
         dispatcher
     }
 

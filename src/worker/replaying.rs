@@ -9,8 +9,8 @@ use crate::journal::{self, Journal, Replay, ReplayEnd, ReplayReader, Standing, W
 
 /// How often a replay's progress is noted.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
-/// How much is read at once for the keys.
-const KEYS_BYTES: usize = 1 << 20;
+/// How much is read at once for the keys: little, since what is live waits meanwhile.
+const KEYS_BYTES: usize = 64 << 10;
 /// The filter is made for no more events than this; with more, live ones wait that need not.
 const MOST_KEYS: u64 = 10_000_000;
 
@@ -32,13 +32,18 @@ struct Running {
 }
 
 impl Replaying {
-    /// Takes the replays that are open and not known yet.
-    pub fn take_up(&mut self, open: Vec<Replay>) {
+    /// Takes the replays that are open and not known yet. What is newer than one that was under way waits from here on.
+    pub fn take_up(&mut self, open: Vec<Replay>, engine: &mut Engine<Payload>) {
         for replay in open {
             let mut known = self.waiting.iter().chain(self.running.values().map(|running| &running.replay));
-            if known.all(|other| other.id != replay.id) {
-                self.waiting.push_back(replay);
+            if known.any(|other| other.id == replay.id) {
+                continue;
             }
+            if replay.range.is_some() {
+                let subscription = SubscriptionId(replay.subscription);
+                engine.replay_resume(subscription, replay.id, replay.cursor, Instant::now());
+            }
+            self.waiting.push_back(replay);
         }
     }
 
@@ -46,8 +51,8 @@ impl Replaying {
     pub fn go_on(&mut self, engine: &mut Engine<Payload>, journal: &mut Journal) -> bool {
         let began = self.begin_next(engine, journal);
         let mut busy = began;
-        for running in self.running.values_mut() {
-            busy |= running.keys.is_some();
+        if let Some(running) = self.running.values_mut().find(|running| running.keys.is_some()) {
+            busy = true;
             if running.read_keys(journal) {
                 running.begin(engine);
             }

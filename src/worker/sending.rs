@@ -346,7 +346,7 @@ impl Sending {
 
     /// Takes up replays that are open.
     pub fn replay(&mut self, open: Vec<Replay>) {
-        self.replaying.take_up(open);
+        self.replaying.take_up(open, &mut self.engine);
     }
 
     /// Does what sessions asked for.

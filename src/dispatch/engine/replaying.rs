@@ -8,8 +8,31 @@ use crate::dispatch::position::DeliveryId;
 use crate::dispatch::replay::{KeyFilter, Replay, ReplayProgress};
 
 impl<P: Clone> Engine<P> {
+    /// A replay that was under way before a restart goes on behind `after`, once its keys are told by
+    /// [`Engine::replay_begin`]. Until then everything of the subscription waits, since it might be newer than what is still
+    /// to be sent again. False when there is no such subscription, or it has a replay already.
+    pub fn replay_resume(
+        &mut self,
+        id: SubscriptionId,
+        replay: i64,
+        after: DeliveryId,
+        now: Instant,
+    ) -> bool {
+        let resumed = self.with(id, |subscription, shared| {
+            if subscription.replay.is_some() {
+                return false;
+            }
+            let replay = Replay::new(replay, after.0);
+            shared.memory_used += replay.filter_memory;
+            subscription.stand_still(shared, Some(now), subscription.mode);
+            subscription.replay = Some(Box::new(replay));
+            true
+        });
+        resumed.unwrap_or(false)
+    }
+
     /// Sends a range of the journal again, before all of its keys that has not been sent: reading goes on behind
-    /// `after`. `keys` has the keys of the whole range. False when there is no such subscription, or it has a
+    /// `after`. `keys` has the keys of the whole range. False when there is no such subscription, or it has another
     /// replay already.
     pub fn replay_begin(
         &mut self,
@@ -19,15 +42,14 @@ impl<P: Clone> Engine<P> {
         keys: KeyFilter,
         now: Instant,
     ) -> bool {
+        self.replay_resume(id, replay, after, now);
         let begun = self.with(id, |subscription, shared| {
-            if subscription.replay.is_some() {
-                return false;
+            let begins = subscription.replay.as_ref().is_some_and(|it| it.id == replay && !it.is_known);
+            if begins {
+                subscription.stand_still(shared, Some(now), subscription.mode);
+                subscription.know_keys(shared, keys);
             }
-            let replay = Replay::new(replay, after.0, keys);
-            shared.memory_used += replay.filter_memory;
-            subscription.stand_still(shared, Some(now), subscription.mode);
-            subscription.replay = Some(Box::new(replay));
-            true
+            begins
         });
         begun.unwrap_or(false)
     }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::dispatch::{Disabled, End, FailureClass, Item, Keys, Mode, Ordering, Page, ReadWhat, Schedule};
+use crate::dispatch::{
+    Disabled, End, FailureClass, Item, KeyFilter, Keys, Mode, Ordering, Page, ReadWhat, Schedule,
+};
 
 const A: SubscriptionId = SubscriptionId(1);
 const B: SubscriptionId = SubscriptionId(2);
@@ -393,4 +395,48 @@ fn what_fails_before_it_is_sent_dies_by_its_schedule_and_opens_no_breaker() {
     }
     assert_eq!(bench.engine.counters(A).unwrap().dead, 50);
     assert_eq!(bench.engine.in_flight(), 0);
+}
+
+#[test]
+fn while_the_keys_of_a_resumed_replay_are_not_known_everything_waits_and_then_only_what_has_one_of_them() {
+    let mut bench = Bench::new(Settings { max_in_flight: 16, ..short() });
+    assert!(bench.engine.replay_resume(A, 7, DeliveryId(0), bench.now));
+    let (replayed, other) = (bench.arrive(A, Keys::one(1)), bench.arrive(A, Keys::one(2)));
+    let elsewhere = bench.arrive(B, Keys::one(1));
+    assert_eq!(bench.send().map(|sent| sent.1), Some(vec![elsewhere]));
+    assert!(bench.send().is_none());
+
+    let mut keys = KeyFilter::with_capacity(10);
+    keys.add(&Order { keys: Keys::one(1), table: 1, barrier: false });
+    assert!(bench.engine.replay_begin(A, 7, DeliveryId(0), keys, bench.now));
+    let (mut sent, mut last) = (Vec::new(), false);
+    for _ in 0..20 {
+        while let Some(request) = bench.send() {
+            sent.push(request.1[0]);
+            bench.succeed(&request);
+        }
+        let Some(read) = bench.engine.next_read() else { break };
+        let item = |id, key| {
+            let order = Order { keys: Keys::one(key), table: 1, barrier: false };
+            Item { id: DeliveryId(id), order, at: At::default(), payload: id, charge: 100 }
+        };
+        // What is sent again has a number of its own.
+        let (items, upto, at_tail) = match read.what {
+            ReadWhat::Replay { .. } => (vec![item(100, 1)], 50, true),
+            ReadWhat::Listed(ids) => {
+                let items = ids.iter().map(|id| item(id.0, if id.0 == replayed { 1 } else { 2 })).collect();
+                (items, ids.last().unwrap().0, false)
+            }
+            ReadWhat::Log { after } => {
+                let arrived = [item(replayed, 1), item(other, 2)].into_iter();
+                (arrived.filter(|item| item.id > after).collect(), elsewhere, true)
+            }
+        };
+        last |= at_tail;
+        bench.engine.page(A, Page { items, upto: DeliveryId(upto), at_tail });
+    }
+    assert!(last);
+    let place = |id| sent.iter().position(|&it| it == id).unwrap();
+    assert_eq!(sent.len(), 3, "{sent:?}");
+    assert!(place(100) < place(replayed), "{sent:?}");
 }

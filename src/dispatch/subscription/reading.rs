@@ -70,7 +70,7 @@ impl<P: Clone> Subscription<P> {
 
     /// A replay goes before all else, which may wait for it.
     fn next_to_probe(&self, shared: &Shared<P>) -> Option<Reading> {
-        match self.replay.as_ref().filter(|replay| !replay.read) {
+        match self.replay.as_ref().filter(|replay| replay.is_known && !replay.read) {
             Some(replay) => Some(Reading::Replay(replay.id, replay.cursor)),
             None if self.at_tail && self.listed.is_empty() => None,
             None => self.next_of_log(shared),
@@ -83,7 +83,8 @@ impl<P: Clone> Subscription<P> {
 
     /// A replay and the rest take turns, and the replay takes half of the room.
     fn next_of_all(&self, shared: &Shared<P>, share: usize, room: usize) -> Option<(Reading, usize)> {
-        let replay = self.replay.as_ref().filter(|replay| !replay.read && replay.charged <= share / 2);
+        let replay = self.replay.as_ref();
+        let replay = replay.filter(|it| it.is_known && !it.read && it.charged <= share / 2);
         let replay = replay.map(|replay| (Reading::Replay(replay.id, replay.cursor), room.min(share / 2)));
         let log = if self.mode == Mode::Draining {
             self.next_of_log(shared).map(|what| (what, room))

@@ -1,11 +1,12 @@
 //! Standing still and going on: pause, stop, an open breaker, and making room.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{Fate, Linger, Mode, Shared, State, Subscription};
 use crate::dispatch::listed::Failed;
 use crate::dispatch::outcome::Effect;
-use crate::dispatch::replay::Replay;
+use crate::dispatch::replay::{KeyFilter, Replay};
 
 impl<P: Clone> Subscription<P> {
     /// What nobody has sent leaves memory; from here on it is read from the journal.
@@ -137,16 +138,32 @@ impl<P: Clone> Subscription<P> {
     pub fn end_replay(&mut self, shared: &mut Shared<P>) {
         let Some(replay) = self.replay.take() else { return };
         shared.memory_used -= replay.filter_memory;
-        if !replay.deferred.is_empty() {
-            self.leave_live(shared);
-            shared.memory_used -= replay.deferred.len() * Replay::DEFERRED_BYTES;
-            let before = self.listed.memory();
-            self.listed.add(replay.deferred.into_iter().collect());
-            shared.memory_used += self.listed.memory() - before;
-        }
+        self.list_deferred(shared, replay.deferred);
         if replay.read {
             shared.effects.push(Effect::Replayed(self.id, replay.id));
         }
         self.touch(shared);
+    }
+
+    /// The keys of a replay are found: what has waited for it by now is read again, and goes on or waits by its keys.
+    pub fn know_keys(&mut self, shared: &mut Shared<P>, keys: KeyFilter) {
+        let Some(replay) = &mut self.replay else { return };
+        shared.memory_used = shared.memory_used - replay.filter_memory + keys.memory();
+        replay.filter_memory = keys.memory();
+        replay.filter = keys;
+        replay.is_known = true;
+        let deferred = std::mem::take(&mut replay.deferred);
+        self.list_deferred(shared, deferred);
+    }
+
+    fn list_deferred(&mut self, shared: &mut Shared<P>, deferred: BTreeSet<u64>) {
+        if deferred.is_empty() {
+            return;
+        }
+        self.leave_live(shared);
+        shared.memory_used -= deferred.len() * Replay::DEFERRED_BYTES;
+        let before = self.listed.memory();
+        self.listed.add(deferred.into_iter().collect());
+        shared.memory_used += self.listed.memory() - before;
     }
 }
