@@ -109,7 +109,7 @@ impl Chaos<'_> {
             "replay" => {
                 let only = ["all", "all", "undelivered"][self.rng.usize(0..3)];
                 self.sql(&format!(
-                    "SELECT pgwh.replay('{name}', since => now() - interval '3 s', \"only\" => '{only}')"
+                    "SELECT pgwh.replay('{name}', since => now() - interval '3 s', until => now(), \"only\" => '{only}')"
                 ));
             }
             // Not those that a replay made: they are refused.
