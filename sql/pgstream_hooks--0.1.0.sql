@@ -251,7 +251,8 @@ CREATE FUNCTION pgwh.subscribe(
     retry_schedule interval[] DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval DEFAULT NULL,
     compress text DEFAULT NULL,
-    enabled boolean DEFAULT true
+    enabled boolean DEFAULT true,
+    backfill boolean DEFAULT false
 ) RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'subscribe_wrapper';
 COMMENT ON FUNCTION pgwh.subscribe IS
@@ -283,6 +284,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   retention      how long events stay for replay, by default as the setting pgwh.retention says
   compress       gzip
   enabled        whether changes are captured for it
+  backfill       whether the rows that there are already are sent, too, see pgwh.backfill()
 Example: SELECT pgwh.subscribe(''https://example.com/hook'', tables => ''{public.orders}'');';
 
 CREATE FUNCTION pgwh.unsubscribe(name text) RETURNS bigint
@@ -1007,18 +1009,21 @@ COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committ
 
 CREATE TABLE pgwh.commands (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget', 'discard')),
+    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget', 'discard',
+        'backfill', 'pause_backfill', 'resume_backfill', 'cancel_backfill')),
     subscription_id bigint,
     delivery_id bigint,
     replay_id bigint,
+    backfill_id bigint,
     at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
 COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
-COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay, forget (forget what was read of the journal) or discard (forget what is pending)';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay, forget (forget what was read of the journal), discard (forget what is pending), backfill, pause_backfill, resume_backfill or cancel_backfill';
 COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
 COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip, or the last one to discard';
 COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
+COMMENT ON COLUMN pgwh.commands.backfill_id IS 'the backfill to begin, pause, resume or cancel';
 COMMENT ON COLUMN pgwh.commands.at IS 'when it was given';
 
 CREATE TABLE pgwh.replays (
@@ -1338,6 +1343,146 @@ EXCEPTION WHEN OTHERS THEN
         HINT = 'The command itself is not affected.';
 END $$;
 COMMENT ON FUNCTION pgwh.note_schema_change() IS 'notes a change of the schema; when it can''t, it warns and the command goes on';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- From the beginning
+
+CREATE TABLE pgwh.backfill_requests (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    subscription text NOT NULL,
+    tables text[] NOT NULL,
+    filter text,
+    order_by text,
+    start text,
+    chunk_size integer,
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'paused', 'done', 'cancelled', 'failed')),
+    reason text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    finished_at timestamptz
+);
+CREATE INDEX backfill_requests_open ON pgwh.backfill_requests (id) WHERE state IN ('waiting', 'running', 'paused');
+COMMENT ON TABLE pgwh.backfill_requests IS 'what was asked for by pgwh.backfill(); pgwh.backfills shows how far it is';
+COMMENT ON COLUMN pgwh.backfill_requests.id IS 'its id';
+COMMENT ON COLUMN pgwh.backfill_requests.subscription_id IS 'who gets the rows';
+COMMENT ON COLUMN pgwh.backfill_requests.subscription IS 'the subscription''s name when the backfill was asked for';
+COMMENT ON COLUMN pgwh.backfill_requests.tables IS 'patterns of tables; those of them that the subscription is about are read';
+COMMENT ON COLUMN pgwh.backfill_requests.filter IS 'rows for which this is true; null: all';
+COMMENT ON COLUMN pgwh.backfill_requests.order_by IS 'the column that rows are read in the order of, and then of the key; null: of the key';
+COMMENT ON COLUMN pgwh.backfill_requests.start IS 'rows whose value of that column is not less; null: all';
+COMMENT ON COLUMN pgwh.backfill_requests.chunk_size IS 'most rows that are read at once; null: as many as fit into 5 ms';
+COMMENT ON COLUMN pgwh.backfill_requests.state IS 'waiting, running, paused, done (all rows are journaled), cancelled or failed';
+COMMENT ON COLUMN pgwh.backfill_requests.reason IS 'why it failed or was cancelled';
+COMMENT ON COLUMN pgwh.backfill_requests.created_at IS 'when it was asked for';
+COMMENT ON COLUMN pgwh.backfill_requests.started_at IS 'when it began';
+COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
+
+CREATE TABLE pgwh.backfill_tables (
+    backfill_id bigint,
+    relation oid,
+    table_name text NOT NULL,
+    estimate bigint,
+    rows_read bigint NOT NULL DEFAULT 0,
+    rows_sent bigint NOT NULL DEFAULT 0,
+    seconds double precision NOT NULL DEFAULT 0,
+    position bytea,
+    again boolean NOT NULL DEFAULT false,
+    done boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (backfill_id, relation)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE pgwh.backfill_tables IS 'how far backfills have read each table or partition; written by their workers only';
+COMMENT ON COLUMN pgwh.backfill_tables.backfill_id IS 'the backfill';
+COMMENT ON COLUMN pgwh.backfill_tables.relation IS 'oid of the table';
+COMMENT ON COLUMN pgwh.backfill_tables.table_name IS 'its name when the backfill came to it';
+COMMENT ON COLUMN pgwh.backfill_tables.estimate IS 'about how many rows it had then; null when nobody had counted';
+COMMENT ON COLUMN pgwh.backfill_tables.rows_read IS 'rows read so far';
+COMMENT ON COLUMN pgwh.backfill_tables.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
+COMMENT ON COLUMN pgwh.backfill_tables.seconds IS 'time that took, in seconds';
+COMMENT ON COLUMN pgwh.backfill_tables.position IS 'values of the last row read in the columns of the order, as JSON in UTF-8';
+COMMENT ON COLUMN pgwh.backfill_tables.again IS 'whether it is read once more: a row got another key, and write-ahead log did not have all of it';
+COMMENT ON COLUMN pgwh.backfill_tables.done IS 'whether it has been read to its end';
+
+CREATE VIEW pgwh.backfills AS
+    SELECT r.id, r.subscription_id, r.subscription, r.tables, r.filter, r.order_by, r.start, r.chunk_size,
+        r.state, r.reason,
+        coalesce(t.rows_done, 0) AS rows_done,
+        coalesce(t.rows_sent, 0) AS rows_sent,
+        t.rows_total,
+        CASE WHEN r.state = 'done' THEN 100 ELSE least(round(100.0 * t.rows_done / nullif(t.rows_total, 0), 1), 99.9) END AS percent,
+        (t.rows_done / nullif(t.seconds, 0))::bigint AS rows_per_second,
+        CASE WHEN r.state IN ('waiting', 'running', 'paused')
+            THEN date_trunc('second', make_interval(secs => t.seconds * (t.rows_total - t.rows_done) / nullif(t.rows_done, 0))) END AS eta,
+        coalesce(t.tables_done, 0) AS tables_done,
+        coalesce(t.tables_total, 0) AS tables_total,
+        p.position,
+        r.created_at, r.started_at, r.finished_at
+    FROM pgwh.backfill_requests r
+    LEFT JOIN LATERAL (
+        SELECT sum(t.rows_read)::bigint AS rows_done, sum(t.rows_sent)::bigint AS rows_sent,
+            CASE WHEN count(*) = count(coalesce(t.estimate, CASE WHEN t.done THEN 0 END))
+                THEN sum(CASE WHEN t.done THEN t.rows_read ELSE greatest(t.estimate, t.rows_read) END)::bigint END AS rows_total,
+            sum(t.seconds) AS seconds, count(*) FILTER (WHERE t.done) AS tables_done, nullif(count(*), 0) AS tables_total
+        FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id) t ON true
+    LEFT JOIN LATERAL (
+        SELECT t.table_name || coalesce(' ' || convert_from(t.position, 'UTF8'), '') AS position
+        FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND NOT t.done ORDER BY t.relation LIMIT 1) p ON true
+    ORDER BY r.id;
+COMMENT ON VIEW pgwh.backfills IS 'one row a backfill: how far it is, how fast, and how long it will take';
+COMMENT ON COLUMN pgwh.backfills.id IS 'its id';
+COMMENT ON COLUMN pgwh.backfills.subscription_id IS 'who gets the rows';
+COMMENT ON COLUMN pgwh.backfills.subscription IS 'the subscription''s name when the backfill was asked for';
+COMMENT ON COLUMN pgwh.backfills.tables IS 'patterns of the tables that are read';
+COMMENT ON COLUMN pgwh.backfills.filter IS 'rows for which this is true; null: all';
+COMMENT ON COLUMN pgwh.backfills.order_by IS 'the column that rows are read in the order of; null: of the key';
+COMMENT ON COLUMN pgwh.backfills.start IS 'rows whose value of that column is not less; null: all';
+COMMENT ON COLUMN pgwh.backfills.chunk_size IS 'most rows that are read at once; null: as many as fit into 5 ms';
+COMMENT ON COLUMN pgwh.backfills.state IS 'waiting, running, paused, done (all rows are journaled, and sent like live events), cancelled or failed';
+COMMENT ON COLUMN pgwh.backfills.reason IS 'why it failed or was cancelled';
+COMMENT ON COLUMN pgwh.backfills.rows_done IS 'rows read so far';
+COMMENT ON COLUMN pgwh.backfills.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
+COMMENT ON COLUMN pgwh.backfills.rows_total IS 'about how many rows there are to read, by the statistics of ANALYZE; null when a table has none';
+COMMENT ON COLUMN pgwh.backfills.percent IS 'how much of that is done';
+COMMENT ON COLUMN pgwh.backfills.rows_per_second IS 'how fast it reads, pauses left out';
+COMMENT ON COLUMN pgwh.backfills.eta IS 'how long the rest will take at that speed';
+COMMENT ON COLUMN pgwh.backfills.tables_done IS 'tables and partitions that have been read to their end';
+COMMENT ON COLUMN pgwh.backfills.tables_total IS 'tables and partitions known so far';
+COMMENT ON COLUMN pgwh.backfills.position IS 'the table that is being read, and the last row read of it';
+COMMENT ON COLUMN pgwh.backfills.created_at IS 'when it was asked for';
+COMMENT ON COLUMN pgwh.backfills.started_at IS 'when it began';
+COMMENT ON COLUMN pgwh.backfills.finished_at IS 'when it ended';
+
+CREATE FUNCTION pgwh.backfill(
+    name text,
+    table_name text DEFAULT NULL,
+    filter text DEFAULT NULL,
+    order_by text DEFAULT NULL,
+    start text DEFAULT NULL,
+    chunk_size integer DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'backfill_wrapper';
+COMMENT ON FUNCTION pgwh.backfill IS
+'Sends a subscription the rows that there are, as events with action read, in order with live changes; returns the id of the backfill.
+  name        the subscription
+  table_name  schema.table, a table in the search path, or a pattern like sales.*; all its tables when left out
+  filter      a condition over the columns: rows for which it is true
+  order_by    a column to read in the order of, which should have an index; the key when left out
+  start       the least value of that column, as text
+  chunk_size  most rows that are read at once; as many as fit into 5 ms when left out
+Example: SELECT pgwh.backfill(''orders-to-billing'', ''public.orders'');
+TABLE pgwh.backfills shows how far it is.';
+
+CREATE FUNCTION pgwh.pause_backfill(id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_backfill_wrapper';
+COMMENT ON FUNCTION pgwh.pause_backfill(bigint) IS 'reads no more of a backfill until pgwh.resume_backfill(id)';
+
+CREATE FUNCTION pgwh.resume_backfill(id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_backfill_wrapper';
+COMMENT ON FUNCTION pgwh.resume_backfill(bigint) IS 'goes on with a backfill that is paused or has failed, from where it was';
+
+CREATE FUNCTION pgwh.cancel_backfill(id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_backfill_wrapper';
+COMMENT ON FUNCTION pgwh.cancel_backfill(bigint) IS 'ends a backfill; rows that it has read are still sent';
 
 REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;

@@ -135,6 +135,8 @@ pub enum Error {
     NotReady(String),
     /// Capture is not ready, and this transaction would wait for itself.
     NotReadyHere(String),
+    /// A table whose rows a subscription's owner may not read: its name, and the owner.
+    MayNotRead(String, String),
     /// A database is to be moved while it has changes that are not journaled.
     Unjournaled,
     /// What should not happen: the server or pgrx refused what we asked.
@@ -183,6 +185,12 @@ impl Error {
                 "the database has changes that are not captured yet".into(),
                 "Write-ahead log from before a move to another tablespace can't be decoded after it.".into(),
                 "Try again later; SELECT * FROM pgwh.health() in that database says what keeps them.".into(),
+            ),
+            Error::MayNotRead(table, owner) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("permission denied for table {table}"),
+                format!("The subscription belongs to {owner:?}, who may not read all rows of {table}."),
+                format!("GRANT SELECT ON {table} TO {owner:?}; and no row security may stand in the way."),
             ),
             Error::Missing(what) => (
                 ERRCODE_NULL_VALUE_NOT_ALLOWED,

@@ -59,7 +59,7 @@ fn everything_that_a_user_sees_is_documented() {
            WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
          UNION SELECT format('`%s`', attname) FROM pg_attribute
            WHERE attrelid = ANY ('{pgwh.status, pgwh.subscriptions, pgwh.events, pgwh.deliveries, pgwh.attempts,
-                                 pgwh.dead_letters, pgwh.gaps, pgwh.replays, pgwh.schema_history}'::regclass[]) AND attnum > 0
+                                 pgwh.dead_letters, pgwh.gaps, pgwh.replays, pgwh.backfills, pgwh.schema_history}'::regclass[]) AND attnum > 0
          UNION SELECT format('`%s ', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
          UNION SELECT format('`%s`', check_name) FROM pgwh.health()
          UNION SELECT format('`%s`', name) FROM pg_settings WHERE name LIKE 'pgwh.%'",

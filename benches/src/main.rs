@@ -1,5 +1,6 @@
 //! The figures of `benches/README.md`: `make bench`, or `make bench BENCH='burst 500000'` for one of them.
 
+mod backfill;
 mod batches;
 mod burst;
 mod decoding;
@@ -21,6 +22,7 @@ use harness::{Cluster, Receiver, Server, Setup, within};
 const USAGE: &str = "\
     burst [rows]            requests a second, one event each, while a burst of rows is committed    (500000)
     batches [rows]          events a second in batches of 100, while a burst of rows is committed    (2000000)
+    backfill [rows]         existing rows a second in batches of 100; live events and pgbench meanwhile      (1000000)
     drain [rows]            a backlog against the same rows sent live                                (1000000)
     encode [rows]           decoding a row of 12 columns and writing it as JSON, against wal2json       (500000)
     latency [commits]       from commit to receipt on an idle system, and at 5,000 events a second   (2000)
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         std::thread::available_parallelism().map_or(1, usize::from)
     );
     match which.as_str() {
+        "backfill" => backfill::run(size.unwrap_or(1_000_000)),
         "burst" => burst::run(size.unwrap_or(500_000)),
         "batches" => batches::run(size.unwrap_or(2_000_000)),
         "drain" => drain::run(size.unwrap_or(1_000_000)),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
             burst::run(500_000);
             batches::run(2_000_000);
             drain::run(1_000_000);
+            backfill::run(1_000_000);
             encode::run(500_000);
             latency::run(2_000);
             memory::run(5_000_000);

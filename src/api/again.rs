@@ -104,7 +104,7 @@ fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
 
 /// Writes down what the dispatcher is to do when this transaction has committed.
 pub fn tell(what: CommandKind) -> Result<(), Error> {
-    let (command, subscription, delivery, replay) = match what {
+    let (command, subscription, delivery, other) = match what {
         CommandKind::Reload { subscription } => ("reload", Some(subscription), None, None),
         CommandKind::Retry { subscription } => ("retry", Some(subscription), None, None),
         CommandKind::Skip { subscription, delivery } => {
@@ -112,17 +112,23 @@ pub fn tell(what: CommandKind) -> Result<(), Error> {
         }
         CommandKind::Replay { replay } => ("replay", None, None, Some(replay)),
         CommandKind::CancelReplay { replay } => ("cancel_replay", None, None, Some(replay)),
+        CommandKind::Backfill { backfill } => ("backfill", None, None, Some(backfill)),
+        CommandKind::PauseBackfill { backfill } => ("pause_backfill", None, None, Some(backfill)),
+        CommandKind::ResumeBackfill { backfill } => ("resume_backfill", None, None, Some(backfill)),
+        CommandKind::CancelBackfill { backfill } => ("cancel_backfill", None, None, Some(backfill)),
         CommandKind::Forget => ("forget", None, None, None),
         CommandKind::Discard { subscription, .. } => ("discard", Some(subscription), None, None),
     };
+    let (replay, backfill) = if command.contains("backfill") { (None, other) } else { (other, None) };
     let write = || {
         Ok(Spi::run_with_args(
-            "INSERT INTO pgwh.commands (command, subscription_id, delivery_id, replay_id) VALUES ($1, $2, $3, $4)",
-            &[command.into(), subscription.into(), delivery.into(), replay.into()],
+            "INSERT INTO pgwh.commands (command, subscription_id, delivery_id, replay_id, backfill_id)
+             VALUES ($1, $2, $3, $4, $5)",
+            &[command.into(), subscription.into(), delivery.into(), replay.into(), backfill.into()],
         )?)
     };
-    // To have a row read again does what its change has done already.
-    if command == "reload" {
+    // To have a row read again does what its change has done already; whose backfill it is has been judged.
+    if command == "reload" || backfill.is_some() {
         as_owner(write)?
     } else {
         write()?

@@ -10,6 +10,8 @@ mod acting;
 #[cfg(feature = "server")]
 mod again;
 #[cfg(feature = "server")]
+mod backfill;
+#[cfg(feature = "server")]
 mod columns;
 #[cfg(feature = "server")]
 mod conditions;

@@ -54,6 +54,7 @@ fn subscribe(
     retention: Option<Interval>,
     compress: Option<String>,
     enabled: Option<bool>,
+    backfill: Option<bool>,
 ) -> Result<i64, ErrorReport> {
     let enabled = enabled.unwrap_or(true);
     let scheme = signature.map(|word| secrets::scheme_of(Some(&word))).transpose()?;
@@ -104,6 +105,9 @@ fn subscribe(
     secrets::set_secret(id, secret, scheme)?;
     if let Some(pem) = client_certificate {
         secrets::set_client_certificate(id, &pem)?;
+    }
+    if backfill.unwrap_or_default() {
+        super::backfill::begin_all(id)?;
     }
     Ok(id)
 }

@@ -91,7 +91,8 @@ fn lane(
     has_old: bool,
     has_new: bool,
 ) -> (LaneKeys, bool) {
-    let anonymous = action != Action::Insert && relation.is_anonymous(has_old, action == Action::Update);
+    let is_whole = matches!(action, Action::Insert | Action::Read);
+    let anonymous = !is_whole && relation.is_anonymous(has_old, action == Action::Update);
     if anonymous {
         return (LaneKeys::default(), true);
     }

@@ -13,6 +13,8 @@ pub(crate) mod capture;
 #[cfg(feature = "server")]
 mod change;
 #[cfg(feature = "server")]
+pub(crate) mod chunk;
+#[cfg(feature = "server")]
 mod column;
 #[cfg(feature = "server")]
 pub(crate) mod condition;

@@ -358,7 +358,7 @@ pub unsafe fn identity_of(relation: pg_sys::Relation) -> (Identity, Vec<i16>) {
 ///
 /// # Safety
 /// As [`CapturedRelation::build`].
-unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
+pub(super) unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
     // SAFETY: as the caller promises. Indexes are opened as pgoutput does, without a lock, since under a historic
     // snapshot they are only read from the caches (`relcache.c`, RelationGetIdentityKeyBitmap).
     unsafe {

@@ -20,7 +20,7 @@ use super::subscription::{At, Fate, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::{Pace, Turns};
 
-pub use counters::{Bottleneck, Counters};
+pub use counters::{Bottleneck, Counters, Load};
 pub use reading::{Item, Page, Read, ReadWhat};
 
 /// How often to look for slow ones.

@@ -20,12 +20,13 @@ mod retry;
 mod subscription;
 mod timers;
 mod turns;
+mod watch;
 mod window;
 
 #[cfg(test)]
 mod properties;
 
-pub use engine::{Bottleneck, Counters, Engine, Item, Page, Read, ReadWhat, Request, Ticket};
+pub use engine::{Bottleneck, Counters, Engine, Item, Load, Page, Read, ReadWhat, Request, Ticket};
 pub use hosts::HostLimits;
 pub use order::{Keys, Order, Ordering};
 pub use outcome::{
@@ -36,3 +37,4 @@ pub use rate::PerSecond;
 pub use replay::{KeyFilter, ReplayProgress};
 pub use retry::Schedule;
 pub use subscription::{At, Settings};
+pub use watch::Watch;

@@ -17,6 +17,9 @@ pub struct Fingerprint(u64);
 impl Fingerprint {
     const BITS: u32 = 48;
 
+    /// Of no transaction yet.
+    pub const NONE: Fingerprint = Fingerprint(0);
+
     /// Of the transaction `xid` that was committed at that time by the cluster with that system identifier.
     pub fn of(system_identifier: u64, xid: u32, committed_at: Timestamp) -> Self {
         let digest = Sha256::new()

@@ -32,7 +32,7 @@ pub struct Timestamp(pub i64);
 /// What all events of one transaction share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
-    /// The top-level transaction id.
+    /// The top-level transaction id; 0 for what a backfill has read.
     pub xid: u32,
     /// Where the commit record begins: what orders transactions.
     pub commit_lsn: Lsn,
@@ -57,6 +57,8 @@ pub enum Action {
     Ddl,
     /// A message was written, by `pgwh.emit` or by another application.
     Message,
+    /// A row was there when a backfill came to it.
+    Read = 6,
 }
 
 impl Action {
@@ -130,7 +132,7 @@ pub struct Event {
     pub annotations: Option<Arc<str>>,
     /// Where it happened; of a schema change and of a message see [`Event::schema_change`] and [`Event::message`].
     pub relation: Arc<Relation>,
-    /// The row after the change: inserts and updates.
+    /// The row after the change: inserts and updates; or as it was read.
     pub new: Option<Row>,
     /// What WAL has of the row before the change: the key (other columns absent), or all under REPLICA IDENTITY
     /// FULL; none when WAL has nothing.

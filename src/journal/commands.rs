@@ -57,6 +57,26 @@ pub enum CommandKind {
         /// The last delivery to forget.
         upto: Option<DeliveryId>,
     },
+    /// Look at the open backfills.
+    Backfill {
+        /// The new one.
+        backfill: i64,
+    },
+    /// Read no more of a backfill for now.
+    PauseBackfill {
+        /// Which.
+        backfill: i64,
+    },
+    /// Go on with a backfill that is paused or has failed.
+    ResumeBackfill {
+        /// Which.
+        backfill: i64,
+    },
+    /// End a backfill.
+    CancelBackfill {
+        /// Which.
+        backfill: i64,
+    },
     /// Chunks of events have been rewritten: nothing that was read of them before may be used any more.
     Forget,
 }
@@ -69,7 +89,7 @@ pub fn commands() -> Vec<Command> {
 fn read() -> Result<Vec<Command>> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT id, command, subscription_id, delivery_id, replay_id FROM pgwh.commands ORDER BY id",
+            "SELECT id, command, subscription_id, delivery_id, replay_id, backfill_id FROM pgwh.commands ORDER BY id",
             None,
             &[],
         )?;
@@ -88,6 +108,10 @@ fn read() -> Result<Vec<Command>> {
                     upto: row.get::<i64>(4)?.map(|upto| DeliveryId(upto as u64)),
                 },
                 Some("cancel_replay") => CommandKind::CancelReplay { replay: number(5)? },
+                Some("backfill") => CommandKind::Backfill { backfill: number(6)? },
+                Some("pause_backfill") => CommandKind::PauseBackfill { backfill: number(6)? },
+                Some("resume_backfill") => CommandKind::ResumeBackfill { backfill: number(6)? },
+                Some("cancel_backfill") => CommandKind::CancelBackfill { backfill: number(6)? },
                 _ => CommandKind::Forget,
             };
             commands.push(Command { id: number(1)?, kind });

@@ -13,6 +13,8 @@ pub mod ring;
 pub mod selection;
 
 #[cfg(feature = "server")]
+mod backfills;
+#[cfg(feature = "server")]
 mod commands;
 #[cfg(feature = "server")]
 mod gaps;
@@ -42,6 +44,11 @@ mod tables;
 mod writer;
 
 #[cfg(feature = "server")]
+pub use backfills::{
+    BackfillState, BackfillTable, BackfillTask, OpenBackfill, add_backfill_tables, backfill_task,
+    open_backfills, set_backfill_state, tables_of, tell_of_backfill,
+};
+#[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};
 #[cfg(feature = "server")]
 pub use image::Version;
@@ -62,4 +69,4 @@ pub use subscriptions::{
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]
-pub use writer::{Attempt, Journal};
+pub use writer::{Attempt, BY_INDEX, Journal};

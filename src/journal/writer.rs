@@ -7,6 +7,7 @@ use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
+use super::backfills::{self, BackfillStep};
 use super::chunk::{Chunk, ChunkPacker, Place};
 use super::inserts::Plans;
 use super::load::{self, Loaded};
@@ -50,7 +51,7 @@ pub struct Attempt {
 }
 
 /// Plans are kept for life, also those made while a table was empty and reading all of it would have been cheapest.
-const BY_INDEX: &[(&CStr, &CStr)] = &[
+pub const BY_INDEX: &[(&CStr, &CStr)] = &[
     (c"enable_seqscan", c"off"),
     (c"enable_bitmapscan", c"off"),
     (c"plan_cache_mode", c"force_generic_plan"),
@@ -87,6 +88,7 @@ struct Buffer {
     outcome_rows: Vec<(i64, OutcomeChunk)>,
     attempts: Vec<(i64, Attempt)>,
     positions: Vec<PositionRow>,
+    steps: Vec<BackfillStep>,
     /// The bytes of rows that are complete.
     bytes: usize,
     since: Option<Instant>,
@@ -163,6 +165,12 @@ impl Journal {
         self.buffer.touch();
     }
 
+    /// Takes how far a backfill is with what has been taken so far.
+    pub(super) fn take_step(&mut self, step: BackfillStep) {
+        self.buffer.steps.push(step);
+        self.buffer.touch();
+    }
+
     /// Takes a request that failed, or one that succeeded after others had failed.
     pub fn attempt(&mut self, attempt: Attempt) {
         let sequence = self.next_in_sequence();
@@ -202,6 +210,16 @@ impl Journal {
     /// The last number given.
     pub fn last(&self) -> DeliveryId {
         self.last
+    }
+
+    /// What stands at a position that no commit has, behind all that came before it: the place of the first event that
+    /// may be taken there. `end` is where something ended that has been taken.
+    pub fn place_before(&self, end: Lsn) -> Place {
+        let lsn = Lsn(end.0.saturating_sub(1));
+        match self.high {
+            Some((high, ordinal)) if high >= lsn => (high, ordinal + 1),
+            _ => (lsn, 0),
+        }
     }
 
     /// Gives a number to a delivery that is made again.
@@ -281,6 +299,7 @@ impl Buffer {
         self.outcome_rows.clear();
         self.attempts.clear();
         self.positions.clear();
+        self.steps.clear();
         self.bytes = 0;
         self.since = None;
     }
@@ -303,6 +322,9 @@ impl Buffer {
             }
             for row in &self.positions {
                 plans.position(client, row)?;
+            }
+            for step in &self.steps {
+                backfills::write_step(client, step)?;
             }
             let rows =
                 self.chunks.len() + self.outcome_rows.len() + self.attempts.len() + self.positions.len();

@@ -14,6 +14,9 @@
 //!   version, which replaces it;
 //! - before a change, which of its targets don't get it after all;
 //! - a subscription's routing where its own transaction commits; progress whenever there is any.
+//!
+//! A backfiller writes such a stream, too: the rows of a chunk as changes behind [`write_begin`], and then
+//! [`write_chunk`]; or why there is no chunk.
 
 pub(super) mod read;
 mod stream;
@@ -22,11 +25,11 @@ pub(super) mod write;
 use std::fmt;
 
 pub use read::FrameReader;
-pub use stream::{Failure, Item, Stream};
+pub use stream::{ChunkEnd, Failure, Item, NoChunk, Stream, Visible};
 pub use write::{
-    ChangeFrame, ChangeHead, FailureHead, Image, begin_change, write_annotations, write_begin, write_commit,
-    write_failed, write_image_begin, write_image_end, write_progress, write_refusal, write_relation,
-    write_subscription,
+    ChangeFrame, ChangeHead, FailureHead, Image, begin_change, write_annotations, write_begin, write_chunk,
+    write_commit, write_failed, write_image_begin, write_image_end, write_no_chunk, write_progress,
+    write_refusal, write_relation, write_subscription,
 };
 
 use crate::event::{Action, RowError};
@@ -144,6 +147,8 @@ mod tag {
     pub const IMAGE_BEGIN: u8 = b'(';
     pub const IMAGE_END: u8 = b')';
     pub const ANNOTATIONS: u8 = b'A';
+    pub const CHUNK: u8 = b'K';
+    pub const NO_CHUNK: u8 = b'N';
     pub const NEW_ROW: u8 = b'n';
     pub const OLD_ROW: u8 = b'o';
 }
@@ -183,6 +188,7 @@ fn action_code(action: Action) -> u8 {
         Action::Truncate => b'T',
         Action::Ddl => b'L',
         Action::Message => b'M',
+        Action::Read => b'R',
     }
 }
 
@@ -194,6 +200,7 @@ fn action_of(code: u8) -> Result<Action, FrameError> {
         b'T' => Ok(Action::Truncate),
         b'L' => Ok(Action::Ddl),
         b'M' => Ok(Action::Message),
+        b'R' => Ok(Action::Read),
         _ => Err(FrameError::Invalid("action")),
     }
 }

@@ -35,6 +35,15 @@ impl Receiver {
         unsafe { pg_sys::dsm_segment_handle(self.segment) }
     }
 
+    /// Lets go of the queue, with all that is in it.
+    pub fn close(self) {
+        // SAFETY: the handle and the segment are live, and nobody uses them any more.
+        unsafe {
+            pg_sys::shm_mq_detach(self.queue);
+            pg_sys::dsm_detach(self.segment);
+        }
+    }
+
     /// The next piece of the stream, if one is there. The process' latch is set when there may be more.
     pub fn receive(&mut self) -> Result<Option<&[u8]>, Detached> {
         self.take(true)

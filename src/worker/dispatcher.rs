@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::backfilling::Backfilling;
 use super::counts;
 use super::decoder::Installation;
 use super::figures::Publisher;
@@ -163,6 +164,9 @@ struct Dispatcher {
     stream: Stream,
     recording: Recording,
     sending: Sending,
+    backfilling: Backfilling,
+    /// A transaction is half told.
+    within: bool,
     publisher: Publisher,
     /// Targets of the change to come that don't get it, and why.
     refusals: HashMap<i64, String>,
@@ -190,6 +194,8 @@ impl Dispatcher {
             stream: Stream::new(),
             recording,
             sending,
+            backfilling: Backfilling::new(database),
+            within: false,
             publisher: Publisher::new(database),
             refusals: HashMap::new(),
             versions: Vec::new(),
@@ -220,6 +226,7 @@ impl Dispatcher {
             self.store_versions();
             self.obey();
             self.sending.test(self.database);
+            busy |= self.backfilling.go_on(&mut self.sending, &mut self.recording, !self.within);
             busy |= self.sending.submit();
             busy |= self.sending.render();
             // Behind that: what has just become ready to be read must not be slept over.
@@ -229,8 +236,13 @@ impl Dispatcher {
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
                 let sending = self.sending.next_wakeup(self.recording.is_written());
+                let backfills = self.backfilling.next_wakeup();
                 let statistics = process::report_statistics().map(|wait| Instant::now() + wait);
-                let wakeups = sending.into_iter().chain(self.recording.next_wakeup()).chain(statistics);
+                let wakeups = sending
+                    .into_iter()
+                    .chain(self.recording.next_wakeup())
+                    .chain(statistics)
+                    .chain(backfills);
                 wait_set.wait(wakeups.min(), RECHECK_EVERY);
                 self.sending.disarm();
             }
@@ -335,7 +347,10 @@ impl Dispatcher {
             }
             Item::ImageEnd { lsn } => self.store_first_image(lsn),
             // Its events may be for a subscription that was told of just before.
-            Item::Begin(_) => self.store_versions(),
+            Item::Begin(_) => {
+                self.within = true;
+                self.store_versions();
+            }
             Item::Refusal { subscription, reason } => {
                 self.refusals.insert(subscription, reason);
             }
@@ -343,11 +358,17 @@ impl Dispatcher {
                 let refusals = std::mem::take(&mut self.refusals);
                 // What is decoded again is in the journal already, and so is what becomes of it.
                 if let Some(first) = self.recording.append(&item) {
+                    self.backfilling.note(&item, &refusals, &mut self.recording);
                     self.sending.arrive(first, item, &refusals, &mut self.recording);
                 }
             }
-            Item::Commit { end_lsn } => self.recording.arrived(end_lsn),
+            Item::Commit { end_lsn } => {
+                self.within = false;
+                self.recording.arrived(end_lsn);
+            }
             Item::Progress { lsn } => self.recording.arrived(lsn),
+            // The decoder tells of none.
+            Item::Chunk(_) | Item::NoChunk { .. } => {}
         }
     }
 
@@ -373,20 +394,21 @@ impl Dispatcher {
         if !self.database.commands.swap(false, Ordering::SeqCst) {
             return;
         }
-        let Some((commands, replays)) = self.with_tables(|| (journal::commands(), journal::open_replays()))
-        else {
-            return;
-        };
+        let read = || (journal::commands(), journal::open_replays(), journal::open_backfills());
+        let Some((commands, replays, backfills)) = self.with_tables(read) else { return };
         self.sending.replay(replays);
+        self.backfilling.take_up(backfills);
         // What is to be forgotten is known when the log has told of everything before the adoption.
         let (discards, commands): (Vec<_>, Vec<_>) =
             commands.into_iter().partition(|command| matches!(command.kind, CommandKind::Discard { .. }));
         self.discard(discards);
         for command in &commands {
-            if let CommandKind::Reload { subscription } = command.kind {
-                self.read_again(&[subscription]);
-            } else {
-                self.sending.obey(command.kind, self.recording.journal());
+            match command.kind {
+                CommandKind::Reload { subscription } => self.read_again(&[subscription]),
+                CommandKind::PauseBackfill { backfill } => self.backfilling.pause(backfill),
+                CommandKind::ResumeBackfill { backfill } => self.backfilling.resume(backfill),
+                CommandKind::CancelBackfill { backfill } => self.backfilling.cancel(backfill),
+                kind => self.sending.obey(kind, self.recording.journal()),
             }
         }
         // What was done is on record before it is forgotten that it was asked for.
@@ -470,12 +492,18 @@ impl Dispatcher {
             journal::begin_discards(&ids, last);
             journal::subscriptions(&ids)
         });
-        if let Some(rows) = rows {
-            if rows.iter().any(|row| row.held) {
-                self.database.commands.store(true, Ordering::SeqCst);
-            }
-            self.recording.keep_for(&rows);
-            self.sending.edit(&ids, rows, self.recording.last());
+        let Some(rows) = rows else { return };
+        let some_are_gone = rows.len() < ids.len();
+        if rows.iter().any(|row| row.held) {
+            self.database.commands.store(true, Ordering::SeqCst);
+        }
+        self.recording.keep_for(&rows);
+        self.sending.edit(&ids, rows, self.recording.last());
+        if some_are_gone
+            && !self.backfilling.is_idle()
+            && let Some(open) = self.with_tables(journal::open_backfills)
+        {
+            self.backfilling.keep(&open);
         }
     }
 

@@ -99,7 +99,8 @@ impl Launcher {
         // A decoder outlives its dispatcher by a moment, and a launcher that comes back finds both at work.
         let busy = self.children.contains_key(&oid)
             || database.dispatcher_pid.load(Ordering::SeqCst) != 0
-            || database.decoder_pid.load(Ordering::SeqCst) != 0;
+            || database.decoder_pid.load(Ordering::SeqCst) != 0
+            || database.backfiller_pid.load(Ordering::SeqCst) != 0;
         if busy
             || oid == pg_sys::InvalidOid
             || !database.wanted.load(Ordering::SeqCst)

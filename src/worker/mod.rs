@@ -1,6 +1,8 @@
 //! The processes: what runs, and how they find and wake each other.
 
 pub mod ask;
+mod backfiller;
+mod backfilling;
 pub mod clock;
 mod copies;
 pub mod counts;

@@ -231,6 +231,7 @@ fn stand_back(name: &CStr, drain: bool) {
     let deadline = Instant::now() + PATIENCE;
     while database.dispatcher_pid.load(Ordering::SeqCst) != 0
         || database.decoder_pid.load(Ordering::SeqCst) != 0
+        || database.backfiller_pid.load(Ordering::SeqCst) != 0
     {
         if Instant::now() > deadline {
             break;
@@ -259,11 +260,12 @@ fn drain(database: &Database) {
     }
 }
 
-/// Asks the pair of a database to end.
+/// Asks the workers of a database to end.
 pub fn ask_to_stop(database: &Database) {
     database.stop.store(true, Ordering::SeqCst);
     database.dispatcher.wake();
     database.decoder.wake();
+    database.backfiller.wake();
 }
 
 fn may_affect(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {

@@ -93,6 +93,29 @@ impl Recording {
         self.longest_retention = asked.chain([settings::retention()]).max().unwrap_or_default();
     }
 
+    /// Where something may stand that is taken behind all that has arrived: a position that no commit has, and the first
+    /// place there. Not while a transaction is half told.
+    pub fn place_at_frontier(&self) -> (Lsn, u64) {
+        self.journal.place_before(self.frontier)
+    }
+
+    /// Takes how far a backfill has read a table, behind the rows of it that have been taken.
+    pub fn backfilled(
+        &mut self,
+        backfill: i64,
+        table: u32,
+        position: Option<String>,
+        rows: (u64, u64),
+        seconds: f64,
+    ) {
+        self.journal.backfilled(backfill, table, position, rows, seconds);
+    }
+
+    /// Takes that a backfill has to read a table again, with the change that is the reason.
+    pub fn backfill_again(&mut self, backfill: i64, table: u32) {
+        self.journal.backfill_again(backfill, table);
+    }
+
     /// Takes what became of a request.
     pub fn record(&mut self, record: Record<Payload>) {
         match record {

@@ -24,8 +24,8 @@ use super::testing::Testing;
 use super::under_way::UnderWay;
 use super::{clock, files};
 use crate::dispatch::{
-    At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Order, Page, Position, Read, ReadWhat,
-    SubscriptionId, Success, Ticket,
+    At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Load, Order, Page, Position, Read,
+    ReadWhat, SubscriptionId, Success, Ticket,
 };
 use crate::event::Event;
 use crate::event::format::Source;
@@ -227,6 +227,16 @@ impl Sending {
         }
     }
 
+    /// What a subscription has to do; none when it is not known.
+    pub fn load(&self, subscription: SubscriptionId) -> Option<Load> {
+        self.engine.load(subscription)
+    }
+
+    /// How much of the memory for events is taken, of 1.
+    pub fn memory_share(&self) -> f64 {
+        self.engine.memory_used() as f64 / event_memory() as f64
+    }
+
     /// Reads back from the journal what the engine has room for. Returns whether there was anything.
     pub fn read_back(&mut self, recording: &mut Recording) -> bool {
         let mut any = self.replaying.go_on(&mut self.engine, recording.journal());
@@ -362,7 +372,13 @@ impl Sending {
             }
             CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
             CommandKind::Forget => journal.forget_read(),
-            CommandKind::Reload { .. } | CommandKind::Replay { .. } | CommandKind::Discard { .. } => {}
+            CommandKind::Reload { .. }
+            | CommandKind::Discard { .. }
+            | CommandKind::Replay { .. }
+            | CommandKind::Backfill { .. }
+            | CommandKind::PauseBackfill { .. }
+            | CommandKind::ResumeBackfill { .. }
+            | CommandKind::CancelBackfill { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -133,6 +133,14 @@ pub struct Database {
     pub dispatcher: ProcessRef,
     /// The decoder.
     pub decoder: ProcessRef,
+    /// The backfiller.
+    pub backfiller: ProcessRef,
+    /// The backfiller's process id, 0 for none.
+    pub backfiller_pid: AtomicI32,
+    /// The backfill of which the backfiller is to read the next chunk; 0 for none, -1 when it is to end.
+    pub backfill_order: AtomicI64,
+    /// The segment of the queue from the backfiller.
+    pub backfill_queue: AtomicU32,
     /// The dispatcher's process id, 0 for none.
     pub dispatcher_pid: AtomicI32,
     /// The decoder's process id, 0 for none.
@@ -226,13 +234,16 @@ impl Database {
         self.quiesced.store(0, Ordering::SeqCst);
         self.dispatcher.clear();
         self.decoder.clear();
-        for number in [&self.dispatcher_pid, &self.decoder_pid] {
+        self.backfiller.clear();
+        self.backfill_order.store(0, Ordering::SeqCst);
+        for number in [&self.dispatcher_pid, &self.decoder_pid, &self.backfiller_pid] {
             number.store(0, Ordering::SeqCst);
         }
         for number in [
             &self.phase,
             &self.extension,
             &self.queue,
+            &self.backfill_queue,
             &self.figures,
             &self.under_way,
             &self.tallies,

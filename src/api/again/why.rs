@@ -342,6 +342,7 @@ fn word(action: Action) -> &'static str {
         Action::Truncate => "truncate",
         Action::Ddl => "ddl",
         Action::Message => "message",
+        Action::Read => "read",
     }
 }
 

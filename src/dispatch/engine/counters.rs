@@ -78,7 +78,25 @@ pub enum Bottleneck {
     Host,
 }
 
+/// What a subscription has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// What it does.
+    pub mode: Mode,
+    /// Deliveries that are not done, wherever they are.
+    pub pending: u64,
+    /// What these were charged when they arrived, in bytes.
+    pub pending_bytes: u64,
+}
+
 impl<P: Clone> Engine<P> {
+    /// What a subscription has to do; none when there is no such subscription.
+    pub fn load(&self, id: SubscriptionId) -> Option<Load> {
+        let subscription = self.subscription(id)?;
+        let counts = subscription.counts;
+        Some(Load { mode: subscription.mode, pending: counts.pending, pending_bytes: counts.pending_bytes })
+    }
+
     /// What became of a subscription's deliveries.
     pub fn counters(&self, id: SubscriptionId) -> Option<Counters<'_>> {
         let subscription = self.subscription(id)?;

@@ -31,7 +31,8 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
 
     out.extend_from_slice(br#"{"Data":{"action":""#);
     out.push(match event.action {
-        Action::Insert => b'I',
+        // Rows of its snapshots come as inserts.
+        Action::Insert | Action::Read => b'I',
         Action::Update => b'U',
         Action::Delete => b'D',
         Action::Truncate => b'T',
@@ -47,7 +48,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     json::string(out, &name.table);
     out.extend_from_slice(br#","columns":"#);
     match event.action {
-        Action::Insert | Action::Update => columns(out, table, sides.row()),
+        Action::Insert | Action::Update | Action::Read => columns(out, table, sides.row()),
         _ => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(br#","identity":"#);

@@ -66,6 +66,7 @@ pub(super) fn word(action: Action) -> &'static str {
         Action::Truncate => "truncate",
         Action::Ddl => "ddl",
         Action::Message => "message",
+        Action::Read => "read",
     }
 }
 

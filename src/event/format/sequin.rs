@@ -18,7 +18,9 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     out.extend_from_slice(br#"{"record":"#);
     match event.action {
         // A receiver of Sequin's knows nothing but rows: these are told as what they are told as rows of.
-        Action::Insert | Action::Update | Action::Ddl | Action::Message => object(out, sides.row()),
+        Action::Insert | Action::Update | Action::Ddl | Action::Message | Action::Read => {
+            object(out, sides.row());
+        }
         // What is not known of a deleted row is null.
         Action::Delete => object(
             out,

@@ -11,7 +11,8 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     let sides = Sides::of(event, context.columns);
     out.extend_from_slice(br#"{"type":""#);
     out.extend_from_slice(match event.action {
-        Action::Insert => b"INSERT",
+        // It has no word for rows that were there.
+        Action::Insert | Action::Read => b"INSERT",
         Action::Update => b"UPDATE",
         Action::Delete => b"DELETE",
         Action::Truncate => b"TRUNCATE",
@@ -25,7 +26,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     out.extend_from_slice(br#","record":"#);
     match event.action {
         // A receiver of Supabase's knows nothing but rows: these are told as what they are told as rows of.
-        Action::Insert | Action::Update | Action::Ddl | Action::Message => {
+        Action::Insert | Action::Update | Action::Ddl | Action::Message | Action::Read => {
             object(out, sides.row());
         }
         Action::Delete | Action::Truncate => out.extend_from_slice(b"null"),

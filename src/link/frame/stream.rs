@@ -62,6 +62,15 @@ pub enum Item {
         /// The part of its row that routing looks at, as JSON text; none when it is gone.
         spec: Option<String>,
     },
+    /// The rows of a chunk of a backfill are complete.
+    Chunk(Box<ChunkEnd>),
+    /// There is no chunk of a backfill.
+    NoChunk {
+        /// Which.
+        backfill: i64,
+        /// Why.
+        why: NoChunk,
+    },
     /// The first image of routing follows as subscriptions, as of the slot's consistent point.
     ImageBegin {
         /// That point.
@@ -100,6 +109,55 @@ impl Failure {
             fingerprint: self.transaction.fingerprint,
         }
     }
+}
+
+/// What there is to say of a chunk of a backfill when its rows have been told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChunkEnd {
+    /// The backfill.
+    pub backfill: i64,
+    /// The oid of the table that was read.
+    pub table: u32,
+    /// The oid of its topmost partitioned table, its own if it is no partition.
+    pub root: u32,
+    /// How many rows were read, also those that nobody gets.
+    pub read: u64,
+    /// Behind which row the next chunk begins, as JSON text; none when there are no more.
+    pub position: Option<String>,
+    /// Which transactions the rows show.
+    pub seen: Visible,
+    /// All that the rows show was committed before this.
+    pub high: Lsn,
+}
+
+/// Which transactions a snapshot sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Visible {
+    /// All before it had ended.
+    pub xmin: u32,
+    /// None from it on had.
+    pub xmax: u32,
+    /// Those in between that had not.
+    pub running: Vec<u32>,
+}
+
+impl Visible {
+    /// Whether it sees what this transaction did, which has committed by now (`snapmgr.c`, XidInMVCCSnapshot).
+    pub fn sees(&self, xid: u32) -> bool {
+        let is_before = |a: u32, b: u32| (a.wrapping_sub(b) as i32) < 0;
+        is_before(xid, self.xmin) || (is_before(xid, self.xmax) && !self.running.contains(&xid))
+    }
+}
+
+/// Why there is no chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoChunk {
+    /// All tables have been read.
+    End,
+    /// The table is locked.
+    Later,
+    /// It can't be read.
+    Failed(String),
 }
 
 /// One session of the decoder, read from its first byte.
@@ -211,6 +269,19 @@ impl Session {
                 Item::Commit { end_lsn: Lsn(members.u64()?) }
             }
             tag::REFUSAL => Item::Refusal { subscription: members.i64()?, reason: members.text()? },
+            tag::CHUNK => {
+                self.transaction.take().ok_or(FrameError::NoTransaction)?;
+                Item::Chunk(Box::new(read_chunk(&mut members)?))
+            }
+            tag::NO_CHUNK => Item::NoChunk {
+                backfill: members.i64()?,
+                why: match members.u8()? {
+                    0 => NoChunk::End,
+                    1 => NoChunk::Later,
+                    2 => NoChunk::Failed(members.text()?),
+                    _ => return Err(FrameError::Invalid("reason")),
+                },
+            },
             tag::PROGRESS => Item::Progress { lsn: Lsn(members.u64()?) },
             tag::SUBSCRIPTION => Item::Subscription {
                 id: members.i64()?,
@@ -298,6 +369,18 @@ fn check_levels(targets: &[Target], relation: &Relation) -> Result<(), FrameErro
     } else {
         Err(FrameError::Invalid("level"))
     }
+}
+
+fn read_chunk(members: &mut Members<'_>) -> Result<ChunkEnd, FrameError> {
+    Ok(ChunkEnd {
+        backfill: members.i64()?,
+        table: members.u32()?,
+        root: members.u32()?,
+        read: members.u64()?,
+        position: members.option(Members::text)?,
+        seen: Visible { xmin: members.u32()?, xmax: members.u32()?, running: members.list(4, Members::u32)? },
+        high: Lsn(members.u64()?),
+    })
 }
 
 fn read_relation(members: &mut Members<'_>) -> Result<Relation, FrameError> {

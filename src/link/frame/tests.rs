@@ -49,6 +49,8 @@ fn write(out: &mut Vec<u8>, item: &Item, reference: u32) {
             write_subscription(out, *id, *lsn, spec.as_deref()).unwrap();
         }
         Item::ImageBegin { lsn } => write_image_begin(out, *lsn),
+        Item::Chunk(chunk) => write_chunk(out, chunk).unwrap(),
+        Item::NoChunk { backfill, why } => write_no_chunk(out, *backfill, why),
         Item::ImageEnd { lsn } => write_image_end(out, *lsn),
     }
 }
@@ -78,6 +80,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         Action::Truncate,
         Action::Ddl,
         Action::Message,
+        Action::Read,
     ])
 }
 

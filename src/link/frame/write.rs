@@ -1,6 +1,6 @@
 //! The decoder's end: frames appended to a buffer, each value written once and into its place.
 
-use super::{LaneKeys, MAX_LENGTH, Target, TooLong, action_code, flag, kind_tag, tag};
+use super::{ChunkEnd, LaneKeys, MAX_LENGTH, NoChunk, Target, TooLong, action_code, flag, kind_tag, tag};
 use crate::event::{Action, Cells, Kind, Lsn, Relation, Row, RowBuilder, Transaction};
 
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -250,6 +250,41 @@ pub fn write_subscription(out: &mut Vec<u8>, id: i64, lsn: Lsn, spec: Option<&st
     put_u64(out, lsn.0);
     put_option(out, spec, put_text);
     finish(out, start)
+}
+
+/// The rows of a chunk of a backfill are complete, those since [`write_begin`].
+///
+/// # Errors
+///
+/// When the frame is too long; nothing is written then.
+pub fn write_chunk(out: &mut Vec<u8>, chunk: &ChunkEnd) -> Result<(), TooLong> {
+    let start = begin(out, tag::CHUNK);
+    out.extend_from_slice(&chunk.backfill.to_le_bytes());
+    put_u32(out, chunk.table);
+    put_u32(out, chunk.root);
+    put_u64(out, chunk.read);
+    put_option(out, chunk.position.as_deref(), put_text);
+    put_u32(out, chunk.seen.xmin);
+    put_u32(out, chunk.seen.xmax);
+    put_u32(out, chunk.seen.running.len() as u32);
+    chunk.seen.running.iter().for_each(|xid| put_u32(out, *xid));
+    put_u64(out, chunk.high.0);
+    finish(out, start)
+}
+
+/// There is no chunk of that backfill, and why.
+pub fn write_no_chunk(out: &mut Vec<u8>, backfill: i64, why: &NoChunk) {
+    let start = begin(out, tag::NO_CHUNK);
+    out.extend_from_slice(&backfill.to_le_bytes());
+    match why {
+        NoChunk::End => out.push(0),
+        NoChunk::Later => out.push(1),
+        NoChunk::Failed(reason) => {
+            out.push(2);
+            put_text(out, cut(reason));
+        }
+    }
+    finish_fixed(out, start);
 }
 
 fn write_position(out: &mut Vec<u8>, tag: u8, lsn: Lsn) {

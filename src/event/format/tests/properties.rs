@@ -75,7 +75,13 @@ fn any_column() -> impl Strategy<Value = (String, Kind, bool, [Option<String>; 2
 
 /// Any event, and whether absent values are NULL, unchanged, or too large.
 fn any_event() -> impl Strategy<Value = Event> {
-    let action = prop::sample::select(&[Action::Insert, Action::Update, Action::Delete, Action::Truncate]);
+    let action = prop::sample::select(&[
+        Action::Insert,
+        Action::Update,
+        Action::Delete,
+        Action::Truncate,
+        Action::Read,
+    ]);
     let lack = prop::sample::select(&[0usize, 1, 2, 3]);
     (action, prop::collection::vec(any_column(), 0..6), any::<bool>(), lack).prop_map(
         |(action, columns, has_old, lack)| {
@@ -85,7 +91,7 @@ fn any_event() -> impl Strategy<Value = Event> {
                 cells.map(|value| value.map_or(lacking, |json| Cell::Json(json.as_bytes()))).collect()
             };
             let (new, old) = match action {
-                Action::Insert => (Some(row(0)), None),
+                Action::Insert | Action::Read => (Some(row(0)), None),
                 Action::Update => (Some(row(0)), has_old.then(|| row(1))),
                 Action::Delete => (None, has_old.then(|| row(1))),
                 _ => (None, None),

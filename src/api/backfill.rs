@@ -1,0 +1,224 @@
+//! `pgwh.backfill`, and what may be done with a backfill under way.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::acting::{as_owner, owns, with_plain_names};
+use super::again::{refused, tell};
+use super::conditions::Conditions;
+use super::subscribe::id_of;
+use super::tables;
+use crate::decode::chunk;
+use crate::error::Error;
+use crate::journal::{self, BackfillTable, CommandKind};
+
+/// Limits of `chunk_size`.
+const CHUNK_SIZE: std::ops::RangeInclusive<i32> = 1..=100_000;
+
+/// What somebody wants to be read.
+struct Wanted {
+    /// Patterns in their stored spelling.
+    tables: Vec<String>,
+    filter: Option<String>,
+    order_by: Option<String>,
+    start: Option<String>,
+    chunk_size: Option<i32>,
+}
+
+/// Sends the rows that there are; returns the backfill's id.
+#[pg_extern(sql = false)]
+fn backfill(
+    name: Option<String>,
+    table_name: Option<String>,
+    filter: Option<String>,
+    order_by: Option<String>,
+    start: Option<String>,
+    chunk_size: Option<i32>,
+) -> Result<i64, ErrorReport> {
+    let subscription = id_of(name)?;
+    if let Some(size) = chunk_size.filter(|size| !CHUNK_SIZE.contains(size)) {
+        return Err(Error::OutOfRange {
+            what: "chunk_size",
+            value: size.to_string(),
+            range: "from 1 to 100000",
+            example: "chunk_size => 1000",
+        }
+        .into());
+    }
+    if start.is_some() && order_by.is_none() {
+        return Err(refused(
+            "start needs order_by",
+            "\"start\" is the least value of a column, and no column is named.",
+            "For example: order_by => 'created_at', start => '2026-01-01'",
+        )
+        .into());
+    }
+    let tables = match table_name {
+        Some(table) => tables::normalise(&[table], &[])?,
+        None => tables_of_subscription(subscription)?,
+    };
+    let wanted = Wanted { tables, filter, order_by, start, chunk_size };
+    Ok(begin(subscription, &wanted)?)
+}
+
+/// Sends all rows of a subscription's tables.
+pub fn begin_all(subscription: i64) -> Result<i64, Error> {
+    let tables = tables_of_subscription(subscription)?;
+    begin(subscription, &Wanted { tables, filter: None, order_by: None, start: None, chunk_size: None })
+}
+
+fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
+    check(subscription, wanted)?;
+    let stored = as_owner(|| {
+        Ok(Spi::connect_mut(|client| {
+            client
+            .update(
+                "INSERT INTO pgwh.backfill_requests
+                   (subscription_id, subscription, tables, filter, order_by, start, chunk_size)
+                 SELECT id, name, $2, $3, $4, $5, $6 FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1
+                 RETURNING backfill_requests.id",
+                None,
+                &[
+                    subscription.into(),
+                    wanted.tables.clone().into(),
+                    wanted.filter.clone().into(),
+                    wanted.order_by.clone().into(),
+                    wanted.start.clone().into(),
+                    wanted.chunk_size.into(),
+                ],
+            )?
+            .first()
+            .get_one::<i64>()
+        })?)
+    })?;
+    let backfill = stored.ok_or_else(|| Error::Internal("storing a backfill gave no id".to_owned()))?;
+    tell(CommandKind::Backfill { backfill })?;
+    Ok(backfill)
+}
+
+fn tables_of_subscription(id: i64) -> Result<Vec<String>, Error> {
+    let tables = Spi::get_one_with_args::<Vec<String>>(
+        "SELECT tables FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
+        &[id.into()],
+    )?;
+    Ok(tables.unwrap_or_default())
+}
+
+/// Refuses what could not be read. Tables that come later are judged when they are come to.
+fn check(subscription: i64, wanted: &Wanted) -> Result<(), Error> {
+    let (subscribed, owner) = Spi::get_two_with_args::<Vec<String>, String>(
+        "SELECT tables, owner FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
+        &[subscription.into()],
+    )?;
+    let (subscribed, owner) = (subscribed.unwrap_or_default(), owner.unwrap_or_default());
+    require_owner(&owner)?;
+    let tables = with_plain_names(|| {
+        Ok(Spi::connect(|client| journal::tables_of(client, &wanted.tables, &subscribed))?)
+    })?;
+    if tables.is_empty() && !wanted.tables.iter().any(|table| table.contains('*')) {
+        return Err(refused(
+            "the subscription is not about this table",
+            format!(
+                "It is about {}, and the backfill would be of {}.",
+                subscribed.join(", "),
+                wanted.tables.join(", ")
+            ),
+            "Backfill a table that it is about, or change its tables: UPDATE pgwh.subscriptions SET tables = '{…}' WHERE …",
+        ));
+    }
+    let reader = CString::new(owner.as_str()).unwrap_or_default();
+    // SAFETY: a syscache look-up by a C string.
+    let reader = unsafe { pg_sys::get_role_oid(reader.as_ptr(), true) };
+    for table in &tables {
+        check_table(table, reader, &owner, wanted)?;
+    }
+    // As one that gets what is inserted.
+    let conditions = Conditions {
+        tables: wanted.tables.clone(),
+        event_types: vec!["insert".to_owned()],
+        filter: wanted.filter.clone(),
+        ..Conditions::default()
+    };
+    conditions.check()
+}
+
+fn check_table(
+    table: &BackfillTable,
+    reader: pg_sys::Oid,
+    owner: &str,
+    wanted: &Wanted,
+) -> Result<(), Error> {
+    if let Some(problem) = chunk::unreadable(table.oid, wanted.order_by.as_deref(), wanted.start.as_deref()) {
+        return Err(refused(
+            format!("table {} can't be read row by row", table.name),
+            format!("{problem}."),
+            format!(
+                "ALTER TABLE {} ADD PRIMARY KEY (…); or leave it out: table_name => 'schema.other_table'",
+                table.name
+            ),
+        ));
+    }
+    if !table.ancestors.iter().any(|ancestor| chunk::may_read(*ancestor, reader)) {
+        return Err(Error::MayNotRead(table.name.clone(), owner.to_owned()));
+    }
+    Ok(())
+}
+
+/// Reads no more of a backfill for now.
+#[pg_extern(sql = false)]
+fn pause_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
+    let backfill = require(id, &["waiting", "running", "paused"])?;
+    Ok(tell(CommandKind::PauseBackfill { backfill })?)
+}
+
+/// Goes on with a backfill that is paused or has failed.
+#[pg_extern(sql = false)]
+fn resume_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
+    let backfill = require(id, &["waiting", "running", "paused", "failed"])?;
+    Ok(tell(CommandKind::ResumeBackfill { backfill })?)
+}
+
+/// Ends a backfill.
+#[pg_extern(sql = false)]
+fn cancel_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
+    let backfill = require(id, &["waiting", "running", "paused", "failed"])?;
+    Ok(tell(CommandKind::CancelBackfill { backfill })?)
+}
+
+/// The id of a backfill that is in one of these states.
+fn require(id: Option<i64>, states: &[&str]) -> Result<i64, Error> {
+    let id = id.ok_or(Error::Missing("id"))?;
+    let known = as_owner(|| {
+        Ok(Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT r.state, s.owner FROM pgwh.backfill_requests r
+                 LEFT JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
+                Some(1),
+                &[id.into()],
+            )?;
+            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, String>().map(Some) }
+        })?)
+    })?;
+    let owner = known.as_ref().and_then(|(_, owner)| owner.as_deref());
+    owner.map_or(Ok(()), require_owner)?;
+    match known.map(|(state, _)| state.unwrap_or_default()) {
+        Some(state) if states.contains(&state.as_str()) => Ok(id),
+        Some(state) => Err(refused(
+            "this backfill is over",
+            format!("Backfill {id} is {state}."),
+            "SELECT id, subscription, state FROM pgwh.backfills; shows those that are not.",
+        )),
+        None => Err(refused(
+            "there is no such backfill",
+            format!("There is no backfill {id}."),
+            "SELECT id, subscription, state FROM pgwh.backfills; shows those that there are.",
+        )),
+    }
+}
+
+/// What is sent for a subscription is its owner's affair.
+fn require_owner(owner: &str) -> Result<(), Error> {
+    if owns(owner) { Ok(()) } else { Err(Error::Owner(owner.to_owned())) }
+}

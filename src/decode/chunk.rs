@@ -1,0 +1,596 @@
+//! A chunk of a table, read in the order of its key and encoded as the decoder encodes changes.
+
+use std::ffi::{CStr, CString};
+use std::time::{Duration, Instant};
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::change::write_change;
+use super::column::Scratch;
+use super::memory::Memory;
+use super::raw;
+use super::relation::{CapturedRelation, key_columns};
+use super::route::Router;
+use super::routes::{Change, Refused};
+use super::subtransaction::{in_subtransaction, sqlstate};
+use super::text;
+use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
+use crate::link::frame::{
+    ChangeHead, ChunkEnd, FailureHead, LaneKeys, NoChunk, Target, Visible, write_begin, write_chunk,
+    write_failed, write_relation,
+};
+
+/// How long reading a chunk may take: for so long its snapshot holds up vacuum, and its lock a schema change.
+const LONGEST: Duration = Duration::from_millis(5);
+/// The most bytes of a chunk, so that live events don't wait long while it is journaled; one row may always be read.
+const MOST_BYTES: usize = 128 * 1024;
+/// How many rows are fetched at once.
+const ROWS_AT_ONCE: i64 = 100;
+
+/// Which rows are wanted.
+pub struct Reading<'a> {
+    /// The backfill.
+    pub backfill: i64,
+    /// The table.
+    pub table: Oid,
+    /// The values in the row behind which the chunk begins; none at the beginning of the table.
+    pub position: Option<&'a [String]>,
+    /// A column to read in the order of, before the key.
+    pub order_by: Option<&'a str>,
+    /// The least value of that column.
+    pub start: Option<&'a str>,
+    /// The most rows.
+    pub rows: i64,
+    /// Knows the subscription that the rows are for; and under other names, who else must want a row for it to be sent.
+    pub router: &'a Router,
+    /// That subscription.
+    pub subscription: i64,
+    /// The role that the subscription belongs to.
+    pub reader: Oid,
+}
+
+/// Reads a chunk and appends it to `out` as the queue takes it. Outside of any snapshot but in a transaction, which should
+/// end soon.
+///
+/// # Errors
+///
+/// Why there is no chunk; nothing is appended then. A table that is gone is read to its end.
+pub fn read(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, NoChunk> {
+    let start = out.len();
+    let lock = pg_sys::AccessShareLock as i32;
+    // Before the snapshot: rows that a rewrite has moved would not be seen by an older one.
+    // SAFETY: a transaction is in progress, whose end releases the lock.
+    let locked = unsafe { pg_sys::ConditionalLockRelationOid(reading.table, lock) };
+    if !locked {
+        return Err(NoChunk::Later);
+    }
+    let memory = Memory::new(c"pgwh chunk");
+    let read = in_subtransaction(memory.context(), || {
+        // SAFETY: the lock is held; null when the table is gone.
+        let relation = unsafe { pg_sys::try_relation_open(reading.table, pg_sys::NoLock as _) };
+        if relation.is_null() {
+            return nothing(reading, out);
+        }
+        // SAFETY: the relation is open until the end, or until an ERROR closes it.
+        unsafe {
+            let read = read_open(reading, relation, out);
+            pg_sys::relation_close(relation, pg_sys::NoLock as _);
+            read
+        }
+    });
+    let read = read.unwrap_or_else(|raised| Err(raised.message));
+    read.map_err(|reason| {
+        out.truncate(start);
+        NoChunk::Failed(reason)
+    })
+}
+
+/// The end of a table that has no rows for anybody.
+fn nothing(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, String> {
+    let end = ChunkEnd { backfill: reading.backfill, table: reading.table.to_u32(), ..ChunkEnd::default() };
+    write_begin(out, &NO_TRANSACTION);
+    write_chunk(out, &end).map_err(|too_long| too_long.to_string())?;
+    Ok(Lsn(0))
+}
+
+/// What stands for the transaction of rows until they are given one.
+const NO_TRANSACTION: Transaction =
+    Transaction { xid: 0, commit_lsn: Lsn(0), committed_at: Timestamp(0), fingerprint: Fingerprint::NONE };
+
+/// # Safety
+/// The relation is open and locked.
+unsafe fn read_open(
+    reading: &Reading<'_>,
+    relation: pg_sys::Relation,
+    out: &mut Vec<u8>,
+) -> Result<Lsn, String> {
+    // SAFETY: as the caller promises.
+    let captured = unsafe { CapturedRelation::build(relation, reading.router, None, true) };
+    let interests = captured.routes.interests();
+    let interest = interests.iter().find(|interest| interest.subscription == reading.subscription);
+    let Some(target) = interest.map(|interest| interest.target()) else { return nothing(reading, out) };
+    let judges = interests.len();
+    // SAFETY: as the caller promises.
+    let (owner, order) = unsafe {
+        require_permission(relation, reading.reader)?;
+        ((*(*relation).rd_rel).relowner, Order::of(relation, reading.order_by)?)
+    };
+    write_begin(out, &NO_TRANSACTION);
+    write_relation(out, 0, &captured.model).map_err(|too_long| too_long.to_string())?;
+    // SAFETY: what is pushed is popped, and the user set back, or both by the end of the subtransaction.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let seen = visible(pg_sys::GetActiveSnapshot());
+        let high = Lsn(raw::wal_insert_end());
+        let (mut user, mut context) = (Oid::INVALID, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+        // As maintenance does it: whatever runs for a table runs as its owner.
+        pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
+        let mut rows = Rows { relation, captured, target, judges, scratch: Scratch::default(), read: 0, out };
+        let position = scan(reading, relation, &order, &mut rows);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        pg_sys::PopActiveSnapshot();
+        let end = ChunkEnd {
+            backfill: reading.backfill,
+            table: reading.table.to_u32(),
+            root: rows.captured.model.root_oid,
+            read: rows.read,
+            position: position?,
+            seen,
+            high,
+        };
+        write_chunk(rows.out, &end).map_err(|too_long| too_long.to_string())?;
+        Ok(high)
+    }
+}
+
+/// # Safety
+/// The snapshot is an MVCC snapshot.
+unsafe fn visible(snapshot: pg_sys::Snapshot) -> Visible {
+    // SAFETY: as the caller promises; the array has so many members.
+    unsafe {
+        let snapshot = &*snapshot;
+        let running = (0..snapshot.xcnt as usize).map(|place| u32::from(*snapshot.xip.add(place)));
+        Visible { xmin: u32::from(snapshot.xmin), xmax: u32::from(snapshot.xmax), running: running.collect() }
+    }
+}
+
+/// Who may read a partitioned table may read its partitions through it.
+///
+/// # Safety
+/// The relation is open.
+unsafe fn require_permission(relation: pg_sys::Relation, reader: Oid) -> Result<(), String> {
+    // SAFETY: as the caller promises; look-ups in catalogs.
+    unsafe {
+        let mut tables = vec![(*relation).rd_id];
+        if (*(*relation).rd_rel).relispartition {
+            tables.extend(raw::partition_ancestors((*relation).rd_id));
+        }
+        if tables.into_iter().any(|table| may_read(table, reader)) {
+            return Ok(());
+        }
+        Err(format!(
+            "the subscription's owner may not read table {}: it needs SELECT, and no row security in its way",
+            text::name(&(*(*relation).rd_rel).relname)
+        ))
+    }
+}
+
+/// Whether a role may read all of a table. Inside a transaction.
+pub fn may_read(table: Oid, reader: Oid) -> bool {
+    // SAFETY: look-ups in catalogs.
+    unsafe {
+        let granted = pg_sys::pg_class_aclcheck(table, reader, pg_sys::ACL_SELECT as _);
+        granted == pg_sys::AclResult::ACLCHECK_OK
+            && pg_sys::check_enable_rls(table, reader, true)
+                != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+    }
+}
+
+/// The columns that rows are read in the order of: together they tell rows apart.
+struct Order {
+    columns: Vec<OrderColumn>,
+    /// What compares them: a schema, when it is not the server's own.
+    operator_schema: Option<CString>,
+}
+
+struct OrderColumn {
+    /// Counted from 1.
+    number: i16,
+    /// Its type, of a domain the base type.
+    type_oid: Oid,
+}
+
+impl Order {
+    /// # Safety
+    /// The relation is open.
+    unsafe fn of(relation: pg_sys::Relation, order_by: Option<&str>) -> Result<Order, String> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut numbers = key_of(relation)?;
+            let desc = (*relation).rd_att;
+            if let Some(wanted) = order_by {
+                let first = (0..(*desc).natts as usize)
+                    .map(|place| raw::attribute(desc, place))
+                    .find(|attribute| !attribute.attisdropped && text::name(&attribute.attname) == wanted)
+                    .ok_or_else(|| format!("there is no column {wanted} to read in the order of"))?;
+                numbers.retain(|number| *number != first.attnum);
+                numbers.insert(0, first.attnum);
+            }
+            let columns: Vec<OrderColumn> = numbers
+                .into_iter()
+                .map(|number| {
+                    let attribute = raw::attribute(desc, number as usize - 1);
+                    OrderColumn { number, type_oid: pg_sys::getBaseType(attribute.atttypid) }
+                })
+                .collect();
+            let operator_schema = operator_schema(&columns)?;
+            Ok(Order { columns, operator_schema })
+        }
+    }
+}
+
+/// The columns that tell rows apart, also in write-ahead log.
+///
+/// # Safety
+/// The relation is open.
+unsafe fn key_of(relation: pg_sys::Relation) -> Result<Vec<i16>, String> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let key = key_columns(relation);
+        let name = || text::name(&(*(*relation).rd_rel).relname);
+        if key.is_empty() {
+            return Err(format!(
+                "table {} has no primary key and no replica identity index to read it in the order of",
+                name()
+            ));
+        }
+        if (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_NOTHING {
+            return Err(format!(
+                "table {} has REPLICA IDENTITY NOTHING, so write-ahead log doesn't say which rows change",
+                name()
+            ));
+        }
+        Ok(key)
+    }
+}
+
+/// Why a table can't be read chunk by chunk; none when it can.
+///
+/// Raises when the column's type takes no such text as `start`.
+pub fn unreadable(table: Oid, order_by: Option<&str>, start: Option<&str>) -> Option<String> {
+    // SAFETY: opened and closed; null when the table is gone.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+        if relation.is_null() {
+            return None;
+        }
+        let problem = Order::of(relation, order_by).and_then(|order| {
+            let Some(first) = order.columns.first().filter(|_| order_by.is_some()) else { return Ok(()) };
+            if let Some(start) = start {
+                input(first.type_oid, start);
+                return Ok(());
+            }
+            let column = raw::attribute((*relation).rd_att, first.number as usize - 1);
+            if column.attnotnull { Ok(()) } else { Err(format!("rows whose {} is null have no place in its order; give a start, or a column that is NOT NULL", text::name(&column.attname))) }
+        });
+        pg_sys::relation_close(relation, pg_sys::NoLock as _);
+        problem.err()
+    }
+}
+
+/// The schema of the operator that compares the columns as they are sorted by default; none for the server's own.
+fn operator_schema(columns: &[OrderColumn]) -> Result<Option<CString>, String> {
+    for column in columns {
+        // SAFETY: look-ups in the type cache and in catalogs.
+        unsafe {
+            let entry = pg_sys::lookup_type_cache(column.type_oid, pg_sys::TYPECACHE_GT_OPR as i32);
+            let operator = (*entry).gt_opr;
+            if operator == Oid::INVALID {
+                return Err(format!("values of type {} have no order", column.type_oid.to_u32()));
+            }
+            if operator.to_u32() >= pg_sys::FirstGenbkiObjectId {
+                if columns.len() > 1 {
+                    return Err("a key of several columns must have types of the server's own".to_owned());
+                }
+                let function = pg_sys::get_opcode(operator);
+                let schema = pg_sys::get_namespace_name(pg_sys::get_func_namespace(function));
+                return Ok((!schema.is_null()).then(|| CStr::from_ptr(schema).to_owned()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Where rows go.
+struct Rows<'a> {
+    relation: pg_sys::Relation,
+    captured: CapturedRelation,
+    target: Target,
+    /// How many must want a row for it to be sent.
+    judges: usize,
+    scratch: Scratch,
+    read: u64,
+    out: &'a mut Vec<u8>,
+}
+
+/// Reads rows until the chunk is full; returns behind which row the next one begins.
+///
+/// # Safety
+/// The relation is open, and a snapshot is active.
+unsafe fn scan(
+    reading: &Reading<'_>,
+    relation: pg_sys::Relation,
+    order: &Order,
+    rows: &mut Rows<'_>,
+) -> Result<Option<String>, String> {
+    let (memory, large) = (Memory::new(c"pgwh row"), Memory::new(c"pgwh large values"));
+    let deadline = Instant::now() + LONGEST;
+    let begin = rows.out.len();
+    // SAFETY: SPI is left as it was entered, or by the end of the subtransaction.
+    unsafe {
+        pg_sys::SPI_connect();
+        let (query, mut types, mut values) = query(reading, relation, order);
+        let nulls: Vec<std::ffi::c_char> = vec![b' ' as _; values.len()];
+        let options = pg_sys::CURSOR_OPT_FAST_PLAN | pg_sys::CURSOR_OPT_NO_SCROLL;
+        let plan =
+            pg_sys::SPI_prepare_cursor(query.as_ptr(), types.len() as _, types.as_mut_ptr(), options as _);
+        let portal =
+            pg_sys::SPI_cursor_open(std::ptr::null(), plan, values.as_mut_ptr(), nulls.as_ptr(), true);
+        let mut position = Ok(None);
+        'chunk: while (rows.read as i64) < reading.rows {
+            let wanted = ROWS_AT_ONCE.min(reading.rows - rows.read as i64);
+            pg_sys::SPI_cursor_fetch(portal, true, wanted as _);
+            let found = pg_sys::SPI_processed as usize;
+            let table = pg_sys::SPI_tuptable;
+            position = Ok(None);
+            for place in 0..found {
+                let (tuple, desc) = (*(*table).vals.add(place), (*table).tupdesc);
+                if let Err(reason) = rows.take(tuple, desc, memory.context(), large.context()) {
+                    position = Err(reason);
+                    break 'chunk;
+                }
+                let is_last = place + 1 == found;
+                let is_full = rows.out.len() - begin >= MOST_BYTES;
+                let is_over = is_last && (Instant::now() >= deadline || rows.read as i64 >= reading.rows);
+                if is_full || is_over {
+                    position = Ok(Some(position_of(tuple, desc, order)));
+                    break 'chunk;
+                }
+            }
+            pg_sys::SPI_freetuptable(table);
+            pgrx::check_for_interrupts!();
+            if (found as i64) < wanted {
+                break;
+            }
+        }
+        pg_sys::SPI_cursor_close(portal);
+        pg_sys::SPI_finish();
+        position
+    }
+}
+
+impl Rows<'_> {
+    /// Encodes a row that is wanted. One that can't be encoded becomes a dead letter and stops nothing. What is allocated
+    /// on the way is freed with `memory` and `large`.
+    ///
+    /// # Errors
+    ///
+    /// When nobody can say whether it is wanted.
+    ///
+    /// # Safety
+    /// The tuple is a row of the relation as `desc` describes it.
+    unsafe fn take(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        desc: pg_sys::TupleDesc,
+        memory: pg_sys::MemoryContext,
+        large: pg_sys::MemoryContext,
+    ) -> Result<(), String> {
+        let mut whole = pg_sys::HeapTupleData::default();
+        // SAFETY: as the caller promises; nothing of the row before is in use.
+        let tuple = unsafe {
+            pg_sys::MemoryContextReset(large);
+            let context = pg_sys::MemoryContextSwitchTo(large);
+            let tuple = with_large_values(tuple, desc, &mut whole);
+            pg_sys::MemoryContextSwitchTo(context);
+            tuple
+        };
+        // SAFETY: as the caller promises.
+        let is_wanted = unsafe { self.is_wanted(tuple, memory)? };
+        if is_wanted {
+            // SAFETY: as the caller promises.
+            unsafe { self.encode(tuple, desc, memory) };
+        }
+        self.read += 1;
+        Ok(())
+    }
+
+    /// # Safety
+    /// The tuple is a row of the relation.
+    unsafe fn is_wanted(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        memory: pg_sys::MemoryContext,
+    ) -> Result<bool, String> {
+        // What is read is matched as what is inserted.
+        let (action, old) = (Action::Insert, std::ptr::null_mut());
+        let change = Change { relation: self.relation, action, old, new: tuple };
+        let (mut targets, mut refused) = (Vec::new(), Vec::new());
+        // SAFETY: as the caller promises.
+        unsafe { self.captured.select(&change, memory, &mut targets, &mut refused) };
+        match refused.pop() {
+            Some(Refused { why, .. }) => Err(why.message),
+            None => Ok(targets.len() == self.judges),
+        }
+    }
+
+    /// # Safety
+    /// The tuple is a row of the relation as `desc` describes it, and holds all of itself.
+    unsafe fn encode(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        desc: pg_sys::TupleDesc,
+        memory: pg_sys::MemoryContext,
+    ) {
+        let ordinal = self.read;
+        let start = self.out.len();
+        let targets = [self.target];
+        let head = ChangeHead { reference: 0, action: Action::Read, ordinal, lsn: Lsn(0), targets: &targets };
+        let (captured, scratch, out) = (&mut self.captured, &mut self.scratch, &mut *self.out);
+        let encoded = in_subtransaction(memory, || {
+            // SAFETY: as the caller promises.
+            unsafe { write_change(out, &head, captured, scratch, desc, std::ptr::null_mut(), tuple) }
+                .map_err(|too_long| too_long.to_string())
+        });
+        let (sqlstate, message) = match encoded {
+            Ok(Ok(())) => return,
+            Ok(Err(message)) => (sqlstate(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED), message),
+            Err(raised) => (sqlstate(raised.code), raised.message),
+        };
+        self.out.truncate(start);
+        let failure = FailureHead {
+            reference: Some(0),
+            action: Action::Read,
+            ordinal,
+            targets: &targets,
+            keys: LaneKeys::default(),
+            barrier: true,
+            sqlstate: &sqlstate,
+            message: &message,
+        };
+        if let Err(too_long) = write_failed(self.out, &failure) {
+            pgrx::warning!(
+                "pgstream_hooks: a row that can't be encoded can't be recorded either: {too_long}"
+            );
+        }
+    }
+}
+
+/// The row with what is stored beside it.
+///
+/// # Safety
+/// The tuple is a row as `desc` describes it. The result lives in the current memory context, or is the tuple itself.
+unsafe fn with_large_values(
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+    whole: &mut pg_sys::HeapTupleData,
+) -> pg_sys::HeapTuple {
+    // SAFETY: as the caller promises; a composite value holds all of itself (`heaptuple.c`, heap_copy_tuple_as_datum).
+    unsafe {
+        if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL == 0 {
+            return tuple;
+        }
+        let datum = pg_sys::heap_copy_tuple_as_datum(tuple, desc);
+        whole.t_data = datum.cast_mut_ptr();
+        whole.t_len = pgrx::varsize(whole.t_data.cast_const().cast()) as u32;
+        whole
+    }
+}
+
+/// Where the row stands, as JSON text.
+///
+/// # Safety
+/// The tuple is a row as `desc` describes it.
+unsafe fn position_of(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, order: &Order) -> String {
+    let values = order.columns.iter().map(|column| {
+        // SAFETY: as the caller promises; none of these columns is null.
+        unsafe {
+            let value = pg_sys::SPI_getvalue(tuple, desc, column.number.into());
+            if value.is_null() {
+                return String::new();
+            }
+            text::utf8(CStr::from_ptr(value).to_bytes()).into_owned()
+        }
+    });
+    serde_json::Value::from_iter(values).to_string()
+}
+
+/// The query with its parameters' types and values. Its columns stand where the relation's do.
+///
+/// # Safety
+/// The relation is open.
+unsafe fn query(
+    reading: &Reading<'_>,
+    relation: pg_sys::Relation,
+    order: &Order,
+) -> (CString, Vec<Oid>, Vec<Datum>) {
+    let (mut types, mut values) = (Vec::new(), Vec::new());
+    // SAFETY: as the caller promises; names are C strings in the database's encoding.
+    unsafe {
+        let desc = (*relation).rd_att;
+        let mut text = Vec::from(b"SELECT ");
+        for place in 0..(*desc).natts as usize {
+            let attribute = raw::attribute(desc, place);
+            if place > 0 {
+                text.extend_from_slice(b", ");
+            }
+            if attribute.attisdropped || attribute.attgenerated as u8 == b'v' {
+                text.extend_from_slice(b"NULL");
+            } else {
+                put_name(&mut text, attribute.attname.data.as_ptr());
+            }
+        }
+        text.extend_from_slice(b" FROM ONLY ");
+        let form = &*(*relation).rd_rel;
+        put_name(&mut text, pg_sys::get_namespace_name(form.relnamespace));
+        text.push(b'.');
+        put_name(&mut text, form.relname.data.as_ptr());
+        let mut parameter = |column: &OrderColumn, value: &str| {
+            types.push(column.type_oid);
+            values.push(input(column.type_oid, value));
+            format!("${}", types.len())
+        };
+        let names = |text: &mut Vec<u8>, columns: &[OrderColumn]| {
+            for (place, column) in columns.iter().enumerate() {
+                if place > 0 {
+                    text.extend_from_slice(b", ");
+                }
+                put_name(text, raw::attribute(desc, column.number as usize - 1).attname.data.as_ptr());
+            }
+        };
+        if let Some(position) = reading.position {
+            text.extend_from_slice(b" WHERE (");
+            names(&mut text, &order.columns);
+            text.extend_from_slice(b") OPERATOR(");
+            match &order.operator_schema {
+                Some(schema) => put_name(&mut text, schema.as_ptr()),
+                None => text.extend_from_slice(b"pg_catalog"),
+            }
+            let parameters: Vec<String> =
+                order.columns.iter().zip(position).map(|(column, value)| parameter(column, value)).collect();
+            text.extend_from_slice(format!(".>) ({})", parameters.join(", ")).as_bytes());
+        } else if let (Some(start), [first, ..]) = (reading.start, order.columns.as_slice()) {
+            text.extend_from_slice(b" WHERE ");
+            names(&mut text, &order.columns[..1]);
+            text.extend_from_slice(
+                format!(" OPERATOR(pg_catalog.>=) {}", parameter(first, start)).as_bytes(),
+            );
+        }
+        text.extend_from_slice(b" ORDER BY ");
+        names(&mut text, &order.columns);
+        text.extend_from_slice(format!(" LIMIT {}", reading.rows).as_bytes());
+        // No name has a NUL in it.
+        (CString::new(text).unwrap_or_default(), types, values)
+    }
+}
+
+/// # Safety
+/// `name` is a C string.
+unsafe fn put_name(out: &mut Vec<u8>, name: *const std::ffi::c_char) {
+    // SAFETY: as the caller promises.
+    unsafe { out.extend_from_slice(CStr::from_ptr(pg_sys::quote_identifier(name)).to_bytes()) }
+}
+
+/// A value that was written as text. Raises when the type takes no such text.
+pub fn input(type_oid: Oid, value: &str) -> Datum {
+    let (mut function, mut parameter) = (Oid::INVALID, Oid::INVALID);
+    let value = text::in_server_encoding(value);
+    // SAFETY: the type exists; its input function is given a C string in the database's encoding.
+    unsafe {
+        pg_sys::getTypeInputInfo(type_oid, &mut function, &mut parameter);
+        pg_sys::OidInputFunctionCall(function, value.as_ptr().cast_mut(), parameter, -1)
+    }
+}

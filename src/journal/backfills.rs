@@ -1,0 +1,350 @@
+//! Backfills: which are open, how far each of their tables has been read, and what is to be read next.
+//!
+//! How far a table has been read is written in the commit that journals its rows, so no row is journaled twice.
+
+use pgrx::spi::{Result, SpiClient};
+use pgrx::{Spi, pg_sys};
+
+use super::tables::check;
+use super::writer::{self, Journal};
+use crate::decode::pattern::TablePattern;
+use crate::event::TableName;
+
+/// A backfill that is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenBackfill {
+    /// Its id.
+    pub id: i64,
+    /// Whose.
+    pub subscription: i64,
+    /// Whether it is to be read.
+    pub state: BackfillState,
+}
+
+/// What a backfill is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackfillState {
+    /// It has not begun.
+    Waiting,
+    /// It is being read.
+    Running,
+    /// Somebody wants no more of it for now.
+    Paused,
+    /// All has been read.
+    Done,
+    /// Somebody wanted no more of it.
+    Cancelled,
+    /// It can't go on by itself.
+    Failed,
+}
+
+impl BackfillState {
+    /// The word in the table.
+    pub fn word(self) -> &'static str {
+        match self {
+            BackfillState::Waiting => "waiting",
+            BackfillState::Running => "running",
+            BackfillState::Paused => "paused",
+            BackfillState::Done => "done",
+            BackfillState::Cancelled => "cancelled",
+            BackfillState::Failed => "failed",
+        }
+    }
+}
+
+/// What is read next of a backfill.
+#[derive(Clone, Debug)]
+pub struct BackfillTask {
+    /// Whose.
+    pub subscription: i64,
+    /// That subscription's tables.
+    pub tables: Vec<String>,
+    /// Its condition.
+    pub condition: Option<String>,
+    /// The backfill's own.
+    pub filter: Option<String>,
+    /// Where it was armed.
+    pub home: String,
+    /// The role that it belongs to.
+    pub owner: String,
+    /// The table, and behind which row as JSON text; none when all known tables have been read.
+    pub next: Option<(pg_sys::Oid, Option<String>)>,
+    /// The column that goes before the key.
+    pub order_by: Option<String>,
+    /// Its least value.
+    pub start: Option<String>,
+    /// The most rows of a chunk.
+    pub chunk_size: Option<i32>,
+}
+
+/// What is to be noted of a table, in the commit that journals the events it is about.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct BackfillStep {
+    pub backfill: i64,
+    pub table: u32,
+    pub kind: StepKind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum StepKind {
+    /// So many rows have been read and sent, up to there; none: to its end.
+    Read { position: Option<String>, read: u64, sent: u64, seconds: f64 },
+    /// It has to be read again.
+    Again,
+}
+
+/// The backfills that are not over. Those of subscriptions that are gone are ended. Inside a transaction.
+pub fn open_backfills() -> Vec<OpenBackfill> {
+    check("backfills can't be read", end_orphans().and_then(|()| read_open()))
+}
+
+fn end_orphans() -> Result<()> {
+    Spi::run(
+        "UPDATE pgwh.backfill_requests SET state = 'cancelled', finished_at = clock_timestamp(),
+             reason = 'the subscription is gone'
+         WHERE id IN (SELECT id FROM pgwh.backfill_requests r WHERE state IN ('waiting', 'running', 'paused')
+             AND NOT EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = r.subscription_id)
+             FOR UPDATE SKIP LOCKED)",
+    )
+}
+
+fn read_open() -> Result<Vec<OpenBackfill>> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT r.id, r.subscription_id, r.state FROM pgwh.backfill_requests r
+             JOIN pgwh.subscriptions s ON s.id = r.subscription_id AND s.home = pgwh.home()
+             WHERE r.state IN ('waiting', 'running', 'paused') ORDER BY r.id",
+            None,
+            &[],
+        )?;
+        rows.map(|row| {
+            Ok(OpenBackfill {
+                id: row.get(1)?.unwrap_or_default(),
+                subscription: row.get(2)?.unwrap_or_default(),
+                state: match row.get::<String>(3)?.as_deref() {
+                    Some("paused") => BackfillState::Paused,
+                    Some("running") => BackfillState::Running,
+                    _ => BackfillState::Waiting,
+                },
+            })
+        })
+        .collect()
+    })
+}
+
+/// Notes what a backfill does from here on. False when somebody holds a lock on its row, or it is over. Inside a
+/// transaction.
+pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -> bool {
+    let noted = Spi::connect_mut(|client| {
+        let rows = client.update(
+            "UPDATE pgwh.backfill_requests SET state = $2, reason = $3,
+                 started_at = CASE WHEN $2 = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+                 finished_at = CASE WHEN $2 IN ('done', 'cancelled', 'failed') THEN clock_timestamp() END
+             WHERE id IN (SELECT id FROM pgwh.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')
+                 FOR UPDATE SKIP LOCKED) RETURNING id",
+            None,
+            &[id.into(), state.word().into(), writer::text(reason)],
+        )?;
+        Ok(!rows.is_empty())
+    });
+    check("a backfill's state can't be noted", noted)
+}
+
+/// Tells all who listen that a backfill has ended. Inside a transaction.
+pub fn tell_of_backfill(id: i64) {
+    let told = Spi::run_with_args(
+        "SELECT pg_notify('pgwh', json_strip_nulls(json_build_object('event', 'backfill_' || b.state,
+             'backfill_id', b.id, 'subscription_id', b.subscription_id, 'subscription', b.subscription,
+             'rows', b.rows_done, 'reason', b.reason))::text)
+         FROM pgwh.backfills b WHERE b.id = $1",
+        &[id.into()],
+    );
+    check("NOTIFY pgwh failed", told);
+}
+
+/// What is read next of a backfill; none when it or its subscription is gone. Inside a transaction.
+pub fn backfill_task(id: i64) -> Option<BackfillTask> {
+    let read = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT r.subscription_id, s.tables, s.owner, t.relation, t.position, convert_to(r.order_by, 'UTF8'),
+                 convert_to(r.start, 'UTF8'), r.chunk_size, s.home,
+                 convert_to(s.filter, 'UTF8'), convert_to(r.filter, 'UTF8')
+             FROM pgwh.backfill_requests r
+             JOIN pgwh.subscriptions s ON s.id = r.subscription_id
+             LEFT JOIN LATERAL (SELECT t.relation, t.position FROM pgwh.backfill_tables t
+                 WHERE t.backfill_id = r.id AND NOT t.done ORDER BY t.relation LIMIT 1) t ON true
+             WHERE r.id = $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        let text = |column| Ok::<_, pgrx::spi::Error>(row.get::<Vec<u8>>(column)?.map(utf8));
+        let position = text(5)?;
+        Ok(Some(BackfillTask {
+            subscription: row.get(1)?.unwrap_or_default(),
+            tables: row.get(2)?.unwrap_or_default(),
+            owner: row.get(3)?.unwrap_or_default(),
+            next: row.get::<pg_sys::Oid>(4)?.map(|table| (table, position)),
+            order_by: text(6)?,
+            start: text(7)?,
+            chunk_size: row.get(8)?,
+            home: row.get(9)?.unwrap_or_default(),
+            condition: text(10)?,
+            filter: text(11)?,
+        }))
+    });
+    check("a backfill can't be read", read)
+}
+
+/// Adds the tables that a backfill is about by now and was not before; whether there were any. Inside a transaction.
+pub fn add_backfill_tables(id: i64) -> bool {
+    check("a backfill's tables can't be noted", try_add_tables(id))
+}
+
+fn try_add_tables(id: i64) -> Result<bool> {
+    Spi::connect_mut(|client| {
+        let rows = client.select(
+            "SELECT r.tables, s.tables, ARRAY(SELECT relation FROM pgwh.backfill_tables WHERE backfill_id = $1)
+             FROM pgwh.backfill_requests r JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        let Some(row) = rows.into_iter().next() else { return Ok(false) };
+        let wanted: Vec<String> = row.get(1)?.unwrap_or_default();
+        let subscribed: Vec<String> = row.get(2)?.unwrap_or_default();
+        let known: Vec<pg_sys::Oid> = row.get(3)?.unwrap_or_default();
+        let mut any = false;
+        for table in tables_of(client, &wanted, &subscribed)? {
+            if !known.contains(&table.oid) {
+                any = true;
+                client.update(
+                    "INSERT INTO pgwh.backfill_tables (backfill_id, relation, table_name, estimate)
+                     SELECT $1, c.oid, format('%I.%I', n.nspname, c.relname),
+                         CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2",
+                    None,
+                    &[id.into(), table.oid.into()],
+                )?;
+            }
+        }
+        Ok(any)
+    })
+}
+
+/// A table that holds rows.
+pub struct BackfillTable {
+    /// Its oid.
+    pub oid: pg_sys::Oid,
+    /// Its name, as SQL spells it.
+    pub name: String,
+    /// Its oid and those of the partitioned tables above it.
+    pub ancestors: Vec<pg_sys::Oid>,
+}
+
+/// The tables and partitions that match one of the patterns in each list, under their own name or that of a partitioned
+/// table above them. Inside a transaction.
+///
+/// # Errors
+///
+/// When the catalogs can't be read.
+pub fn tables_of(
+    client: &SpiClient<'_>,
+    wanted: &[String],
+    subscribed: &[String],
+) -> Result<Vec<BackfillTable>> {
+    let parse = |texts: &[String]| -> Vec<TablePattern> {
+        texts.iter().filter_map(|text| TablePattern::parse(text).ok()).collect()
+    };
+    let (wanted, subscribed) = (parse(wanted), parse(subscribed));
+    let rows = client.select(
+        "SELECT c.oid, convert_to(json_agg(json_build_array(n.nspname, t.relname) ORDER BY a.place)::text, 'UTF8'),
+             array_agg(t.oid ORDER BY a.place),
+             convert_to(format('%I.%I', o.nspname, c.relname), 'UTF8')
+         FROM pg_class c
+         JOIN pg_namespace o ON o.oid = c.relnamespace
+         CROSS JOIN LATERAL (
+             SELECT c.oid, 1::bigint WHERE NOT c.relispartition
+             UNION ALL
+             SELECT p.relid, p.place FROM pg_partition_ancestors(c.oid) WITH ORDINALITY p (relid, place)
+             WHERE c.relispartition) a (relid, place)
+         JOIN pg_class t ON t.oid = a.relid
+         JOIN pg_namespace n ON n.oid = t.relnamespace
+         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
+             AND o.nspname <> ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
+         GROUP BY c.oid, c.relname, o.nspname ORDER BY c.oid",
+        None,
+        &[],
+    )?;
+    let mut tables = Vec::new();
+    for row in rows {
+        let names = row.get::<Vec<u8>>(2)?.map(utf8).unwrap_or_default();
+        let names: Vec<(String, String)> = serde_json::from_str(&names).unwrap_or_default();
+        let names: Vec<TableName> =
+            names.into_iter().map(|(schema, table)| TableName { schema, table }).collect();
+        let matched = |patterns: &[TablePattern]| {
+            names.iter().any(|name| patterns.iter().any(|pattern| pattern.matches(name)))
+        };
+        if matched(&wanted) && matched(&subscribed) {
+            tables.push(BackfillTable {
+                oid: row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
+                name: row.get::<Vec<u8>>(4)?.map(utf8).unwrap_or_default(),
+                ancestors: row.get(3)?.unwrap_or_default(),
+            });
+        }
+    }
+    Ok(tables)
+}
+
+/// What SQL converted to UTF-8; in an SQL_ASCII database it may be anything.
+fn utf8(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl Journal {
+    /// Takes how far a table has been read, behind the rows that have been taken of it: `position` is where its next
+    /// chunk begins, none when it has been read to its end. `seconds`: how long that took.
+    pub fn backfilled(
+        &mut self,
+        backfill: i64,
+        table: u32,
+        position: Option<String>,
+        (read, sent): (u64, u64),
+        seconds: f64,
+    ) {
+        let kind = StepKind::Read { position, read, sent, seconds };
+        self.take_step(BackfillStep { backfill, table, kind });
+    }
+
+    /// Takes that a table has to be read again when it has been read to its end, or at once if that is so already.
+    pub fn backfill_again(&mut self, backfill: i64, table: u32) {
+        self.take_step(BackfillStep { backfill, table, kind: StepKind::Again });
+    }
+}
+
+/// Writes what is to be noted of a table.
+pub(super) fn write_step(client: &mut SpiClient<'_>, step: &BackfillStep) -> Result<()> {
+    let (backfill, table) = (step.backfill.into(), pg_sys::Oid::from(step.table).into());
+    match &step.kind {
+        StepKind::Read { position, read, sent, seconds } => client.update(
+            "UPDATE pgwh.backfill_tables SET done = $3 IS NULL AND NOT again, again = again AND $3 IS NOT NULL,
+                 position = $3, rows_read = rows_read + $4, rows_sent = rows_sent + $5, seconds = seconds + $6
+             WHERE backfill_id = $1 AND relation = $2",
+            None,
+            &[
+                backfill,
+                table,
+                position.as_ref().map(|position| position.as_bytes().to_vec()).into(),
+                (*read as i64).into(),
+                (*sent as i64).into(),
+                (*seconds).into(),
+            ],
+        ),
+        StepKind::Again => client.update(
+            "UPDATE pgwh.backfill_tables SET again = NOT done, done = false
+             WHERE backfill_id = $1 AND relation = $2",
+            None,
+            &[backfill, table],
+        ),
+    }
+    .map(drop)
+}

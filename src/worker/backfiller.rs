@@ -1,0 +1,164 @@
+//! The backfiller: one a database, only while a backfill is open. It reads a chunk of a table whenever the dispatcher says
+//! so, in a transaction of some milliseconds, and sends it to the dispatcher. All it knows is in tables, so it may be
+//! killed at any time.
+
+use std::ffi::CString;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::decoder::Installation;
+use super::process;
+use super::shmem::{self, Database};
+use crate::decode::chunk::{self, Reading};
+use crate::decode::raw;
+use crate::decode::route::{Router, Spec};
+use crate::event::Lsn;
+use crate::journal::{self, BackfillTask};
+use crate::link::frame::{NoChunk, write_no_chunk};
+use crate::link::mq::Sender;
+
+/// [`Database::backfill_order`]: there is nothing to do for now.
+pub const NOTHING: i64 = 0;
+/// [`Database::backfill_order`]: there will be nothing to do.
+pub const END: i64 = -1;
+
+/// The most rows of a chunk, when nothing else ends it before.
+const MOST_ROWS: i64 = 20_000;
+/// Stands for the backfill's own filter among subscriptions, whose ids are positive.
+const THE_BACKFILL: i64 = -1;
+/// What the kernel is told of it: 0 is what all others have, 19 the least.
+const NICENESS: i32 = 10;
+/// How long it sleeps at most.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// How much room the buffer keeps after a large chunk.
+const KEPT_BYTES: usize = 2 << 20;
+
+/// The backfiller's main function; the argument is the database's oid.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pgwh_backfiller_main(argument: pg_sys::Datum) {
+    raw::install_signal_handlers();
+    let oid = pg_sys::Oid::from(argument.value() as u32);
+    let Some(database) = shmem::shared().and_then(|shared| shared.find(oid)) else { return };
+    process::connect(oid);
+    process::pin(journal::BY_INDEX);
+    journal::write_as_our_own();
+    database.backfiller.set_me();
+    database.backfiller_pid.store(std::process::id() as i32, Ordering::SeqCst);
+    super::at_exit(leave);
+    yield_to_others();
+
+    process::on_failure(|message| database.set_problem(message), || serve(database));
+}
+
+fn serve(database: &'static Database) {
+    let Ok(mut queue) = Sender::attach(database.backfill_queue.load(Ordering::SeqCst)) else { return };
+    let Some(installation) = journal::with_tables(Installation::read) else { return };
+    let mut out = Vec::new();
+    while !database.stop.load(Ordering::SeqCst) {
+        match database.backfill_order.swap(NOTHING, Ordering::SeqCst) {
+            END => break,
+            NOTHING => {
+                process::report_idle(c"waiting until more rows may be read");
+                process::sleep(Some(LONGEST_SLEEP));
+                continue;
+            }
+            backfill => {
+                process::report_busy(c"reading rows");
+                read_chunk(&installation, backfill, &mut out);
+            }
+        }
+        if queue.send(&out).is_err() {
+            break;
+        }
+        out.clear();
+        out.shrink_to(KEPT_BYTES);
+        process::see_to_interrupts();
+    }
+}
+
+/// Takes a processor only where nobody else wants it: nobody waits for what has been there all the time.
+fn yield_to_others() {
+    // SAFETY: concerns this process alone; where it is refused, nothing has changed.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+}
+
+/// Tells that there is no backfiller.
+fn leave() {
+    if let (Some(shared), Some(database)) = (shmem::shared(), shmem::my_database()) {
+        database.backfiller.clear();
+        database.backfiller_pid.store(0, Ordering::SeqCst);
+        database.dispatcher.wake();
+        shared.launcher.wake();
+    }
+}
+
+/// Reads the next chunk of a backfill, or finds out why there is none.
+fn read_chunk(installation: &Installation, backfill: i64, out: &mut Vec<u8>) {
+    let read = journal::with_tables(|extension| {
+        if extension != installation.extension {
+            return Err(NoChunk::Later);
+        }
+        let Some(task) = journal::backfill_task(backfill) else { return Err(NoChunk::End) };
+        if task.next.is_none() && journal::add_backfill_tables(backfill) {
+            // What was just added is read when it is committed.
+            return Ok(None);
+        }
+        Ok(Some(task))
+    });
+    match read.unwrap_or(Err(NoChunk::Later)) {
+        Ok(Some(task)) => match task.next {
+            Some(_) => read_table(installation, backfill, &task, out),
+            None => write_no_chunk(out, backfill, &NoChunk::End),
+        },
+        Ok(None) => read_chunk(installation, backfill, out),
+        Err(why) => write_no_chunk(out, backfill, &why),
+    }
+}
+
+fn read_table(installation: &Installation, backfill: i64, task: &BackfillTask, out: &mut Vec<u8>) {
+    let Some((table, position)) = &task.next else { return };
+    let position = position.as_deref().and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
+    let mut router = Router::new(installation.installed.clone());
+    let spec = |filter: &Option<String>| Spec {
+        tables: task.tables.clone(),
+        event_types: vec!["insert".to_owned()],
+        filter: filter.clone(),
+        changed: None,
+        enabled: true,
+        home: task.home.clone(),
+    };
+    router.apply(task.subscription, Some(&spec(&task.condition)));
+    if task.filter.is_some() {
+        router.apply(THE_BACKFILL, Some(&spec(&task.filter)));
+    }
+    let read = process::in_bare_transaction(|| {
+        let owner = CString::new(task.owner.as_str()).unwrap_or_default();
+        // SAFETY: a syscache look-up by a C string.
+        let reader = unsafe { pg_sys::get_role_oid(owner.as_ptr(), true) };
+        let reading = Reading {
+            backfill,
+            table: *table,
+            position: position.as_deref(),
+            order_by: task.order_by.as_deref(),
+            start: task.start.as_deref(),
+            rows: task.chunk_size.map_or(MOST_ROWS, i64::from),
+            router: &router,
+            subscription: task.subscription,
+            reader,
+        };
+        chunk::read(&reading, out)
+    });
+    match read {
+        Ok(high) => flush(high),
+        Err(why) => write_no_chunk(out, backfill, &why),
+    }
+}
+
+/// Has the log written up to there, so that the decoder comes to it without waiting for somebody else's commit.
+fn flush(high: Lsn) {
+    // SAFETY: the position is one that has been inserted.
+    unsafe { pg_sys::XLogFlush(high.0) };
+}

@@ -1,0 +1,448 @@
+//! The dispatcher's part in backfills: which one is read next, and when what was read joins what happens.
+//!
+//! A chunk goes through four steps. From before it is read, the events of its subscription are watched. It is read by the
+//! backfiller. When all that it shows has arrived, it is journaled with how far its table has been read, as events that
+//! stand behind all that has arrived. Then it is sent as if it had just happened.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use super::backfiller::{END, NOTHING};
+use super::clock;
+use super::process::{self, WorkerHandle};
+use super::recording::Recording;
+use super::sending::Sending;
+use super::shmem::Database;
+use crate::dispatch::{Load, Mode, SubscriptionId, Watch};
+use crate::event::{Cell, Event, Fingerprint, Transaction};
+use crate::journal::{self, BackfillState, OpenBackfill};
+use crate::link::frame::{ChunkEnd, Failure, Item, NoChunk, Stream};
+use crate::link::mq::Receiver;
+
+/// How long until a backfill is tried again whose table is locked, or for which there was no worker process.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long until what is in the journal's buffer is written for sure.
+const SOON: Duration = Duration::from_millis(20);
+/// A backfill is read on when no more than so much is pending of its subscription.
+const MOST_PENDING: u64 = 4_000;
+/// The same in bytes.
+const MOST_PENDING_BYTES: u64 = 2 << 20;
+/// No chunk is ordered while more than this share of the memory for events is taken.
+const MOST_MEMORY: f64 = 0.5;
+/// The bytes of the queue from the backfiller.
+const QUEUE_BYTES: usize = 256 * 1024;
+/// A backfill that has waited longer than this was not at work.
+const LONGEST_STEP: f64 = 1.0;
+
+/// The backfills that are open.
+pub struct Backfilling {
+    database: &'static Database,
+    open: BTreeMap<i64, Open>,
+    /// The one whose chunk is being read.
+    ordered: Option<i64>,
+    /// The one that was last ordered; the next one's turn is next.
+    last: i64,
+    link: Option<Link>,
+    /// When a backfiller may be started.
+    not_before: Instant,
+    /// Ends that could not be noted, since somebody held a lock.
+    unnoted: Vec<(i64, BackfillState, Option<String>)>,
+}
+
+struct Open {
+    subscription: i64,
+    state: BackfillState,
+    not_before: Instant,
+    /// Since when it is at the present step.
+    since: Instant,
+    /// What its subscription got since the chunk was ordered.
+    watch: Option<Watch>,
+    /// Tables that have to be read again when they have been read to their end.
+    again: HashSet<u32>,
+    /// The chunk that was read, and waits until all that it shows has arrived.
+    chunk: Option<(Box<ChunkEnd>, Vec<Item>)>,
+}
+
+/// The backfiller, and what it sends.
+struct Link {
+    worker: WorkerHandle,
+    receiver: Receiver,
+    stream: Stream,
+    /// Of the chunk that is being told.
+    rows: Vec<Item>,
+}
+
+impl Backfilling {
+    /// None is open.
+    pub fn new(database: &'static Database) -> Backfilling {
+        Backfilling {
+            database,
+            open: BTreeMap::new(),
+            ordered: None,
+            last: 0,
+            link: None,
+            not_before: Instant::now(),
+            unnoted: Vec::new(),
+        }
+    }
+
+    /// Takes the backfills that are open and not known yet.
+    pub fn take_up(&mut self, open: Vec<OpenBackfill>) {
+        for OpenBackfill { id, subscription, state } in open {
+            let now = Instant::now();
+            self.open.entry(id).or_insert(Open {
+                subscription,
+                state,
+                not_before: now,
+                since: now,
+                watch: None,
+                again: HashSet::new(),
+                chunk: None,
+            });
+        }
+    }
+
+    /// Whether any is open.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Just these are open: subscriptions of others are gone.
+    pub fn keep(&mut self, open: &[OpenBackfill]) {
+        self.open.retain(|id, _| open.iter().any(|open| open.id == *id));
+    }
+
+    /// Takes note of a change that has just been journaled, and that all its targets get but those in `refusals`.
+    pub fn note(&mut self, item: &Item, refusals: &HashMap<i64, String>, recording: &mut Recording) {
+        if self.open.is_empty() {
+            return;
+        }
+        let moved = moved_in_part(item);
+        for (id, open) in &mut self.open {
+            let is_target = item.targets().iter().any(|target| target.subscription == open.subscription);
+            if !is_target || refusals.contains_key(&open.subscription) {
+                continue;
+            }
+            if let Some(watch) = &mut open.watch {
+                watch.note(item);
+            }
+            if let Some(table) = moved.filter(|table| open.again.insert(*table)) {
+                recording.backfill_again(*id, table);
+            }
+        }
+    }
+
+    /// Reads no more of a backfill for now.
+    pub fn pause(&mut self, id: i64) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.state = BackfillState::Paused;
+            open.let_go();
+            self.note_state(id, BackfillState::Paused, None);
+        }
+    }
+
+    /// Goes on with a backfill, also one that has failed.
+    pub fn resume(&mut self, id: i64) {
+        if let Some(open) = self.open.get_mut(&id) {
+            if open.state != BackfillState::Paused {
+                return;
+            }
+            open.state = BackfillState::Waiting;
+            open.since = Instant::now();
+        }
+        self.note_state(id, BackfillState::Waiting, None);
+        self.take_up(journal::with_tables(|_| journal::open_backfills()).unwrap_or_default());
+    }
+
+    /// Ends a backfill.
+    pub fn cancel(&mut self, id: i64) {
+        self.open.remove(&id);
+        self.note_state(id, BackfillState::Cancelled, None);
+    }
+
+    /// Takes what has been read, and has more read. `between`: no transaction is half told. Returns whether there was
+    /// anything to do.
+    pub fn go_on(&mut self, sending: &mut Sending, recording: &mut Recording, between: bool) -> bool {
+        if self.open.is_empty() && self.link.is_none() {
+            return false;
+        }
+        let mut busy = self.receive();
+        if between {
+            busy |= self.send(sending, recording);
+        }
+        self.see_to_worker();
+        busy | self.order(sending)
+    }
+
+    /// When there is something to do though nothing arrives.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let waiting = self.open.values().filter(|open| open.is_ready()).map(|open| open.not_before);
+        let next = waiting.min().map(|next| next.max(self.not_before));
+        next.filter(|next| self.ordered.is_none() && *next > Instant::now())
+    }
+
+    fn receive(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let mut told = Vec::new();
+        let mut any = false;
+        loop {
+            match link.stream.next() {
+                Ok(Some(Item::Begin(_))) => link.rows.clear(),
+                Ok(Some(item @ (Item::Change { .. } | Item::Failed { .. }))) => link.rows.push(item),
+                Ok(Some(Item::Chunk(end))) => {
+                    told.push((end.backfill, Ok((end, std::mem::take(&mut link.rows)))))
+                }
+                Ok(Some(Item::NoChunk { backfill, why })) => told.push((backfill, Err(why))),
+                Ok(Some(_)) => {}
+                Ok(None) => match link.receiver.receive() {
+                    Ok(Some(piece)) => {
+                        any = true;
+                        link.stream.push(piece);
+                    }
+                    // Its end is noticed in the next round.
+                    Ok(None) | Err(_) => break,
+                },
+                Err(error) => pgrx::error!("the backfiller of this database is not understood: {error}"),
+            }
+        }
+        for (backfill, what) in told {
+            self.ordered.take_if(|ordered| *ordered == backfill);
+            match what {
+                Ok(chunk) => self.take_chunk(backfill, chunk),
+                Err(why) => self.no_chunk(backfill, why),
+            }
+        }
+        any
+    }
+
+    fn take_chunk(&mut self, backfill: i64, chunk: (Box<ChunkEnd>, Vec<Item>)) {
+        // One that was paused meanwhile has no watch: its chunk is read again.
+        if let Some(open) = self.open.get_mut(&backfill).filter(|open| open.watch.is_some()) {
+            open.chunk = Some(chunk);
+        }
+    }
+
+    fn no_chunk(&mut self, backfill: i64, why: NoChunk) {
+        let Some(open) = self.open.get_mut(&backfill) else { return };
+        open.let_go();
+        match why {
+            NoChunk::Later => open.not_before = Instant::now() + PAUSE,
+            // What was found to be read again is in the journal's buffer.
+            NoChunk::End if !open.again.is_empty() => open.not_before = Instant::now() + SOON,
+            NoChunk::End => self.end(backfill, BackfillState::Done, None),
+            NoChunk::Failed(reason) => self.end(backfill, BackfillState::Failed, Some(reason)),
+        }
+    }
+
+    fn end(&mut self, id: i64, state: BackfillState, reason: Option<String>) {
+        self.open.remove(&id);
+        self.note_state(id, state, reason);
+    }
+
+    /// Notes what a backfill does, now or as soon as nobody has a lock on its row.
+    fn note_state(&mut self, id: i64, state: BackfillState, reason: Option<String>) {
+        self.unnoted.retain(|(other, ..)| *other != id);
+        let is_over = matches!(state, BackfillState::Done | BackfillState::Cancelled | BackfillState::Failed);
+        let noted = journal::with_tables(|_| {
+            let noted = journal::set_backfill_state(id, state, reason.as_deref());
+            if noted && is_over {
+                journal::tell_of_backfill(id);
+            }
+            noted
+        });
+        if noted == Some(false) {
+            self.unnoted.push((id, state, reason));
+        }
+    }
+
+    /// Sends the chunks of which all that they show has arrived.
+    fn send(&mut self, sending: &mut Sending, recording: &mut Recording) -> bool {
+        let frontier = recording.frontier();
+        let ready = self
+            .open
+            .iter()
+            .find(|(_, open)| open.chunk.as_ref().is_some_and(|(end, _)| end.high <= frontier));
+        let Some(id) = ready.map(|(id, _)| *id) else {
+            if self.open.values().any(|open| open.chunk.is_some()) {
+                self.database.ask_for_progress();
+            }
+            return false;
+        };
+        let Some(open) = self.open.get_mut(&id) else { return false };
+        let (Some((end, rows)), Some(watch)) = (open.chunk.take(), open.watch.take()) else { return false };
+        let seconds = open.since.elapsed().as_secs_f64().min(LONGEST_STEP);
+        open.since = Instant::now();
+        let read = end.read;
+        // Where that can't be told, the chunk is read again.
+        if let Some(rows) = watch.settle(&end, rows) {
+            let sent = rows.len() as u64;
+            let rows = stand_behind(recording, rows);
+            let ChunkEnd { table, position, .. } = *end;
+            if position.is_none() {
+                open.again.remove(&table);
+            }
+            let mut arrived = Vec::with_capacity(rows.len());
+            for row in rows {
+                if let Some(first) = recording.append(&row) {
+                    arrived.push((first, row));
+                }
+            }
+            recording.backfilled(id, table, position, (read, sent), seconds);
+            if !recording.write() {
+                self.database.recheck.store(true, Ordering::SeqCst);
+                return true;
+            }
+            for (first, row) in arrived {
+                sending.arrive(first, row, &HashMap::new(), recording);
+            }
+        }
+        true
+    }
+
+    /// Starts the backfiller when there is something to read, and lets it go when there will be nothing.
+    fn see_to_worker(&mut self) {
+        if self.link.as_ref().is_some_and(|link| link.worker.has_ended()) {
+            self.unlink();
+            self.not_before = Instant::now() + PAUSE;
+        }
+        let wanted = self.open.values().any(Open::is_open);
+        if !wanted && self.link.is_some() && self.ordered.is_none() {
+            self.database.backfill_order.store(END, Ordering::SeqCst);
+            self.database.backfiller.wake();
+            self.unlink();
+        }
+        let is_alone = self.database.backfiller_pid.load(Ordering::SeqCst) == 0;
+        if wanted && self.link.is_none() && is_alone && self.not_before <= Instant::now() {
+            self.start();
+        }
+    }
+
+    fn start(&mut self) {
+        let receiver = Receiver::create(QUEUE_BYTES);
+        self.database.backfill_queue.store(receiver.handle(), Ordering::SeqCst);
+        self.database.backfill_order.store(NOTHING, Ordering::SeqCst);
+        match process::start_worker("backfiller", "pgwh_backfiller_main", self.database.oid()) {
+            Some(worker) => {
+                self.link = Some(Link { worker, receiver, stream: Stream::new(), rows: Vec::new() });
+            }
+            None => {
+                receiver.close();
+                self.not_before = Instant::now() + PAUSE;
+            }
+        }
+    }
+
+    /// What the backfiller had read and not told is read again.
+    fn unlink(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.receiver.close();
+        }
+        if let Some(open) = self.ordered.take().and_then(|id| self.open.get_mut(&id)) {
+            open.let_go();
+        }
+    }
+
+    /// Has the next chunk read, of each backfill in its turn.
+    fn order(&mut self, sending: &Sending) -> bool {
+        self.note_again();
+        if self.link.is_none() || self.ordered.is_some() || sending.memory_share() > MOST_MEMORY {
+            return false;
+        }
+        let now = Instant::now();
+        let may = |open: &Open| {
+            open.is_ready()
+                && open.not_before <= now
+                && has_room(sending.load(SubscriptionId(open.subscription)))
+        };
+        let later = self.open.range(self.last + 1..).find(|(_, open)| may(open));
+        let next = later.or_else(|| self.open.iter().find(|(_, open)| may(open))).map(|(id, _)| *id);
+        let Some(id) = next else { return false };
+        if let Some(open) = self.open.get_mut(&id) {
+            open.watch = Some(Watch::default());
+            if open.state == BackfillState::Waiting {
+                open.state = BackfillState::Running;
+                open.since = now;
+                self.note_state(id, BackfillState::Running, None);
+            }
+        }
+        (self.ordered, self.last) = (Some(id), id);
+        self.database.backfill_order.store(id, Ordering::SeqCst);
+        self.database.backfiller.wake();
+        true
+    }
+
+    fn note_again(&mut self) {
+        if self.unnoted.is_empty() || self.not_before > Instant::now() {
+            return;
+        }
+        self.not_before = Instant::now() + PAUSE;
+        for (id, state, reason) in std::mem::take(&mut self.unnoted) {
+            self.note_state(id, state, reason);
+        }
+    }
+}
+
+impl Open {
+    fn is_open(&self) -> bool {
+        matches!(self.state, BackfillState::Waiting | BackfillState::Running)
+    }
+
+    /// Whether its next chunk may be ordered, as far as it is concerned.
+    fn is_ready(&self) -> bool {
+        self.is_open() && self.watch.is_none()
+    }
+
+    /// Forgets the chunk that was ordered.
+    fn let_go(&mut self) {
+        self.watch = None;
+        self.chunk = None;
+    }
+}
+
+/// The table in which a change gave a row another key and left a large value of it alone. If the row came from where
+/// the table has not been read yet to where it has, neither the change nor a read tells all of it.
+fn moved_in_part(item: &Item) -> Option<u32> {
+    let Item::Change { event, keys, .. } = item else { return None };
+    let is_whole = event.new.as_ref()?.cells().all(|cell| cell != Cell::Unchanged);
+    (keys.old.is_some() && !is_whole).then_some(event.relation.oid)
+}
+
+/// Whether a subscription keeps up, so that more may be read for it.
+fn has_room(load: Option<Load>) -> bool {
+    load.is_some_and(|load| {
+        let sends = matches!(load.mode, Mode::Live | Mode::Draining);
+        sends && load.pending <= MOST_PENDING && load.pending_bytes <= MOST_PENDING_BYTES
+    })
+}
+
+/// The rows as events that stand behind all that has arrived, at a position where no commit is: the frontier is where a
+/// record ended, and none begins a byte before that.
+fn stand_behind(recording: &mut Recording, rows: Vec<Item>) -> Vec<Item> {
+    let (commit_lsn, first) = recording.place_at_frontier();
+    let committed_at = clock::now();
+    // SAFETY: reads shared memory.
+    let system = unsafe { pg_sys::GetSystemIdentifier() };
+    let fingerprint = Fingerprint::of(system, 0, committed_at);
+    let transaction = Arc::new(Transaction { xid: 0, commit_lsn, committed_at, fingerprint });
+    let place = |(item, ordinal): (Item, u64)| {
+        let transaction = Arc::clone(&transaction);
+        match item {
+            Item::Change { event, keys, barrier, targets } => {
+                let event = Arc::unwrap_or_clone(event);
+                let event = Arc::new(Event { transaction, ordinal, lsn: commit_lsn, ..event });
+                Item::Change { event, keys, barrier, targets }
+            }
+            Item::Failed { failure, keys, barrier, targets } => {
+                let failure = Arc::unwrap_or_clone(failure);
+                let failure = Arc::new(Failure { transaction, ordinal, ..failure });
+                Item::Failed { failure, keys, barrier, targets }
+            }
+            other => other,
+        }
+    };
+    rows.into_iter().zip(first..).map(place).collect()
+}

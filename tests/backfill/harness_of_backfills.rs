@@ -1,0 +1,28 @@
+//! What the tests of backfills share.
+
+use harness::Database;
+
+/// The process that reads rows.
+pub const BACKFILLER: &str = "pgstream_hooks backfiller";
+
+/// Begins a backfill; its id.
+#[track_caller]
+pub fn backfill(database: &Database, arguments: &str) -> String {
+    let id = database.value(&format!("SELECT pgwh.backfill({arguments})"));
+    assert!(!id.is_empty());
+    id
+}
+
+/// Waits until a backfill is done.
+#[track_caller]
+pub fn done(database: &Database, id: &str) {
+    ended(database, id);
+    let state = database.rows(&format!("SELECT state, reason FROM pgwh.backfills WHERE id = {id}"));
+    assert_eq!(state[0][0].as_deref(), Some("done"), "{state:?}");
+}
+
+/// Waits until a backfill is over.
+#[track_caller]
+pub fn ended(database: &Database, id: &str) {
+    database.wait_true(&format!("SELECT finished_at IS NOT NULL FROM pgwh.backfills WHERE id = {id}"));
+}
