@@ -427,11 +427,11 @@ fn a_command_is_told_without_those_around_it() {
            EXECUTE ' ALTER TABLE in_function ADD COLUMN a int; ';
          END $$",
     );
-    stage.sql("CREATE TABLE one (id int); /* next */ CREATE TABLE two (id int);\n DROP TABLE one ; SELECT migrate()");
+    stage.sql("CREATE TABLE one (id int);  CREATE TABLE two /* next */ (id int);\n DROP TABLE one ; SELECT migrate()");
     let commands: Vec<String> = stage.got("all").iter().map(|event| event.text("command")).collect();
     let expected = [
         "CREATE TABLE one (id int)",
-        "/* next */ CREATE TABLE two (id int)",
+        "CREATE TABLE two /* next */ (id int)",
         "DROP TABLE one",
         "CREATE TABLE in_function (id int)",
         "ALTER TABLE in_function ADD COLUMN a int",

@@ -183,9 +183,12 @@ fn pgstream_values_are_as_the_types_print_them() {
         ("'[1,5)'::int4range", true),
         ("'10.0.0.1/8'::inet", true),
         ("'(1,2)'::point", true),
-        ("'<a>1</a>'::xml", true),
         ("'101'::bit(3)", true),
     ];
+    // A server may be built without libxml.
+    let xml = [("'<a>1</a>'::xml", true)];
+    let has_xml = cluster.try_sql("SELECT '<a/>'::xml").is_ok();
+    let values: Vec<_> = values.into_iter().chain(xml.into_iter().filter(|_| has_xml)).collect();
     let columns: Vec<String> = (0..values.len()).map(|n| format!("c{n}")).collect();
     let expressions: Vec<&str> = values.iter().map(|(value, _)| *value).collect();
     let select: Vec<String> =
