@@ -204,6 +204,8 @@ fn a_test_sends_a_signed_ping_and_tells_what_came_of_it() {
     );
     assert_eq!(cluster.value("SELECT count(*) FROM pgwh.deliveries"), "0");
     assert_eq!(cluster.value("SELECT count(*) FROM pgwh.attempts"), "0");
+    let log = cluster.log();
+    assert!(!log.contains("leak"), "{log}");
 }
 
 #[test]

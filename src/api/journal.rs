@@ -161,7 +161,7 @@ fn unpack_outcomes(
             status.map(i32::from),
             class,
             error,
-            outcome.duration.as_secs_f64() * 1000.0,
+            outcome.duration.as_micros() as f64 / 1000.0,
             time(outcome.committed_at)?,
             time(outcome.finished_at)?,
             outcome.replay,

@@ -153,7 +153,7 @@ impl Plans {
             attempt.subscription.into(),
             (attempt.attempt as i32).into(),
             time(attempt.started_at),
-            (attempt.duration.as_secs_f64() * 1000.0).into(),
+            (attempt.duration.as_micros() as f64 / 1000.0).into(),
             attempt.status.map(i32::from).into(),
             attempt.class.as_str().into(),
             text(Some(&attempt.error)),

@@ -127,7 +127,7 @@ struct Asked {
 impl Asked {
     /// None if there is no place for another.
     fn new(database: &'static Database, subscription: i64) -> Option<Asked> {
-        // SAFETY: the segment is large enough, and nobody else knows of it yet; the transaction's end detaches it.
+        // SAFETY: the segment is large enough, and nobody else knows of it yet.
         let (segment, handle) = unsafe {
             let segment = pg_sys::dsm_create(size_of::<Sheet>(), 0);
             let sheet = pg_sys::dsm_segment_address(segment).cast::<Sheet>();
@@ -142,10 +142,11 @@ impl Asked {
         let free = |place: &&AtomicU32| {
             place.compare_exchange(0, handle, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         };
+        let asked = Asked { database, segment, handle };
         database.tests.iter().find(free)?;
         database.tests_asked.store(true, Ordering::SeqCst);
         database.dispatcher.wake();
-        Some(Asked { database, segment, handle })
+        Some(asked)
     }
 
     fn sheet(&self) -> &Sheet {
@@ -160,6 +161,8 @@ impl Drop for Asked {
         for place in &self.database.tests {
             let _ = place.compare_exchange(self.handle, 0, Ordering::SeqCst, Ordering::SeqCst);
         }
+        // SAFETY: made by `new`, attached since, and used no more.
+        unsafe { pg_sys::dsm_detach(self.segment) };
     }
 }
 

@@ -134,6 +134,9 @@ fn why_tells_what_became_of_a_rows_changes() {
         let told = why("public.t", 2);
         (told.contains("retrying") || told.contains("blocked") || told.contains("behind")).then_some(())
     });
+    cluster.subscribe(&receiver, "f", "tables => '{public.t}', event_types => '{insert}', filter => 'n > 5'");
+    cluster.sql("INSERT INTO t VALUES (3, 4)");
+    eventually("filtered", || why("public.t", 3).contains("not wanted: filter n > 5").then_some(()));
 }
 
 #[test]

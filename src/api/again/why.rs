@@ -247,6 +247,8 @@ struct Asked {
     patterns: Vec<TablePattern>,
     tables: String,
     event_types: Vec<String>,
+    filter: Option<String>,
+    changed: Option<Vec<String>>,
     enabled: bool,
     is_here: bool,
     created_at: i64,
@@ -259,7 +261,7 @@ impl Asked {
             let rows = client.select(
                 "SELECT id, name, tables, event_types, enabled, home = pgwh.home(),
                      (extract(epoch FROM created_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
-                     (extract(epoch FROM updated_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
+                     (extract(epoch FROM updated_at - '2000-01-01 00:00:00+00') * 1000000)::bigint, filter, changed
                  FROM pgwh.subscriptions ORDER BY id",
                 None,
                 &[],
@@ -277,6 +279,8 @@ impl Asked {
                     is_here: row.get(6)?.unwrap_or_default(),
                     created_at: row.get(7)?.unwrap_or_default(),
                     updated_at: row.get(8)?.unwrap_or_default(),
+                    filter: row.get(9)?,
+                    changed: row.get(10)?,
                 });
             }
             Ok::<_, pgrx::spi::Error>(all)
@@ -298,6 +302,10 @@ impl Asked {
             "subscribed later".to_owned()
         } else if self.updated_at >= committed_at {
             "not wanted then: the subscription was changed later".to_owned()
+        } else if let Some(filter) = &self.filter {
+            format!("not wanted: filter {filter}")
+        } else if let Some(changed) = self.changed.as_ref().filter(|_| action == Action::Update) {
+            format!("not wanted: none of {} changed", changed.join(", "))
         } else {
             // It was made before, but its transaction committed after.
             "subscribed later".to_owned()
