@@ -149,6 +149,7 @@ pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
     let noted = Spi::connect_mut(|client| {
         let rows = client.update(
             "UPDATE pgwh.replays SET state = $2, reason = $3, done = $4, finished_at = clock_timestamp(),
+                 total = CASE WHEN $2 = 'done' THEN $4 ELSE total END,
                  started_at = coalesce(started_at, clock_timestamp())
              WHERE id IN (SELECT id FROM pgwh.replays WHERE id = $1 FOR UPDATE SKIP LOCKED) RETURNING id",
             None,

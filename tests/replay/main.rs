@@ -59,6 +59,7 @@ fn finished(cluster: &Cluster, id: &str) {
     cluster.wait_true(&format!("SELECT finished_at IS NOT NULL FROM pgwh.replays WHERE id = {id}"));
     let state = cluster.value(&format!("SELECT state FROM pgwh.replays WHERE id = {id}"));
     assert!(!["failed", "cancelled"].contains(&state.as_str()), "{state}");
+    cluster.wait_true(&format!("SELECT total = done FROM pgwh.replays WHERE id = {id}"));
 }
 
 fn keys(events: &[Event]) -> Vec<u64> {
