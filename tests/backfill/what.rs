@@ -60,6 +60,12 @@ fn rows_come_from_a_start_in_the_order_of_a_column() {
 #[test]
 fn keys_of_all_kinds_are_read_to_their_end() {
     let (cluster, receiver) = stage();
+    // A server may be built without ICU, and then it has no such collations.
+    let of_icu =
+        "CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+    if cluster.try_sql(of_icu).is_err() {
+        cluster.sql("CREATE COLLATION any_case FROM \"C\"");
+    }
     cluster.sql(
         r#"CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
         CREATE TABLE pairs (b text COLLATE "C", a int, "odd ""name" int, PRIMARY KEY (a, b));
@@ -67,7 +73,6 @@ fn keys_of_all_kinds_are_read_to_their_end() {
         ALTER TABLE pairs DROP COLUMN "odd ""name"; ALTER TABLE pairs ADD COLUMN later int DEFAULT 7;
         CREATE TABLE words (w text PRIMARY KEY);
         INSERT INTO words SELECT (ARRAY['a', 'B', 'ä', 'Z', '_', ' ', 'é'])[1 + n % 7] || n FROM generate_series(0, 999) n;
-        CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
         CREATE TABLE folded (w text COLLATE any_case PRIMARY KEY);
         INSERT INTO folded SELECT CASE WHEN n % 2 = 0 THEN 'W' ELSE 'w' END || n FROM generate_series(0, 999) n;
         CREATE TABLE moods (m mood, u uuid, PRIMARY KEY (m, u));
