@@ -190,8 +190,9 @@ impl Capture {
         self.annotations_changed = false;
     }
 
-    /// Tells of the transaction, and of what it says of itself, before the first of its events that somebody wants, as soon as a reader can see its
-    /// rows: its commit record is flushed before that, by a lot when a synchronous standby is missing.
+    /// Tells of the transaction, and of what it says of itself, before the first of its events that somebody wants, as soon
+    /// as a reader can see its rows: its commit record is flushed before that, by a lot when a synchronous standby is
+    /// missing.
     fn announce_transaction(&mut self) {
         if !self.begun {
             self.wait_until_visible();

@@ -111,12 +111,9 @@ impl Compiled {
     /// # Safety
     /// A transaction is in progress.
     pub unsafe fn values(&self, literals: &[Literal]) -> Box<[Value]> {
+        let pairs = self.kinds.iter().zip(literals);
         // SAFETY: as the caller promises; the kinds were found by literals of these kinds.
-        self.kinds
-            .iter()
-            .zip(literals)
-            .map(|(kind, literal)| unsafe { keep(kind, kind.read(&literal.value)) })
-            .collect()
+        pairs.map(|(kind, literal)| unsafe { keep(kind, kind.read(&literal.value)) }).collect()
     }
 
     /// Puts a member's parameters in place.

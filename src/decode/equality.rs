@@ -206,10 +206,9 @@ impl Element {
 
 /// The function, with what it caches in the current memory context.
 unsafe fn function(oid: Oid) -> Box<FmgrInfo> {
-    super::value::function_info(oid, unsafe {
-        // SAFETY: a global of this process.
-        pg_sys::CurrentMemoryContext
-    })
+    // SAFETY: a global of this process.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
+    super::value::function_info(oid, context)
 }
 
 /// Whether there is a parameter in the expression.

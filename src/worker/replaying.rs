@@ -129,14 +129,18 @@ impl Replaying {
 
     /// Somebody wants no more of a replay.
     pub fn cancel(&mut self, engine: &mut Engine<Payload>, replay: i64) {
-        self.waiting.retain(|waiting| waiting.id != replay);
-        let running = self.running.iter().find(|(_, running)| running.replay.id == replay);
+        let open = self.waiting.iter().chain(self.running.values().map(|running| &running.replay));
+        let subscription = open.filter(|open| open.id == replay).map(|open| open.subscription).next();
         let mut done = 0;
-        if let Some(subscription) = running.map(|(subscription, _)| *subscription) {
-            let progress = engine.replay(SubscriptionId(subscription));
-            done = progress.map_or(0, |progress| progress.delivered + progress.dead);
-            engine.replay_cancel(SubscriptionId(subscription), Instant::now());
-            self.running.remove(&subscription);
+        if let Some(subscription) = subscription {
+            // One that goes on after a restart holds what is newer although its turn has not come.
+            let id = SubscriptionId(subscription);
+            if let Some(progress) = engine.replay(id).filter(|progress| progress.replay == replay) {
+                done = progress.delivered + progress.dead;
+                engine.replay_cancel(id, Instant::now());
+            }
+            self.waiting.retain(|waiting| waiting.id != replay);
+            self.running.retain(|_, running| running.replay.id != replay);
         }
         journal::with_tables(|_| journal::replay_ended(replay, done, &ReplayEnd::Cancelled));
     }

@@ -209,6 +209,29 @@ fn a_replay_goes_on_after_a_crash() {
 }
 
 #[test]
+fn a_replay_cancelled_while_nothing_runs_holds_nothing_back_afterwards() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "max_in_flight => 1");
+    let since = now(&cluster);
+    insert(&cluster, "t", 1, 200);
+    receiver.clear();
+    receiver.behave(|_: &Request| Reply::default().after(Duration::from_millis(50)));
+    let id = cluster.value(&format!("SELECT pgwh.replay('s', since => '{since}'::timestamptz)"));
+    receiver.wait_for(5, PATIENCE).unwrap();
+    cluster.sql("ALTER SYSTEM SET pgwh.enabled = off");
+    cluster.reload();
+    eventually("no dispatcher", || cluster.processes(DISPATCHER).is_empty().then_some(()));
+    cluster.sql(&format!("SELECT pgwh.cancel_replay({id})"));
+    cluster.sql("UPDATE t SET n = 1 WHERE id = 200");
+    receiver.behave(Script::default());
+    cluster.sql("ALTER SYSTEM RESET pgwh.enabled");
+    cluster.reload();
+    assert_eq!(cluster.value("SELECT pgwh.wait('s', '60 s')"), "t");
+    cluster.wait_true(&format!("SELECT state = 'cancelled' FROM pgwh.replays WHERE id = {id}"));
+    assert_eq!(events_of(&receiver, "s").last().unwrap()["record"]["n"], 1);
+}
+
+#[test]
 fn a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be() {
     let cluster = Setup::new().set("pgwh.retention = '1s'").start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");

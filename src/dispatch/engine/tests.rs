@@ -440,3 +440,14 @@ fn while_the_keys_of_a_resumed_replay_are_not_known_everything_waits_and_then_on
     assert_eq!(sent.len(), 3, "{sent:?}");
     assert!(place(100) < place(replayed), "{sent:?}");
 }
+
+#[test]
+fn a_resumed_replay_that_is_cancelled_lets_go_what_waited_for_its_keys() {
+    let mut bench = Bench::new(short());
+    assert!(bench.engine.replay_resume(A, 7, DeliveryId(0), bench.now));
+    let waiting = bench.arrive(A, Keys::one(1));
+    assert!(bench.send().is_none());
+    assert!(bench.engine.replay_cancel(A, bench.now));
+    while bench.read(&[]) {}
+    assert_eq!(bench.send().map(|sent| sent.1), Some(vec![waiting]));
+}
