@@ -102,7 +102,9 @@ pub(crate) fn any_kind() -> impl Strategy<Value = Kind> {
         prop_oneof![
             (inner.clone(), prop_oneof![Just(b','), Just(b';')])
                 .prop_map(|(element, delimiter)| Kind::Array { element: Box::new(element), delimiter }),
-            prop::collection::vec((".{0,8}", inner), 0..4).prop_map(Kind::Composite),
+            // Fields of one type differ in their names.
+            prop::collection::btree_map(".{0,8}", inner, 0..4)
+                .prop_map(|fields| Kind::Composite(fields.into_iter().collect())),
         ]
     })
 }
