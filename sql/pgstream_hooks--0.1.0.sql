@@ -103,7 +103,7 @@ COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never 
 COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url, tables and filter when left out';
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
-COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read (default the first four)';
+COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read, system (default the first four)';
 COMMENT ON COLUMN pgwh.subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
@@ -168,8 +168,10 @@ CREATE TABLE pgwh.gaps (
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
     until timestamptz,
     reason text NOT NULL,
+    told boolean NOT NULL DEFAULT false,
     PRIMARY KEY (subscription_id, from_lsn)
 );
+CREATE INDEX gaps_untold ON pgwh.gaps (subscription_id) WHERE NOT told;
 COMMENT ON TABLE pgwh.gaps IS 'what subscriptions will never get: changes committed while they were disabled, or lost with write-ahead log; written by the dispatcher only';
 COMMENT ON COLUMN pgwh.gaps.subscription_id IS 'the subscription, also when it is gone by now';
 COMMENT ON COLUMN pgwh.gaps.from_lsn IS 'changes committed behind this position are missing';
@@ -177,6 +179,7 @@ COMMENT ON COLUMN pgwh.gaps.to_lsn IS 'up to this one; null while the gap is ope
 COMMENT ON COLUMN pgwh.gaps.since IS 'when it was noted';
 COMMENT ON COLUMN pgwh.gaps.until IS 'when its end was noted';
 COMMENT ON COLUMN pgwh.gaps.reason IS 'how it came about';
+COMMENT ON COLUMN pgwh.gaps.told IS 'whether subscriptions to system events have been told';
 
 CREATE FUNCTION pgwh.await_capture() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'await_capture_wrapper';
@@ -262,7 +265,8 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   tables         patterns schema.table with * wildcards, default {*.*}; a partitioned table stands for its partitions
   schema, table_name   one schema or table, instead of tables
   event_types    any of insert, update, delete, truncate (or I U D T), which are the default; ddl: schema changes;
-                 message: what pgwh.emit() writes; message:<prefix>: other applications'' pg_logical_emit_message()
+                 message: what pgwh.emit() writes; message:<prefix>: other applications'' pg_logical_emit_message();
+                 system: what becomes of the subscriptions that the owner may see, such as dead letters and gaps
   filter         a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD
   changed        updates only when one of these columns changed
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
@@ -1164,6 +1168,27 @@ COMMENT ON FUNCTION pgwh.annotate(jsonb) IS
 'Attaches context, such as who does it, to those events of the transaction that follow. Called again, it replaces what was
 said before; null takes it back, and so does rolling back to a savepoint before it.
 Example: SELECT pgwh.annotate(''{"user": 42, "request": "7c9e"}'');';
+
+CREATE INDEX subscriptions_to_system_events ON pgwh.subscriptions (id) WHERE 'system' = ANY (event_types);
+
+CREATE FUNCTION pgwh.system_event(type text, subscription_id bigint, details jsonb) RETURNS bytea
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT pg_catalog.convert_to(pg_catalog.json_build_object('readers', r.ids, 'type', system_event.type, 'key', s.name,
+                'payload', pg_catalog.jsonb_build_object('subscription_id', s.id, 'subscription', s.name)
+                    || system_event.details)::text, pg_catalog.getdatabaseencoding())
+        FROM pgwh.subscriptions s, LATERAL (
+            SELECT pg_catalog.array_agg(w.id) AS ids FROM pgwh.subscriptions w
+                -- A role may have been dropped.
+                JOIN pg_catalog.pg_roles reader ON reader.rolname = w.owner
+                LEFT JOIN pg_catalog.pg_roles o ON o.rolname = s.owner
+            WHERE 'system' = ANY (w.event_types) AND w.enabled AND w.id <> s.id
+              AND (pg_catalog.pg_has_role(reader.oid, o.oid, 'USAGE')
+                OR pg_catalog.pg_has_role(reader.oid, 'pg_monitor', 'USAGE'))) r
+        WHERE s.id = system_event.subscription_id AND r.ids IS NOT NULL
+          AND (system_event.type <> 'pgwh.dead_letter' OR 'system' <> ALL (s.event_types));
+    END;
+COMMENT ON FUNCTION pgwh.system_event(text, bigint, jsonb) IS 'what the dispatcher writes into the log about a subscription, with who gets it; null when nobody does. Dead letters of system events make no system events, so that they make no more dead letters';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Schema changes

@@ -241,7 +241,7 @@ impl Error {
                 "unknown event type".into(),
                 format!(
                     "event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T, and also \
-                     ddl, message, message:<prefix> and read."
+                     ddl, message, message:<prefix>, system and read."
                 ),
                 "For example: event_types => '{insert,update}'".into(),
             ),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::decode::sealed;
 
 /// The words as they are stored, in the order in which they are stored. The first are those of changes of rows.
-const WORDS: [&str; 7] = ["insert", "update", "delete", "truncate", "ddl", "message", "read"];
+const WORDS: [&str; 8] = ["insert", "update", "delete", "truncate", "ddl", "message", "read", "system"];
 const OF_ROWS: usize = 4;
 
 /// What stands before the prefix of other applications' messages.
@@ -54,7 +54,7 @@ pub fn normalise<S: AsRef<str>>(typed: &[S]) -> Result<Vec<String>, UnknownEvent
 
 /// Whether a word in its stored form asks for something else than rows.
 pub fn is_more_than_rows(stored: &str) -> bool {
-    stored == "ddl" || stored == "message" || stored.starts_with(MESSAGE_PREFIX)
+    ["ddl", "message", "system"].contains(&stored) || stored.starts_with(MESSAGE_PREFIX)
 }
 
 fn prefix_of(word: &str) -> Option<&str> {
@@ -70,8 +70,8 @@ mod tests {
     fn words_and_letters_are_stored_as_words_in_one_order() {
         assert_eq!(normalise(&["D", "Update", "i", "INSERT", "t"]).unwrap(), all());
         assert_eq!(
-            normalise(&["read", "DDL", "message", "t"]).unwrap(),
-            ["truncate", "ddl", "message", "read"]
+            normalise(&["System", "read", "DDL", "message", "t"]).unwrap(),
+            ["truncate", "ddl", "message", "read", "system"]
         );
         assert_eq!(normalise(&["u"]).unwrap(), ["update"]);
     }
@@ -90,7 +90,7 @@ mod tests {
     fn prefixes_of_messages_are_stored_as_they_are_spelled() {
         let stored = normalise(&["Message:wal2json.Go", "message:a:b", "I", "message:a:b"]).unwrap();
         assert_eq!(stored, ["insert", "message:a:b", "message:wal2json.Go"]);
-        for word in ["message:", "message:pgwh.emit", "message:pgwh.annotate"] {
+        for word in ["message:", "message:pgwh.emit", "message:pgwh.annotate", "message:pgwh.system"] {
             assert_eq!(normalise(&[word]), Err(UnknownEventType { word: word.into(), no_prefix: true }));
         }
     }

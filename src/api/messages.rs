@@ -75,7 +75,7 @@ fn check_length(what: &'static str, length: usize, limit: usize, hint: &'static 
 }
 
 /// Writes a message of ours, in the encoding of the database, into write-ahead log.
-fn write(kind: Kind, content: &[u8]) -> Result<(), Error> {
+pub fn write(kind: Kind, content: &[u8]) -> Result<(), Error> {
     // SAFETY: reads shared memory; the transaction in progress is given an xid if it has none.
     let xid = unsafe {
         if pg_sys::RecoveryInProgress() {

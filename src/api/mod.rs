@@ -32,7 +32,7 @@ pub mod keeping;
 #[cfg(feature = "server")]
 mod looking;
 #[cfg(feature = "server")]
-mod messages;
+pub mod messages;
 #[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]

@@ -20,6 +20,8 @@ pub enum Place {
 pub enum Writer<'a> {
     /// `pgwh.emit`.
     Emit,
+    /// Our workers, of a subscription.
+    System,
     /// Another application, under its prefix.
     Other(&'a str),
 }
@@ -31,6 +33,8 @@ pub struct Listeners {
     observers: BTreeMap<i64, Vec<TablePattern>>,
     /// Those to what `pgwh.emit` writes.
     readers: BTreeSet<i64>,
+    /// Those to what our workers have to say.
+    watchers: BTreeSet<i64>,
     /// Those to other applications' messages, by prefix.
     by_prefix: BTreeMap<String, BTreeSet<i64>>,
 }
@@ -45,6 +49,8 @@ impl Listeners {
                 self.observers.insert(subscription, patterns);
             } else if word == "message" {
                 self.readers.insert(subscription);
+            } else if word == "system" {
+                self.watchers.insert(subscription);
             } else if let Some(prefix) = word.strip_prefix(MESSAGE_PREFIX) {
                 self.by_prefix.entry(prefix.to_owned()).or_default().insert(subscription);
             }
@@ -55,6 +61,7 @@ impl Listeners {
     pub fn remove(&mut self, subscription: i64) {
         self.observers.remove(&subscription);
         self.readers.remove(&subscription);
+        self.watchers.remove(&subscription);
         self.by_prefix.retain(|_, readers| {
             readers.remove(&subscription);
             !readers.is_empty()
@@ -65,6 +72,7 @@ impl Listeners {
     pub fn readers(&self, writer: Writer<'_>) -> impl Iterator<Item = i64> {
         let readers = match writer {
             Writer::Emit => Some(&self.readers),
+            Writer::System => Some(&self.watchers),
             Writer::Other(prefix) => self.by_prefix.get(prefix),
         };
         readers.into_iter().flatten().copied()
@@ -112,12 +120,16 @@ mod tests {
             (1, "*.*", &["insert"]),
             (2, "public.t", &["message"]),
             (3, "*.*", &["message:app", "message:b"]),
+            (4, "*.*", &["system"]),
         ]);
         assert_eq!(listeners.readers(Writer::Emit).collect::<Vec<_>>(), [2]);
+        assert_eq!(listeners.readers(Writer::System).collect::<Vec<_>>(), [4]);
         assert_eq!(listeners.readers(Writer::Other("app")).collect::<Vec<_>>(), [3]);
         assert_eq!(listeners.readers(Writer::Other("ap")).count(), 0);
         assert_eq!(listeners.readers(Writer::Other("message")).count(), 0);
         listeners.remove(3);
+        listeners.remove(4);
+        assert_eq!(listeners.readers(Writer::System).count(), 0);
         assert_eq!(listeners.readers(Writer::Other("app")).count(), 0);
     }
 

@@ -14,6 +14,8 @@ pub enum Kind {
     Emit,
     /// What the transaction says of itself from here on.
     Annotate,
+    /// What our workers have to say of a subscription.
+    System,
 }
 
 impl Kind {
@@ -22,12 +24,13 @@ impl Kind {
         match self {
             Kind::Emit => "pgwh.emit",
             Kind::Annotate => "pgwh.annotate",
+            Kind::System => "pgwh.system",
         }
     }
 
     /// The kind of message that has this prefix; none of another application's.
     pub fn of_prefix(prefix: &str) -> Option<Kind> {
-        [Kind::Emit, Kind::Annotate].into_iter().find(|kind| kind.prefix() == prefix)
+        [Kind::Emit, Kind::Annotate, Kind::System].into_iter().find(|kind| kind.prefix() == prefix)
     }
 }
 

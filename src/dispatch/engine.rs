@@ -202,11 +202,11 @@ impl<P: Clone> Engine<P> {
         true
     }
 
-    /// A delivery for a subscription that can't be made: it is given up as it arrives. False when there is no such
-    /// subscription.
-    pub fn arrive_dead(&mut self, id: SubscriptionId, delivery: DeliveryId) -> bool {
+    /// A delivery for a subscription that can't be made: it is given up as it arrives, for a reason of this kind. False
+    /// when there is no such subscription.
+    pub fn arrive_dead(&mut self, id: SubscriptionId, delivery: DeliveryId, kind: &'static str) -> bool {
         self.shared.last_id = self.shared.last_id.max(delivery.0);
-        self.with(id, |subscription, shared| subscription.arrive_dead(shared, delivery)).is_some()
+        self.with(id, |subscription, shared| subscription.arrive_dead(shared, delivery, kind)).is_some()
     }
 
     /// The highest number that has been given: what [`Engine::subscribe`] of a new subscription begins behind.

@@ -142,8 +142,8 @@ pub enum Disabled {
 pub enum Effect {
     /// The subscription is stopped.
     Disable(SubscriptionId, Disabled),
-    /// A delivery was given up after its last attempt.
-    DeadLetter(SubscriptionId, DeliveryId),
+    /// A delivery was given up, with the word that users see for its last failure: empty when somebody gave it up.
+    DeadLetter(SubscriptionId, DeliveryId, &'static str),
     /// The endpoint fails as a whole: its breaker has opened.
     Opened(SubscriptionId),
     /// A probe got through: the breaker has closed.

@@ -300,7 +300,7 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// A delivery that can't be made arrives, the newest of all.
-    pub fn arrive_dead(&mut self, shared: &mut Shared<P>, id: DeliveryId) {
+    pub fn arrive_dead(&mut self, shared: &mut Shared<P>, id: DeliveryId, kind: &'static str) {
         self.touch(shared);
         self.counts.dead += 1;
         if self.mode == Mode::Live {
@@ -308,7 +308,7 @@ impl<P: Clone> Subscription<P> {
         } else {
             self.done_ahead.insert(id.0);
         }
-        shared.effects.push(Effect::DeadLetter(self.id, id));
+        shared.effects.push(Effect::DeadLetter(self.id, id, kind));
     }
 
     /// Puts a live delivery aside if it has to wait for a replay.

@@ -8,18 +8,22 @@ use crate::decode::route::Spec;
 use crate::event::Lsn;
 
 /// Notes the gaps that these versions begin and end; the versions themselves are stored already. Decoding again tells
-/// the same versions again, so that what lies in a gap begins none.
-pub(super) fn note(versions: &[Version]) -> Result<()> {
+/// the same versions again, so that what lies in a gap begins none. Whether any may have begun.
+pub(super) fn note(versions: &[Version]) -> Result<bool> {
+    let mut may_begin = false;
     for Version { id, lsn, spec } in versions {
         let enabled =
             spec.as_ref().and_then(|spec| serde_json::from_str(spec).ok()).map(|spec: Spec| spec.enabled);
         match enabled {
-            Some(false) => open_if_it_was_enabled(*id, *lsn)?,
+            Some(false) => {
+                open_if_it_was_enabled(*id, *lsn)?;
+                may_begin = true;
+            }
             Some(true) => close(*id, *lsn)?,
             None => {}
         }
     }
-    Ok(())
+    Ok(may_begin)
 }
 
 fn open_if_it_was_enabled(subscription: i64, from: Lsn) -> Result<()> {

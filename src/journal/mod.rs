@@ -39,6 +39,8 @@ mod slices;
 #[cfg(feature = "server")]
 mod subscriptions;
 #[cfg(feature = "server")]
+mod system_events;
+#[cfg(feature = "server")]
 mod tables;
 #[cfg(feature = "server")]
 mod writer;
@@ -66,6 +68,8 @@ pub use selection::Standing;
 pub use subscriptions::{
     RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, disable, subscriptions,
 };
+#[cfg(feature = "server")]
+pub use system_events::{SystemEvent, tell_of, tell_of_gaps};
 #[cfg(feature = "server")]
 pub use tables::*;
 #[cfg(feature = "server")]

@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgrx::spi::{Result, SpiHeapTupleData};
-use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
+use pgrx::{FromDatum, IntoDatum, Spi};
 
-use super::tables::{check, with_tables, write_as_our_own};
+use super::tables::check;
 use crate::dispatch::PerSecond;
 use crate::event::format::Format;
 
@@ -112,19 +112,13 @@ pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
     check("subscriptions can't be read", read(&format!("{QUERY} AND s.id = ANY ($1)"), Some(ids)))
 }
 
-/// Disables a subscription that can't go on by itself, and says why. Outside of any transaction: it takes one of its own,
-/// without the mark that hides what the dispatcher writes, since this is news to the decoder.
+/// Disables a subscription that can't go on by itself, and says why. Inside a transaction that is news to the decoder.
 pub fn disable(id: i64, reason: &str) {
-    // SAFETY: a global of this process. It counts in the commit, too, so it is set again only behind that.
-    unsafe { pg_sys::replorigin_session_origin = pg_sys::InvalidRepOriginId as _ };
-    with_tables(|_| {
-        let done = Spi::run_with_args(
-            "UPDATE pgwh.subscriptions SET enabled = false, disabled_reason = $2 WHERE id = $1 AND enabled",
-            &[id.into(), reason.into()],
-        );
-        check("a subscription can't be disabled", done);
-    });
-    write_as_our_own();
+    let done = Spi::run_with_args(
+        "UPDATE pgwh.subscriptions SET enabled = false, disabled_reason = $2 WHERE id = $1 AND enabled",
+        &[id.into(), reason.into()],
+    );
+    check("a subscription can't be disabled", done);
 }
 
 fn read(query: &str, ids: Option<&[i64]>) -> Result<Vec<SubscriptionRow>> {

@@ -15,6 +15,15 @@ pub fn write_as_our_own() {
     unsafe { pg_sys::replorigin_session_origin = DO_NOT_REPLICATE };
 }
 
+/// Runs the action in a transaction of its own that is news to the decoder, without the mark that hides what the
+/// dispatcher writes. Nothing is done when the extension isn't here.
+pub fn as_news(action: impl FnOnce()) {
+    // SAFETY: a global of this process. It counts in the commit, too, so it is set again only behind that.
+    unsafe { pg_sys::replorigin_session_origin = pg_sys::InvalidRepOriginId as _ };
+    with_tables(|_| action());
+    write_as_our_own();
+}
+
 /// The oid of the extension in this database, if it is installed. Inside a transaction.
 pub fn extension() -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up.
@@ -54,9 +63,9 @@ pub fn prune_image(confirmed: Lsn) {
     check("the image of subscriptions can't be pruned", image::prune(confirmed));
 }
 
-/// Notes which gaps these versions begin and end, once they are stored. Inside a transaction.
-pub fn note_gaps(versions: &[Version]) {
-    check("gaps can't be noted", gaps::note(versions));
+/// Notes which gaps these versions begin and end, once they are stored; whether any may have begun. Inside a transaction.
+pub fn note_gaps(versions: &[Version]) -> bool {
+    check("gaps can't be noted", gaps::note(versions))
 }
 
 /// Notes that what was committed behind the journal's last event and up to `to` is lost to all subscriptions, when the

@@ -176,6 +176,8 @@ struct Dispatcher {
     image: Option<Vec<Version>>,
     /// The extension's oid: another one is another installation, whose slot is not ours.
     extension: pg_sys::Oid,
+    /// There may be gaps that subscriptions to system events have not been told of.
+    gaps_untold: bool,
     last_check: Instant,
     last_prune: Instant,
 }
@@ -201,6 +203,7 @@ impl Dispatcher {
             versions: Vec::new(),
             image: None,
             extension,
+            gaps_untold: true,
             last_check: Instant::now(),
             last_prune: Instant::now(),
         };
@@ -224,6 +227,7 @@ impl Dispatcher {
             let mut busy = self.sending.collect_outcomes();
             busy |= self.receive(receiver);
             self.store_versions();
+            self.tell_of_gaps();
             self.obey();
             self.sending.test(self.database);
             busy |= self.backfilling.go_on(&mut self.sending, &mut self.recording, !self.within);
@@ -376,6 +380,8 @@ impl Dispatcher {
     /// anything that something else may wait for.
     fn record(&mut self) -> bool {
         self.sending.hand_over_records(&mut self.recording);
+        let effects = self.sending.take_effects();
+        effects::carry_out(&effects);
         let positions = self.recording.checkpoint_wanted().map(|all| self.sending.positions(all));
         if let Some(positions) = positions {
             self.recording.checkpoint(positions);
@@ -384,8 +390,7 @@ impl Dispatcher {
             self.database.recheck.store(true, Ordering::SeqCst);
         }
         self.recording.retain(|| self.sending.oldest_pending());
-        let effects = self.sending.take_effects();
-        effects::carry_out(&effects);
+        effects::notify(&effects);
         !effects.is_empty()
     }
 
@@ -463,6 +468,7 @@ impl Dispatcher {
             journal::store_image(&image);
         });
         if stored.is_some() {
+            self.gaps_untold = true;
             self.database.image_saved.store(true, Ordering::SeqCst);
             self.database.decoder.wake();
         }
@@ -485,14 +491,15 @@ impl Dispatcher {
         let last = self.recording.last();
         let rows = self.with_tables(|| {
             journal::store_image(&versions);
-            journal::note_gaps(&versions);
+            let gaps = journal::note_gaps(&versions);
             if prune {
                 journal::prune_image(confirmed);
             }
             journal::begin_discards(&ids, last);
-            journal::subscriptions(&ids)
+            (journal::subscriptions(&ids), gaps)
         });
-        let Some(rows) = rows else { return };
+        let Some((rows, gaps)) = rows else { return };
+        self.gaps_untold |= gaps;
         let some_are_gone = rows.len() < ids.len();
         if rows.iter().any(|row| row.held) {
             self.database.commands.store(true, Ordering::SeqCst);
@@ -504,6 +511,14 @@ impl Dispatcher {
             && let Some(open) = self.with_tables(journal::open_backfills)
         {
             self.backfilling.keep(&open);
+        }
+    }
+
+    /// Has gaps told, once there is somebody who decodes what is told.
+    fn tell_of_gaps(&mut self) {
+        if self.gaps_untold && self.database.phase() == Phase::Ready {
+            self.gaps_untold = false;
+            journal::as_news(journal::tell_of_gaps);
         }
     }
 

@@ -1,24 +1,45 @@
-//! What users are told by `NOTIFY pgwh`, and what disables a subscription by itself.
+//! What follows from what the engine found: a subscription that can't go on is disabled, subscriptions to system events get
+//! one, and who listens to `NOTIFY pgwh` hears of it.
 
 use pgrx::Spi;
 
 use crate::dispatch::{Disabled, Effect};
-use crate::journal;
+use crate::journal::{self, SystemEvent};
 
-/// Dead letters that are told of one by one; of more at once the first ones stand for all.
+/// Dead letters that are told of one by one by `NOTIFY`; of more at once the first ones stand for all.
 const DEAD_LETTERS: usize = 100;
 
-/// Tells of what happened; a subscription that can't go on is disabled.
+/// Disables, and makes system events. To be called before what led to this is written: a crash in between has it happen
+/// again, rather than never.
 pub fn carry_out(effects: &[Effect]) {
-    if effects.is_empty() {
+    let events: Vec<SystemEvent> = effects.iter().filter_map(system_event).collect();
+    if events.is_empty() {
         return;
     }
-    for effect in effects {
-        if let Effect::Disable(subscription, why) = effect {
-            journal::disable(subscription.0, &reason_of(why));
+    journal::as_news(|| {
+        for effect in effects {
+            if let Effect::Disable(subscription, why) = effect {
+                journal::disable(subscription.0, &reason_of(why));
+            }
         }
-    }
-    tell(effects);
+        journal::tell_of(&events);
+    });
+}
+
+fn system_event(effect: &Effect) -> Option<SystemEvent> {
+    let (kind, subscription) = match effect {
+        Effect::Disable(subscription, _) => ("pgwh.subscription.disabled", subscription),
+        Effect::DeadLetter(subscription, ..) => ("pgwh.dead_letter", subscription),
+        Effect::Opened(subscription) => ("pgwh.failing", subscription),
+        Effect::Recovered(subscription) => ("pgwh.recovered", subscription),
+        Effect::Replayed(..) => return None,
+    };
+    let (delivery, class) = match effect {
+        Effect::DeadLetter(_, delivery, class) => (Some(delivery.0 as i64), Some(*class)),
+        _ => (None, None),
+    };
+    let reason = if let Effect::Disable(_, why) = effect { Some(reason_of(why)) } else { None };
+    Some(SystemEvent { kind, subscription: subscription.0, delivery, class, reason })
 }
 
 fn reason_of(why: &Disabled) -> String {
@@ -30,27 +51,25 @@ fn reason_of(why: &Disabled) -> String {
     }
 }
 
-/// A JSON object for each says what happened to which subscription.
-fn tell(effects: &[Effect]) {
+/// A JSON object for each says what happened to which subscription. To be called behind what led to this is written, so
+/// that who hears of it finds it.
+pub fn notify(effects: &[Effect]) {
     let (mut events, mut subscriptions) = (Vec::new(), Vec::new());
     let (mut deliveries, mut reasons): (Vec<Option<i64>>, Vec<Option<String>>) = (Vec::new(), Vec::new());
     let mut dead_letters = 0;
-    for effect in effects {
-        let (event, subscription, delivery, reason) = match effect {
-            Effect::Disable(subscription, why) => ("disabled", subscription, None, Some(reason_of(why))),
-            Effect::DeadLetter(..) if dead_letters == DEAD_LETTERS => continue,
-            Effect::DeadLetter(subscription, delivery) => {
-                dead_letters += 1;
-                ("dead_letter", subscription, Some(delivery.0 as i64), None)
-            }
-            Effect::Opened(subscription) => ("failing", subscription, None, None),
-            Effect::Recovered(subscription) => ("recovered", subscription, None, None),
-            Effect::Replayed(..) => continue,
-        };
-        events.push(event);
-        subscriptions.push(subscription.0);
+    for SystemEvent { kind, subscription, delivery, reason, .. } in effects.iter().filter_map(system_event) {
+        dead_letters += usize::from(delivery.is_some());
+        if delivery.is_some() && dead_letters > DEAD_LETTERS {
+            continue;
+        }
+        // The last word of it: disabled, dead_letter, failing, recovered.
+        events.push(kind.rsplit('.').next());
+        subscriptions.push(subscription);
         deliveries.push(delivery);
         reasons.push(reason);
+    }
+    if events.is_empty() {
+        return;
     }
     journal::with_tables(|_| {
         let told = Spi::run_with_args(

@@ -220,8 +220,8 @@ impl Sending {
     }
 
     /// Takes a delivery that can't be made.
-    fn arrive_dead(&mut self, id: DeliveryId, subscription: i64, class: &str) {
-        if self.engine.arrive_dead(SubscriptionId(subscription), id) {
+    fn arrive_dead(&mut self, id: DeliveryId, subscription: i64, class: &'static str) {
+        if self.engine.arrive_dead(SubscriptionId(subscription), id, class) {
             self.tallies.count_dead(subscription, class);
             self.showing.changed(subscription);
         }

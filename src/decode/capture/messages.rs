@@ -18,9 +18,12 @@ use crate::link::frame::{ChangeHead, Image, LaneKeys, Target, begin_change, writ
 /// Where the hashes of messages' keys begin, so that they are not those of a table's rows.
 const KEYS: u64 = 0x6D65_7373_6167_6573;
 
-/// What `pgwh.emit` writes.
+/// What `pgwh.emit` writes, and our workers do.
 #[derive(Deserialize)]
 struct Emitted<'a> {
+    /// Who gets it, of those who ask for what our workers have to say.
+    #[serde(default)]
+    readers: Vec<i64>,
     #[serde(borrow, rename = "type")]
     kind: &'a RawValue,
     #[serde(borrow)]
@@ -37,8 +40,11 @@ impl Capture {
         let prefix = String::from_utf8_lossy(prefix);
         match Kind::of_prefix(&prefix) {
             Some(kind) => match self.sealer.clone().open(kind, self.transaction.xid, content) {
-                Some(content) if kind == Kind::Emit => self.emitted(content, ordinal),
-                Some(content) => self.annotated(content),
+                Some(content) => match kind {
+                    Kind::Emit => self.emitted(Writer::Emit, content, ordinal),
+                    Kind::System => self.emitted(Writer::System, content, ordinal),
+                    Kind::Annotate => self.annotated(content),
+                },
                 None => self.note_forgery(kind),
             },
             None => self.written(&prefix, content, ordinal),
@@ -46,21 +52,27 @@ impl Capture {
         self.flush_when_full();
     }
 
-    fn emitted(&mut self, content: &[u8], ordinal: u64) {
-        if !self.aim(Writer::Emit) {
+    fn emitted(&mut self, writer: Writer<'_>, content: &[u8], ordinal: u64) {
+        if !self.aim(writer) {
             return;
         }
         let told = in_subtransaction(self.memory, || utf8(content).into_owned());
         let told = told.and_then(|text| {
-            let Emitted { kind, key, payload } = serde_json::from_str(&text).map_err(|error| {
+            let Emitted { readers, kind, key, payload } = serde_json::from_str(&text).map_err(|error| {
                 Raised::new(
                     PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                    format!("pgwh.emit has written no JSON: {error}"),
+                    format!("a message of ours is no JSON: {error}"),
                 )
             })?;
+            if writer == Writer::System {
+                self.targets.retain(|target| readers.contains(&target.subscription));
+                if self.targets.is_empty() {
+                    return Ok(());
+                }
+            }
             let message = Message {
                 kind: kind.get().as_bytes(),
-                prefix: b"null",
+                prefix: if writer == Writer::System { b"\"pgwh.system\"" } else { b"null" },
                 key: key.get().as_bytes(),
                 payload: payload.get().as_bytes(),
             };

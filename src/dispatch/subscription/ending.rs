@@ -237,6 +237,7 @@ impl<P: Clone> Subscription<P> {
         duration: Duration,
         replay: Option<i64>,
     ) {
+        let kind = if let End::Dead { kind, .. } = end { kind } else { "" };
         let dead = members.len() as u64;
         if dead == 0 {
             return;
@@ -250,7 +251,7 @@ impl<P: Clone> Subscription<P> {
             }
         }
         for (id, _) in &members {
-            shared.effects.push(Effect::DeadLetter(self.id, *id));
+            shared.effects.push(Effect::DeadLetter(self.id, *id, kind));
         }
         let subscription = self.id;
         shared.records.push(Record::Finished { subscription, members, end, attempts, duration, replay });

@@ -1,0 +1,149 @@
+//! System events: what becomes of subscriptions, as webhooks to those who ask for it.
+
+use harness::{Cluster, Database, Event, Receiver, Reply, Request, Script, events_of, eventually};
+use serde_json::{Value, json};
+
+/// A cluster with a table `t`, and a subscription `watch` to system events.
+struct Stage {
+    cluster: Cluster,
+    receiver: Receiver,
+}
+
+impl std::ops::Deref for Stage {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.cluster
+    }
+}
+
+fn stage() -> Stage {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "watch", "event_types => '{system}'");
+    Stage { cluster, receiver }
+}
+
+impl Stage {
+    /// Waits for a system event of that type about that subscription.
+    #[track_caller]
+    fn told(&self, subscription: &str, kind: &str) -> Event {
+        self.told_to("watch", subscription, kind)
+    }
+
+    #[track_caller]
+    fn told_to(&self, reader: &str, subscription: &str, kind: &str) -> Event {
+        let fits = |event: &Event| event.whole["type"] == kind && event["key"] == subscription;
+        eventually(&format!("{kind} of {subscription}"), || {
+            events_of(&self.receiver, reader).into_iter().find(fits)
+        })
+    }
+}
+
+#[test]
+fn a_dead_letter_is_told_with_its_delivery() {
+    let stage = stage();
+    stage.subscribe(&stage.receiver, "orders", "tables => '{public.t}', retry_schedule => '{}'");
+    stage.receiver.behave_at("/orders", Script::always(Reply::status(422)));
+    stage.sql("INSERT INTO t VALUES (1)");
+    let event = stage.told("orders", "pgwh.dead_letter");
+    let letter = "SELECT id, subscription_id FROM pgwh.dead_letters";
+    stage.wait_true("SELECT count(*) = 1 FROM pgwh.dead_letters");
+    let row: Vec<i64> = stage.rows(letter)[0].iter().flatten().map(|id| id.parse().unwrap()).collect();
+    assert_eq!(
+        event["payload"],
+        json!({"subscription": "orders", "subscription_id": row[1], "delivery_id": row[0], "error_class": "http_4xx"})
+    );
+    assert_eq!((&event["action"], &event["prefix"]), (&json!("message"), &json!("pgwh.system")));
+}
+
+#[test]
+fn who_is_disabled_is_told_of_with_the_reason_and_so_is_the_gap_that_begins() {
+    let stage = stage();
+    stage.subscribe(&stage.receiver, "orders", "tables => '{public.t}'");
+    stage.receiver.behave_at("/orders", Script::always(Reply::status(410)));
+    stage.sql("INSERT INTO t VALUES (1)");
+    let reason = json!("the endpoint answered 410 Gone");
+    assert_eq!(stage.told("orders", "pgwh.subscription.disabled")["payload"]["reason"], reason);
+    let gap = stage.told("orders", "pgwh.gap");
+    assert_eq!((&gap["payload"]["reason"], &gap["payload"]["to_lsn"]), (&reason, &Value::Null));
+    assert_eq!(gap["payload"]["from_lsn"], stage.value("SELECT from_lsn FROM pgwh.gaps"));
+}
+
+#[test]
+fn an_endpoint_that_fails_is_told_of_and_again_when_it_has_recovered() {
+    let stage = stage();
+    stage.subscribe(
+        &stage.receiver,
+        "orders",
+        "tables => '{public.t}', retry_schedule => array_fill(interval '100 ms', '{100}')",
+    );
+    stage.receiver.behave_at("/orders", Script::always(Reply::status(503)));
+    stage.sql("INSERT INTO t SELECT generate_series(1, 50)");
+    stage.told("orders", "pgwh.failing");
+    stage.receiver.behave_at("/orders", |_: &Request| Reply::status(200));
+    let recovered = stage.told("orders", "pgwh.recovered");
+    assert_eq!(recovered["payload"]["subscription"], "orders");
+}
+
+#[test]
+fn a_role_hears_of_its_own_subscriptions_alone_and_who_monitors_of_all() {
+    let stage = stage();
+    for role in ["ann", "ben", "eve"] {
+        stage.sql(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgwh TO {role}; GRANT SELECT ON t, pgwh.installation TO {role};
+             GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO {role};
+             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO {role}"
+        ));
+    }
+    stage.sql("GRANT pg_monitor TO eve");
+    for role in ["ann", "ben"] {
+        let own = stage.as_role(role);
+        own.subscribe(&stage.receiver, &format!("{role}s"), "tables => '{public.t}', retry_schedule => '{}'");
+        stage.receiver.behave_at(&format!("/{role}s"), Script::always(Reply::status(422)));
+    }
+    for role in ["ann", "ben", "eve"] {
+        stage.as_role(role).subscribe(&stage.receiver, role, "event_types => '{system}'");
+    }
+    stage.sql("INSERT INTO t VALUES (1)");
+    for (reader, about) in [("ann", "anns"), ("ben", "bens"), ("eve", "anns"), ("eve", "bens")] {
+        stage.told_to(reader, about, "pgwh.dead_letter");
+    }
+    for reader in ["ann", "ben"] {
+        let heard = stage.delivered(&stage.receiver, reader);
+        assert!(heard.iter().all(|event| event["key"] == format!("{reader}s")), "{heard:?}");
+    }
+}
+
+#[test]
+fn dead_letters_of_system_events_make_no_more_system_events() {
+    let stage = stage();
+    stage.subscribe(&stage.receiver, "orders", "tables => '{public.t}', retry_schedule => '{}'");
+    // Both tell of the other one.
+    for watch in ["first", "second"] {
+        stage.subscribe(&stage.receiver, watch, "event_types => '{system}', retry_schedule => '{}'");
+        stage.receiver.behave_at(&format!("/{watch}"), Script::always(Reply::status(422)));
+    }
+    stage.receiver.behave_at("/orders", Script::always(Reply::status(422)));
+    stage.sql("INSERT INTO t VALUES (1)");
+    stage.wait_status("first", "dead = 1");
+    stage.wait_status("second", "dead = 1");
+    let heard = stage.delivered(&stage.receiver, "watch");
+    let about: Vec<String> = heard.iter().map(|event| event.text("key")).collect();
+    assert_eq!(about, ["orders"], "{heard:?}");
+    assert_eq!(stage.delivered(&stage.receiver, "first").len(), 1);
+}
+
+#[test]
+fn a_message_that_says_it_is_a_system_event_is_none() {
+    let stage = stage();
+    stage.sql(
+        "SELECT pg_logical_emit_message(true, 'pgwh.system', '{\"readers\": [1], \"type\": \"pgwh.gap\", \"key\": null, \"payload\": 1}');
+         SELECT pgwh.emit('pgwh.gap', '{}')",
+    );
+    assert_eq!(stage.delivered(&stage.receiver, "watch").len(), 0);
+    let refused =
+        stage.refused("SELECT pgwh.subscribe('http://127.0.0.1:9', event_types => '{message:pgwh.system}')");
+    assert_eq!(refused.code, "22023");
+}
