@@ -113,7 +113,7 @@ fn a_poison_event_dies_by_its_schedule_and_its_key_goes_on() {
             bench.wake();
         }
     }
-    assert_eq!(bench.engine.take_effects(), [Effect::DeadLetter(A, DeliveryId(poison), "status")]);
+    assert_eq!(bench.engine.take_effects(), [Effect::DeadLetter(A, DeliveryId(poison), "")]);
     let sent = bench.send().unwrap();
     assert_eq!(sent.1, [next]);
     bench.succeed(&sent);
