@@ -1,5 +1,6 @@
 //! Existing rows to a subscription, in order with what happens meanwhile.
 
+mod alike;
 mod harness_of_backfills;
 mod lifecycle;
 mod order;
