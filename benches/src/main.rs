@@ -30,7 +30,7 @@ const USAGE: &str = "\
     overhead [seconds]      pgbench on tables nobody subscribes to, with and without                 (30)
     isolation [commits]     healthy endpoints alone, and beside 150 of 1,000 that hang or refuse     (300)
     routing [number]        many subscriptions: with a filter each, on many tables, disabled         (100000)
-    soak [seconds]          whether anything grows at a steady load                                  (120)
+    soak [seconds]          whether anything grows at a steady load with everything in use           (120)
     all                     all of them; the default
 ";
 

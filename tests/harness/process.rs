@@ -74,6 +74,11 @@ impl Process {
         field(&status, "RssAnon:").unwrap_or(0) * 1024
     }
 
+    /// How many descriptors it has open.
+    pub fn files(self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, |files| files.count() as u64)
+    }
+
     fn stat(self) -> Option<Vec<String>> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
         // The name, in parentheses, may hold anything.
