@@ -5,6 +5,9 @@
 #   make test [PG=18]                  all tests, on PostgreSQL 15 or another major
 #   make [install] [PG_CONFIG=…]       compile the extension, install it into that server
 #   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
+#   make deb [PG=18]                   a Debian package for that server, in target/packages
+#   make test-deb [PG=18]              that package in a clean Debian made by debootstrap (as root)
+#   make dist                          the sources as a PGXN distribution, in target/packages
 #   make fuzz [CASES=1000000]          random input to encoder, codecs and the reading of answers (FUZZ=link: some of them)
 #   make torture [SECONDS=3600]        everything at once, for an hour: kills, outages, a full disk (SEED=… repeats)
 #   make bench [PG=18]                 the figures of benches/README.md
@@ -18,7 +21,7 @@ PG_CONFIG ?= $(shell scripts/postgres $(PG))
 # What is compiled for a server has a directory for each major: the library is called the same in all. The rest is shared.
 TARGET = target/pg$(PG)
 
-.PHONY: all demo test fuzz torture unit oracle receiver install installcheck bench lint clean
+.PHONY: all demo test fuzz torture unit oracle receiver install installcheck deb test-deb dist bench lint clean
 .DEFAULT_GOAL := all
 
 all:
@@ -68,6 +71,19 @@ install:
 REGRESS = $(patsubst tests/regress/sql/%.sql,%,$(wildcard tests/regress/sql/*.sql))
 installcheck:
 	@scripts/regress "$(PG_CONFIG)" $(REGRESS)
+
+deb:
+	@scripts/deb $(PG)
+
+test-deb:
+	@tests/deb $(PG)
+
+# What is committed, under the name and version that PGXN knows it by.
+DIST = pgstream_hooks-$(shell scripts/version)
+dist:
+	@mkdir -p target/packages
+	@git archive --format=zip --prefix=$(DIST)/ --output=target/packages/$(DIST).zip HEAD
+	@echo "$(CURDIR)/target/packages/$(DIST).zip"
 
 bench:
 	bindir=$$(scripts/server $(PG) release) && \

@@ -99,7 +99,7 @@ CREATE TABLE pgwh.subscriptions (
 -- Its changes are decoded like any other's, and an update leaves unchanged TOAST out of WAL otherwise.
 ALTER TABLE pgwh.subscriptions REPLICA IDENTITY FULL;
 COMMENT ON TABLE pgwh.subscriptions IS 'who gets which changes; INSERT, UPDATE and DELETE are as good as pgwh.subscribe() and pgwh.unsubscribe(), under the same checks';
-COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never reused';
+COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
 COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url, tables and filter when left out';
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
@@ -108,7 +108,7 @@ COMMENT ON COLUMN pgwh.subscriptions.filter IS 'a SQL condition over NEW and OLD
 COMMENT ON COLUMN pgwh.subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
 COMMENT ON COLUMN pgwh.subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
 COMMENT ON COLUMN pgwh.subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
-COMMENT ON COLUMN pgwh.subscriptions.transform IS 'function f(event jsonb) returns jsonb that makes the body and runs as the owner; NULL sends nothing (default none)';
+COMMENT ON COLUMN pgwh.subscriptions.transform IS 'function f(event jsonb) returns jsonb that makes the body and runs as the owner; stored with its schema; NULL sends nothing (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.route IS 'function f(event jsonb) returns jsonb with any of method, path and headers of the event''s request, which runs as the owner (default none)';
 COMMENT ON COLUMN pgwh.subscriptions.format IS 'shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents (default pgwh)';
 COMMENT ON COLUMN pgwh.subscriptions.headers IS 'extra request headers: an object of strings (default {}); values of sensitive ones, such as authorization, are shown as hidden:...';
@@ -634,7 +634,7 @@ COMMENT ON COLUMN pgwh.events.ordinal IS 'its place in the transaction';
 COMMENT ON COLUMN pgwh.events.committed_at IS 'when it was committed';
 COMMENT ON COLUMN pgwh.events.schema_name IS 'schema of the table';
 COMMENT ON COLUMN pgwh.events.table_name IS 'the table that was changed; of a partitioned table, the partition';
-COMMENT ON COLUMN pgwh.events.action IS 'insert, update, delete, truncate, ddl or message';
+COMMENT ON COLUMN pgwh.events.action IS 'insert, update, delete, truncate, read, ddl or message';
 COMMENT ON COLUMN pgwh.events.key IS 'key of the row';
 COMMENT ON COLUMN pgwh.events.data IS 'what the format pgwh sends as data';
 COMMENT ON COLUMN pgwh.events.error IS 'why it could not be encoded; null when it could';
@@ -731,7 +731,7 @@ COMMENT ON COLUMN pgwh.dead_letters.died_at IS 'when it was given up';
 COMMENT ON COLUMN pgwh.dead_letters.created_at IS 'when the event was committed';
 COMMENT ON COLUMN pgwh.dead_letters.schema_name IS 'schema of the table';
 COMMENT ON COLUMN pgwh.dead_letters.table_name IS 'the table that was changed';
-COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete, truncate, ddl or message';
+COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete, truncate, read, ddl or message';
 COMMENT ON COLUMN pgwh.dead_letters.key IS 'key of the row';
 COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data';
 
@@ -970,9 +970,9 @@ COMMENT ON COLUMN pgwh.status.next_step IS 'what to type; null when there is not
 COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet';
 COMMENT ON COLUMN pgwh.status.retrying IS 'of these, events that failed and wait for their next attempt';
 COMMENT ON COLUMN pgwh.status.in_flight IS 'requests under way';
-COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered so far';
+COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered so far, without those of replays';
 COMMENT ON COLUMN pgwh.status.dropped IS 'events for which the transform returned NULL, so that nothing was sent';
-COMMENT ON COLUMN pgwh.status.dead IS 'events given up';
+COMMENT ON COLUMN pgwh.status.dead IS 'events given up so far, without those of replays';
 COMMENT ON COLUMN pgwh.status.blocked_keys IS 'keys whose newer events wait behind a failed one';
 COMMENT ON COLUMN pgwh.status.bottleneck IS 'what limits its speed while something is pending';
 COMMENT ON COLUMN pgwh.status.gap IS 'the last range of changes that it will never get, see pgwh.gaps';

@@ -54,7 +54,7 @@ fn everything_that_a_user_sees_is_documented() {
     cluster.sql("CREATE EXTENSION pgstream_hooks");
     let names = cluster.column(
         "SELECT 'pgwh.' || proname || '(' FROM pg_proc
-           WHERE pronamespace = 'pgwh'::regnamespace AND prorettype <> 'trigger'::regtype
+           WHERE pronamespace = 'pgwh'::regnamespace AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
          UNION SELECT 'pgwh.' || relname FROM pg_class
            WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
          UNION SELECT format('`%s`', attname) FROM pg_attribute
