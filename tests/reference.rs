@@ -56,7 +56,9 @@ fn everything_in_the_schema_has_a_comment() {
 fn the_examples_of_the_comments_work() {
     let cluster = Cluster::with_extension();
     let receiver = Receiver::start().unwrap();
-    cluster.sql("CREATE TABLE orders (id int PRIMARY KEY, status text); CREATE TABLE customers (id int PRIMARY KEY)");
+    cluster.sql(
+        "CREATE TABLE orders (id int PRIMARY KEY, status text); CREATE TABLE customers (id int PRIMARY KEY)",
+    );
     cluster.subscribe(&receiver, "orders-to-billing", "tables => '{public.orders}'");
     cluster.sql("INSERT INTO orders VALUES (7, 'paid')");
     cluster.delivered(&receiver, "orders-to-billing");
@@ -66,7 +68,8 @@ fn the_examples_of_the_comments_work() {
     );
     assert!(examples.len() >= 10, "{examples:?}");
     for example in examples {
-        let example = example.trim_start_matches("Example: ").replace("https://example.com", &receiver.url(""));
+        let example =
+            example.trim_start_matches("Example: ").replace("https://example.com", &receiver.url(""));
         cluster.sql(&example);
     }
 }
@@ -87,7 +90,9 @@ fn settings(cluster: &Cluster) -> String {
                     | setting | default | values | meaning |\n|---|---|---|---|\n"
         .to_owned();
     for row in rows {
-        let [name, default, unit, kind, least, most, words, short, long] = &row[..] else { panic!("{row:?}") };
+        let [name, default, unit, kind, least, most, words, short, long] = &row[..] else {
+            panic!("{row:?}")
+        };
         let default = match readable(default, unit) {
             default if default.is_empty() => "empty".to_owned(),
             default => format!("`{default}`"),
@@ -136,7 +141,8 @@ fn functions(cluster: &Cluster) -> String {
         let result = if columns.is_empty() {
             result.clone()
         } else {
-            let columns: Vec<_> = columns.iter().map(|column| column.trim_start_matches("OUT ").to_owned()).collect();
+            let columns: Vec<_> =
+                columns.iter().map(|column| column.trim_start_matches("OUT ").to_owned()).collect();
             format!("TABLE{}", listed(&columns))
         };
         let signature = format!("pgwh.{name}{} RETURNS {result}", listed(&arguments));
@@ -226,8 +232,13 @@ fn relations(cluster: &Cluster) -> String {
     let mut text = "## Tables and views\n".to_owned();
     for row in relations {
         let [name, kind, comment] = &row[..] else { panic!("{row:?}") };
-        write!(text, "\n### {} `pgwh.{name}`\n\n{}\n\n| column | type | meaning |\n|---|---|---|\n", capital(kind), plain(comment))
-            .unwrap();
+        write!(
+            text,
+            "\n### {} `pgwh.{name}`\n\n{}\n\n| column | type | meaning |\n|---|---|---|\n",
+            capital(kind),
+            plain(comment)
+        )
+        .unwrap();
         let columns = rows_of(cluster, name);
         for column in columns {
             let [column, kind, comment] = &column[..] else { panic!("{column:?}") };
