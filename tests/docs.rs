@@ -75,6 +75,9 @@ fn everything_that_a_user_sees_is_documented() {
 fn links_lead_to_files_and_headings_that_are_there() {
     for path in documents() {
         let text = fs::read_to_string(&path).unwrap();
+        for named in text.split('`').filter(|code| code.starts_with("tests/")) {
+            assert!(root().join(named).exists(), "{}: there is no {named}", path.display());
+        }
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.contains("://") {
                 continue;
