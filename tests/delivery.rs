@@ -1,6 +1,7 @@
 //! Every event is delivered, in order by key, whatever the endpoint does; and one endpoint's trouble is no other's.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use harness::{
@@ -253,6 +254,37 @@ fn events_of_one_row_come_one_after_the_other() {
         let first_after = at(&|e| e["record"]["n"] == json!(100) && e["key"] == json!({"id": id + 1000}));
         assert!(last_before < moved && moved < first_after, "{id}: {last_before} {moved} {first_after}");
     }
+}
+
+#[test]
+fn no_event_arrives_before_its_row_can_be_read() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "");
+    let reader = Mutex::new(cluster.connect());
+    receiver.behave(move |request: &Request| {
+        let id = request.events()[0]["data"]["key"]["id"].as_i64().unwrap();
+        let there = format!("SELECT FROM t WHERE id = {id}");
+        let rows = reader.lock().unwrap().query(&there, &[]).unwrap();
+        Reply::status(if rows.len() == 1 { 200 } else { 410 })
+    });
+    for id in 1..=200 {
+        cluster.sql(&format!("INSERT INTO t VALUES ({id})"));
+    }
+    cluster.delivered(&receiver, "s");
+    // A commit that waits for a standby is in the log, and nobody sees its row yet.
+    cluster.set("synchronous_standby_names = 'nobody'");
+    cluster.reload();
+    cluster.wait_true("SELECT current_setting('synchronous_standby_names') = 'nobody'");
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.sql("INSERT INTO t VALUES (1000)"));
+        cluster.wait_true("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+        // Time enough for an event that does not wait.
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(receiver.count(), 200);
+        cluster.wait_true("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+    });
+    receiver.wait_for(201, PATIENCE).unwrap();
+    cluster.wait_true("SELECT delivered = 201 AND state = 'active' FROM pgwh.status");
 }
 
 #[test]
