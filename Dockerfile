@@ -15,5 +15,9 @@ COPY . /source
 RUN make -C /source install PG_CONFIG=/usr/lib/postgresql/${PG}/bin/pg_config DESTDIR=/installed
 
 FROM postgres:${PG}-bookworm
+# The authorities by which certificates of endpoints are verified.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
 COPY --from=build /installed/ /
 CMD ["postgres", "-c", "shared_preload_libraries=pgstream_hooks", "-c", "wal_level=logical"]
