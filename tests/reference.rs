@@ -117,7 +117,7 @@ fn readable(value: &str, unit: &str) -> String {
     };
     let mut number: u64 = value.parse().unwrap();
     let mut at = steps.iter().position(|(name, _)| *name == unit).unwrap();
-    while number > 0 && number % steps[at].1 == 0 {
+    while number > 0 && number.is_multiple_of(steps[at].1) {
         number /= steps[at].1;
         at += 1;
     }
