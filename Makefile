@@ -6,7 +6,7 @@
 #   make [install] [PG_CONFIG=…]       compile the extension, install it into that server
 #   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
 #   make deb [PG=18]                   a Debian package for that server, in target/packages
-#   make test-deb [PG=18]              that package in a clean Debian made by debootstrap (as root)
+#   make test-deb [PG=18 SUITE=forky]  that package in a clean Debian made by debootstrap (as root)
 #   make dist                          the sources as a PGXN distribution, in target/packages
 #   make fuzz [CASES=1000000]          random input to encoder, codecs and the reading of answers (FUZZ=link: some of them)
 #   make torture [SECONDS=3600]        everything at once, for an hour: kills, outages, a full disk (SEED=… repeats)
@@ -76,7 +76,7 @@ deb:
 	@scripts/deb $(PG)
 
 test-deb:
-	@tests/deb $(PG)
+	@SUITE=$(SUITE) tests/deb $(PG)
 
 # What is committed, under the name and version that PGXN knows it by.
 DIST = pgstream_hooks-$(shell scripts/version)

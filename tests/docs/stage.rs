@@ -1,0 +1,192 @@
+//! A cluster and a receiver that the blocks of one document run on.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use harness::{Cluster, PATIENCE, Receiver, Reply, Request, Server, Stop, json};
+use receiver::Options;
+use serde_json::Value;
+
+use crate::block::Block;
+use crate::compare::{like, normal, same};
+use crate::root;
+
+const EXAMPLE: &str = "https://example.com";
+/// Where the receiver of the repository listens by default; the same one stands for it.
+const LOCAL: &str = "http://127.0.0.1:9000";
+
+/// What the blocks of one document run on.
+pub struct Stage {
+    cluster: Cluster,
+    receiver: Receiver,
+    /// What the last `sql` block printed.
+    printed: String,
+    /// Keys of subscriptions, also of those that are gone.
+    secrets: HashMap<String, String>,
+}
+
+impl Stage {
+    /// A new cluster without the extension.
+    pub fn new() -> Stage {
+        let receiver = Receiver::with(Options { control: true, ..Options::default() }).unwrap();
+        receiver.behave(|request: &Request| {
+            Reply::status(if request.path().starts_with("/down") { 503 } else { 200 })
+        });
+        Stage { cluster: Cluster::start(), receiver, printed: String::new(), secrets: HashMap::new() }
+    }
+
+    /// Does with a block what its fence asks for.
+    pub fn run(&mut self, block: &Block) -> Result<(), String> {
+        match block.fence.as_str() {
+            "sql" => self.sql(&block.text),
+            "output" => like(&normal(&block.text), &normal(&self.printed)),
+            "json" => self.json(&block.text),
+            "http" => self.http(&block.text),
+            "python" => self.python(&block.text),
+            "ini" => {
+                self.cluster.set(&block.text);
+                self.cluster.restart(Stop::Fast);
+                Ok(())
+            }
+            "sh" | "shell" => sh(&block.text.replace(LOCAL, &self.receiver.url(""))),
+            // Held against the golden files by the unit tests of formats.
+            "json golden" => Ok(()),
+            "text" | "mermaid" => Ok(()),
+            other => Err(format!("there is nothing to do with {other:?}; what can't be run is \"text\"")),
+        }
+    }
+
+    fn sql(&mut self, script: &str) -> Result<(), String> {
+        let url = self.receiver.url("");
+        let script = script.replace(EXAMPLE, &url).replace(LOCAL, &url);
+        let mut psql = Server::get()
+            .command("psql")
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
+            .arg(self.cluster.host())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        psql.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        let output = psql.wait_with_output().unwrap();
+        self.printed = String::from_utf8_lossy(&output.stdout).replace(&url, EXAMPLE);
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        self.arrived()
+    }
+
+    /// Waits until what was committed has arrived, if there is somebody for it.
+    fn arrived(&mut self) -> Result<(), String> {
+        if self.cluster.value("SELECT to_regclass('pgwh.subscriptions')").is_empty() {
+            return Ok(());
+        }
+        for row in self.cluster.rows("SELECT name, pgwh.secret(name) FROM pgwh.subscriptions") {
+            if let [Some(name), Some(secret)] = &row[..] {
+                self.secrets.insert(name.clone(), secret.clone());
+            }
+        }
+        let late = self.cluster.column(&format!(
+            "SELECT name FROM pgwh.subscriptions
+             WHERE enabled AND NOT paused AND current_setting('pgwh.enabled')::bool AND home = pgwh.home() AND url NOT LIKE '%/down%'
+               AND NOT pgwh.wait(name, '{} s')",
+            PATIENCE.as_secs()
+        ));
+        if late.is_empty() { Ok(()) } else { Err(format!("nothing reached {late:?}")) }
+    }
+
+    fn last(&self) -> Result<Arc<Request>, String> {
+        self.receiver.requests().last().cloned().ok_or_else(|| "no webhook came".into())
+    }
+
+    fn json(&self, text: &str) -> Result<(), String> {
+        let shown = json(text).map_err(|error| error.to_string())?;
+        let request = self.last()?;
+        let body = std::str::from_utf8(request.body()).unwrap();
+        let sent = json(body).unwrap();
+        let names =
+            |value: &Value| value.as_object().map(|members| members.keys().cloned().collect::<Vec<_>>());
+        // A transform makes other bodies.
+        let is_whole =
+            shown.get("type").is_some() || sent.get("data").is_none() || names(&shown) == names(&sent);
+        let same = if is_whole {
+            same(&shown, &sent)
+        } else {
+            let members = shown.as_object().ok_or("neither a webhook nor members of its data")?;
+            members.iter().all(|(name, value)| same(value, &sent["data"][name]))
+        };
+        if same { Ok(()) } else { Err(format!("what came is {body}")) }
+    }
+
+    fn http(&self, text: &str) -> Result<(), String> {
+        let request = self.last()?;
+        let (first, rest) = text.split_once('\n').ok_or("no request line")?;
+        let line = format!("{} {} HTTP/1.1", request.method(), request.path());
+        if first != line {
+            return Err(format!("what came is {line}"));
+        }
+        let mut shown: Vec<_> =
+            rest.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect();
+        let mut sent: Vec<_> = request.headers().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        shown.sort();
+        sent.sort();
+        if shown == sent { Ok(()) } else { Err(format!("what came has {sent:?}")) }
+    }
+
+    fn python(&self, script: &str) -> Result<(), String> {
+        let request = self.last()?;
+        let name = request.events()[0]["data"]["subscription"].as_str().unwrap_or_default().to_owned();
+        let secret = self.secrets.get(&name).ok_or_else(|| format!("no key of {name}"))?;
+        let headers: HashMap<_, _> =
+            request.headers().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+        let driver = format!(
+            "{script}\nimport json, sys\nheaders = json.load(sys.stdin)\n\
+             body = {:?}.encode()\n\
+             verify({secret:?}, headers, body)\n\
+             try:\n    verify({secret:?}, headers, body + b' ')\n\
+             except Exception:\n    sys.exit(0)\n\
+             sys.exit('another body is accepted')\n",
+            String::from_utf8_lossy(request.body()),
+        );
+        let packages = root().join("scripts/packages");
+        let mut command = Command::new("bash");
+        command.args([
+            "-euc",
+            "command -v python3 >/dev/null || \"$0\" python3-minimal; exec python3 -c \"$1\"",
+        ]);
+        command.arg(packages).arg(driver);
+        succeeds(command, &serde_json::to_string(&headers).unwrap())
+    }
+}
+
+/// Runs a script; its `make` only tells what it would do.
+fn sh(script: &str) -> Result<(), String> {
+    let script = format!("make() {{ command make --silent --dry-run \"$@\"; }}\n{script}");
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", &script]).current_dir(root());
+    // cargo sets these for tests, and they are not meant for what a user types.
+    for name in ["MAKEFLAGS", "MAKELEVEL", "CARGO_TARGET_DIR"] {
+        command.env_remove(name);
+    }
+    succeeds(command, "")
+}
+
+fn succeeds(mut command: Command, input: &str) -> Result<(), String> {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Who reads no input may be gone before it is written.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
