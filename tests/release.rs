@@ -53,6 +53,7 @@ fn texts_name_the_version_of_cargo() {
         ("README.md", "This is version "),
         ("README.md", "Of version "),
         ("README.md", "pgstream_hooks/"),
+        ("README.md", "postgresql-15-pgstream-hooks_"),
         ("docs/guides/coming-from-pgstream.md", "pgstream_hooks/"),
         ("docs/guides/transforms.md", "pgstream_hooks/"),
     ] {
