@@ -45,27 +45,26 @@ fn every_block_of_the_documentation_works() {
     }
 }
 
+/// Besides what the reference lists: that is made, and says no more than the COMMENTs do.
 #[test]
-fn everything_that_a_user_sees_is_documented() {
+fn what_a_user_sets_and_looks_at_is_explained() {
     let cluster = Cluster::start();
     cluster.sql("CREATE EXTENSION pgstream_hooks");
     let names = cluster.column(
-        "SELECT 'pgwh.' || proname || '(' FROM pg_proc
-           WHERE pronamespace = 'pgwh'::regnamespace AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
-         UNION SELECT 'pgwh.' || relname FROM pg_class
-           WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
-         UNION SELECT format('`%s`', attname) FROM pg_attribute
-           WHERE attrelid = ANY ('{pgwh.status, pgwh.subscriptions, pgwh.events, pgwh.deliveries, pgwh.attempts,
-                                 pgwh.dead_letters, pgwh.gaps, pgwh.replays, pgwh.backfills, pgwh.schema_history}'::regclass[]) AND attnum > 0
-         UNION SELECT format('`%s ', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
+        "SELECT format('`%s ', unnest(proargnames)) FROM pg_proc WHERE oid::regproc::text = 'pgwh.subscribe'
          UNION SELECT format('`%s`', check_name) FROM pgwh.health()
-         UNION SELECT format('`%s`', name) FROM pg_settings WHERE name LIKE 'pgwh.%'",
+         UNION SELECT name FROM pg_settings WHERE name LIKE 'pgwh.%'
+         UNION SELECT 'pgwh.' || relname FROM pg_class
+           WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'v' AND relname <> 'status'",
     );
     assert!(names.len() > 50, "{names:?}");
-    let text: String =
-        documents().iter().map(|path| fs::read_to_string(path).unwrap()).collect::<Vec<_>>().join("\n");
+    let text: String = documents()
+        .iter()
+        .filter(|path| !path.ends_with("docs/reference.md"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
     let missing: Vec<_> = names.iter().filter(|name| !text.contains(*name)).collect();
-    assert!(missing.is_empty(), "not in the documentation: {missing:?}");
+    assert!(missing.is_empty(), "not explained outside of docs/reference.md: {missing:?}");
 }
 
 #[test]
