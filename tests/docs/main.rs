@@ -4,13 +4,14 @@
 //! | fence    | what is done with it |
 //! |----------|----------------------|
 //! | `sql`    | run by `psql`; then everything it committed must reach its subscriptions |
+//! | `sql refused` | run by `psql`, which must fail |
 //! | `output` | must be what the `sql` block before it printed |
 //! | `json`   | must be the body of the webhook that came last, or members of its `data` |
 //! | `json golden` | is a golden file of a payload format, and tested as such |
 //! | `http`   | must be that webhook's method, path and headers |
 //! | `python` | must define `verify(secret, headers, body)`, which accepts that webhook and no other body |
 //! | `ini`    | goes into `postgresql.conf`, and the server is restarted |
-//! | `sh`     | run by `bash` in the root of the repository, where `make` tells what it would do (`make -n`) |
+//! | `sh`     | run by `bash` in the root of the repository, where `make` tells what it would do (`make -n`); a directory stands for `/etc/postgresql` |
 //! | `text`   | is not run: it is no program, or one for another machine |
 //!
 //! Any other fence is refused, so that nothing goes unchecked by accident. A receiver stands for

@@ -13,6 +13,8 @@ use crate::block::Block;
 use crate::compare::{like, normal, same};
 use crate::root;
 
+/// Where pages put files for the server; a directory of the cluster stands for it.
+const ETC: &str = "/etc/postgresql";
 const EXAMPLE: &str = "https://example.com";
 /// Where the receiver of the repository listens by default; the same one stands for it.
 const LOCAL: &str = "http://127.0.0.1:9000";
@@ -21,6 +23,7 @@ const LOCAL: &str = "http://127.0.0.1:9000";
 pub struct Stage {
     cluster: Cluster,
     receiver: Receiver,
+    etc: String,
     /// What the last `sql` block printed.
     printed: String,
     /// Keys of subscriptions, also of those that are gone.
@@ -34,13 +37,25 @@ impl Stage {
         receiver.behave(|request: &Request| {
             Reply::status(if request.path().starts_with("/down") { 503 } else { 200 })
         });
-        Stage { cluster: Cluster::start(), receiver, printed: String::new(), secrets: HashMap::new() }
+        let cluster = Cluster::start();
+        let etc = cluster.make_directory("etc").display().to_string();
+        Stage { cluster, receiver, etc, printed: String::new(), secrets: HashMap::new() }
     }
 
     /// Does with a block what its fence asks for.
     pub fn run(&mut self, block: &Block) -> Result<(), String> {
         match block.fence.as_str() {
-            "sql" => self.sql(&block.text),
+            "sql" => {
+                self.psql(&block.text)?;
+                self.arrived()
+            }
+            "sql refused" => match self.psql(&block.text) {
+                Ok(()) => Err("it is not refused".into()),
+                Err(error) => {
+                    self.printed = error;
+                    Ok(())
+                }
+            },
             "output" => like(&normal(&block.text), &normal(&self.printed)),
             "json" => self.json(&block.text),
             "http" => self.http(&block.text),
@@ -50,7 +65,7 @@ impl Stage {
                 self.cluster.restart(Stop::Fast);
                 Ok(())
             }
-            "sh" | "shell" => sh(&block.text.replace(LOCAL, &self.receiver.url(""))),
+            "sh" | "shell" => sh(&self.here(&block.text), &self.etc),
             // Held against the golden files by the unit tests of formats.
             "json golden" => Ok(()),
             "text" | "mermaid" => Ok(()),
@@ -58,9 +73,15 @@ impl Stage {
         }
     }
 
-    fn sql(&mut self, script: &str) -> Result<(), String> {
+    /// A script with the receiver and the directory of this stage in the places of those that a page names.
+    fn here(&self, script: &str) -> String {
         let url = self.receiver.url("");
-        let script = script.replace(EXAMPLE, &url).replace(LOCAL, &url);
+        script.replace(EXAMPLE, &url).replace(LOCAL, &url).replace(ETC, &self.etc)
+    }
+
+    /// Runs a script, and keeps what it prints.
+    fn psql(&mut self, script: &str) -> Result<(), String> {
+        let script = self.here(script);
         let mut psql = Server::get()
             .command("psql")
             .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
@@ -72,11 +93,12 @@ impl Stage {
             .unwrap();
         psql.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
         let output = psql.wait_with_output().unwrap();
-        self.printed = String::from_utf8_lossy(&output.stdout).replace(&url, EXAMPLE);
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        self.printed = String::from_utf8_lossy(&output.stdout).replace(&self.receiver.url(""), EXAMPLE);
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
-        self.arrived()
     }
 
     /// Waits until what was committed has arrived, if there is somebody for it.
@@ -162,9 +184,13 @@ impl Stage {
     }
 }
 
-/// Runs a script; its `make` only tells what it would do.
-fn sh(script: &str) -> Result<(), String> {
-    let script = format!("make() {{ command make --silent --dry-run \"$@\"; }}\n{script}");
+/// Runs a script; its `make` only tells what it would do, and its `chown` gives to the server's user, whoever that is here.
+fn sh(script: &str, etc: &str) -> Result<(), String> {
+    let script = format!(
+        "make() {{ command make --silent --dry-run \"$@\"; }}
+         chown() {{ command chown --reference='{etc}' \"${{@: -1}}\"; }}
+         {script}"
+    );
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", &script]).current_dir(root());
     // cargo sets these for tests, and they are not meant for what a user types.
