@@ -19,10 +19,15 @@ pub struct Chaos<'a> {
     pub disk: Option<&'a SmallDisk>,
     /// Set when somebody has found a fault already.
     pub over: &'a AtomicBool,
+    /// Set while so much is pending that nothing is to be added.
+    pub full: &'a AtomicBool,
     pub rng: Rng,
     /// How often it did what.
     pub done: BTreeMap<&'static str, u32>,
 }
+
+/// How many events may be pending of a subscription before more are written.
+const MOST_PENDING: u32 = 50_000;
 
 /// What it does, and how often of all.
 const ACTS: [(&str, u32); 18] = [
@@ -56,6 +61,7 @@ impl Chaos<'_> {
             println!("chaos: {act}");
             self.act(act);
             *self.done.entry(act).or_default() += 1;
+            self.watch_the_backlog();
             self.nap(100, 1500);
         }
         if let Some(disk) = self.disk {
@@ -126,6 +132,15 @@ impl Chaos<'_> {
                 }
             }
             _ => self.sql("CHECKPOINT"),
+        }
+    }
+
+    /// However slow the machine is, what is written must be what can be sent between all these disturbances: the small
+    /// disk has to hold what is pending.
+    fn watch_the_backlog(&self) {
+        let full = self.cluster.try_rows(&format!("SELECT max(pending) > {MOST_PENDING} FROM pgwh.status"));
+        if let Ok(rows) = full {
+            self.full.store(rows == [[Some("t".to_owned())]], Ordering::Relaxed);
         }
     }
 

@@ -85,13 +85,15 @@ fn whatever_happens_every_committed_change_arrives_in_order_and_nothing_else_doe
         })
         .collect();
     let (wants, ledger, over) = (RwLock::new(wants), Mutex::new(Ledger::default()), AtomicBool::new(false));
-    let shared = Shared { cluster: &cluster, wants: &wants, ledger: &ledger, over: &over };
+    let full = AtomicBool::new(false);
+    let shared = Shared { cluster: &cluster, wants: &wants, ledger: &ledger, over: &over, full: &full };
     let mut chaos = Chaos {
         cluster: &cluster,
         endpoints: &endpoints,
         wants: &wants,
         disk: disk.as_ref(),
         over: &over,
+        full: &full,
         rng,
         done: BTreeMap::new(),
     };
@@ -129,9 +131,10 @@ fn reckon(cluster: &Cluster, endpoints: &[Endpoint], wants: &[Want], ledger: &Le
             }
             let state = cluster.rows(&format!("SELECT to_jsonb(s) FROM pgwh.status s WHERE name = '{name}'"));
             println!("not yet: {state:?}");
-            let distinct = endpoint.seen.lock().unwrap().distinct();
-            if distinct > came {
-                (came, since) = (distinct, Instant::now());
+            // What is sent again counts: what is newer waits for that.
+            let requests = endpoint.seen.lock().unwrap().requests;
+            if requests > came {
+                (came, since) = (requests, Instant::now());
             }
             assert!(since.elapsed() < LONG, "what is pending at {name} does not arrive");
         }

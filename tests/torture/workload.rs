@@ -40,6 +40,8 @@ pub struct Shared<'a> {
     pub wants: &'a RwLock<Vec<Want>>,
     pub ledger: &'a Mutex<Ledger>,
     pub over: &'a AtomicBool,
+    /// So much is pending that nothing is to be added.
+    pub full: &'a AtomicBool,
 }
 
 /// Ends the work of all when one of them panics.
@@ -102,6 +104,9 @@ impl Worker {
             }
             drop(wants);
             std::thread::sleep(Duration::from_millis(self.rng.u64(0..40)));
+            while shared.full.load(Ordering::Relaxed) && !shared.over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
     }
 
