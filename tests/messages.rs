@@ -1,22 +1,9 @@
 //! Messages: `pgwh.emit`, `pgwh.annotate`, and what other applications write into the log.
 
-use harness::{Cluster, Database, Event, PATIENCE, Receiver, Reply, Script, Setup, Stop, events_of};
+use harness::{Cluster, Event, PATIENCE, Receiver, Reply, Script, Setup, Stage, Stop, events_of};
 use serde_json::{Value, json};
 
 /// A cluster with a table `t`, a subscription `rows` to rows alone and one, `all`, to rows and messages.
-struct Stage {
-    cluster: Cluster,
-    receiver: Receiver,
-}
-
-impl std::ops::Deref for Stage {
-    type Target = Database;
-
-    fn deref(&self) -> &Database {
-        &self.cluster
-    }
-}
-
 fn stage() -> Stage {
     stage_on(Cluster::start())
 }
@@ -30,20 +17,10 @@ fn stage_on(cluster: Cluster) -> Stage {
     Stage { cluster, receiver }
 }
 
-impl Stage {
-    /// What a subscription has got so far, in the order of commits.
-    #[track_caller]
-    fn got(&self, subscription: &str) -> Vec<Event> {
-        let mut events = self.delivered(&self.receiver, subscription);
-        events.sort_by_key(Event::place);
-        events
-    }
-
-    /// The webhooks' types of what subscription `all` has got so far.
-    #[track_caller]
-    fn types(&self) -> Vec<String> {
-        self.got("all").iter().map(|event| event.whole["type"].as_str().unwrap().to_owned()).collect()
-    }
+/// The webhooks' types of what subscription `all` has got so far.
+#[track_caller]
+fn types(stage: &Stage) -> Vec<String> {
+    stage.got("all").iter().map(|event| event.whole["type"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -53,7 +30,7 @@ fn a_message_comes_with_its_transaction_in_order_with_its_rows() {
         "BEGIN; INSERT INTO t VALUES (1); SELECT pgwh.emit('order.paid', '{\"id\": 7, \"total\": 1.10}', key => 'k');
          INSERT INTO t VALUES (2); COMMIT",
     );
-    assert_eq!(stage.types(), ["public.t.insert", "order.paid", "public.t.insert"]);
+    assert_eq!(types(&stage), ["public.t.insert", "order.paid", "public.t.insert"]);
     assert_eq!(stage.got("rows").len(), 2, "who has not asked for messages gets none");
     let got = stage.got("all");
     let message = &got[1];
@@ -78,7 +55,7 @@ fn what_is_rolled_back_is_not_sent() {
         "BEGIN; SELECT pgwh.emit('first', '1'); SAVEPOINT s; SELECT pgwh.emit('gone', '1');
          SELECT pgwh.annotate('{\"by\": \"gone\"}'); ROLLBACK TO s; SELECT pgwh.emit('last', '1'); COMMIT",
     );
-    assert_eq!(stage.types(), ["first", "last"]);
+    assert_eq!(types(&stage), ["first", "last"]);
     assert!(stage.got("all").iter().all(|event| event["annotations"].is_null()));
 }
 
@@ -90,9 +67,9 @@ fn a_prepared_transaction_sends_its_messages_when_it_commits() {
     );
     stage.sql("BEGIN; SELECT pgwh.emit('gone', '1'); PREPARE TRANSACTION 'b'");
     stage.sql("SELECT pgwh.emit('between', '1')");
-    assert_eq!(stage.types(), ["between"]);
+    assert_eq!(types(&stage), ["between"]);
     stage.each(&["ROLLBACK PREPARED 'b'", "COMMIT PREPARED 'a'"]);
-    assert_eq!(stage.types(), ["between", "kept"]);
+    assert_eq!(types(&stage), ["between", "kept"]);
     assert_eq!(stage.got("all")[1]["annotations"], json!({"u": 1}));
 }
 
@@ -148,7 +125,7 @@ fn no_role_can_forge_a_message() {
     assert_eq!(mallory.refused("SELECT pgwh.emit('m', '1')").code, "42501");
     assert_eq!(mallory.refused("SELECT * FROM pgwh.message_key").code, "42501");
     stage.sql("INSERT INTO t VALUES (1)");
-    assert_eq!(stage.types(), ["public.t.insert"]);
+    assert_eq!(types(&stage), ["public.t.insert"]);
     assert_eq!(stage.got("all")[0]["annotations"], Value::Null);
     assert_eq!(stage.cluster.log().matches("such messages are ignored").count(), 1, "said once");
 }
@@ -166,7 +143,7 @@ fn a_sealed_message_counts_in_no_other_transaction() {
     assert!(content.ends_with(r#""payload":1}"#), "{content}");
     stage.sql(&format!("SELECT pg_logical_emit_message(true, 'pgwh.emit', $${content}$$)"));
     stage.sql("SELECT pgwh.emit('last', '1')");
-    assert_eq!(stage.types(), ["once", "last"]);
+    assert_eq!(types(&stage), ["once", "last"]);
 }
 
 #[test]
@@ -180,7 +157,7 @@ fn a_role_that_was_given_the_functions_needs_nothing_else() {
         "SET search_path = nowhere; BEGIN; SELECT pgwh.annotate('{\"user\": 1}'); INSERT INTO public.t VALUES (1);
          SELECT pgwh.emit('m', '{}'); COMMIT",
     );
-    assert_eq!(stage.types(), ["public.t.insert", "m"]);
+    assert_eq!(types(&stage), ["public.t.insert", "m"]);
     assert!(stage.got("all").iter().all(|event| event["annotations"] == json!({"user": 1})));
     assert_eq!(stage.as_role("app").refused("SELECT * FROM pgwh.message_key").code, "42501");
 }
@@ -210,7 +187,7 @@ fn messages_of_other_applications_reach_only_those_who_ask_for_their_prefix() {
     let expected = [("app", r#"{"a":1.50}"#), ("App.Two", r#""plain \"text\" é""#), ("app", r#""\\x00ff""#)];
     assert_eq!(told, expected.map(|(kind, payload)| (kind.to_owned(), payload.to_owned())));
     assert_eq!(got[0]["prefix"], "app");
-    assert_eq!(stage.types(), ["ours"]);
+    assert_eq!(types(&stage), ["ours"]);
 }
 
 #[test]

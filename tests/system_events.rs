@@ -1,22 +1,9 @@
 //! System events: what becomes of subscriptions, as webhooks to those who ask for it.
 
-use harness::{Cluster, Database, Event, Receiver, Reply, Request, Script, events_of, eventually};
+use harness::{Cluster, Event, Receiver, Reply, Request, Script, Stage, events_of, eventually};
 use serde_json::{Value, json};
 
 /// A cluster with a table `t`, and a subscription `watch` to system events.
-struct Stage {
-    cluster: Cluster,
-    receiver: Receiver,
-}
-
-impl std::ops::Deref for Stage {
-    type Target = Database;
-
-    fn deref(&self) -> &Database {
-        &self.cluster
-    }
-}
-
 fn stage() -> Stage {
     let cluster = Cluster::with_extension();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
@@ -25,20 +12,18 @@ fn stage() -> Stage {
     Stage { cluster, receiver }
 }
 
-impl Stage {
-    /// Waits for a system event of that type about that subscription.
-    #[track_caller]
-    fn told(&self, subscription: &str, kind: &str) -> Event {
-        self.told_to("watch", subscription, kind)
-    }
+/// Waits for a system event of that type about that subscription.
+#[track_caller]
+fn told(stage: &Stage, subscription: &str, kind: &str) -> Event {
+    told_to(stage, "watch", subscription, kind)
+}
 
-    #[track_caller]
-    fn told_to(&self, reader: &str, subscription: &str, kind: &str) -> Event {
-        let fits = |event: &Event| event.whole["type"] == kind && event["key"] == subscription;
-        eventually(&format!("{kind} of {subscription}"), || {
-            events_of(&self.receiver, reader).into_iter().find(fits)
-        })
-    }
+#[track_caller]
+fn told_to(stage: &Stage, reader: &str, subscription: &str, kind: &str) -> Event {
+    let fits = |event: &Event| event.whole["type"] == kind && event["key"] == subscription;
+    eventually(&format!("{kind} of {subscription}"), || {
+        events_of(&stage.receiver, reader).into_iter().find(fits)
+    })
 }
 
 #[test]
@@ -47,7 +32,7 @@ fn a_dead_letter_is_told_with_its_delivery() {
     stage.subscribe(&stage.receiver, "orders", "tables => '{public.t}', retry_schedule => '{}'");
     stage.receiver.behave_at("/orders", Script::always(Reply::status(422)));
     stage.sql("INSERT INTO t VALUES (1)");
-    let event = stage.told("orders", "pgwh.dead_letter");
+    let event = told(&stage, "orders", "pgwh.dead_letter");
     let letter = "SELECT id, subscription_id FROM pgwh.dead_letters";
     stage.wait_true("SELECT count(*) = 1 FROM pgwh.dead_letters");
     let row: Vec<i64> = stage.rows(letter)[0].iter().flatten().map(|id| id.parse().unwrap()).collect();
@@ -65,8 +50,8 @@ fn who_is_disabled_is_told_of_with_the_reason_and_so_is_the_gap_that_begins() {
     stage.receiver.behave_at("/orders", Script::always(Reply::status(410)));
     stage.sql("INSERT INTO t VALUES (1)");
     let reason = json!("the endpoint answered 410 Gone");
-    assert_eq!(stage.told("orders", "pgwh.subscription.disabled")["payload"]["reason"], reason);
-    let gap = stage.told("orders", "pgwh.gap");
+    assert_eq!(told(&stage, "orders", "pgwh.subscription.disabled")["payload"]["reason"], reason);
+    let gap = told(&stage, "orders", "pgwh.gap");
     assert_eq!((&gap["payload"]["reason"], &gap["payload"]["to_lsn"]), (&reason, &Value::Null));
     assert_eq!(gap["payload"]["from_lsn"], stage.value("SELECT from_lsn FROM pgwh.gaps"));
 }
@@ -81,9 +66,9 @@ fn an_endpoint_that_fails_is_told_of_and_again_when_it_has_recovered() {
     );
     stage.receiver.behave_at("/orders", Script::always(Reply::status(503)));
     stage.sql("INSERT INTO t SELECT generate_series(1, 50)");
-    stage.told("orders", "pgwh.failing");
+    told(&stage, "orders", "pgwh.failing");
     stage.receiver.behave_at("/orders", |_: &Request| Reply::status(200));
-    let recovered = stage.told("orders", "pgwh.recovered");
+    let recovered = told(&stage, "orders", "pgwh.recovered");
     assert_eq!(recovered["payload"]["subscription"], "orders");
 }
 
@@ -108,7 +93,7 @@ fn a_role_hears_of_its_own_subscriptions_alone_and_who_monitors_of_all() {
     }
     stage.sql("INSERT INTO t VALUES (1)");
     for (reader, about) in [("ann", "anns"), ("ben", "bens"), ("eve", "anns"), ("eve", "bens")] {
-        stage.told_to(reader, about, "pgwh.dead_letter");
+        told_to(&stage, reader, about, "pgwh.dead_letter");
     }
     for reader in ["ann", "ben"] {
         let heard = stage.delivered(&stage.receiver, reader);

@@ -58,7 +58,7 @@ fn unpack_events(
             time(transaction.committed_at)?,
             about.schema,
             about.table,
-            word(about.action),
+            about.action.word(),
             about.payload,
             ids,
             subscriptions,
@@ -207,18 +207,6 @@ fn pending_deliveries() -> Result<
 #[pg_extern(sql = false)]
 fn deliveries_under_way() -> SetOfIterator<'static, i64> {
     SetOfIterator::new(ask::under_way().into_iter().map(|id| id.0 as i64))
-}
-
-fn word(action: Action) -> &'static str {
-    match action {
-        Action::Insert => "insert",
-        Action::Update => "update",
-        Action::Delete => "delete",
-        Action::Truncate => "truncate",
-        Action::Ddl => "ddl",
-        Action::Message => "message",
-        Action::Read => "read",
-    }
 }
 
 /// None when it is out of the range that SQL shows.

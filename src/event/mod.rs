@@ -62,6 +62,19 @@ pub enum Action {
 }
 
 impl Action {
+    /// The word that users and receivers know it by.
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::Insert => "insert",
+            Action::Update => "update",
+            Action::Delete => "delete",
+            Action::Truncate => "truncate",
+            Action::Ddl => "ddl",
+            Action::Message => "message",
+            Action::Read => "read",
+        }
+    }
+
     /// Whether it is a change of a table's rows.
     pub fn is_of_rows(self) -> bool {
         !matches!(self, Action::Ddl | Action::Message)

@@ -39,6 +39,14 @@ impl Stage {
         Self { cluster, receiver }
     }
 
+    /// What a subscription has got so far, in the order of commits.
+    #[track_caller]
+    pub fn got(&self, subscription: &str) -> Vec<Event> {
+        let mut events = self.delivered(&self.receiver, subscription);
+        events.sort_by_key(Event::place);
+        events
+    }
+
     /// Runs each statement in a transaction of its own, and returns the events that came of them, in the order of
     /// commits.
     #[track_caller]

@@ -121,7 +121,7 @@ fn about(entry: &Entry, told: Told) -> Result<Told, Error> {
     Ok(Told {
         event_id: entry.item.event_id().map(|id| id.to_string()),
         committed_at: transaction.map(|transaction| time(transaction.committed_at)).transpose()?,
-        action: action(&entry.item).map(word),
+        action: action(&entry.item).map(Action::word),
         ..told
     })
 }
@@ -296,8 +296,8 @@ impl Asked {
         let committed_at = entry.item.transaction().map_or(0, |transaction| transaction.committed_at.0);
         if let Some(why) = self.why_never(names) {
             why
-        } else if !self.event_types.iter().any(|known| known == word(action)) {
-            format!("not wanted: event type {}", word(action))
+        } else if !self.event_types.iter().any(|known| known == action.word()) {
+            format!("not wanted: event type {}", action.word())
         } else if self.created_at >= committed_at {
             "subscribed later".to_owned()
         } else if self.updated_at >= committed_at {
@@ -339,18 +339,6 @@ fn action(item: &Item) -> Option<Action> {
     match item {
         Item::Change { event, .. } => Some(event.action),
         _ => None,
-    }
-}
-
-fn word(action: Action) -> &'static str {
-    match action {
-        Action::Insert => "insert",
-        Action::Update => "update",
-        Action::Delete => "delete",
-        Action::Truncate => "truncate",
-        Action::Ddl => "ddl",
-        Action::Message => "message",
-        Action::Read => "read",
     }
 }
 

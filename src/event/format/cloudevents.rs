@@ -19,7 +19,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     out.extend_from_slice(br#"","source":""#);
     source(out, &context.source.database, event.relation.name(level));
     out.extend_from_slice(br#"","type":"pgwh."#);
-    out.extend_from_slice(pgwh::word(event.action).as_bytes());
+    out.extend_from_slice(event.action.word().as_bytes());
     if let Some(subject) = subject(event, context) {
         out.extend_from_slice(br#"","subject":"#);
         json::string(out, &subject);

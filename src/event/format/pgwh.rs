@@ -11,7 +11,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     out.extend_from_slice(br#"{"type":"#);
     match event.message() {
         Some(message) => out.extend_from_slice(message.kind),
-        None => kind(out, [&name.schema, &name.table, word(event.action)]),
+        None => kind(out, [&name.schema, &name.table, event.action.word()]),
     }
     out.extend_from_slice(br#","timestamp":""#);
     event.transaction.committed_at.write_to(out);
@@ -26,7 +26,7 @@ pub(super) fn data(out: &mut Vec<u8>, event: &Event, level: usize, context: &Ren
     out.extend_from_slice(br#"{"id":""#);
     event.id().write_to(out);
     out.extend_from_slice(br#"","action":""#);
-    out.extend_from_slice(word(event.action).as_bytes());
+    out.extend_from_slice(event.action.word().as_bytes());
     out.extend_from_slice(br#"","schema":"#);
     string_or_null(out, &name.schema);
     out.extend_from_slice(br#","table":"#);
@@ -55,19 +55,6 @@ pub(super) fn data(out: &mut Vec<u8>, event: &Event, level: usize, context: &Ren
     out.extend_from_slice(br#","subscription":"#);
     json::string(out, context.subscription);
     out.push(b'}');
-}
-
-/// The word for an action.
-pub(super) fn word(action: Action) -> &'static str {
-    match action {
-        Action::Insert => "insert",
-        Action::Update => "update",
-        Action::Delete => "delete",
-        Action::Truncate => "truncate",
-        Action::Ddl => "ddl",
-        Action::Message => "message",
-        Action::Read => "read",
-    }
 }
 
 /// Names joined by dots; a schema change may be of no table.

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::json::List;
 use super::rows::{Sides, Value, json_of};
-use super::{RenderContext, ids, json, pgwh};
+use super::{RenderContext, ids, json};
 use crate::event::value::text::{elements, pairs, unquoted};
 use crate::event::value::uuid;
 use crate::event::{Action, Cell, Column, Event, Kind};
@@ -41,7 +41,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
         _ => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(br#","action":""#);
-    out.extend_from_slice(pgwh::word(event.action).as_bytes());
+    out.extend_from_slice(event.action.word().as_bytes());
     out.extend_from_slice(br#"","metadata":"#);
     metadata(out, event, level, context);
     out.push(b'}');
