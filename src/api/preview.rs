@@ -205,6 +205,7 @@ fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
                     kind: kind_of(type_oid),
                     type_name: row.get(4)?.unwrap_or_default(),
                     is_key: row.get(5)?.unwrap_or_default(),
+                    heads: Default::default(),
                 });
             }
             Ok::<_, pgrx::spi::Error>(columns)

@@ -125,6 +125,7 @@ impl CapturedRelation {
                     type_name: type_name(attribute.atttypid, attribute.atttypmod),
                     kind: kind_of(attribute.atttypid),
                     is_key,
+                    heads: Default::default(),
                 });
                 self.columns.push(CapturedColumn {
                     place,

@@ -92,6 +92,8 @@ pub struct Column {
     pub kind: Kind,
     /// Whether it belongs to the key: of the replica identity index, or of the primary key.
     pub is_key: bool,
+    /// What bodies say of it before its value.
+    pub heads: format::Heads,
 }
 
 /// A relation as a stretch of write-ahead log knew it; a new one for each change of its definition.
