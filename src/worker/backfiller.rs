@@ -2,7 +2,6 @@
 //! so, in a transaction of some milliseconds, and sends it to the dispatcher. All it knows is in tables, so it may be
 //! killed at any time.
 
-use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::shmem::{self, Database};
 use crate::decode::chunk::{self, Reading};
 use crate::decode::raw;
 use crate::decode::route::{Router, Spec};
+use crate::decode::text::in_server_encoding;
 use crate::event::Lsn;
 use crate::journal::{self, BackfillTask};
 use crate::link::frame::{NoChunk, write_no_chunk};
@@ -135,7 +135,7 @@ fn read_table(installation: &Installation, backfill: i64, task: &BackfillTask, o
         router.apply(THE_BACKFILL, Some(&spec(&task.filter)));
     }
     let read = process::in_bare_transaction(|| {
-        let owner = CString::new(task.owner.as_str()).unwrap_or_default();
+        let owner = in_server_encoding(&task.owner);
         // SAFETY: a syscache look-up by a C string.
         let reader = unsafe { pg_sys::get_role_oid(owner.as_ptr(), true) };
         let reading = Reading {
