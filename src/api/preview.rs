@@ -155,8 +155,9 @@ impl Table {
             fingerprint: Fingerprint::of(0, 0, committed_at),
         };
         let oid = self.oid.to_u32();
-        let relation =
-            Relation { oid, root_oid: oid, names: vec![self.name], columns: self.columns, version: 0 };
+        let names = vec![self.name];
+        let version = as_owner(|| Ok(journal::schema_versions(Lsn(u64::MAX)).of(&names)))?;
+        let relation = Relation { oid, root_oid: oid, names, columns: self.columns, version };
         Ok(Event {
             transaction: Arc::new(transaction),
             ordinal: 0,

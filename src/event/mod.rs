@@ -107,7 +107,7 @@ pub struct Relation {
     pub names: Vec<TableName>,
     /// Its columns, in the order of the table.
     pub columns: Vec<Column>,
-    /// Tells versions of its definition apart: another number after each change of it.
+    /// Tells versions of its schema apart: another number after each change of that.
     pub version: u64,
 }
 

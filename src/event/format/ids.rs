@@ -13,7 +13,7 @@ impl Xid {
         Xid::of(digest(installation, b't', oid.into()))
     }
 
-    /// Of a version of a table's definition.
+    /// Of a version of a schema.
     pub fn of_version(installation: u128, version: u64) -> Xid {
         Xid::of(digest(installation, b's', version))
     }
