@@ -212,7 +212,7 @@ fn look<T>(action: impl FnOnce() -> Result<T, Error>) -> Option<T> {
     ereport!(
         WARNING,
         code,
-        format!("pgstream_hooks can't see whether a subscription needs the table: {message}")
+        text::in_error(format!("pgstream_hooks can't see whether a subscription needs the table: {message}"))
     );
     None
 }
