@@ -1,6 +1,6 @@
 //! Whatever encoding a database has, what is sent is UTF-8 JSON.
 
-use harness::{Answer, Cluster, Database, Event, Receiver, Script, Stage, Stop, compare_records};
+use harness::{Answer, Cluster, Database, Event, Receiver, Script, Stage, Stop, compare_records, eventually};
 use serde_json::json;
 
 /// A database in that encoding with a subscription to all tables, named by the encoding.
@@ -166,19 +166,19 @@ fn functions_and_workers_take_and_give_text_in_databases_of_every_encoding() {
         database.each(&[
             "CREATE EXTENSION pgstream_hooks",
             &format!("CREATE TABLE {table} (\"{word}\" text PRIMARY KEY, note text, other text)"),
-            &format!("INSERT INTO {table} VALUES ('{word} 0', 'from before')"),
+            &format!("INSERT INTO {table} VALUES ('{word} 0', '{word}', 'from before')"),
             &format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
             &format!("CREATE FUNCTION public.\"{word}\"(event jsonb) RETURNS jsonb IMMUTABLE LANGUAGE sql RETURN event"),
         ]);
         let id = database.value(&format!(
             "SELECT pgwh.subscribe('{}', name => '{name}', tables => '{{\"public.\\\"{word}\\\"\"}}',
-               filter => '\"{word}\" <> ''not {word}''', columns => '{{{word},note}}', changed => '{{{word},note}}',
+               filter => 'note = ''{word}''', columns => '{{{word},note}}', changed => '{{{word},note}}',
                key_columns => '{{{word}}}', transform => 'public.\"{word}\"(jsonb)', headers => '{{\"x-of\": \"us\"}}')",
             receiver.url(&format!("/{lower}"))
         ));
         database.each(&[
             &format!("INSERT INTO {table} VALUES ('{word} 1', '{word}', 'unseen')"),
-            &format!("INSERT INTO {table} VALUES ('not {word}')"),
+            &format!("INSERT INTO {table} VALUES ('{word} 9', 'not {word}')"),
         ]);
         let wait = format!("SELECT pgwh.wait('{name}', '60 s')");
         assert_eq!(database.value(&wait), "t");
@@ -209,7 +209,7 @@ fn functions_and_workers_take_and_give_text_in_databases_of_every_encoding() {
             (format!("SELECT pgwh.secret('{name}') = pgwh.rotate_secret('{name}')"), "f"),
             (
                 format!("SELECT filter FROM pgwh.subscriptions WHERE name = '{name}'"),
-                &format!("\"{word}\" <> 'not {word}'"),
+                &format!("note = '{word}'"),
             ),
             // Subscribing again by the name means the same one, and so does plain SQL.
             (
@@ -236,10 +236,12 @@ fn functions_and_workers_take_and_give_text_in_databases_of_every_encoding() {
         // Again: replayed by name, from the beginning, and after a restart; the owner's name has such letters, too.
         let before = bodies().len();
         database.value(&format!("SELECT pgwh.replay('{name}', now() - interval '1 hour', tables => '{{\"public.\\\"{word}\\\"\"}}')"));
-        database.value(&format!("SELECT pgwh.backfill('{name}', '{table}', filter => 'note = ''from before''', order_by => '{word}')"));
+        database.value(&format!("SELECT pgwh.backfill('{name}', '{table}', filter => 'other = ''from before'' AND \"{word}\" <> ''{word}''', order_by => '{word}')"));
         database.wait_true("SELECT bool_and(state = 'done') FROM pgwh.replays");
         database.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
-        assert_eq!(bodies().len(), before + 2, "{encoding}");
+        eventually("the row comes again, and the one from before", || {
+            (bodies().len() == before + 2).then_some(())
+        });
         if encoding == "LATIN1" {
             // Names of roles are in the encoding of the database where they were made.
             database.each(&["CREATE ROLE \"zoé\" SUPERUSER", "UPDATE pgwh.subscriptions SET owner = 'zoé'"]);
@@ -248,7 +250,7 @@ fn functions_and_workers_take_and_give_text_in_databases_of_every_encoding() {
     cluster.restart(Stop::Immediate);
     for (lower, word) in [("latin1", "café"), ("euc_jp", "日本語"), ("sql_ascii", "żółw")] {
         let database = cluster.database(lower);
-        database.sql(&format!("INSERT INTO \"{word}\" VALUES ('{word} 2')"));
+        database.sql(&format!("INSERT INTO \"{word}\" VALUES ('{word} 2', '{word}')"));
         assert_eq!(database.value(&format!("SELECT pgwh.wait('to {word}', '60 s')")), "t");
         let last = receiver.requests().into_iter().rfind(|request| request.path() == format!("/{lower}"));
         let body: serde_json::Value = serde_json::from_slice(last.expect("a request").body()).expect("JSON");
