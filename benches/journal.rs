@@ -85,6 +85,7 @@ fn relation() -> Relation {
         type_name: "text".to_owned(),
         kind: Kind::Text,
         is_key: number == 0,
+        heads: Default::default(),
     };
     let columns = ["id", "customer", "email", "created_at", "status", "total", "address", "note"];
     Relation {

@@ -107,6 +107,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         type_name: type_name.to_owned(),
         kind: Kind::Text,
         is_key: at == 0,
+        heads: Default::default(),
     };
     let columns = [("id", 20, "bigint"), ("status", 25, "text"), ("total", 1700, "numeric")];
     let relation = Relation {

@@ -1,6 +1,6 @@
 //! How often properties are tried.
 
-use proptest::prelude::ProptestConfig;
+use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 /// The same cases in every run: as many as `PROPTEST_CASES` says (`make fuzz`), else so many; other ones for another
@@ -16,4 +16,10 @@ pub(crate) fn config(cases: u32) -> ProptestConfig {
         max_shrink_iters: 20_000,
         ..ProptestConfig::default()
     }
+}
+
+/// A text of so many characters at most. (A regular expression as a strategy is parsed anew for each case, which takes
+/// longer than the rest of it.)
+pub(crate) fn any_text(most: usize) -> impl Strategy<Value = String> {
+    prop::collection::vec(any::<char>(), 0..=most).prop_map(String::from_iter)
 }

@@ -1,6 +1,6 @@
 //! Whatever encoding a database has, what is sent is UTF-8 JSON.
 
-use harness::{Answer, Cluster, Database, Event, Receiver, Script, Stage, compare_records};
+use harness::{Answer, Cluster, Database, Event, Receiver, Script, Stage, Stop, compare_records, eventually};
 use serde_json::json;
 
 /// A database in that encoding with a subscription to all tables, named by the encoding.
@@ -152,4 +152,112 @@ fn names_and_values_in_any_letters_arrive_as_they_are() {
     assert_eq!(event.what(), "Ünï.a \"b\".c insert");
     assert_eq!(event["key"], json!({"Ключ": 1}));
     assert_eq!(event["record"]["名"], "日本 \u{1} \"quoted\" \\ 🎉");
+}
+
+/// Whatever a function is told, and whatever it tells, is in the letters of its caller.
+#[test]
+fn functions_and_workers_take_and_give_text_in_databases_of_every_encoding() {
+    let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
+    for (encoding, word) in [("LATIN1", "café"), ("EUC_JP", "日本語"), ("SQL_ASCII", "żółw")] {
+        let lower = encoding.to_lowercase();
+        cluster.sql(&format!("CREATE DATABASE {lower} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"));
+        let database = cluster.database(&lower);
+        let (table, name) = (format!("\"{word}\""), format!("to {word}"));
+        database.each(&[
+            "CREATE EXTENSION pgstream_hooks",
+            &format!("CREATE TABLE {table} (\"{word}\" text PRIMARY KEY, note text, other text)"),
+            &format!("INSERT INTO {table} VALUES ('{word} 0', '{word}', 'from before')"),
+            &format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
+            &format!("CREATE FUNCTION public.\"{word}\"(event jsonb) RETURNS jsonb IMMUTABLE LANGUAGE sql RETURN event"),
+        ]);
+        let id = database.value(&format!(
+            "SELECT pgwh.subscribe('{}', name => '{name}', tables => '{{\"public.\\\"{word}\\\"\"}}',
+               filter => 'note = ''{word}''', columns => '{{{word},note}}', changed => '{{{word},note}}',
+               key_columns => '{{{word}}}', transform => 'public.\"{word}\"(jsonb)', headers => '{{\"x-of\": \"us\"}}')",
+            receiver.url(&format!("/{lower}"))
+        ));
+        database.each(&[
+            &format!("INSERT INTO {table} VALUES ('{word} 1', '{word}', 'unseen')"),
+            &format!("INSERT INTO {table} VALUES ('{word} 9', 'not {word}')"),
+        ]);
+        let wait = format!("SELECT pgwh.wait('{name}', '60 s')");
+        assert_eq!(database.value(&wait), "t");
+        let bodies = || -> Vec<serde_json::Value> {
+            let requests = receiver.requests();
+            let ours = requests.iter().filter(|request| request.path() == format!("/{lower}"));
+            ours.map(|request| serde_json::from_slice(request.body()).expect("JSON")).collect()
+        };
+        let sent = bodies();
+        assert_eq!(sent.len(), 1, "{encoding}: one row fits the filter");
+        assert_eq!(sent[0]["data"]["table"], word);
+        assert_eq!(sent[0]["data"]["record"], json!({word: format!("{word} 1"), "note": word}));
+        assert_eq!(sent[0]["data"]["subscription"], name);
+
+        // Looking.
+        for (sql, expected) in [
+            (format!("SELECT state FROM pgwh.status() WHERE name = '{name}'"), "active"),
+            (format!("SELECT state FROM pgwh.deliveries WHERE subscription = '{name}'"), "delivered"),
+            (format!("SELECT subscription FROM pgwh.why('{table}', '{{\"{word}\": \"{word} 1\"}}')"), &name),
+            (
+                format!("SELECT body ->> 'type' FROM pgwh.preview('{name}', '{{\"{word}\": \"x\"}}')"),
+                &format!("public.{word}.insert"),
+            ),
+            (format!("SELECT status FROM pgwh.test('{name}')"), "200"),
+            (format!("SELECT pgwh.metrics() LIKE '%subscription=\"{name}\"%'"), "t"),
+            (format!("SELECT count(*) > 0 FROM pgwh.metric_samples() WHERE subscription = '{name}'"), "t"),
+            ("SELECT count(*) FROM pgwh.health() WHERE NOT ok".to_owned(), "0"),
+            (format!("SELECT pgwh.secret('{name}') = pgwh.rotate_secret('{name}')"), "f"),
+            (
+                format!("SELECT filter FROM pgwh.subscriptions WHERE name = '{name}'"),
+                &format!("note = '{word}'"),
+            ),
+            // Subscribing again by the name means the same one, and so does plain SQL.
+            (
+                format!(
+                    "SELECT pgwh.subscribe(url, name => '{name}', tables => tables, filter => filter) FROM pgwh.subscriptions"
+                ),
+                &id,
+            ),
+            (format!("SELECT pgwh.pause('{name}')"), "t"),
+            (format!("SELECT pgwh.resume('{name}')"), "t"),
+        ] {
+            assert_eq!(database.value(&sql), expected, "{encoding}: {sql}");
+        }
+        let refusal = database.refused(&format!("SELECT pgwh.pause('{word}')"));
+        assert_eq!(
+            (refusal.code.as_str(), refusal.message.as_str()),
+            ("42704", "subscription does not exist")
+        );
+        let refusal = database.refused(&format!(
+            "SELECT pgwh.subscribe('https://example.com', headers => '{{\"x\": \"{word}\"}}')"
+        ));
+        assert_eq!(refusal.code, "22023");
+
+        // Again: replayed by name, from the beginning, and after a restart; the owner's name has such letters, too.
+        let before = bodies().len();
+        database.value(&format!("SELECT pgwh.replay('{name}', now() - interval '1 hour', tables => '{{\"public.\\\"{word}\\\"\"}}')"));
+        database.value(&format!("SELECT pgwh.backfill('{name}', '{table}', filter => 'other = ''from before'' AND \"{word}\" <> ''{word}''', order_by => '{word}')"));
+        database.wait_true("SELECT bool_and(state = 'done') FROM pgwh.replays");
+        database.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
+        eventually("the row comes again, and the one from before", || {
+            (bodies().len() == before + 2).then_some(())
+        });
+        if encoding == "LATIN1" {
+            // Names of roles are in the encoding of the database where they were made.
+            database.each(&["CREATE ROLE \"zoé\" SUPERUSER", "UPDATE pgwh.subscriptions SET owner = 'zoé'"]);
+        }
+    }
+    cluster.restart(Stop::Immediate);
+    for (lower, word) in [("latin1", "café"), ("euc_jp", "日本語"), ("sql_ascii", "żółw")] {
+        let database = cluster.database(lower);
+        database.sql(&format!("INSERT INTO \"{word}\" VALUES ('{word} 2', '{word}')"));
+        assert_eq!(database.value(&format!("SELECT pgwh.wait('to {word}', '60 s')")), "t");
+        let last = receiver.requests().into_iter().rfind(|request| request.path() == format!("/{lower}"));
+        let body: serde_json::Value = serde_json::from_slice(last.expect("a request").body()).expect("JSON");
+        assert_eq!(body["data"]["key"], json!({word: format!("{word} 2")}));
+        let forgotten =
+            format!("SELECT events_forgotten FROM pgwh.forget('\"{word}\"', '{{\"{word}\": \"{word} 1\"}}')");
+        assert_eq!(database.value(&forgotten), "1");
+        database.value(&format!("SELECT pgwh.unsubscribe('to {word}')"));
+    }
 }

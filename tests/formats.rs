@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::{Cluster, PATIENCE, Receiver, Reply, Request, json};
+use harness::{Cluster, PATIENCE, Receiver, Reply, Request, Stop, json};
 use serde_json::{Value, json};
 
 fn stage() -> (Cluster, Receiver) {
@@ -130,6 +130,41 @@ fn ids_survive_renames_and_the_schema_id_tells_of_them() {
     }
     assert_eq!(one["metadata"]["schema_id"], two["metadata"]["schema_id"]);
     assert_ne!(one["metadata"]["schema_id"], three["metadata"]["schema_id"]);
+}
+
+/// A schema's id is that of its latest change: all of its tables have it, other schemas don't, and it is the same wherever
+/// a row is told: live, after a restart, from a backfill.
+#[test]
+fn the_schema_id_is_another_one_after_each_change_of_the_schema() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "format => 'pgstream', max_in_flight => 1");
+    let schema_id = |statement: &str| {
+        cluster.sql(statement);
+        let bodies = bodies(&cluster, &receiver, "s");
+        bodies.last().unwrap()["Data"]["metadata"]["schema_id"].as_str().unwrap().to_owned()
+    };
+    cluster.sql("CREATE SCHEMA other; CREATE TABLE other.t (id int PRIMARY KEY)");
+    let (first, other) = (schema_id("INSERT INTO t VALUES (1)"), schema_id("INSERT INTO other.t VALUES (1)"));
+    assert_ne!(first, other);
+    assert_eq!(schema_id("INSERT INTO t VALUES (2)"), first);
+    // Of another table of the schema, and in a transaction that was rolled back.
+    cluster.sql("CREATE TABLE u (id int PRIMARY KEY)");
+    let second = schema_id("INSERT INTO t VALUES (3)");
+    assert_ne!(second, first);
+    cluster.sql("BEGIN; ALTER TABLE u ADD COLUMN a int; ROLLBACK");
+    assert_eq!(schema_id("INSERT INTO u VALUES (1)"), second);
+    assert_eq!(schema_id("INSERT INTO other.t VALUES (2)"), other);
+    let within = schema_id("BEGIN; ALTER TABLE u ADD COLUMN b int; INSERT INTO u VALUES (2); COMMIT");
+    assert_ne!(within, second);
+
+    cluster.wait_confirmed();
+    cluster.restart(Stop::Fast);
+    assert_eq!(schema_id("INSERT INTO t VALUES (4)"), within);
+    cluster.value("SELECT pgwh.backfill('s', 'public.u')");
+    cluster.wait_true("SELECT state = 'done' FROM pgwh.backfills");
+    assert_eq!(schema_id("SELECT"), within);
+    let previewed = "SELECT body -> 'Data' -> 'metadata' ->> 'schema_id' FROM pgwh.preview('s', '{\"id\": 1, \"name\": \"a\"}')";
+    assert_eq!(cluster.value(previewed), within);
 }
 
 /// Each value as PostgreSQL's own text has it, except numbers, booleans and `bytea`.

@@ -164,6 +164,7 @@ fn a_function_that_sleeps_is_cancelled_and_stalls_nobody_else() {
             &format!("transform => '{function}(jsonb)', tables => '{{public.t}}'"),
         );
     }
+    cluster.subscribe(&receiver, "lost", "route => 'sleepy(jsonb)', tables => '{public.t}'");
     cluster.subscribe(&receiver, "plain", "tables => '{public.t}'");
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 20) n");
     for name in ["plain", "swift"] {
@@ -176,10 +177,13 @@ fn a_function_that_sleeps_is_cancelled_and_stalls_nobody_else() {
         assert_eq!(arrived(&cluster, &receiver, "swift").len(), n);
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    let classes =
-        "SELECT DISTINCT a.error_class FROM pgwh.attempts a JOIN pgwh.deliveries d ON d.id = a.delivery_id
-                   WHERE subscription = 'sleepy1'";
-    eventually("a time-out is an attempt", || (cluster.column(classes) == ["transform"]).then_some(()));
+    for (name, class) in [("sleepy1", "transform"), ("lost", "route")] {
+        let classes = format!(
+            "SELECT DISTINCT a.error_class FROM pgwh.attempts a JOIN pgwh.deliveries d ON d.id = a.delivery_id
+             WHERE subscription = '{name}'"
+        );
+        eventually("a time-out is an attempt", || (cluster.column(&classes) == [class]).then_some(()));
+    }
     let message =
         "SELECT bool_or(error LIKE '%longer than pgwh.transform_timeout allows, 500 ms') FROM pgwh.attempts";
     cluster.wait_true(message);

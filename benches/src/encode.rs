@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Client, DECODER, DISPATCHER, Process};
+use harness::{Client, Cluster, DECODER, DISPATCHER, Process};
 
 /// Rows of one transaction.
 const TRANSACTION: u64 = 10_000;
@@ -13,7 +13,18 @@ const TABLE: &str = "CREATE TABLE orders (
     id bigint PRIMARY KEY, customer text, email text, status text, total numeric(12, 2), quantity integer, paid boolean,
     placed timestamptz, shipped date, token uuid, address text, details jsonb)";
 
-pub(crate) fn run(rows: u64) {
+/// What decoding the rows took.
+pub(crate) struct Decoded {
+    /// The decoder's processor time.
+    pub(crate) decoding: Duration,
+    /// That and the dispatcher's.
+    all: Duration,
+    /// Until everything had been received.
+    elapsed: Duration,
+}
+
+/// Has so many rows decoded. The log is written first, when `prepare` has been called.
+pub(crate) fn decode<T>(rows: u64, prepare: impl FnOnce(&Cluster) -> T) -> (Cluster, T, Decoded) {
     let cluster = crate::setup().start();
     cluster.each(&["CREATE EXTENSION pgstream_hooks", TABLE]);
     let receiver = crate::receiver(0);
@@ -23,26 +34,8 @@ pub(crate) fn run(rows: u64) {
     let mut client = cluster.connect();
     write(&mut client, 1, 20_000);
     crate::wait_delivered(&cluster, Duration::from_secs(120));
-    let mut reader = cluster.connect();
-    // Newer servers load no plugin that this does not name.
-    let allow =
-        "SELECT set_config(name, 'wal2json', false) FROM pg_settings WHERE name = 'output_plugin_libraries'";
-    reader.batch_execute(allow).expect("a setting");
-    let slot = "SELECT pg_create_logical_replication_slot('theirs', 'wal2json')";
-    let compared = match reader.batch_execute(slot) {
-        Ok(()) => true,
-        Err(error) => {
-            let error =
-                error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
-            let major = harness::Server::get().major();
-            println!(
-                "    (no wal2json here, nothing to compare with: apt install postgresql-{major}-wal2json; {error})"
-            );
-            false
-        }
-    };
+    let prepared = prepare(&cluster);
 
-    // The log is written first, and then decoded by one after the other.
     let (decoder, dispatcher) = (cluster.process(DECODER), cluster.process(DISPATCHER));
     decoder.pause();
     write(&mut client, 20_001, rows);
@@ -53,6 +46,11 @@ pub(crate) fn run(rows: u64) {
     let elapsed = begin.elapsed();
     let decoding = decoder.cpu() - before[0];
     let all = decoding + dispatcher.cpu() - before[1];
+    (cluster, prepared, Decoded { decoding, all, elapsed })
+}
+
+pub(crate) fn run(rows: u64) {
+    let (_cluster, (mut reader, compared), Decoded { decoding, all, elapsed }) = decode(rows, slot_of_theirs);
     let each = |time: Duration| time.as_secs_f64() * 1e6 / rows as f64;
     println!(
         "encode: {rows} rows of 12 columns decoded, their values written as JSON, at {:.0} rows/s of processor time ({:.2} µs each)",
@@ -78,6 +76,30 @@ pub(crate) fn run(rows: u64) {
             crate::ratio(each(all), each(theirs))
         );
     }
+}
+
+/// A session, and whether there is a slot of `wal2json` for it to read from.
+fn slot_of_theirs(cluster: &Cluster) -> (Client, bool) {
+    let mut reader = cluster.connect();
+    // Newer servers load no plugin that this does not name.
+    let allow =
+        "SELECT set_config(name, 'wal2json', false) FROM pg_settings WHERE name = 'output_plugin_libraries'";
+    reader.batch_execute(allow).expect("a setting");
+    let slot = "SELECT pg_create_logical_replication_slot('theirs', 'wal2json')";
+    let compared = match reader.batch_execute(slot) {
+        Ok(()) => true,
+        Err(error) => {
+            let error =
+                error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+            let major = harness::Server::get().major();
+            println!(
+                "    (no wal2json here, nothing to compare with: apt install postgresql-{major}-wal2json; {error})"
+            );
+            false
+        }
+    };
+
+    (reader, compared)
 }
 
 /// The processor time, and the time, that a session takes for the same log.

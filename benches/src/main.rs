@@ -6,6 +6,7 @@ mod burst;
 mod decoding;
 mod drain;
 mod encode;
+mod formats;
 mod isolation;
 mod latency;
 mod memory;
@@ -25,6 +26,7 @@ const USAGE: &str = "\
     backfill [rows]         existing rows a second in batches of 100; live events and pgbench meanwhile      (1000000)
     drain [rows]            a backlog against the same rows sent live                                (1000000)
     encode [rows]           decoding a row of 12 columns and writing it as JSON, against wal2json       (500000)
+    formats [rows]          decoding the same rows, and the body of one in each format               (200000)
     latency [commits]       from commit to receipt on an idle system, and at 5,000 events a second   (2000)
     memory [rows]           of each process while one transaction of so many rows passes             (5000000)
     overhead [seconds]      pgbench on tables nobody subscribes to, with and without                 (30)
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         "drain" => drain::run(size.unwrap_or(1_000_000)),
         "routing" => routing::run(size.unwrap_or(100_000)),
         "encode" => encode::run(size.unwrap_or(500_000)),
+        "formats" => formats::run(size.unwrap_or(200_000)),
         "soak" => soak::run(size.unwrap_or(120)),
         "latency" => latency::run(size.unwrap_or(2_000)),
         "isolation" => isolation::run(size.unwrap_or(300)),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
             drain::run(1_000_000);
             backfill::run(1_000_000);
             encode::run(500_000);
+            formats::run(200_000);
             latency::run(2_000);
             memory::run(5_000_000);
             overhead::run(30);

@@ -1,14 +1,13 @@
 //! Acting for a user: whom they may act as, and doing for them what they may not do themselves.
 
-use std::ffi::CString;
-
 use pgrx::pg_sys;
 
+use crate::decode::text::in_server_encoding;
 use crate::error::Error;
 
 /// Whether the present role can act as the one of that name.
 pub fn may_act_as(role: &str) -> bool {
-    let Ok(name) = CString::new(role) else { return false };
+    let name = in_server_encoding(role);
     // SAFETY: syscache look-ups in a transaction.
     unsafe {
         let role = pg_sys::get_role_oid(name.as_ptr(), true);

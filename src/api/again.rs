@@ -15,6 +15,7 @@ use pgrx::prelude::*;
 
 use super::acting::{as_owner, with_plain_names};
 use super::subscribe::id_of;
+use crate::decode::text::Text;
 use crate::dispatch::{DeliveryId, Position};
 use crate::error::Error;
 use crate::event::Timestamp;
@@ -24,13 +25,13 @@ use crate::worker::wake;
 
 /// Keeps a subscription's changes instead of sending them; false if it did so already.
 #[pg_extern(sql = false)]
-fn pause(name: Option<String>) -> Result<bool, ErrorReport> {
+fn pause(name: Option<Text>) -> Result<bool, ErrorReport> {
     Ok(set_paused(id_of(name)?, true)?)
 }
 
 /// Sends what was kept, tries at once what failed, and goes on; false if it was not paused.
 #[pg_extern(sql = false)]
-fn resume(name: Option<String>) -> Result<bool, ErrorReport> {
+fn resume(name: Option<Text>) -> Result<bool, ErrorReport> {
     let id = id_of(name)?;
     let was_paused = set_paused(id, false)?;
     if !was_paused {

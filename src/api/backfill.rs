@@ -1,7 +1,5 @@
 //! `pgwh.backfill`, and what may be done with a backfill under way.
 
-use std::ffi::CString;
-
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -11,6 +9,7 @@ use super::conditions::Conditions;
 use super::subscribe::id_of;
 use super::tables;
 use crate::decode::chunk;
+use crate::decode::text::{self, Text};
 use crate::error::Error;
 use crate::journal::{self, BackfillTable, CommandKind};
 
@@ -30,11 +29,11 @@ struct Wanted {
 /// Sends the rows that there are; returns the backfill's id.
 #[pg_extern(sql = false)]
 fn backfill(
-    name: Option<String>,
-    table_name: Option<String>,
-    filter: Option<String>,
-    order_by: Option<String>,
-    start: Option<String>,
+    name: Option<Text>,
+    table_name: Option<Text>,
+    filter: Option<Text>,
+    order_by: Option<Text>,
+    start: Option<Text>,
     chunk_size: Option<i32>,
 ) -> Result<i64, ErrorReport> {
     let subscription = id_of(name)?;
@@ -56,9 +55,10 @@ fn backfill(
         .into());
     }
     let tables = match table_name {
-        Some(table) => tables::normalise(&[table], &[])?,
+        Some(table) => tables::normalise(&[table.into()], &[])?,
         None => tables_of_subscription(subscription)?,
     };
+    let [filter, order_by, start] = [filter, order_by, start].map(|text| text.map(String::from));
     let wanted = Wanted { tables, filter, order_by, start, chunk_size };
     Ok(begin(subscription, &wanted)?)
 }
@@ -82,10 +82,10 @@ fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
                 None,
                 &[
                     subscription.into(),
-                    wanted.tables.clone().into(),
-                    wanted.filter.clone().into(),
-                    wanted.order_by.clone().into(),
-                    wanted.start.clone().into(),
+                    text::array(&wanted.tables),
+                    text::optional(wanted.filter.as_deref()),
+                    text::optional(wanted.order_by.as_deref()),
+                    text::optional(wanted.start.as_deref()),
                     wanted.chunk_size.into(),
                 ],
             )?
@@ -99,20 +99,21 @@ fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
 }
 
 fn tables_of_subscription(id: i64) -> Result<Vec<String>, Error> {
-    let tables = Spi::get_one_with_args::<Vec<String>>(
+    let tables = Spi::get_one_with_args::<Vec<Text>>(
         "SELECT tables FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
         &[id.into()],
     )?;
-    Ok(tables.unwrap_or_default())
+    Ok(tables.map(text::strings).unwrap_or_default())
 }
 
 /// Refuses what could not be read. Tables that come later are judged when they are come to.
 fn check(subscription: i64, wanted: &Wanted) -> Result<(), Error> {
-    let (subscribed, owner) = Spi::get_two_with_args::<Vec<String>, String>(
+    let (subscribed, owner) = Spi::get_two_with_args::<Vec<Text>, Text>(
         "SELECT tables, owner FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
         &[subscription.into()],
     )?;
-    let (subscribed, owner) = (subscribed.unwrap_or_default(), owner.unwrap_or_default());
+    let (subscribed, owner) =
+        (subscribed.map(text::strings).unwrap_or_default(), String::from(owner.unwrap_or_default()));
     require_owner(&owner)?;
     let tables = with_plain_names(|| {
         Ok(Spi::connect(|client| journal::tables_of(client, &wanted.tables, &subscribed))?)
@@ -128,7 +129,7 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<(), Error> {
             "Backfill a table that it is about, or change its tables: UPDATE pgwh.subscriptions SET tables = '{…}' WHERE …",
         ));
     }
-    let reader = CString::new(owner.as_str()).unwrap_or_default();
+    let reader = text::in_server_encoding(&owner);
     // SAFETY: a syscache look-up by a C string.
     let reader = unsafe { pg_sys::get_role_oid(reader.as_ptr(), true) };
     for table in &tables {
@@ -198,10 +199,10 @@ fn require(id: Option<i64>, states: &[&str]) -> Result<i64, Error> {
                 Some(1),
                 &[id.into()],
             )?;
-            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, String>().map(Some) }
+            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, Text>().map(Some) }
         })?)
     })?;
-    let owner = known.as_ref().and_then(|(_, owner)| owner.as_deref());
+    let owner = known.as_ref().and_then(|(_, owner)| Some(owner.as_ref()?.0.as_str()));
     owner.map_or(Ok(()), require_owner)?;
     match known.map(|(state, _)| state.unwrap_or_default()) {
         Some(state) if states.contains(&state.as_str()) => Ok(id),

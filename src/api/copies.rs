@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use super::acting::{as_owner, with_plain_names};
 use super::again::tell;
 use super::subscribe::require_capture;
+use crate::decode::text::Text;
 use crate::error::Error;
 use crate::journal::CommandKind;
 use crate::send::Problem;
@@ -19,8 +20,8 @@ fn place() -> String {
 
 /// Arms all held subscriptions here; returns how many.
 #[pg_extern(sql = false)]
-fn adopt(pending: Option<String>) -> Result<i64, ErrorReport> {
-    let discard = match pending.as_deref().map(str::trim) {
+fn adopt(pending: Option<Text>) -> Result<i64, ErrorReport> {
+    let discard = match pending.as_ref().map(|word| word.0.trim()) {
         None => return Err(Error::Missing("pending").into()),
         Some("send") => false,
         Some("discard") => true,

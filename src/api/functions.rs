@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 
 use super::near::near;
+use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;
 
 /// Checks that a subscription may name this function, and gives it in the one spelling in which it is stored.
@@ -33,13 +34,15 @@ fn resolve(what: &'static str, typed: String) -> Result<String, Error> {
              FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
              WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure($1)::pg_catalog.oid",
             Some(1),
-            &[signature.into()],
+            &[text::argument(signature)],
         )?;
         if rows.is_empty() {
             return Ok(None);
         }
-        let (name, fits, may) = rows.first().get_three::<String, bool, bool>()?;
-        Ok::<_, pgrx::spi::Error>(name.map(|name| (name, fits.unwrap_or_default(), may.unwrap_or_default())))
+        let (name, fits, may) = rows.first().get_three::<Text, bool, bool>()?;
+        Ok::<_, pgrx::spi::Error>(
+            name.map(|name| (name.0, fits.unwrap_or_default(), may.unwrap_or_default())),
+        )
     })?;
     match found {
         None => Err(Error::NoSuchFunction(what, near(&typed, candidates()?), typed)),
@@ -64,7 +67,7 @@ fn candidates() -> Result<Vec<String>, Error> {
         )?;
         let mut names = Vec::new();
         for row in rows {
-            names.extend(row.get::<String>(1)?);
+            names.extend(row.text(1)?);
         }
         Ok::<_, pgrx::spi::Error>(names)
     })?)
@@ -75,6 +78,6 @@ pub fn name_of(function: Option<pg_sys::Oid>) -> Result<Option<String>, Error> {
     let Some(oid) = function else { return Ok(None) };
     Ok(Spi::connect(|client| {
         let name = "SELECT $1::pg_catalog.regprocedure::pg_catalog.text";
-        client.select(name, Some(1), &[oid.into()])?.first().get_one::<String>()
+        client.select(name, Some(1), &[oid.into()])?.first().text(1)
     })?)
 }

@@ -6,8 +6,9 @@
 
 use std::cell::RefCell;
 
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 
+use super::jsonb::Jsonb;
 use crate::error::Error;
 use crate::secret::{self, Hidden};
 
@@ -17,19 +18,19 @@ thread_local! {
 }
 
 /// Puts signs in the place of sensitive values.
-pub fn hide(headers: JsonB) -> Result<JsonB, Error> {
-    let JsonB(serde_json::Value::Object(mut headers)) = headers else { return Ok(headers) };
+pub fn hide(headers: Jsonb) -> Result<Jsonb, Error> {
+    let Jsonb(serde_json::Value::Object(mut headers)) = headers else { return Ok(headers) };
     let mut made = Hidden::new();
     secret::hide(&mut headers, &mut made).map_err(|error| Error::Internal(error.to_string()))?;
     if !made.is_empty() {
         with_made(|signs| signs.append(&mut made));
     }
-    Ok(JsonB(serde_json::Value::Object(headers)))
+    Ok(Jsonb(serde_json::Value::Object(headers)))
 }
 
 /// What the signs in `headers` stand for, by what this transaction has made and by what is stored.
-pub fn behind(headers: &JsonB, stored: &Hidden) -> Hidden {
-    let JsonB(serde_json::Value::Object(headers)) = headers else { return Hidden::new() };
+pub fn behind(headers: &Jsonb, stored: &Hidden) -> Hidden {
+    let Jsonb(serde_json::Value::Object(headers)) = headers else { return Hidden::new() };
     with_made(|made| {
         let texts = headers.values().filter_map(serde_json::Value::as_str);
         texts
@@ -39,7 +40,7 @@ pub fn behind(headers: &JsonB, stored: &Hidden) -> Hidden {
 }
 
 /// Whether there is a sensitive header.
-pub fn any_hidden(headers: &JsonB) -> bool {
+pub fn any_hidden(headers: &Jsonb) -> bool {
     headers.0.as_object().is_some_and(|headers| headers.keys().any(|name| secret::is_sensitive(name)))
 }
 

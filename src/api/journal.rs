@@ -226,6 +226,6 @@ pub fn database() -> String {
         if name.is_null() {
             return String::new();
         }
-        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        crate::decode::text::utf8(std::ffi::CStr::from_ptr(name).to_bytes()).into_owned()
     }
 }

@@ -14,7 +14,7 @@ use crate::decode::pattern::TablePattern;
 use crate::decode::raw;
 use crate::decode::shape::Shape;
 use crate::decode::subtransaction::in_subtransaction;
-use crate::decode::text;
+use crate::decode::text::{self, Texts};
 use crate::error::Error;
 use crate::event::TableName;
 
@@ -142,15 +142,15 @@ fn needs() -> Result<Vec<Need>, Error> {
         let mut needs = Vec::new();
         for row in rows {
             needs.push(Need {
-                subscription: row.get(1)?.unwrap_or_default(),
+                subscription: row.text(1)?.unwrap_or_default(),
                 conditions: Conditions {
-                    tables: row.get(2)?.unwrap_or_default(),
-                    event_types: row.get(3)?.unwrap_or_default(),
-                    filter: row.get(4)?,
-                    changed: row.get(5)?,
-                    key_columns: row.get(6)?,
+                    tables: row.texts(2)?.unwrap_or_default(),
+                    event_types: row.texts(3)?.unwrap_or_default(),
+                    filter: row.text(4)?,
+                    changed: row.texts(5)?,
+                    key_columns: row.texts(6)?,
                 },
-                columns: row.get(7)?.unwrap_or_default(),
+                columns: row.texts(7)?.unwrap_or_default(),
             });
         }
         Ok::<_, pgrx::spi::Error>(needs)
@@ -212,7 +212,7 @@ fn look<T>(action: impl FnOnce() -> Result<T, Error>) -> Option<T> {
     ereport!(
         WARNING,
         code,
-        format!("pgstream_hooks can't see whether a subscription needs the table: {message}")
+        text::in_error(format!("pgstream_hooks can't see whether a subscription needs the table: {message}"))
     );
     None
 }

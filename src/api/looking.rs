@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 use super::conditions::Conditions;
 use super::subscribe::id_of;
 use super::tables;
+use crate::decode::text::{Text, strings};
 use crate::error::Error;
 use crate::send::check_url;
 use crate::settings;
@@ -32,38 +33,44 @@ fn preloaded() -> bool {
 
 /// Why a subscription that was once accepted would be refused today.
 #[pg_extern(sql = false)]
-fn subscription_problem(url: &str, tables: Vec<String>) -> Option<String> {
-    let refusal = check_url(url, &settings::guard()).map(drop).map_err(Error::from);
+fn subscription_problem(url: Text, tables: Vec<Text>) -> Option<Text> {
+    let refusal = check_url(&url.0, &settings::guard()).map(drop).map_err(Error::from);
     tables
         .iter()
-        .map(|table| tables::check(table))
+        .map(|table| tables::check(&table.0))
         .fold(refusal, Result::and)
         .err()
-        .map(|error| error.in_one_line())
+        .map(|error| error.in_one_line().into())
 }
 
 /// What of a subscription's filter and columns doesn't fit its tables today.
 #[pg_extern(sql = false)]
 fn condition_problem(
-    tables: Vec<String>,
-    event_types: Vec<String>,
-    filter: Option<String>,
-    changed: Option<Vec<String>>,
-    key_columns: Option<Vec<String>>,
-) -> Result<Option<String>, ErrorReport> {
-    let conditions = Conditions { tables, event_types, filter, changed, key_columns };
-    Ok(conditions.problem()?)
+    tables: Vec<Text>,
+    event_types: Vec<Text>,
+    filter: Option<Text>,
+    changed: Option<Vec<Text>>,
+    key_columns: Option<Vec<Text>>,
+) -> Result<Option<Text>, ErrorReport> {
+    let conditions = Conditions {
+        tables: strings(tables),
+        event_types: strings(event_types),
+        filter: filter.map(String::from),
+        changed: changed.map(strings),
+        key_columns: key_columns.map(strings),
+    };
+    Ok(conditions.problem()?.map(Text::from))
 }
 
 /// Why this database's workers failed when they last tried.
 #[pg_extern(sql = false)]
-fn capture_problem() -> Option<String> {
-    ask::problem()
+fn capture_problem() -> Option<Text> {
+    ask::problem().map(Text::from)
 }
 
 /// Waits until everything committed before the call has reached the subscription.
 #[pg_extern(sql = false)]
-fn wait(name: Option<String>, timeout: Option<Interval>) -> Result<bool, ErrorReport> {
+fn wait(name: Option<Text>, timeout: Option<Interval>) -> Result<bool, ErrorReport> {
     // SAFETY: reads a flag in shared memory.
     if unsafe { pg_sys::RecoveryInProgress() } {
         return Err(Error::OnStandby.into());

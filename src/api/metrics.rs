@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::decode::text::{Text as SqlText, Texts};
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};
 use crate::metrics::{
@@ -17,24 +18,24 @@ use crate::worker::ask::{self, Figures};
 
 /// All metrics of this database as OpenMetrics text.
 #[pg_extern(sql = false)]
-fn metrics() -> Result<String, ErrorReport> {
+fn metrics() -> Result<SqlText, ErrorReport> {
     let mut text = Text::default();
     tell(&gather("").map_err(Error::from)?, "", &mut text);
-    Ok(text.finish())
+    Ok(text.finish().into())
 }
 
 /// The same, a row a sample, of the metrics whose names begin so.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn metric_samples(
-    prefix: Option<String>,
+    prefix: Option<SqlText>,
 ) -> Result<
     TableIterator<
         'static,
         (
             name!(metric, String),
-            name!(database, Option<String>),
-            name!(subscription, Option<String>),
+            name!(database, Option<SqlText>),
+            name!(subscription, Option<SqlText>),
             name!(worker, Option<String>),
             name!(state, Option<String>),
             name!(outcome, Option<String>),
@@ -46,11 +47,12 @@ fn metric_samples(
     >,
     ErrorReport,
 > {
-    let prefix = prefix.unwrap_or_default();
+    let prefix = String::from(prefix.unwrap_or_default());
     let mut rows = Rows(Vec::new());
     tell(&gather(&prefix).map_err(Error::from)?, &prefix, &mut rows);
     let rows = rows.0.into_iter().map(|(metric, labels, value)| {
         let [database, subscription, worker, state, outcome, error_class, le, version] = labels;
+        let (database, subscription) = (database.map(SqlText::from), subscription.map(SqlText::from));
         (metric, database, subscription, worker, state, outcome, error_class, le, version, value)
     });
     Ok(TableIterator::new(rows))
@@ -266,7 +268,7 @@ fn named(ids: Vec<i64>) -> Result<Vec<(i64, String, Standing)>, pgrx::spi::Error
                     paused: row.get(4)?.unwrap_or_default(),
                     held: row.get(5)?.unwrap_or_default(),
                 };
-                Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default(), standing))
+                Ok((row.get(1)?.unwrap_or_default(), row.text(2)?.unwrap_or_default(), standing))
             })
             .collect()
     })

@@ -15,7 +15,7 @@ use super::jsonb::{storable, text_of};
 use super::near::near;
 use super::secrets::owned;
 use super::tables;
-use crate::decode::text;
+use crate::decode::text::{self, Text, Texts};
 use crate::decode::value::kind_of;
 use crate::error::Error;
 use crate::event::{Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Transaction};
@@ -34,15 +34,15 @@ type Values = BTreeMap<String, Box<RawValue>>;
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn preview(
-    name: Option<String>,
+    name: Option<Text>,
     record: Option<AnyElement>,
-    action: Option<String>,
-    table_name: Option<String>,
+    action: Option<Text>,
+    table_name: Option<Text>,
     changes: Option<AnyElement>,
 ) -> Result<
     TableIterator<
         'static,
-        (name!(method, String), name!(url, String), name!(headers, JsonB), name!(body, String)),
+        (name!(method, String), name!(url, Text), name!(headers, JsonB), name!(body, String)),
     >,
     ErrorReport,
 > {
@@ -59,13 +59,13 @@ fn preview(
         let headers = composed.headers.into_iter().map(|(name, value)| (name, value.into())).collect();
         // SQL has it as json, which is stored as text.
         let body = storable(&composed.body);
-        (composed.method, composed.url, JsonB(serde_json::Value::Object(headers)), body)
+        (composed.method, composed.url.into(), JsonB(serde_json::Value::Object(headers)), body)
     });
     Ok(TableIterator::new(rows))
 }
 
-fn action_of(word: Option<String>) -> Result<Action, Error> {
-    match word.as_deref() {
+fn action_of(word: Option<Text>) -> Result<Action, Error> {
+    match word.as_ref().map(|word| word.0.as_str()) {
         None | Some("insert") => Ok(Action::Insert),
         Some("update") => Ok(Action::Update),
         Some("delete") => Ok(Action::Delete),
@@ -99,9 +99,9 @@ struct Table {
 
 impl Table {
     /// The table of that name; or else the first of the subscription's that has all of the row's columns.
-    fn find(subscription: i64, name: Option<String>, record: Option<&Values>) -> Result<Table, Error> {
+    fn find(subscription: i64, name: Option<Text>, record: Option<&Values>) -> Result<Table, Error> {
         let patterns = match name {
-            Some(name) => tables::normalise(&[name], &[])?,
+            Some(name) => tables::normalise(&[name.into()], &[])?,
             None => patterns_of(subscription)?,
         };
         let found = tables::matching(&patterns)?;
@@ -155,8 +155,9 @@ impl Table {
             fingerprint: Fingerprint::of(0, 0, committed_at),
         };
         let oid = self.oid.to_u32();
-        let relation =
-            Relation { oid, root_oid: oid, names: vec![self.name], columns: self.columns, version: 0 };
+        let names = vec![self.name];
+        let version = as_owner(|| Ok(journal::schema_versions(Lsn(u64::MAX)).of(&names)))?;
+        let relation = Relation { oid, root_oid: oid, names, columns: self.columns, version };
         Ok(Event {
             transaction: Arc::new(transaction),
             ordinal: 0,
@@ -179,9 +180,9 @@ fn patterns_of(subscription: i64) -> Result<Vec<String>, Error> {
                 &[subscription.into()],
             )?
             .first()
-            .get_one::<Vec<String>>()
+            .get_one::<Vec<Text>>()
     })?;
-    Ok(patterns.unwrap_or_default())
+    Ok(patterns.map(text::strings).unwrap_or_default())
 }
 
 /// The columns of a table; its key is that of the replica identity's index, or else the primary key.
@@ -203,8 +204,9 @@ fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
                     number: row.get(2)?.unwrap_or_default(),
                     type_oid: type_oid.to_u32(),
                     kind: kind_of(type_oid),
-                    type_name: row.get(4)?.unwrap_or_default(),
+                    type_name: row.text(4)?.unwrap_or_default(),
                     is_key: row.get(5)?.unwrap_or_default(),
+                    heads: Default::default(),
                 });
             }
             Ok::<_, pgrx::spi::Error>(columns)

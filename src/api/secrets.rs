@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use pgrx::AllocatedByRust;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use pgrx::{AllocatedByRust, JsonB};
 
 use super::acting::{as_owner, owns};
 use super::again::tell;
 use super::headers;
+use super::jsonb::Jsonb;
 use super::subscribe::id_of;
+use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;
 use crate::journal::CommandKind;
 use crate::secret::{Hidden, Keys, reveal, stored};
@@ -28,14 +30,14 @@ const LONGEST_OVERLAP: i128 = 365 * 86_400_000_000;
 
 /// The key that signs a subscription's requests, for its owner.
 #[pg_extern(sql = false)]
-fn secret(name: Option<String>) -> Result<Option<String>, ErrorReport> {
+fn secret(name: Option<Text>) -> Result<Option<String>, ErrorReport> {
     let id = owned(name)?;
     Ok(as_owner(|| Ok(Opened::read(id, &keys()?)?.secret))?)
 }
 
 /// What receivers verify by, when requests are signed by v1a.
 #[pg_extern(sql = false)]
-fn public_key(name: Option<String>) -> Result<Option<String>, ErrorReport> {
+fn public_key(name: Option<Text>) -> Result<Option<String>, ErrorReport> {
     let id = owned(name)?;
     let secret = as_owner(|| Ok(Opened::read(id, &keys()?)?.secret))?;
     Ok(secret
@@ -47,7 +49,7 @@ fn public_key(name: Option<String>) -> Result<Option<String>, ErrorReport> {
 
 /// Gives a subscription a new key; the present one signs, too, for some time.
 #[pg_extern(sql = false)]
-fn rotate_secret(name: Option<String>, overlap: Option<Interval>) -> Result<String, ErrorReport> {
+fn rotate_secret(name: Option<Text>, overlap: Option<Interval>) -> Result<String, ErrorReport> {
     let overlap = overlap.ok_or(Error::Missing("overlap"))?;
     if !(0..=LONGEST_OVERLAP).contains(&overlap.as_micros()) {
         return Err(Error::OutOfRange {
@@ -80,14 +82,14 @@ fn rotate_secret(name: Option<String>, overlap: Option<Interval>) -> Result<Stri
 
 /// A new random signing key.
 #[pg_extern(sql = false)]
-fn generate_secret(signature: Option<String>) -> Result<String, ErrorReport> {
-    Ok(generate(scheme_of(signature.as_deref())?)?)
+fn generate_secret(signature: Option<Text>) -> Result<String, ErrorReport> {
+    Ok(generate(scheme_of(signature.as_ref().map(|word| word.0.as_str()))?)?)
 }
 
 /// Subscriptions whose requests can't be signed or made, and why.
 #[pg_extern(sql = false)]
 fn secret_problems()
--> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, String))>, ErrorReport> {
+-> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, Text))>, ErrorReport> {
     let problems = as_owner(|| {
         let keys = keys();
         let mut problems = Vec::new();
@@ -106,9 +108,9 @@ fn secret_problems()
                 let opened = keys
                     .as_ref()
                     .map_err(Clone::clone)
-                    .and_then(|keys| Opened::of(id, keys, row.get(3)?, row.get(4)?, row.get(5)?));
-                let headers = row.get::<String>(2)?.unwrap_or_default();
-                problems.extend(problem_of(opened, &headers).map(|problem| (id, problem)));
+                    .and_then(|keys| Opened::of(id, keys, row.text(3)?, row.text(4)?, row.text(5)?));
+                let headers = row.text(2)?.unwrap_or_default();
+                problems.extend(problem_of(opened, &headers).map(|problem| (id, problem.into())));
             }
             Ok::<_, pgrx::spi::Error>(())
         })?;
@@ -158,7 +160,7 @@ pub fn set_secret(id: i64, secret: Option<String>, scheme: Option<Scheme>) -> Re
         Spi::run_with_args(
             "INSERT INTO pgwh.secrets (subscription_id, secret) VALUES ($1, $2)
              ON CONFLICT (subscription_id) DO UPDATE SET secret = EXCLUDED.secret",
-            &[id.into(), wanted.into()],
+            &[id.into(), text::argument(wanted)],
         )?;
         Ok(())
     })
@@ -170,7 +172,7 @@ pub fn set_client_certificate(id: i64, pem: &str) -> Result<(), Error> {
         Ok(Spi::run_with_args(
             "INSERT INTO pgwh.secrets (subscription_id, secret, client_certificate) VALUES ($1, NULL, nullif($2, ''))
              ON CONFLICT (subscription_id) DO UPDATE SET client_certificate = EXCLUDED.client_certificate",
-            &[id.into(), pem.into()],
+            &[id.into(), text::argument(pem)],
         )?)
     })
 }
@@ -180,7 +182,7 @@ fn generate(scheme: Scheme) -> Result<String, Error> {
 }
 
 /// The subscription of that name, if the caller may act as its owner.
-pub fn owned(name: Option<String>) -> Result<i64, Error> {
+pub fn owned(name: Option<Text>) -> Result<i64, Error> {
     let id = id_of(name)?;
     let owner = Spi::connect(|client| {
         let rows = client.select(
@@ -188,11 +190,13 @@ pub fn owned(name: Option<String>) -> Result<i64, Error> {
             Some(1),
             &[id.into()],
         )?;
-        rows.first().get_two::<String, String>()
+        rows.first().get_two::<Text, Text>()
     })?;
     match owner {
-        (Some(owner), _) if owns(&owner) => Ok(id),
-        (owner, name) => Err(Error::NotOwner(name.unwrap_or_default(), owner.unwrap_or_default())),
+        (Some(owner), _) if owns(&owner.0) => Ok(id),
+        (owner, name) => {
+            Err(Error::NotOwner(name.unwrap_or_default().into(), owner.unwrap_or_default().into()))
+        }
     }
 }
 
@@ -219,9 +223,11 @@ impl Opened {
             if rows.is_empty() {
                 Ok((None, None, None))
             } else {
-                rows.first().get_three::<String, String, String>()
+                rows.first().get_three::<Text, Text, Text>()
             }
         })?;
+        let [secret, headers, certificate] =
+            [secret, headers, certificate].map(|text| text.map(String::from));
         Opened::of(id, keys, secret, headers, certificate)
     }
 
@@ -270,10 +276,10 @@ fn store_headers<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Er
 
 fn stored_headers(trigger: &PgTrigger<'_>) -> Result<(), Error> {
     let Some(new) = trigger.new() else { return Ok(()) };
-    let headers_of = |row: Option<JsonB>| row.unwrap_or_else(|| JsonB(serde_json::json!({})));
-    let new_headers = headers_of(new.get_by_name::<JsonB>("headers")?);
+    let headers_of = |row: Option<Jsonb>| row.unwrap_or_else(|| Jsonb(serde_json::json!({})));
+    let new_headers = headers_of(new.get_by_name::<Jsonb>("headers")?);
     let old_headers = match trigger.old() {
-        Some(old) => headers_of(old.get_by_name::<JsonB>("headers")?),
+        Some(old) => headers_of(old.get_by_name::<Jsonb>("headers")?),
         None => headers_of(None),
     };
     if !headers::any_hidden(&new_headers) && !headers::any_hidden(&old_headers) {
@@ -291,7 +297,7 @@ fn stored_headers(trigger: &PgTrigger<'_>) -> Result<(), Error> {
         Spi::run_with_args(
             "INSERT INTO pgwh.secrets (subscription_id, secret, headers) VALUES ($1, NULL, $2)
              ON CONFLICT (subscription_id) DO UPDATE SET headers = EXCLUDED.headers",
-            &[id.into(), text.into()],
+            &[id.into(), text::optional(text)],
         )?;
         Ok(())
     })
@@ -310,7 +316,7 @@ fn checked_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
     let id = new.get_by_name::<i64>("subscription_id")?.unwrap_or_default();
     let keys = keys()?;
     for column in SEALED {
-        let Some(text) = new.get_by_name::<String>(column)? else { continue };
+        let Some(text) = new.get_by_name::<Text>(column)?.map(String::from) else { continue };
         // What comes sealed from a dump stays so until there is a key that opens it.
         let Ok(text) = stored::open(keys.as_ref(), id, column, &text) else { continue };
         match column {
@@ -319,7 +325,7 @@ fn checked_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
             _ => drop(SigningKey::parse(&text)?),
         }
         let text = stored::seal(keys.as_ref(), id, column, text).map_err(Error::Sealed)?;
-        new.set_by_name(column, text)?;
+        new.set_by_name(column, Text::from(text))?;
     }
     Ok(new)
 }

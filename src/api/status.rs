@@ -3,6 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::decode::text::Text;
 use crate::error::Error;
 use crate::worker::ask::{self, Standing};
 
@@ -27,7 +28,7 @@ fn delivery_stats() -> Result<
             name!(last_success_at, Option<TimestampWithTimeZone>),
             name!(last_failure_at, Option<TimestampWithTimeZone>),
             name!(last_status, Option<i32>),
-            name!(last_error, Option<String>),
+            name!(last_error, Option<Text>),
             name!(next_attempt_at, Option<TimestampWithTimeZone>),
             name!(p50_ms, Option<f64>),
             name!(p99_ms, Option<f64>),
@@ -53,7 +54,7 @@ fn delivery_stats() -> Result<
             time(figures.last_success_at)?,
             time(figures.last_failure_at)?,
             (figures.last_status != 0).then_some(figures.last_status as i32),
-            figures.error(),
+            figures.error().map(Text::from),
             time(figures.next_attempt_at)?,
             milliseconds(figures.p50_us),
             milliseconds(figures.p99_us),

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use pgrx::JsonB;
 use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::functions;
+use super::jsonb::Jsonb;
 use super::near::near;
 use super::secrets;
 use super::subscription::{Known, Subscription, Texts, Wish};
 use super::tables;
 use crate::decode::pattern::NamePattern;
+use crate::decode::text::{self, Text, Texts as _};
 use crate::error::Error;
 use crate::send::Identity;
 use crate::send::signature::SigningKey;
@@ -26,38 +27,39 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn subscribe(
-    url: Option<String>,
-    name: Option<String>,
-    tables: Option<Texts>,
-    schema: Option<String>,
-    table_name: Option<String>,
-    event_types: Option<Texts>,
-    filter: Option<String>,
-    changed: Option<Texts>,
-    columns: Option<Texts>,
-    exclude_columns: Option<Texts>,
+    url: Option<Text>,
+    name: Option<Text>,
+    tables: Option<Vec<Option<Text>>>,
+    schema: Option<Text>,
+    table_name: Option<Text>,
+    event_types: Option<Vec<Option<Text>>>,
+    filter: Option<Text>,
+    changed: Option<Vec<Option<Text>>>,
+    columns: Option<Vec<Option<Text>>>,
+    exclude_columns: Option<Vec<Option<Text>>>,
     transform: Option<pg_sys::Oid>,
     route: Option<pg_sys::Oid>,
-    format: Option<String>,
-    headers: Option<JsonB>,
-    secret: Option<String>,
-    signature: Option<String>,
-    client_certificate: Option<String>,
+    format: Option<Text>,
+    headers: Option<Jsonb>,
+    secret: Option<Text>,
+    signature: Option<Text>,
+    client_certificate: Option<Text>,
     batch_size: Option<i32>,
     batch_wait: Option<Interval>,
-    ordering: Option<String>,
-    key_columns: Option<Texts>,
+    ordering: Option<Text>,
+    key_columns: Option<Vec<Option<Text>>>,
     timeout: Option<Interval>,
     max_in_flight: Option<i32>,
     rate_limit: Option<i32>,
     retry_schedule: Option<Vec<Option<Interval>>>,
     retention: Option<Interval>,
-    compress: Option<String>,
+    compress: Option<Text>,
     enabled: Option<bool>,
     backfill: Option<bool>,
 ) -> Result<i64, ErrorReport> {
     let enabled = enabled.unwrap_or(true);
-    let scheme = signature.map(|word| secrets::scheme_of(Some(&word))).transpose()?;
+    let scheme = signature.map(|word| secrets::scheme_of(Some(&word.0))).transpose()?;
+    let [secret, client_certificate] = [secret, client_certificate].map(string);
     if let Some(secret) = &secret {
         let key = SigningKey::parse(secret).map_err(Error::from)?;
         if scheme.is_some_and(|scheme| scheme != key.scheme()) {
@@ -67,31 +69,31 @@ fn subscribe(
     if let Some(pem) = client_certificate.as_deref().filter(|pem| !pem.is_empty()) {
         Identity::parse(pem).map_err(Error::from)?;
     }
-    let tables = one_way(tables, schema, table_name)?;
+    let tables = one_way(texts(tables), schema, table_name)?;
     let nameless = name.is_none();
     let wish = Wish {
-        name,
-        url,
+        name: string(name),
+        url: string(url),
         tables,
-        event_types,
-        filter,
-        changed,
-        columns,
-        exclude_columns,
+        event_types: texts(event_types),
+        filter: string(filter),
+        changed: texts(changed),
+        columns: texts(columns),
+        exclude_columns: texts(exclude_columns),
         transform: functions::name_of(transform)?,
         route: functions::name_of(route)?,
-        format,
+        format: string(format),
         headers,
         batch_size,
         batch_wait,
-        ordering,
-        key_columns,
+        ordering: string(ordering),
+        key_columns: texts(key_columns),
         timeout,
         max_in_flight,
         rate_limit,
         retry_schedule,
         retention,
-        compress,
+        compress: string(compress),
     };
     // Bad input is refused at once, not after waiting for capture.
     let mut wanted = wish.check(&Known::default())?;
@@ -112,18 +114,26 @@ fn subscribe(
     Ok(id)
 }
 
+fn string(text: Option<Text>) -> Option<String> {
+    text.map(String::from)
+}
+
+fn texts(texts: Option<Vec<Option<Text>>>) -> Option<Texts> {
+    texts.map(|texts| texts.into_iter().map(string).collect())
+}
+
 /// One spelling out of `tables`, or `schema` and `table_name`.
 fn one_way(
     patterns: Option<Texts>,
-    schema: Option<String>,
-    table: Option<String>,
+    schema: Option<Text>,
+    table: Option<Text>,
 ) -> Result<Option<Texts>, Error> {
     let stands = |pattern: String| Some(vec![Some(pattern)]);
     match (patterns, schema, table) {
         (patterns, None, None) => Ok(patterns),
-        (None, Some(schema), Some(table)) => Ok(stands(tables::of_table(&schema, &table))),
-        (None, Some(schema), None) => Ok(stands(tables::of_schema(&schema))),
-        (None, None, Some(table)) => Ok(stands(NamePattern::exactly(&table).to_string())),
+        (None, Some(schema), Some(table)) => Ok(stands(tables::of_table(&schema.0, &table.0))),
+        (None, Some(schema), None) => Ok(stands(tables::of_schema(&schema.0))),
+        (None, None, Some(table)) => Ok(stands(NamePattern::exactly(&table.0).to_string())),
         (Some(_), ..) => Err(Error::TablesTwice),
     }
 }
@@ -153,39 +163,39 @@ fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
                AND coalesce(filter, '') OPERATOR(pg_catalog.=) $3 ORDER BY id LIMIT 1",
             Some(1),
             &[
-                wanted.url.clone().into(),
-                wanted.tables.clone().into(),
-                wanted.filter.clone().unwrap_or_default().into(),
+                text::argument(wanted.url.as_str()),
+                text::array(&wanted.tables),
+                text::argument(wanted.filter.as_deref().unwrap_or_default()),
             ],
         )?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
+        if rows.is_empty() { Ok(None) } else { rows.first().text(1) }
     })?)
 }
 
 fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
     let row: Vec<(&str, DatumWithOid<'_>)> = vec![
-        ("name", wanted.name.into()),
-        ("url", wanted.url.into()),
-        ("tables", wanted.tables.into()),
-        ("event_types", wanted.event_types.into()),
-        ("filter", wanted.filter.into()),
-        ("changed", wanted.changed.into()),
-        ("columns", wanted.columns.into()),
-        ("exclude_columns", wanted.exclude_columns.into()),
-        ("transform", wanted.transform.into()),
-        ("route", wanted.route.into()),
+        ("name", text::argument(wanted.name)),
+        ("url", text::argument(wanted.url)),
+        ("tables", text::array(&wanted.tables)),
+        ("event_types", text::array(&wanted.event_types)),
+        ("filter", text::optional(wanted.filter)),
+        ("changed", text::optional_array(wanted.changed.as_deref())),
+        ("columns", text::optional_array(wanted.columns.as_deref())),
+        ("exclude_columns", text::optional_array(wanted.exclude_columns.as_deref())),
+        ("transform", text::optional(wanted.transform)),
+        ("route", text::optional(wanted.route)),
         ("format", wanted.format.word().into()),
         ("headers", wanted.headers.into()),
         ("batch_size", wanted.batch_size.into()),
         ("batch_wait", wanted.batch_wait.into()),
-        ("ordering", wanted.ordering.into()),
-        ("key_columns", wanted.key_columns.into()),
+        ("ordering", text::argument(wanted.ordering)),
+        ("key_columns", text::optional_array(wanted.key_columns.as_deref())),
         ("timeout", wanted.timeout.into()),
         ("max_in_flight", wanted.max_in_flight.into()),
         ("rate_limit", wanted.rate_limit.into()),
         ("retry_schedule", wanted.retry_schedule.into()),
         ("retention", wanted.retention.into()),
-        ("compress", wanted.compress.into()),
+        ("compress", text::optional(wanted.compress)),
         ("enabled", enabled.into()),
     ];
     let (columns, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
@@ -210,25 +220,28 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
 
 /// Ends a subscription; returns how many undelivered events go with it.
 #[pg_extern(sql = false)]
-fn unsubscribe(name: Option<String>) -> Result<i64, ErrorReport> {
+fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
     let id = id_of(name.clone())?;
     let pending = ask::standing(id).map_or(0, |standing| standing.figures.pending as i64);
     Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])
         .map_err(Error::from)?;
     if pending > 0 {
-        notice!("{pending} undelivered events of subscription \"{}\" are dropped", name.unwrap_or_default());
+        notice!(
+            "{pending} undelivered events of subscription \"{}\" are dropped",
+            text::in_error(name.unwrap_or_default().into())
+        );
     }
     Ok(pending)
 }
 
 /// The id of the subscription of that name.
-pub fn id_of(name: Option<String>) -> Result<i64, Error> {
-    let name = name.ok_or(Error::Missing("name"))?;
+pub fn id_of(name: Option<Text>) -> Result<i64, Error> {
+    let name = String::from(name.ok_or(Error::Missing("name"))?);
     Spi::connect(|client| {
         let found = client.select(
             "SELECT id FROM pgwh.subscriptions WHERE name OPERATOR(pg_catalog.=) $1",
             Some(1),
-            &[name.clone().into()],
+            &[text::argument(name.as_str())],
         )?;
         if !found.is_empty()
             && let Some(id) = found.first().get_one::<i64>()?
@@ -237,7 +250,7 @@ pub fn id_of(name: Option<String>) -> Result<i64, Error> {
         }
         let mut names = Vec::new();
         for row in client.select("SELECT name FROM pgwh.subscriptions", None, &[])? {
-            names.extend(row.get::<String>(1)?);
+            names.extend(row.text(1)?);
         }
         let near = near(&name, names).into_iter().map(|name| format!("\"{name}\"")).collect();
         Err(Error::NoSuchSubscription(name, near))

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use pgrx::JsonB;
 use pgrx::datum::Interval;
 use sha2::{Digest, Sha256};
 
 use super::conditions::Conditions;
+use super::jsonb::Jsonb;
 use super::{columns, event_types, functions, tables};
 use crate::error::Error;
 use crate::event::format::Format;
@@ -55,7 +55,7 @@ pub struct Wish {
     pub transform: Option<String>,
     pub route: Option<String>,
     pub format: Option<String>,
-    pub headers: Option<JsonB>,
+    pub headers: Option<Jsonb>,
     pub batch_size: Option<i32>,
     pub batch_wait: Option<Interval>,
     pub ordering: Option<String>,
@@ -94,7 +94,7 @@ pub struct Subscription {
     pub transform: Option<String>,
     pub route: Option<String>,
     pub format: Format,
-    pub headers: JsonB,
+    pub headers: Jsonb,
     pub batch_size: i32,
     pub batch_wait: Interval,
     pub ordering: String,
@@ -136,7 +136,7 @@ impl Wish {
         let format = self.format.map_or(Ok(Format::default()), |word| {
             Format::of_word(&word.trim().to_lowercase()).ok_or(Error::Format(word))
         })?;
-        let headers = self.headers.unwrap_or_else(|| JsonB(serde_json::json!({})));
+        let headers = self.headers.unwrap_or_else(|| Jsonb(serde_json::json!({})));
         check_headers(&headers.0)?;
         let timeout = self.timeout.unwrap_or_else(|| Interval::from_micros(DEFAULT_TIMEOUT));
         within("timeout", &timeout, TIMEOUT, "from 1 ms to 1 hour", "timeout => '15 s'")?;

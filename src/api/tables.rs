@@ -2,7 +2,6 @@
 //! must be a table whose changes are in write-ahead log.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 
 use pgrx::prelude::*;
 
@@ -162,7 +161,7 @@ pub fn check(stored: &str) -> Result<(), Error> {
 /// The stored form of a name that the search path leads to.
 fn in_search_path(name: &str) -> Result<String, Error> {
     let spelled = pgrx::spi::quote_identifier(name);
-    let Ok(c_name) = CString::new(name) else { return Err(Error::NoSuchTable(spelled, Vec::new())) };
+    let c_name = text::in_server_encoding(name);
     // SAFETY: look-ups in a transaction; the name is terminated. `get_namespace_name` returns a copy or null.
     let schema = unsafe {
         let oid = pg_sys::RelnameGetRelid(c_name.as_ptr());
@@ -176,16 +175,14 @@ fn in_search_path(name: &str) -> Result<String, Error> {
         if schema.is_null() {
             return Err(Error::NoSuchTable(spelled, Vec::new()));
         }
-        std::ffi::CStr::from_ptr(schema).to_string_lossy().into_owned()
+        text::utf8(std::ffi::CStr::from_ptr(schema).to_bytes()).into_owned()
     };
     Ok(of_table(&schema, name))
 }
 
 /// The relation of that name, or the invalid oid.
 fn find(schema: &str, table: &str) -> pg_sys::Oid {
-    let (Ok(schema), Ok(table)) = (CString::new(schema), CString::new(table)) else {
-        return pg_sys::InvalidOid;
-    };
+    let (schema, table) = (text::in_server_encoding(schema), text::in_server_encoding(table));
     // SAFETY: syscache look-ups in a transaction; both names are terminated.
     unsafe {
         match pg_sys::get_namespace_oid(schema.as_ptr(), true) {

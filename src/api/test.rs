@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 use super::again::refused;
 use super::secrets::owned;
+use crate::decode::text::Text;
 use crate::error::Error;
 use crate::worker::testing;
 
@@ -13,7 +14,7 @@ use crate::worker::testing;
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn test(
-    name: Option<String>,
+    name: Option<Text>,
 ) -> Result<
     TableIterator<
         'static,
@@ -22,7 +23,7 @@ fn test(
             name!(latency, Interval),
             name!(latency_ms, f64),
             name!(error_class, Option<String>),
-            name!(error, Option<String>),
+            name!(error, Option<Text>),
         ),
     >,
     ErrorReport,
@@ -35,7 +36,13 @@ fn test(
     let micros = i64::try_from(told.duration_us).unwrap_or(i64::MAX);
     let status = i32::try_from(told.status).ok().filter(|status| *status != 0);
     let latency_ms = micros as f64 / 1000.0;
-    Ok(TableIterator::once((status, Interval::from_micros(micros), latency_ms, told.class(), told.error())))
+    Ok(TableIterator::once((
+        status,
+        Interval::from_micros(micros),
+        latency_ms,
+        told.class(),
+        told.error().map(Text::from),
+    )))
 }
 
 fn timeout_of(id: i64) -> Result<std::time::Duration, Error> {

@@ -1,16 +1,18 @@
 //! The triggers that make plain SQL on our tables as good as the functions.
 
+use pgrx::AllocatedByRust;
 use pgrx::datum::Interval;
 use pgrx::datum::datetime_support::transaction_timestamp;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use pgrx::{AllocatedByRust, JsonB};
 
 use super::acting::{may_act_as, owns};
 use super::conditions::Conditions;
 use super::headers;
+use super::jsonb::Jsonb;
 use super::subscribe::require_capture;
 use super::subscription::{Known, Texts, Wish};
+use crate::decode::text::{self, Text, Texts as _};
 use crate::error::Error;
 
 type Tuple<'a> = PgHeapTuple<'a, AllocatedByRust>;
@@ -34,9 +36,12 @@ fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>
 fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
     let old = trigger.old();
     if let Some(old) = &old {
-        let owner = old.get_by_name::<String>("owner")?.unwrap_or_default();
+        let owner = old.get_by_name::<Text>("owner")?.map(String::from).unwrap_or_default();
         if !owns(&owner) {
-            return Err(Error::NotOwner(old.get_by_name::<String>("name")?.unwrap_or_default(), owner));
+            return Err(Error::NotOwner(
+                old.get_by_name::<Text>("name")?.map(String::from).unwrap_or_default(),
+                owner,
+            ));
         }
     }
     // What a BEFORE trigger calls new is the row as it is to be written; one that is deleted has none.
@@ -52,7 +57,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         row_home.is_some_and(|home| !is_ours(&home))
     };
     // A restored row stays as it is: its tables may be gone, its owner unknown, and it is held in any case.
-    if is_copy(new.get_by_name::<String>("home")?) {
+    if is_copy(new.get_by_name::<Text>("home")?.map(String::from)) {
         return Ok(new);
     }
     let mut known = Known::default();
@@ -61,13 +66,13 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     if let Some(old) = &old {
         new.set_by_name("updated_at", transaction_timestamp())?;
         // What comes from a copy was not checked here.
-        if !is_copy(old.get_by_name::<String>("home")?) {
-            old_owner = old.get_by_name::<String>("owner")?;
+        if !is_copy(old.get_by_name::<Text>("home")?.map(String::from)) {
+            old_owner = old.get_by_name::<Text>("owner")?.map(String::from);
             was_live = old.get_by_name::<bool>("enabled")?.unwrap_or_default();
-            known.url = old.get_by_name::<String>("url")?;
+            known.url = old.get_by_name::<Text>("url")?.map(String::from);
             known.tables = texts(old, "tables")?.unwrap_or_default().into_iter().flatten().collect();
-            known.transform = old.get_by_name::<String>("transform")?;
-            known.route = old.get_by_name::<String>("route")?;
+            known.transform = old.get_by_name::<Text>("transform")?.map(String::from);
+            known.route = old.get_by_name::<Text>("route")?.map(String::from);
             for column in ["columns", "exclude_columns"] {
                 known.columns.extend(texts(old, column)?.unwrap_or_default().into_iter().flatten());
             }
@@ -75,21 +80,21 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         }
     }
     let wish = Wish {
-        name: new.get_by_name::<String>("name")?,
-        url: new.get_by_name::<String>("url")?,
+        name: new.get_by_name::<Text>("name")?.map(String::from),
+        url: new.get_by_name::<Text>("url")?.map(String::from),
         tables: texts(&new, "tables")?,
         event_types: texts(&new, "event_types")?,
-        filter: new.get_by_name::<String>("filter")?,
+        filter: new.get_by_name::<Text>("filter")?.map(String::from),
         changed: texts(&new, "changed")?,
         columns: texts(&new, "columns")?,
         exclude_columns: texts(&new, "exclude_columns")?,
-        transform: new.get_by_name::<String>("transform")?,
-        route: new.get_by_name::<String>("route")?,
-        format: new.get_by_name::<String>("format")?,
-        headers: new.get_by_name::<JsonB>("headers")?,
+        transform: new.get_by_name::<Text>("transform")?.map(String::from),
+        route: new.get_by_name::<Text>("route")?.map(String::from),
+        format: new.get_by_name::<Text>("format")?.map(String::from),
+        headers: new.get_by_name::<Jsonb>("headers")?,
         batch_size: new.get_by_name::<i32>("batch_size")?,
         batch_wait: new.get_by_name::<Interval>("batch_wait")?,
-        ordering: new.get_by_name::<String>("ordering")?,
+        ordering: new.get_by_name::<Text>("ordering")?.map(String::from),
         key_columns: texts(&new, "key_columns")?,
         timeout: new.get_by_name::<Interval>("timeout")?,
         max_in_flight: new.get_by_name::<i32>("max_in_flight")?,
@@ -98,10 +103,10 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             .get_by_name::<Array<'_, Interval>>("retry_schedule")?
             .map(|array| array.iter().collect()),
         retention: new.get_by_name::<Interval>("retention")?,
-        compress: new.get_by_name::<String>("compress")?,
+        compress: new.get_by_name::<Text>("compress")?.map(String::from),
     };
     let subscription = wish.check(&known)?;
-    let owner = new.get_by_name::<String>("owner")?;
+    let owner = new.get_by_name::<Text>("owner")?.map(String::from);
     // A function runs as the owner, whom only who can act as that role may have it run as.
     let new_function = |function: &Option<String>, known| function.is_some() && *function != known;
     let has_new_function = new_function(&subscription.transform, known.transform)
@@ -119,28 +124,28 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     let paused = new.get_by_name::<bool>("paused")?.unwrap_or_default();
     new.set_by_name("enabled", enabled)?;
     new.set_by_name("paused", paused)?;
-    new.set_by_name("name", subscription.name)?;
-    new.set_by_name("url", subscription.url)?;
-    new.set_by_name("tables", subscription.tables)?;
-    new.set_by_name("event_types", subscription.event_types)?;
-    new.set_by_name("filter", subscription.filter)?;
-    new.set_by_name("changed", subscription.changed)?;
-    new.set_by_name("columns", subscription.columns)?;
-    new.set_by_name("exclude_columns", subscription.exclude_columns)?;
-    new.set_by_name("transform", subscription.transform)?;
-    new.set_by_name("route", subscription.route)?;
+    new.set_by_name("name", Text::from(subscription.name))?;
+    new.set_by_name("url", Text::from(subscription.url))?;
+    new.set_by_name("tables", text::list(&subscription.tables))?;
+    new.set_by_name("event_types", text::list(&subscription.event_types))?;
+    new.set_by_name("filter", subscription.filter.map(Text::from))?;
+    new.set_by_name("changed", subscription.changed.as_deref().map(text::list))?;
+    new.set_by_name("columns", subscription.columns.as_deref().map(text::list))?;
+    new.set_by_name("exclude_columns", subscription.exclude_columns.as_deref().map(text::list))?;
+    new.set_by_name("transform", subscription.transform.map(Text::from))?;
+    new.set_by_name("route", subscription.route.map(Text::from))?;
     new.set_by_name("format", subscription.format.word())?;
     new.set_by_name("headers", headers::hide(subscription.headers)?)?;
     new.set_by_name("batch_size", subscription.batch_size)?;
     new.set_by_name("batch_wait", subscription.batch_wait)?;
-    new.set_by_name("ordering", subscription.ordering)?;
-    new.set_by_name("key_columns", subscription.key_columns)?;
+    new.set_by_name("ordering", Text::from(subscription.ordering))?;
+    new.set_by_name("key_columns", subscription.key_columns.as_deref().map(text::list))?;
     new.set_by_name("timeout", subscription.timeout)?;
     new.set_by_name("max_in_flight", subscription.max_in_flight)?;
     new.set_by_name("rate_limit", subscription.rate_limit)?;
     new.set_by_name("retry_schedule", subscription.retry_schedule)?;
     new.set_by_name("retention", subscription.retention)?;
-    new.set_by_name("compress", subscription.compress)?;
+    new.set_by_name("compress", subscription.compress.map(Text::from))?;
     Ok(new)
 }
 
@@ -151,23 +156,21 @@ fn conditions_of<A: WhoAllocated>(row: &PgHeapTuple<'_, A>) -> Result<Conditions
     Ok(Conditions {
         tables: stored("tables")?.unwrap_or_default(),
         event_types: stored("event_types")?.unwrap_or_default(),
-        filter: row.get_by_name::<String>("filter")?,
+        filter: row.get_by_name::<Text>("filter")?.map(String::from),
         changed: stored("changed")?,
         key_columns: stored("key_columns")?,
     })
 }
 
 fn texts<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Result<Option<Texts>, Error> {
-    let array = row.get_by_name::<Array<'_, &str>>(column)?;
-    Ok(array.map(|array| array.iter().map(|text| text.map(str::to_owned)).collect()))
+    let array = row.get_by_name::<Array<'_, Text>>(column)?;
+    Ok(array.map(|array| array.iter().map(|text| text.map(String::from)).collect()))
 }
 
 /// The installation that this is, see `pgwh.installed()`.
 fn installed() -> Result<String, Error> {
-    Spi::connect(|client| {
-        client.select("SELECT pgwh.installed()", Some(1), &[])?.first().get_one::<String>()
-    })?
-    .ok_or_else(|| Error::Internal("pgwh.installation has no row".to_owned()))
+    Spi::connect(|client| client.select("SELECT pgwh.installed()", Some(1), &[])?.first().text(1))?
+        .ok_or_else(|| Error::Internal("pgwh.installation has no row".to_owned()))
 }
 
 /// A subscription is given to nobody whom the user can't act as.

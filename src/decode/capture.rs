@@ -22,6 +22,7 @@ use super::route::Router;
 use super::routes::{Change, Refused};
 use super::sealed::Sealer;
 use super::subtransaction::{Raised, in_subtransaction, sqlstate};
+use super::versions::SchemaVersions;
 use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
 use crate::link::frame::{
     ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_annotations, write_begin, write_commit,
@@ -49,6 +50,7 @@ pub struct Capture {
     schema_changes: pg_sys::Oid,
     sealer: Sealer,
     router: Router,
+    versions: SchemaVersions,
     relations: HashMap<pg_sys::Oid, CapturedRelation>,
     /// Relations that may have changed since they were looked up.
     stale: HashMap<pg_sys::Oid, CapturedRelation>,
@@ -84,12 +86,13 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Begins with the subscriptions that `router` knows. Registers for what invalidates relations, so at most once a
+    /// Begins with the subscriptions that `router` knows, and schemas of these versions. Registers for what invalidates relations, so at most once a
     /// process.
     pub fn new(
         database: &'static Database,
         queue: Sender,
         router: Router,
+        versions: SchemaVersions,
         installation: &Installation,
     ) -> Capture {
         invalidation::register();
@@ -112,6 +115,7 @@ impl Capture {
             schema_changes: installation.schema_changes,
             sealer: Sealer::new(installation.message_key.as_bytes()),
             router,
+            versions,
             relations: HashMap::new(),
             stale: HashMap::new(),
             references: HashMap::new(),
@@ -283,7 +287,8 @@ impl Capture {
             if !self.relations.contains_key(&oid) {
                 let always = oid == self.subscriptions || oid == self.schema_changes;
                 let before = self.stale.remove(&oid);
-                let captured = CapturedRelation::build(relation, &self.router, before, always);
+                let mut captured = CapturedRelation::build(relation, &self.router, before, always);
+                captured.model.version = self.versions.of(&captured.model.names);
                 self.relations.insert(oid, captured);
             }
         }

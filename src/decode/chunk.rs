@@ -15,6 +15,7 @@ use super::route::Router;
 use super::routes::{Change, Refused};
 use super::subtransaction::{in_subtransaction, sqlstate};
 use super::text;
+use super::versions::SchemaVersions;
 use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
 use crate::link::frame::{
     ChangeHead, ChunkEnd, FailureHead, LaneKeys, NoChunk, Target, Visible, write_begin, write_chunk,
@@ -44,6 +45,8 @@ pub struct Reading<'a> {
     pub rows: i64,
     /// Knows the subscription that the rows are for; and under other names, who else must want a row for it to be sent.
     pub router: &'a Router,
+    /// The versions of schemas.
+    pub versions: &'a SchemaVersions,
     /// That subscription.
     pub subscription: i64,
     /// The role that the subscription belongs to.
@@ -106,7 +109,8 @@ unsafe fn read_open(
     out: &mut Vec<u8>,
 ) -> Result<Lsn, String> {
     // SAFETY: as the caller promises.
-    let captured = unsafe { CapturedRelation::build(relation, reading.router, None, true) };
+    let mut captured = unsafe { CapturedRelation::build(relation, reading.router, None, true) };
+    captured.model.version = reading.versions.of(&captured.model.names);
     let interests = captured.routes.interests();
     let interest = interests.iter().find(|interest| interest.subscription == reading.subscription);
     let Some(target) = interest.map(|interest| interest.target()) else { return nothing(reading, out) };

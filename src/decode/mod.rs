@@ -7,6 +7,7 @@ pub mod pattern;
 pub mod route;
 pub mod sealed;
 pub mod shape;
+pub mod versions;
 
 #[cfg(feature = "server")]
 pub(crate) mod capture;

@@ -14,7 +14,7 @@ use super::routes::{Change, Refused, Routes};
 use super::rows::Rows;
 use super::value::kind_of;
 use crate::event::{Column, Relation, RowBuilder, TableName};
-use crate::link::frame::{LaneKeys, Target, write_relation};
+use crate::link::frame::{LaneKeys, Target};
 
 /// What write-ahead log has of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,7 @@ impl CapturedRelation {
                     type_name: type_name(attribute.atttypid, attribute.atttypmod),
                     kind: kind_of(attribute.atttypid),
                     is_key,
+                    heads: Default::default(),
                 });
                 self.columns.push(CapturedColumn {
                     place,
@@ -137,7 +138,6 @@ impl CapturedRelation {
                     coder: None,
                 });
             }
-            self.model.version = version_of(&self.model);
         }
     }
 
@@ -380,14 +380,6 @@ pub(super) unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
         pg_sys::RelationClose(index);
         columns
     }
-}
-
-/// A number for this definition, the same wherever it is seen.
-fn version_of(relation: &Relation) -> u64 {
-    let mut definition = Vec::new();
-    // One too long to be told is captured by nobody.
-    let _ = write_relation(&mut definition, 0, relation);
-    xxh3_64(&definition)
 }
 
 /// # Safety

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::{PgSqlErrorCode, pg_sys, spi};
 
 use super::route::Spec;
+use super::text::Texts;
 use super::{raw, reader};
 use crate::event::Lsn;
 
@@ -169,7 +170,7 @@ fn read_specs(query: &str) -> Vec<(i64, Spec)> {
         pgrx::Spi::connect(|client| {
             let mut found = Vec::new();
             for row in client.select(query, None, &[])? {
-                let (Some(id), Some(text)) = (row.get::<i64>(1)?, row.get::<String>(2)?) else { continue };
+                let (Some(id), Some(text)) = (row.get::<i64>(1)?, row.text(2)?) else { continue };
                 match serde_json::from_str(&text) {
                     Ok(spec) => found.push((id, spec)),
                     Err(error) => pgrx::ereport!(

@@ -1,10 +1,14 @@
 //! Text of this database as UTF-8, and the other way round, whatever encoding the database has.
 
+mod value;
+
 use std::borrow::Cow;
 use std::ffi::CString;
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, pg_enc};
+
+pub(crate) use value::{Text, Texts, argument, array, list, optional, optional_array, strings};
 
 /// `bytes`, in the encoding of the database that this process is connected to, as UTF-8.
 ///
@@ -120,7 +124,7 @@ pub(crate) fn name(name: &pg_sys::NameData) -> String {
 }
 
 /// Whether the database's encoding has other bytes than UTF-8 for what is not ASCII, and a conversion to it.
-fn must_be_converted() -> bool {
+pub(crate) fn must_be_converted() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         // SAFETY: only reads a static of the process, which is connected to one database for life.

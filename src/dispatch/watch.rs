@@ -192,6 +192,7 @@ mod tests {
             type_name: "text".into(),
             kind: Kind::Text,
             is_key,
+            heads: Default::default(),
         };
         Arc::new(Relation {
             oid: 1,

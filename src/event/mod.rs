@@ -105,6 +105,8 @@ pub struct Column {
     pub kind: Kind,
     /// Whether it belongs to the key: of the replica identity index, or of the primary key.
     pub is_key: bool,
+    /// What bodies say of it before its value.
+    pub heads: format::Heads,
 }
 
 /// A relation as a stretch of write-ahead log knew it; a new one for each change of its definition.
@@ -118,7 +120,7 @@ pub struct Relation {
     pub names: Vec<TableName>,
     /// Its columns, in the order of the table.
     pub columns: Vec<Column>,
-    /// Tells versions of its definition apart: another number after each change of it.
+    /// Tells versions of its schema apart: another number after each change of that.
     pub version: u64,
 }
 

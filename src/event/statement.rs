@@ -95,6 +95,7 @@ fn relation(oid: u32, name: TableName, columns: &[&str]) -> Relation {
         type_name: "json".to_owned(),
         kind: Kind::Json,
         is_key: false,
+        heads: Default::default(),
     };
     let columns = columns.iter().map(column).collect();
     Relation { oid, root_oid: oid, names: vec![name], columns, version: 0 }

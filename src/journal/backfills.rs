@@ -8,6 +8,7 @@ use pgrx::{Spi, pg_sys};
 use super::tables::check;
 use super::writer::{self, Journal};
 use crate::decode::pattern::TablePattern;
+use crate::decode::text::Texts;
 use crate::event::TableName;
 
 /// A backfill that is not over.
@@ -166,9 +167,9 @@ pub fn tell_of_backfill(id: i64) {
 pub fn backfill_task(id: i64) -> Option<BackfillTask> {
     let read = Spi::connect(|client| {
         let rows = client.select(
-            "SELECT r.subscription_id, s.tables, s.owner, t.relation, t.position, convert_to(r.order_by, 'UTF8'),
-                 convert_to(r.start, 'UTF8'), r.chunk_size, s.home,
-                 convert_to(s.filter, 'UTF8'), convert_to(r.filter, 'UTF8')
+            "SELECT r.subscription_id, s.tables, s.owner, t.relation, t.position, r.order_by,
+                 r.start, r.chunk_size, s.home,
+                 s.filter, r.filter
              FROM pgwh.backfill_requests r
              JOIN pgwh.subscriptions s ON s.id = r.subscription_id
              LEFT JOIN LATERAL (SELECT t.relation, t.position FROM pgwh.backfill_tables t
@@ -178,19 +179,18 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
             &[id.into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        let text = |column| Ok::<_, pgrx::spi::Error>(row.get::<Vec<u8>>(column)?.map(utf8));
-        let position = text(5)?;
+        let position = row.get::<Vec<u8>>(5)?.map(|json| String::from_utf8_lossy(&json).into_owned());
         Ok(Some(BackfillTask {
             subscription: row.get(1)?.unwrap_or_default(),
-            tables: row.get(2)?.unwrap_or_default(),
-            owner: row.get(3)?.unwrap_or_default(),
+            tables: row.texts(2)?.unwrap_or_default(),
+            owner: row.text(3)?.unwrap_or_default(),
             next: row.get::<pg_sys::Oid>(4)?.map(|table| (table, position)),
-            order_by: text(6)?,
-            start: text(7)?,
+            order_by: row.text(6)?,
+            start: row.text(7)?,
             chunk_size: row.get(8)?,
-            home: row.get(9)?.unwrap_or_default(),
-            condition: text(10)?,
-            filter: text(11)?,
+            home: row.text(9)?.unwrap_or_default(),
+            condition: row.text(10)?,
+            filter: row.text(11)?,
         }))
     });
     check("a backfill can't be read", read)
@@ -210,8 +210,8 @@ fn try_add_tables(id: i64) -> Result<bool> {
             &[id.into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Ok(false) };
-        let wanted: Vec<String> = row.get(1)?.unwrap_or_default();
-        let subscribed: Vec<String> = row.get(2)?.unwrap_or_default();
+        let wanted = row.texts(1)?.unwrap_or_default();
+        let subscribed = row.texts(2)?.unwrap_or_default();
         let known: Vec<pg_sys::Oid> = row.get(3)?.unwrap_or_default();
         let mut any = false;
         for table in tables_of(client, &wanted, &subscribed)? {
@@ -257,9 +257,9 @@ pub fn tables_of(
     };
     let (wanted, subscribed) = (parse(wanted), parse(subscribed));
     let rows = client.select(
-        "SELECT c.oid, convert_to(json_agg(json_build_array(n.nspname, t.relname) ORDER BY a.place)::text, 'UTF8'),
+        "SELECT c.oid, json_agg(json_build_array(n.nspname, t.relname) ORDER BY a.place)::text,
              array_agg(t.oid ORDER BY a.place),
-             convert_to(format('%I.%I', o.nspname, c.relname), 'UTF8')
+             format('%I.%I', o.nspname, c.relname)
          FROM pg_class c
          JOIN pg_namespace o ON o.oid = c.relnamespace
          CROSS JOIN LATERAL (
@@ -277,7 +277,7 @@ pub fn tables_of(
     )?;
     let mut tables = Vec::new();
     for row in rows {
-        let names = row.get::<Vec<u8>>(2)?.map(utf8).unwrap_or_default();
+        let names = row.text(2)?.unwrap_or_default();
         let names: Vec<(String, String)> = serde_json::from_str(&names).unwrap_or_default();
         let names: Vec<TableName> =
             names.into_iter().map(|(schema, table)| TableName { schema, table }).collect();
@@ -287,17 +287,12 @@ pub fn tables_of(
         if matched(&wanted) && matched(&subscribed) {
             tables.push(BackfillTable {
                 oid: row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
-                name: row.get::<Vec<u8>>(4)?.map(utf8).unwrap_or_default(),
+                name: row.text(4)?.unwrap_or_default(),
                 ancestors: row.get(3)?.unwrap_or_default(),
             });
         }
     }
     Ok(tables)
-}
-
-/// What SQL converted to UTF-8; in an SQL_ASCII database it may be anything.
-fn utf8(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl Journal {

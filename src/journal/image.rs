@@ -3,6 +3,7 @@
 use pgrx::Spi;
 use pgrx::spi::Result;
 
+use crate::decode::text::Text;
 use crate::event::Lsn;
 
 /// What a subscription asks for from some commit on.
@@ -19,8 +20,8 @@ pub struct Version {
 pub(super) fn store(versions: &[Version]) -> Result<()> {
     let ids: Vec<i64> = versions.iter().map(|version| version.id).collect();
     let lsns: Vec<String> = versions.iter().map(|version| version.lsn.to_string()).collect();
-    let specs: Vec<String> =
-        versions.iter().map(|version| version.spec.clone().unwrap_or_default()).collect();
+    let specs: Vec<Text> =
+        versions.iter().map(|version| version.spec.clone().unwrap_or_default().into()).collect();
     Spi::run_with_args(
         "INSERT INTO pgwh.routing_image (subscription_id, lsn, spec)
          SELECT DISTINCT ON (id, lsn) id, lsn::pg_lsn, spec

@@ -12,6 +12,7 @@ use super::chunk::{self, Entry};
 use super::load::{id, intact, lsn, parameter};
 use super::outcome::{self, Outcome};
 use super::writer;
+use crate::decode::text::Texts;
 use crate::dispatch::DeliveryId;
 use crate::event::{EventId, Lsn, Timestamp};
 use crate::link::frame::Target;
@@ -272,7 +273,7 @@ pub fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttem
         )?;
         let mut found = HashMap::new();
         for row in rows {
-            found.insert(id(row.get(1)?), LastAttempt { status: row.get(2)?, error: row.get(3)? });
+            found.insert(id(row.get(1)?), LastAttempt { status: row.get(2)?, error: row.text(3)? });
         }
         Ok(found)
     })

@@ -63,6 +63,8 @@ pub use reader::{Found, Page, What};
 #[cfg(feature = "server")]
 pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
 pub use ring::Retention;
+#[cfg(feature = "server")]
+pub use schema_changes::{newest_schema_change, schema_versions};
 pub use selection::Standing;
 #[cfg(feature = "server")]
 pub use subscriptions::{

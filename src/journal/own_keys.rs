@@ -104,6 +104,7 @@ mod tests {
             type_name: "text".into(),
             kind: crate::event::Kind::Text,
             is_key: number == 1,
+            heads: Default::default(),
         };
         let name = TableName { schema: "public".into(), table: "t".into() };
         let relation = Relation {

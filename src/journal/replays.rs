@@ -16,6 +16,7 @@ use super::selection::{Bound, Only, Range, Selection, Sieve, Standing};
 use super::tables::check;
 use super::writer::Journal;
 use crate::decode::pattern::TablePattern;
+use crate::decode::text::{Texts, optional};
 use crate::dispatch::DeliveryId;
 use crate::event::{EventId, Timestamp};
 
@@ -102,7 +103,7 @@ fn read_open() -> Result<Vec<Replay>> {
                     Some("undelivered") => Only::Undelivered,
                     _ => Only::All,
                 },
-                tables: row.get::<Vec<String>>(4)?.map(patterns),
+                tables: row.texts(4)?.map(patterns),
                 deliveries: row.get::<Vec<i64>>(5)?.map(sorted),
             };
             let (first, last) = (row.get::<i64>(6)?, row.get::<i64>(7)?);
@@ -144,7 +145,7 @@ pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
     let (state, reason) = match end {
         ReplayEnd::Done => ("done", None),
         ReplayEnd::Cancelled => ("cancelled", None),
-        ReplayEnd::Failed(reason) => ("failed", Some(reason.replace('\0', "\u{FFFD}"))),
+        ReplayEnd::Failed(reason) => ("failed", Some(reason.as_str())),
     };
     let noted = Spi::connect_mut(|client| {
         let rows = client.update(
@@ -153,7 +154,7 @@ pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
                  started_at = coalesce(started_at, clock_timestamp())
              WHERE id IN (SELECT id FROM pgwh.replays WHERE id = $1 FOR UPDATE SKIP LOCKED) RETURNING id",
             None,
-            &[replay.into(), state.into(), reason.into(), (done as i64).into()],
+            &[replay.into(), state.into(), optional(reason), (done as i64).into()],
         )?;
         Ok(!rows.is_empty())
     });

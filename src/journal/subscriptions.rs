@@ -6,6 +6,7 @@ use pgrx::spi::{Result, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum, Spi};
 
 use super::tables::check;
+use crate::decode::text::{Text, argument, strings};
 use crate::dispatch::PerSecond;
 use crate::event::format::Format;
 
@@ -116,7 +117,7 @@ pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
 pub fn disable(id: i64, reason: &str) {
     let done = Spi::run_with_args(
         "UPDATE pgwh.subscriptions SET enabled = false, disabled_reason = $2 WHERE id = $1 AND enabled",
-        &[id.into(), reason.into()],
+        &[id.into(), argument(reason)],
     );
     check("a subscription can't be disabled", done);
 }
@@ -133,20 +134,20 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
     let positive = |number: Option<i32>| number.and_then(|number| number.try_into().ok()).unwrap_or(1).max(1);
     Ok(SubscriptionRow {
         id: of(row, "id")?.unwrap_or_default(),
-        name: of(row, "name")?.unwrap_or_default(),
-        url: of(row, "url")?.unwrap_or_default(),
-        columns: of(row, "columns")?,
-        exclude_columns: of(row, "exclude_columns")?,
-        format: of::<String>(row, "format")?.as_deref().and_then(Format::of_word).unwrap_or_default(),
-        headers: of(row, "headers")?.unwrap_or_default(),
+        name: text(row, "name")?.unwrap_or_default(),
+        url: text(row, "url")?.unwrap_or_default(),
+        columns: texts(row, "columns")?,
+        exclude_columns: texts(row, "exclude_columns")?,
+        format: text(row, "format")?.as_deref().and_then(Format::of_word).unwrap_or_default(),
+        headers: text(row, "headers")?.unwrap_or_default(),
         batch_size: positive(of(row, "batch_size")?),
         batch_wait: duration(of(row, "batch_wait")?.unwrap_or_default()),
-        ordering: match of::<String>(row, "ordering")?.as_deref() {
+        ordering: match text(row, "ordering")?.as_deref() {
             Some("strict") => RowOrdering::Strict,
             Some("none") => RowOrdering::None,
             _ => RowOrdering::Key,
         },
-        key_columns: of(row, "key_columns")?,
+        key_columns: texts(row, "key_columns")?,
         timeout: duration(of(row, "timeout")?.unwrap_or_default()),
         max_in_flight: positive(of(row, "max_in_flight")?),
         rate_limit: of::<i32>(row, "rate_limit")?.and_then(|number| PerSecond::new(number.try_into().ok()?)),
@@ -158,24 +159,32 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
         retention: of(row, "retention")?.map(duration),
         enabled: of(row, "enabled")?.unwrap_or_default(),
         paused: of(row, "paused")?.unwrap_or_default(),
-        disabled_reason: of(row, "disabled_reason")?,
-        transform: of(row, "transform")?,
-        route: of(row, "route")?,
+        disabled_reason: text(row, "disabled_reason")?,
+        transform: text(row, "transform")?,
+        route: text(row, "route")?,
         compress: of(row, "compress")?.unwrap_or_default(),
-        owner: of(row, "owner")?.unwrap_or_default(),
+        owner: text(row, "owner")?.unwrap_or_default(),
         held: of(row, "held")?.unwrap_or(true),
         secrets: StoredSecrets {
-            secret: of(row, "secret")?,
-            previous: of::<String>(row, "previous_secret")?
+            secret: text(row, "secret")?,
+            previous: text(row, "previous_secret")?
                 .zip(of::<f64>(row, "previous_until")?.map(|until| UNIX_EPOCH + duration(until))),
-            headers: of(row, "hidden_headers")?,
-            client_certificate: of(row, "client_certificate")?,
+            headers: text(row, "hidden_headers")?,
+            client_certificate: text(row, "client_certificate")?,
         },
     })
 }
 
 fn of<T: IntoDatum + FromDatum>(row: &SpiHeapTupleData<'_>, column: &str) -> Result<Option<T>> {
     row.get_by_name(column)
+}
+
+fn text(row: &SpiHeapTupleData<'_>, column: &str) -> Result<Option<String>> {
+    Ok(of::<Text>(row, column)?.map(String::from))
+}
+
+fn texts(row: &SpiHeapTupleData<'_>, column: &str) -> Result<Option<Vec<String>>> {
+    Ok(of::<Vec<Text>>(row, column)?.map(strings))
 }
 
 fn duration(seconds: f64) -> Duration {

@@ -8,6 +8,7 @@ use pgrx::spi::{Error, Result};
 use super::tables::check;
 use crate::api::messages;
 use crate::decode::sealed::Kind;
+use crate::decode::text::Text;
 
 /// Something that happened to a subscription.
 pub struct SystemEvent {
@@ -29,7 +30,8 @@ pub fn tell_of(events: &[SystemEvent]) {
     let subscriptions: Vec<i64> = events.iter().map(|event| event.subscription).collect();
     let deliveries: Vec<Option<i64>> = events.iter().map(|event| event.delivery).collect();
     let classes: Vec<Option<&str>> = events.iter().map(|event| event.class).collect();
-    let reasons: Vec<Option<String>> = events.iter().map(|event| event.reason.clone()).collect();
+    let reasons: Vec<Option<Text>> =
+        events.iter().map(|event| event.reason.clone().map(Text::from)).collect();
     let told = write(
         "SELECT pgwh.system_event(e.kind, e.subscription_id, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
              'delivery_id', e.delivery_id, 'error_class', e.error_class, 'reason', e.reason)))

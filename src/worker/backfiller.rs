@@ -2,7 +2,6 @@
 //! so, in a transaction of some milliseconds, and sends it to the dispatcher. All it knows is in tables, so it may be
 //! killed at any time.
 
-use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use super::shmem::{self, Database};
 use crate::decode::chunk::{self, Reading};
 use crate::decode::raw;
 use crate::decode::route::{Router, Spec};
+use crate::decode::text::in_server_encoding;
+use crate::decode::versions::SchemaVersions;
 use crate::event::Lsn;
 use crate::journal::{self, BackfillTask};
 use crate::link::frame::{NoChunk, write_no_chunk};
@@ -56,6 +57,7 @@ pub extern "C-unwind" fn pgwh_backfiller_main(argument: pg_sys::Datum) {
 fn serve(database: &'static Database) {
     let Ok(mut queue) = Sender::attach(database.backfill_queue.load(Ordering::SeqCst)) else { return };
     let Some(installation) = journal::with_tables(Installation::read) else { return };
+    let mut schemas = Schemas::default();
     let mut out = Vec::new();
     while !database.stop.load(Ordering::SeqCst) {
         match database.backfill_order.swap(NOTHING, Ordering::SeqCst) {
@@ -67,7 +69,7 @@ fn serve(database: &'static Database) {
             }
             backfill => {
                 process::report_busy(c"reading rows");
-                read_chunk(&installation, backfill, &mut out);
+                read_chunk(&installation, &mut schemas, backfill, &mut out);
             }
         }
         if queue.send(&out).is_err() {
@@ -76,6 +78,25 @@ fn serve(database: &'static Database) {
         out.clear();
         out.shrink_to(KEPT_BYTES);
         process::see_to_interrupts();
+    }
+}
+
+/// What changes of schemas are noted.
+#[derive(Default)]
+struct Schemas {
+    /// The newest change of any.
+    newest: Option<String>,
+    versions: SchemaVersions,
+}
+
+impl Schemas {
+    /// Looks whether there is a newer change; inside a transaction that may use our tables.
+    fn refresh(&mut self) {
+        let newest = journal::newest_schema_change();
+        if newest != self.newest {
+            self.versions = journal::schema_versions(Lsn(u64::MAX));
+            self.newest = newest;
+        }
     }
 }
 
@@ -96,7 +117,7 @@ fn leave() {
 }
 
 /// Reads the next chunk of a backfill, or finds out why there is none.
-fn read_chunk(installation: &Installation, backfill: i64, out: &mut Vec<u8>) {
+fn read_chunk(installation: &Installation, schemas: &mut Schemas, backfill: i64, out: &mut Vec<u8>) {
     let read = journal::with_tables(|extension| {
         if extension != installation.extension {
             return Err(NoChunk::Later);
@@ -106,19 +127,26 @@ fn read_chunk(installation: &Installation, backfill: i64, out: &mut Vec<u8>) {
             // What was just added is read when it is committed.
             return Ok(None);
         }
+        schemas.refresh();
         Ok(Some(task))
     });
     match read.unwrap_or(Err(NoChunk::Later)) {
         Ok(Some(task)) => match task.next {
-            Some(_) => read_table(installation, backfill, &task, out),
+            Some(_) => read_table(installation, schemas, backfill, &task, out),
             None => write_no_chunk(out, backfill, &NoChunk::End),
         },
-        Ok(None) => read_chunk(installation, backfill, out),
+        Ok(None) => read_chunk(installation, schemas, backfill, out),
         Err(why) => write_no_chunk(out, backfill, &why),
     }
 }
 
-fn read_table(installation: &Installation, backfill: i64, task: &BackfillTask, out: &mut Vec<u8>) {
+fn read_table(
+    installation: &Installation,
+    schemas: &Schemas,
+    backfill: i64,
+    task: &BackfillTask,
+    out: &mut Vec<u8>,
+) {
     let Some((table, position)) = &task.next else { return };
     let position = position.as_deref().and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
     let mut router = Router::new(installation.installed.clone());
@@ -135,7 +163,7 @@ fn read_table(installation: &Installation, backfill: i64, task: &BackfillTask, o
         router.apply(THE_BACKFILL, Some(&spec(&task.filter)));
     }
     let read = process::in_bare_transaction(|| {
-        let owner = CString::new(task.owner.as_str()).unwrap_or_default();
+        let owner = in_server_encoding(&task.owner);
         // SAFETY: a syscache look-up by a C string.
         let reader = unsafe { pg_sys::get_role_oid(owner.as_ptr(), true) };
         let reading = Reading {
@@ -146,6 +174,7 @@ fn read_table(installation: &Installation, backfill: i64, task: &BackfillTask, o
             start: task.start.as_deref(),
             rows: task.chunk_size.map_or(MOST_ROWS, i64::from),
             router: &router,
+            versions: &schemas.versions,
             subscription: task.subscription,
             reader,
         };

@@ -52,10 +52,12 @@ fn capture(database: &'static Database) {
     database.saved.store(start.0, Ordering::SeqCst);
 
     let mut router = Router::new(installation.installed.clone());
-    for (id, spec) in journal::with_tables(|_| slot::read_image(start)).unwrap_or_default() {
+    let read = || (slot::read_image(start), journal::schema_versions(start));
+    let (image, versions) = journal::with_tables(|_| read()).unwrap_or_default();
+    for (id, spec) in image {
         router.apply(id, Some(&spec));
     }
-    let capture = Capture::new(database, queue, router, &installation);
+    let capture = Capture::new(database, queue, router, versions, &installation);
     let mut session = Session::begin(database, capture, start);
     database.extension.store(installation.extension.to_u32(), Ordering::SeqCst);
     database.set_phase(Phase::Ready);

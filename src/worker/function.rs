@@ -91,7 +91,7 @@ impl Functions {
     ) -> Result<Option<Vec<u8>>, (PgSqlErrorCode, String)> {
         let missing =
             || (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {:?} does not exist", call.owner));
-        let name = CString::new(call.owner).map_err(|_| missing())?;
+        let name = text::in_server_encoding(call.owner);
         // SAFETY: as the caller promises: the rollback takes back the settings, the role and what SPI allocates. Arguments
         // are texts of this memory context, and the tuple read is the one that SPI has just made.
         unsafe {
@@ -142,7 +142,7 @@ impl Functions {
         // What is stored names the function and its argument's type.
         let name = call.function.strip_suffix("(jsonb)").unwrap_or(call.function);
         let query = format!("SELECT {name}($1::pg_catalog.jsonb)::pg_catalog.text");
-        let query = CString::new(query).unwrap_or_default();
+        let query = text::in_server_encoding(&query);
         // SAFETY: as the caller promises; the plan is kept for the life of the process.
         unsafe {
             let plan = pg_sys::SPI_prepare(query.as_ptr(), 1, [pg_sys::TEXTOID].as_mut_ptr());

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use super::super::acting::with_plain_names;
 use super::row::AskedRow;
 use super::{is_pending, positions, tell};
+use crate::decode::text::Text;
 use crate::dispatch::{DeliveryId, Position};
 use crate::error::Error;
 use crate::event::EventId;
@@ -33,7 +34,7 @@ struct Erased {
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn forget(
-    table_name: Option<String>,
+    table_name: Option<Text>,
     key: Option<AnyElement>,
 ) -> Result<
     TableIterator<

@@ -6,9 +6,9 @@ use pgrx::prelude::*;
 use super::super::acting::with_plain_names;
 use super::super::near::near;
 use super::super::subscribe::id_of;
-use super::super::subscription::Texts;
 use super::super::tables;
 use super::{delivery_of, is_pending, positions, refused, tell, time, unknown};
+use crate::decode::text::{self, Text};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};
@@ -22,11 +22,11 @@ const ONLY: [&str; 3] = ["all", "dead", "undelivered"];
 /// Sends again what was committed between two times.
 #[pg_extern(sql = false)]
 fn replay_times(
-    name: Option<String>,
+    name: Option<Text>,
     since: Option<TimestampWithTimeZone>,
     until: Option<TimestampWithTimeZone>,
-    only: Option<String>,
-    tables: Option<Texts>,
+    only: Option<Text>,
+    tables: Option<Vec<Option<Text>>>,
 ) -> Result<i64, ErrorReport> {
     let subscription = id_of(name)?;
     let since = since.ok_or(Error::Missing("since"))?;
@@ -43,7 +43,13 @@ fn replay_times(
         "INSERT INTO pgwh.replays (subscription_id, subscription, \"only\", tables, since, until)
          SELECT id, name, $2, $3, $4, $5 FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1
          RETURNING replays.id",
-        &[subscription.into(), only.into(), tables.into(), since.into(), until.into()],
+        &[
+            subscription.into(),
+            only.into(),
+            text::optional_array(tables.as_deref()),
+            since.into(),
+            until.into(),
+        ],
     )?;
     Ok(replay)
 }
@@ -51,11 +57,11 @@ fn replay_times(
 /// Sends again what was committed between two positions of write-ahead log, which SQL passes as it does a bigint.
 #[pg_extern(sql = false)]
 fn replay_lsns(
-    name: Option<String>,
+    name: Option<Text>,
     since: Option<i64>,
     until: Option<i64>,
-    only: Option<String>,
-    tables: Option<Texts>,
+    only: Option<Text>,
+    tables: Option<Vec<Option<Text>>>,
 ) -> Result<i64, ErrorReport> {
     let subscription = id_of(name)?;
     let since = Lsn(since.ok_or(Error::Missing("since"))? as u64);
@@ -75,7 +81,7 @@ fn replay_lsns(
         &[
             subscription.into(),
             only.into(),
-            tables.into(),
+            text::optional_array(tables.as_deref()),
             since.to_string().into(),
             until.map(|until| until.to_string()).into(),
         ],
@@ -173,7 +179,8 @@ fn store(query: &str, values: &[pgrx::datum::DatumWithOid<'_>]) -> Result<i64, E
     Ok(replay)
 }
 
-fn word(only: Option<String>) -> Result<String, Error> {
+fn word(only: Option<Text>) -> Result<String, Error> {
+    let only = only.map(String::from);
     let only = only.ok_or(Error::Missing("only"))?;
     if ONLY.contains(&only.as_str()) {
         return Ok(only);
@@ -189,9 +196,9 @@ fn word(only: Option<String>) -> Result<String, Error> {
     ))
 }
 
-fn patterns(tables: Option<Texts>) -> Result<Option<Vec<String>>, Error> {
+fn patterns(tables: Option<Vec<Option<Text>>>) -> Result<Option<Vec<String>>, Error> {
     let Some(typed) = tables else { return Ok(None) };
-    let typed: Option<Vec<String>> = typed.into_iter().collect();
+    let typed: Option<Vec<String>> = typed.into_iter().map(|text| text.map(String::from)).collect();
     let typed = typed.filter(|typed| !typed.is_empty()).ok_or(Error::Hollow("tables"))?;
     tables::normalise(&typed, &[]).map(Some)
 }

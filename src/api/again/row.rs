@@ -12,6 +12,7 @@ use super::super::near::near;
 use super::super::tables;
 use super::{json, refused};
 use crate::decode::pattern::{ParsedPattern, TablePattern};
+use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;
 use crate::event::{Cell, Event, Relation, Row, TableName};
 use crate::link::frame::Item;
@@ -42,10 +43,10 @@ struct Column {
 impl AskedRow {
     /// The row that the arguments of `pgwh.why` and `pgwh.forget` mean: all columns of its key or, where the table has
     /// none, any columns.
-    pub fn parse(table_name: Option<String>, key: Option<AnyElement>) -> Result<AskedRow, Error> {
+    pub fn parse(table_name: Option<Text>, key: Option<AnyElement>) -> Result<AskedRow, Error> {
         let table_name = table_name.ok_or(Error::Missing("table_name"))?;
         let key = key.ok_or(Error::Missing("key"))?;
-        let (table, oid) = find(&table_name)?;
+        let (table, oid) = find(&table_name.0)?;
         let columns = oid.map_or(Ok(Vec::new()), columns_of)?;
         let values = read(&table.to_string(), &columns, &text_of(&key)?)?;
         Ok(AskedRow { table, oid, values })
@@ -127,7 +128,7 @@ fn find(name: &str) -> Result<(TablePattern, Option<u32>), Error> {
     }
     let oid = Spi::connect(|client| {
         client
-            .select("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", Some(1), &[stored.into()])?
+            .select("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", Some(1), &[text::argument(stored)])?
             .first()
             .get_one::<pg_sys::Oid>()
     })?;
@@ -148,7 +149,7 @@ fn columns_of(oid: u32) -> Result<Vec<Column>, Error> {
             let mut columns = Vec::new();
             for row in client.select(QUERY, None, &[pg_sys::Oid::from(oid).into()])? {
                 columns.push(Column {
-                    name: row.get(1)?.unwrap_or_default(),
+                    name: row.text(1)?.unwrap_or_default(),
                     number: row.get(2)?.unwrap_or_default(),
                     is_key: row.get(3)?.unwrap_or_default(),
                 });

@@ -11,6 +11,7 @@ use super::super::acting::with_plain_names;
 use super::row::AskedRow;
 use super::{is_pending, positions, time};
 use crate::decode::pattern::TablePattern;
+use crate::decode::text::{Text, Texts};
 use crate::dispatch::{DeliveryId, Mode, Pending, Position};
 use crate::error::Error;
 use crate::event::{Action, TableName, Timestamp};
@@ -41,7 +42,7 @@ struct Told {
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn why(
-    table_name: Option<String>,
+    table_name: Option<Text>,
     key: Option<AnyElement>,
 ) -> Result<
     TableIterator<
@@ -50,12 +51,12 @@ fn why(
             name!(event_id, Option<String>),
             name!(committed_at, Option<TimestampWithTimeZone>),
             name!(action, Option<&'static str>),
-            name!(subscription, Option<String>),
-            name!(fate, String),
+            name!(subscription, Option<Text>),
+            name!(fate, Text),
             name!(delivery_id, Option<i64>),
             name!(attempts, Option<i32>),
             name!(status_code, Option<i32>),
-            name!(error, Option<String>),
+            name!(error, Option<Text>),
             name!(at, Option<TimestampWithTimeZone>),
         ),
     >,
@@ -68,12 +69,12 @@ fn why(
             told.event_id,
             told.committed_at,
             told.action,
-            told.subscription,
-            told.fate,
+            told.subscription.map(Text::from),
+            Text::from(told.fate),
             told.delivery_id,
             told.attempts,
             told.status_code,
-            told.error,
+            told.error.map(Text::from),
             told.at,
         )
     })))
@@ -268,19 +269,19 @@ impl Asked {
             )?;
             let mut all = Vec::new();
             for row in rows {
-                let tables: Vec<String> = row.get(3)?.unwrap_or_default();
+                let tables = row.texts(3)?.unwrap_or_default();
                 all.push(Asked {
                     id: row.get(1)?.unwrap_or_default(),
-                    name: row.get(2)?.unwrap_or_default(),
+                    name: row.text(2)?.unwrap_or_default(),
                     patterns: tables.iter().filter_map(|text| TablePattern::parse(text).ok()).collect(),
                     tables: tables.join(", "),
-                    event_types: row.get(4)?.unwrap_or_default(),
+                    event_types: row.texts(4)?.unwrap_or_default(),
                     enabled: row.get(5)?.unwrap_or_default(),
                     is_here: row.get(6)?.unwrap_or_default(),
                     created_at: row.get(7)?.unwrap_or_default(),
                     updated_at: row.get(8)?.unwrap_or_default(),
-                    filter: row.get(9)?,
-                    changed: row.get(10)?,
+                    filter: row.text(9)?,
+                    changed: row.texts(10)?,
                 });
             }
             Ok::<_, pgrx::spi::Error>(all)

@@ -42,7 +42,7 @@ impl Capture {
         new: pg_sys::HeapTuple,
         ordinal: u64,
     ) {
-        if new.is_null() || !self.router.listeners().has_observers() {
+        if new.is_null() {
             return;
         }
         // SAFETY: as the caller promises.
@@ -67,8 +67,8 @@ impl Capture {
             }
         };
         let command = cell("command").unwrap_or(b"null");
-        let (Some(command_tag), Some(objects), Some(places), Some(installed)) =
-            (cell("command_tag"), cell("objects"), cell("places"), cell("installed"))
+        let (Some(id), Some(command_tag), Some(objects), Some(places), Some(installed)) =
+            (cell("id"), cell("command_tag"), cell("objects"), cell("places"), cell("installed"))
         else {
             return;
         };
@@ -77,6 +77,18 @@ impl Capture {
             return;
         }
         let Ok(places) = serde_json::from_slice::<Vec<Noted>>(places) else { return };
+        if let Ok(id) = serde_json::from_slice::<&str>(id) {
+            places.iter().for_each(|place| self.versions.note(&place.schema, id));
+        }
+        for relation in self.relations.values_mut() {
+            let version = self.versions.of(&relation.model.names);
+            if std::mem::replace(&mut relation.model.version, version) != version {
+                relation.reference = None;
+            }
+        }
+        if !self.router.listeners().has_observers() {
+            return;
+        }
         let objects = &compact(objects);
         self.tell_schema_change(&SchemaChange { command_tag, command, objects }, &places, ordinal);
     }

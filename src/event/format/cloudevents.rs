@@ -6,7 +6,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::json;
 use super::rows::{Sides, json_of};
 use super::{RenderContext, pgwh};
-use crate::event::value::text::unquoted;
 use crate::event::{Event, TableName};
 
 /// What stands for itself in a segment of a URI's path (RFC 3986, section 2.3).
@@ -20,13 +19,8 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &R
     source(out, &context.source.database, event.relation.name(level));
     out.extend_from_slice(br#"","type":"pgwh."#);
     out.extend_from_slice(event.action.word().as_bytes());
-    if let Some(subject) = subject(event, context) {
-        out.extend_from_slice(br#"","subject":"#);
-        json::string(out, &subject);
-        out.extend_from_slice(br#","time":""#);
-    } else {
-        out.extend_from_slice(br#"","time":""#);
-    }
+    subject(out, event, context);
+    out.extend_from_slice(br#"","time":""#);
     event.transaction.committed_at.write_to(out);
     out.extend_from_slice(br#"","datacontenttype":"application/json","data":"#);
     pgwh::data(out, event, level, context);
@@ -38,20 +32,43 @@ fn source(out: &mut Vec<u8>, database: &str, name: &TableName) {
     // What is of no table, or of no schema, has no name for it.
     for segment in [database, &name.schema, &name.table].into_iter().filter(|segment| !segment.is_empty()) {
         out.push(b'/');
+        // Most names need no escapes.
+        if segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            out.extend_from_slice(segment.as_bytes());
+            continue;
+        }
         for piece in utf8_percent_encode(segment, UNRESERVED) {
             out.extend_from_slice(piece.as_bytes());
         }
     }
 }
 
-/// The text of the key's values, commas between them; the key of a message. None when the key is not known, or has no text: the attribute must
-/// not be empty.
-fn subject(event: &Event, context: &RenderContext<'_>) -> Option<String> {
-    if let Some(message) = event.message() {
-        return serde_json::from_slice::<Option<String>>(message.key).ok()?.filter(|key| !key.is_empty());
+/// Appends the member, up to the end of its text, behind the text of another: the text of the key's values, commas between
+/// them; the key of a message. Nothing when the key is not known, or has no text: the attribute must not be empty.
+fn subject(out: &mut Vec<u8>, event: &Event, context: &RenderContext<'_>) {
+    let before = out.len();
+    out.extend_from_slice(br#"","subject":""#);
+    let start = out.len();
+    let is_known = match event.message() {
+        Some(message) if message.key == b"null" => false,
+        Some(message) => {
+            json::value_within_string(out, message.key);
+            true
+        }
+        None => {
+            let row = Sides::of(event, context.columns).about(event.action).row();
+            let mut cells =
+                row.filter(|(column, _)| column.is_key).map(|(_, cell)| json_of(cell)).enumerate();
+            cells.all(|(at, json)| {
+                out.extend((at > 0).then_some(b','));
+                json.is_some_and(|json| {
+                    json::value_within_string(out, json);
+                    true
+                })
+            })
+        }
+    };
+    if !is_known || out.len() == start {
+        out.truncate(before);
     }
-    let row = Sides::of(event, context.columns).about(event.action).row();
-    let key: Option<Vec<_>> =
-        row.filter(|(column, _)| column.is_key).map(|(_, cell)| Some(unquoted(json_of(cell)?))).collect();
-    key.map(|texts| texts.join(",")).filter(|subject| !subject.is_empty())
 }

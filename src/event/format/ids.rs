@@ -13,20 +13,23 @@ impl Xid {
         Xid::of(digest(installation, b't', oid.into()))
     }
 
-    /// Of a version of a table's definition.
+    /// Of a version of a schema.
     pub fn of_version(installation: u128, version: u64) -> Xid {
         Xid::of(digest(installation, b's', version))
     }
 
     fn of(digest: u128) -> Xid {
         const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-        // 96 bits are 19 digits and one bit, behind which there are zeros.
+        // 96 bits are 19 digits and one bit, behind which there are zeros. Halves of 50 bits are ten digits each.
         let bits = (digest >> 32) << 4;
-        Xid(std::array::from_fn(|place| DIGITS[(bits >> (95 - 5 * place)) as usize & 31]))
+        let halves = [(bits >> 50) as u64, bits as u64];
+        Xid(std::array::from_fn(|place| {
+            DIGITS[(halves[place / 10] >> (45 - 5 * (place % 10))) as usize & 31]
+        }))
     }
 
     /// The characters.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8; 20] {
         &self.0
     }
 }

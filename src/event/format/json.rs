@@ -1,6 +1,8 @@
 //! JSON text appended to a buffer, without a tree of values in between.
 
-pub(super) use crate::event::value::string;
+use crate::event::Column;
+use crate::event::value::text::unquoted;
+pub(super) use crate::event::value::{escaped, string, string_of};
 
 /// Appends an integer.
 pub(super) fn integer(out: &mut Vec<u8>, value: u64) {
@@ -9,10 +11,15 @@ pub(super) fn integer(out: &mut Vec<u8>, value: u64) {
 
 /// Appends a text to a string whose quotes the caller writes.
 pub(super) fn within_string(out: &mut Vec<u8>, text: &str) {
-    let start = out.len();
-    string(out, text);
-    out.remove(start);
-    out.pop();
+    escaped(out, text.as_bytes());
+}
+
+/// Appends a value to a string whose quotes the caller writes: the content of a string, and of what is none the JSON.
+pub(super) fn value_within_string(out: &mut Vec<u8>, json: &[u8]) {
+    match json {
+        [b'"', content @ .., b'"'] if !content.contains(&b'\\') => out.extend_from_slice(content),
+        _ => escaped(out, unquoted(json).as_bytes()),
+    }
 }
 
 /// The members of an object or array, separated by commas: opened at the first, closed by [`List::end`].
@@ -44,10 +51,14 @@ impl List {
         out.push(b':');
     }
 
-    /// The next member, whose value is JSON text already.
-    pub(super) fn member(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
-        self.name(out, name);
-        out.extend_from_slice(value);
+    /// The name of a column as that of the next member, whose value the caller writes.
+    pub(super) fn column(&mut self, out: &mut Vec<u8>, column: &Column) {
+        let head = column.member_head();
+        out.extend_from_slice(if std::mem::take(&mut self.first) {
+            head.get(1..).unwrap_or_default()
+        } else {
+            head
+        });
     }
 
     pub(super) fn end(self, out: &mut Vec<u8>) {

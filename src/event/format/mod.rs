@@ -3,6 +3,7 @@
 //! Bodies are made when they are sent, from the canonical event and the subscription's present settings.
 
 mod cloudevents;
+mod heads;
 pub mod ids;
 mod json;
 mod pgstream;
@@ -12,6 +13,7 @@ mod rows;
 mod sequin;
 mod supabase;
 
+pub use heads::Heads;
 pub use ping::render_ping;
 
 use super::{Column, Event};

@@ -148,15 +148,12 @@ fn write_object(out: &mut Vec<u8>, object: &Object<'_>, installation: u128) {
 
 /// The columns whose values are known; null when none is.
 fn columns<'a>(out: &mut Vec<u8>, table: Xid, cells: impl Iterator<Item = (&'a Column, Cell<'a>)>) {
+    let id = table.as_bytes();
     list(out, cells.filter(|(_, cell)| cell.is_known()), |out, (column, cell)| {
-        out.extend_from_slice(br#"{"id":"#);
-        column_id(out, table, column);
-        out.extend_from_slice(br#","name":"#);
-        json::string(out, &column.name);
-        out.extend_from_slice(br#","type":"#);
-        // As with the search path that databases have by default.
-        json::string(out, column.type_name.strip_prefix("public.").unwrap_or(&column.type_name));
-        out.extend_from_slice(br#","value":"#);
+        out.extend_from_slice(br#"{"id":""#);
+        out.extend_from_slice(id);
+        out.push(b'-');
+        out.extend_from_slice(column.pgstream_head());
         match cell {
             Cell::Json(json) => value(out, &column.kind, json),
             _ => out.extend_from_slice(b"null"),
@@ -193,14 +190,13 @@ fn value(out: &mut Vec<u8>, kind: &Kind, json: &[u8]) {
         Kind::Boolean | Kind::Number | Kind::Numeric => out.extend_from_slice(json),
         Kind::Oid => out.extend_from_slice(unquoted(json).as_bytes()),
         Kind::Text if is_string => out.extend_from_slice(json),
-        Kind::Timestamp | Kind::Timestamptz => {
-            out.extend_from_slice(sql_time(&String::from_utf8_lossy(json)).as_bytes());
-        }
+        Kind::Timestamp | Kind::Timestamptz => sql_time(out, json),
+        Kind::Json => json::string_of(out, json),
         Kind::Bytea if let Some(bytes) = bytes_of(json) => json::string(out, &STANDARD.encode(bytes)),
         _ => {
             let mut own = Vec::with_capacity(json.len());
             text(&mut own, kind, json);
-            json::string(out, &String::from_utf8_lossy(&own));
+            json::string_of(out, &own);
         }
     }
 }

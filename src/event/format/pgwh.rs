@@ -142,7 +142,8 @@ fn key<'a>(out: &mut Vec<u8>, cells: impl Iterator<Item = (&'a Column, Cell<'a>)
     for (column, cell) in cells.filter(|(column, _)| column.is_key) {
         complete = cell.is_known();
         let Some(value) = json_of(cell) else { break };
-        object.member(out, &column.name, value);
+        object.column(out, column);
+        out.extend_from_slice(value);
     }
     object.end(out);
     if !complete {

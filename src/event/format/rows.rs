@@ -122,7 +122,8 @@ pub(super) fn object<'a>(out: &mut Vec<u8>, cells: impl Iterator<Item = (&'a Col
     let mut object = List::object(out);
     for (column, cell) in cells {
         if let Some(value) = json_of(cell) {
-            object.member(out, &column.name, value);
+            object.column(out, column);
+            out.extend_from_slice(value);
         } else {
             is_whole = false;
         }

@@ -61,7 +61,7 @@ fn metadata(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderCont
     out.extend_from_slice(br#","commit_idx":"#);
     json::integer(out, event.ordinal);
     out.extend_from_slice(br#","idempotency_key":""#);
-    out.extend_from_slice(STANDARD.encode(format!("{lsn}:{}", event.ordinal)).as_bytes());
+    position(out, lsn, event.ordinal);
     out.extend_from_slice(br#"","transaction_annotations":"#);
     out.extend_from_slice(event.annotations.as_deref().unwrap_or("null").as_bytes());
     out.extend_from_slice(br#","record_pks":"#);
@@ -83,12 +83,28 @@ fn metadata(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderCont
     out.extend_from_slice(br#","annotations":{}}}"#);
 }
 
+/// Appends `lsn:ordinal` in base64.
+fn position(out: &mut Vec<u8>, lsn: u64, ordinal: u64) {
+    let start = out.len();
+    json::integer(out, lsn);
+    out.push(b':');
+    json::integer(out, ordinal);
+    let (mut plain, mut encoded) = ([0; 41], [0; 56]);
+    let text = &out[start..];
+    plain[..text.len()].copy_from_slice(text);
+    let plain = &plain[..text.len()];
+    out.truncate(start);
+    // Two numbers of twenty digits and what is between them fit.
+    let length = STANDARD.encode_slice(plain, &mut encoded).unwrap_or_default();
+    out.extend_from_slice(&encoded[..length]);
+}
+
 /// An object of the columns whose values are known.
 fn object<'a>(out: &mut Vec<u8>, cells: impl Iterator<Item = (&'a Column, Cell<'a>)>) {
     let mut object = List::object(out);
     for (column, cell) in cells {
         if let Some(json) = json_of(cell) {
-            object.name(out, &column.name);
+            object.column(out, column);
             value(out, &column.kind, json);
         }
     }
@@ -98,15 +114,23 @@ fn object<'a>(out: &mut Vec<u8>, cells: impl Iterator<Item = (&'a Column, Cell<'
 /// A list of the key's values as texts; empty when one is not known.
 fn primary_key(out: &mut Vec<u8>, sides: Sides<'_>) {
     let start = out.len();
-    let (mut list, mut one) = (List::array(out), Vec::new());
+    let mut list = List::array(out);
     for (column, cell) in sides.row().filter(|(column, _)| column.is_key) {
         let Some(json) = json_of(cell) else {
             out.truncate(start + 1);
             break;
         };
-        one.clear();
-        value(&mut one, &column.kind, json);
-        list.string(out, &unquoted(&one));
+        list.separate(out);
+        let (first, kind) = (json.first(), &column.kind);
+        match is_as_it_is(kind) {
+            true if first == Some(&b'"') => out.extend_from_slice(json),
+            true => json::string_of(out, json),
+            false => {
+                let mut one = Vec::new();
+                value(&mut one, kind, json);
+                json::string(out, &unquoted(&one));
+            }
+        }
     }
     list.end(out);
 }

@@ -42,7 +42,15 @@ fn source() -> Source {
 
 fn column(number: i16, name: &str, type_name: &str, kind: Kind) -> Column {
     let is_key = number == 1;
-    Column { name: name.into(), number, type_oid: 0, type_name: type_name.into(), kind, is_key }
+    Column {
+        name: name.into(),
+        number,
+        type_oid: 0,
+        type_name: type_name.into(),
+        kind,
+        is_key,
+        heads: Heads::default(),
+    }
 }
 
 /// A table whose large values are in `notes`.

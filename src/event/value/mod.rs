@@ -9,9 +9,22 @@ pub mod text;
 pub mod time;
 
 /// Appends `text` as a JSON string, escaped as `escape_json` does (src/backend/utils/adt/json.c).
+#[inline]
 pub fn string(out: &mut Vec<u8>, text: &str) {
+    string_of(out, text.as_bytes());
+}
+
+/// The same of a text that is known to be UTF-8.
+#[inline]
+pub fn string_of(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    let mut rest = text.as_bytes();
+    escaped(out, text);
+    out.push(b'"');
+}
+
+/// What stands between the quotes.
+pub fn escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = text;
     loop {
         let plain = plain_length(rest);
         out.extend_from_slice(&rest[..plain]);
@@ -19,7 +32,6 @@ pub fn string(out: &mut Vec<u8>, text: &str) {
         escape(out, byte);
         rest = &rest[plain + 1..];
     }
-    out.push(b'"');
 }
 
 /// Appends the text of a `bytea`: `"\x…"`, in hexadecimal.

@@ -19,7 +19,7 @@ pub fn text(out: &mut Vec<u8>, kind: &Kind, json: &[u8]) {
             out.extend_from_slice(unquoted(json).as_bytes());
         }
         Kind::Boolean => out.extend(json.first()),
-        Kind::Timestamp | Kind::Timestamptz => out.extend_from_slice(sql_time(&unquoted(json)).as_bytes()),
+        Kind::Timestamp | Kind::Timestamptz => sql_time(out, unquoted(json).as_bytes()),
         Kind::Json => out.extend_from_slice(json),
         Kind::Hstore => match pairs(json) {
             Some(pairs) => hstore(out, &pairs),
@@ -51,13 +51,22 @@ pub fn unquoted(json: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(json)
 }
 
-/// ISO 8601 as `timestamp_out` and `timestamptz_out` have it (`EncodeDateTime` in src/backend/utils/adt/datetime.c): a
-/// blank for the `T`, and of the zone the hours.
-pub fn sql_time(iso: &str) -> String {
-    let (date, time) = iso.split_once('T').unwrap_or((iso, ""));
-    let separator = if date.len() < iso.len() { " " } else { "" };
-    let (time, era) = time.split_once("+00:00").map_or((time, None), |(time, era)| (time, Some(era)));
-    [date, separator, time, if era.is_some() { "+00" } else { "" }, era.unwrap_or_default()].concat()
+/// Appends ISO 8601 as `timestamp_out` and `timestamptz_out` have it (`EncodeDateTime` in
+/// src/backend/utils/adt/datetime.c): a blank for the `T`, and of the zone the hours.
+pub fn sql_time(out: &mut Vec<u8>, iso: &[u8]) {
+    const UTC: &[u8] = b"+00:00";
+    let Some(date) = iso.iter().position(|byte| *byte == b'T') else { return out.extend_from_slice(iso) };
+    let (date, time) = (&iso[..date], &iso[date + 1..]);
+    out.extend_from_slice(date);
+    out.push(b' ');
+    match time.windows(UTC.len()).position(|zone| zone == UTC) {
+        Some(zone) => {
+            out.extend_from_slice(&time[..zone]);
+            out.extend_from_slice(b"+00");
+            out.extend_from_slice(&time[zone + UTC.len()..]);
+        }
+        None => out.extend_from_slice(time),
+    }
 }
 
 /// The elements of a JSON array.

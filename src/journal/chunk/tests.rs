@@ -3,11 +3,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::link::frame::tests::{any_change, any_transaction};
 
-/// Changes of some transactions, in order.
+/// Changes of some transactions, in order; seldom so many that they fill a chunk by their number.
 fn any_changes() -> impl Strategy<Value = Vec<Item>> {
-    let changes =
-        any_transaction().prop_flat_map(|transaction| prop::collection::vec(any_change(transaction), 0..30));
-    prop::collection::vec(changes, 0..6).prop_map(|changes| changes.concat())
+    let changes = |most| {
+        any_transaction()
+            .prop_flat_map(move |transaction| prop::collection::vec(any_change(transaction), 0..most))
+    };
+    prop_oneof![9 => prop::collection::vec(changes(8), 0..4), 1 => prop::collection::vec(changes(30), 0..6)]
+        .prop_map(|changes| changes.concat())
 }
 
 /// Packs them, numbered from `first` on.

@@ -397,6 +397,7 @@ fn read_relation(members: &mut Members<'_>) -> Result<Relation, FrameError> {
                 type_name: members.text()?,
                 kind: members.kind(MAX_KIND_DEPTH)?,
                 is_key: members.bool()?,
+                heads: Default::default(),
             })
         })?,
         version: members.u64()?,

@@ -6,6 +6,7 @@ use super::*;
 use crate::event::{
     Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
+use crate::fuzz::any_text;
 
 /// Writes what a decoder writes so that the dispatcher reads `item`.
 fn write(out: &mut Vec<u8>, item: &Item, reference: u32) {
@@ -103,7 +104,7 @@ pub(crate) fn any_kind() -> impl Strategy<Value = Kind> {
             (inner.clone(), prop_oneof![Just(b','), Just(b';')])
                 .prop_map(|(element, delimiter)| Kind::Array { element: Box::new(element), delimiter }),
             // Fields of one type differ in their names.
-            prop::collection::btree_map(".{0,8}", inner, 0..4)
+            prop::collection::btree_map(any_text(8), inner, 0..4)
                 .prop_map(|fields| Kind::Composite(fields.into_iter().collect())),
         ]
     })
@@ -113,14 +114,14 @@ prop_compose! {
     fn any_relation()(
         oid: u32,
         root_oid: u32,
-        names in prop::collection::vec((".{0,8}", ".{0,8}"), 1..4),
+        names in prop::collection::vec((any_text(8), any_text(8)), 1..4),
         columns in prop::collection::vec(
-            (".{0,8}", any::<i16>(), any::<u32>(), ".{0,8}", any_kind(), any::<bool>()), 0..6),
+            (any_text(8), any::<i16>(), any::<u32>(), any_text(8), any_kind(), any::<bool>()), 0..6),
         version: u64,
     ) -> Arc<Relation> {
         let names = names.into_iter().map(|(schema, table)| TableName { schema, table }).collect();
         let columns = columns.into_iter().map(|(name, number, type_oid, type_name, kind, is_key)| {
-            Column { name, number, type_oid, type_name, kind, is_key }
+            Column { name, number, type_oid, type_name, kind, is_key, heads: Default::default() }
         }).collect();
         Arc::new(Relation { oid, root_oid, names, columns, version })
     }
@@ -130,8 +131,8 @@ fn any_row(columns: usize) -> impl Strategy<Value = Option<Row>> {
     let cell = prop_oneof![
         Just(None),
         Just(Some(None)),
-        ".{0,12}".prop_map(|text| Some(Some(text))),
-        "x{0,3000}".prop_map(|text| Some(Some(text))),
+        any_text(12).prop_map(|text| Some(Some(text))),
+        (0usize..3000).prop_map(|length| Some(Some("x".repeat(length)))),
     ];
     prop::option::of(prop::collection::vec(cell, columns).prop_map(|cells| {
         Row::from_iter(cells.iter().map(|cell| match cell {
@@ -159,7 +160,7 @@ pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value =
         let transaction = Arc::clone(&transaction);
         let columns = relation.columns.len();
         let about = (any_action(), any::<u64>(), any_lsn(), any_keys(), any::<bool>());
-        let failure = prop::option::of(("[0-9A-Z]{5}", ".{0,20}"));
+        let failure = prop::option::of((prop::sample::select(&["22P02", "XX000"]), any_text(20)));
         let annotations = prop::option::of(prop::sample::select(&["{}", "{\"user\":7}"]));
         (about, any_targets(relation.names.len()), any_row(columns), any_row(columns), failure, annotations)
             .prop_map(
@@ -168,8 +169,14 @@ pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value =
                     match failure {
                         Some((sqlstate, message)) => {
                             let relation = new.map(|_| Arc::clone(&relation));
-                            let failure =
-                                Failure { transaction, ordinal, action, relation, sqlstate, message };
+                            let failure = Failure {
+                                transaction,
+                                ordinal,
+                                action,
+                                relation,
+                                sqlstate: sqlstate.into(),
+                                message,
+                            };
                             Item::Failed { failure: Arc::new(failure), keys, barrier, targets }
                         }
                         None => {
@@ -198,7 +205,7 @@ fn any_stretch() -> impl Strategy<Value = Vec<Item>> {
         any_lsn().prop_map(|lsn| vec![Item::Progress { lsn }]),
         any_lsn().prop_map(|lsn| vec![Item::ImageBegin { lsn }]),
         any_lsn().prop_map(|lsn| vec![Item::ImageEnd { lsn }]),
-        (any::<i64>(), any_lsn(), prop::option::of(".{0,40}"))
+        (any::<i64>(), any_lsn(), prop::option::of(any_text(40)))
             .prop_map(|(id, lsn, spec)| vec![Item::Subscription { id, lsn, spec }]),
         any_transaction().prop_flat_map(|transaction| {
             let changes = prop::collection::vec(any_change(Arc::clone(&transaction)), 0..5);
@@ -274,6 +281,7 @@ fn relation(columns: i16) -> Relation {
         type_name: "text".into(),
         kind: Kind::Text,
         is_key: number == 1,
+        heads: Default::default(),
     };
     Relation {
         oid: 1,

@@ -24,6 +24,7 @@ fn orders() -> Relation {
         type_name: type_name.into(),
         kind: Kind::Text,
         is_key: number == 1,
+        heads: Default::default(),
     };
     Relation {
         oid: 16_385,

@@ -182,3 +182,34 @@ fn supabase_sends_what_its_documentation_shows() {
         assert_eq!((body["record"].is_null(), body["old_record"].is_null()), (!has_record, !has_old));
     }
 }
+
+/// The members of the examples in section 3.2 of the JSON event format; extensions, which they have, are none of ours.
+#[test]
+fn cloudevents_sends_what_its_specification_shows() {
+    let example = json!({
+        "specversion": "1.0",
+        "type": "com.example.someevent",
+        "source": "/mycontext",
+        "subject": "larger-context",
+        "id": "C234-1234-1234",
+        "time": "2018-04-05T17:31:00Z",
+        "datacontenttype": "application/json",
+        "data": {"appinfoA": "abc", "appinfoB": 123, "appinfoC": true}
+    });
+    let sent = parsed(Format::Cloudevents, &tutorial());
+    let (mut ours, mut theirs): (Vec<_>, Vec<_>) =
+        (sent.as_object().unwrap().keys().collect(), example.as_object().unwrap().keys().collect());
+    ours.sort();
+    theirs.sort();
+    assert_eq!(ours, theirs);
+    for member in ["specversion", "datacontenttype"] {
+        assert_eq!(sent[member], example[member]);
+    }
+    for (member, value) in sent.as_object().unwrap() {
+        assert_eq!(value.is_string(), example[member].is_string(), "{member}");
+    }
+    assert_eq!(
+        shape(sent["time"].as_str().unwrap().split('.').next().unwrap()),
+        shape("2018-04-05T17:31:00")
+    );
+}

@@ -108,6 +108,7 @@ fn any_event() -> impl Strategy<Value = Event> {
                     type_name: "a type".to_owned(),
                     kind: kind.clone(),
                     is_key: *is_key,
+                    heads: Heads::default(),
                 })
                 .collect();
             event_of(relation, action, new, old)
