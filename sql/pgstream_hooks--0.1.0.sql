@@ -57,6 +57,10 @@ CREATE FUNCTION pgwh.version() RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'version_wrapper';
 COMMENT ON FUNCTION pgwh.version() IS 'version of the library that this server has loaded';
 
+CREATE FUNCTION pgwh.sees(owner text) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'sees_wrapper';
+COMMENT ON FUNCTION pgwh.sees(text) IS 'whether the caller is shown what belongs to a role: as a member of it, or as one who sees everything (superusers and roles with BYPASSRLS)';
+
 CREATE FUNCTION pgwh.preloaded() RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'preloaded_wrapper';
 COMMENT ON FUNCTION pgwh.preloaded() IS 'whether shared_preload_libraries loaded the library at server start';
@@ -593,7 +597,7 @@ COMMENT ON TABLE pgwh.positions_7 IS 'slice 7 of positions';
 CREATE FUNCTION pgwh.unpack_events(
     first_id bigint, body bytea, OUT id text, OUT commit_lsn bigint, OUT xid bigint, OUT ordinal bigint,
     OUT committed_at timestamptz, OUT schema_name bytea, OUT table_name bytea, OUT action text, OUT payload bytea,
-    OUT delivery_ids bigint[], OUT subscription_ids bigint[], OUT error text
+    OUT delivery_ids bigint[], OUT subscription_ids bigint[], OUT error text, OUT relation oid
 ) RETURNS SETOF record
     LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'unpack_events_wrapper';
 COMMENT ON FUNCTION pgwh.unpack_events(bigint, bytea) IS 'the events of a row of pgwh.event_chunks; names and payload are in UTF-8, the payload with replacements for what jsonb refuses';
@@ -619,13 +623,42 @@ CREATE FUNCTION pgwh.deliveries_under_way() RETURNS SETOF bigint
     LANGUAGE c VOLATILE ROWS 100 AS 'MODULE_PATHNAME', 'deliveries_under_way_wrapper';
 COMMENT ON FUNCTION pgwh.deliveries_under_way() IS 'deliveries whose request is under way right now; of a batch, its first';
 
-CREATE VIEW pgwh.events AS
+-- Views read the tables as the extension's owner, and show each role what belongs to it. A barrier keeps functions in a
+-- caller's conditions from what is left out.
+CREATE FUNCTION pgwh.readable_columns(relation oid) RETURNS text[]
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'readable_columns_wrapper';
+COMMENT ON FUNCTION pgwh.readable_columns(oid) IS 'the columns of a table that the caller may read by now; null when that is all, none when the table is gone';
+
+CREATE FUNCTION pgwh.readable(relation oid, data jsonb) RETURNS jsonb
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+        SELECT CASE WHEN c.names IS NULL THEN data WHEN c.names <> '{}' THEN (
+            SELECT jsonb_object_agg(p.key, CASE
+                WHEN p.key IN ('record', 'changes', 'old_key', 'key') AND jsonb_typeof(p.value) = 'object' THEN coalesce(
+                    (SELECT jsonb_object_agg(v.key, v.value) FROM jsonb_each(p.value) v WHERE v.key = ANY (c.names)), '{}')
+                ELSE p.value END)
+            FROM jsonb_each(data) p) END
+        FROM (SELECT pgwh.readable_columns(relation)) c (names);
+    END;
+COMMENT ON FUNCTION pgwh.readable(oid, jsonb) IS 'what the caller may read by now of an event of a table; null when that is nothing';
+
+CREATE VIEW pgwh.events WITH (security_barrier) AS
+    WITH own AS MATERIALIZED (
+        SELECT pgwh.sees(NULL) AS all_of_them,
+            CASE WHEN NOT pgwh.sees(NULL) THEN ARRAY(SELECT s.id FROM pgwh.subscriptions s WHERE pgwh.sees(s.owner)) END AS ids
+    )
     SELECT e.id, '0/0'::pg_lsn + e.commit_lsn::numeric AS commit_lsn, e.xid, e.ordinal, e.committed_at,
-        convert_from(e.schema_name, 'UTF8') AS schema_name, convert_from(e.table_name, 'UTF8') AS table_name, e.action,
-        convert_from(e.payload, 'UTF8')::jsonb -> 'data' -> 'key' AS key,
-        (convert_from(e.payload, 'UTF8')::jsonb -> 'data') - 'subscription' AS data,
-        e.error, e.delivery_ids, e.subscription_ids
-    FROM pgwh.event_chunks c, LATERAL pgwh.unpack_events(c.first_id, c.body) e;
+        n.schema_name, n.table_name, e.action,
+        d.data -> 'key' AS key, d.data - 'subscription' AS data, e.error,
+        CASE WHEN o.all_of_them THEN e.delivery_ids
+            ELSE ARRAY(SELECT m.id FROM unnest(e.delivery_ids, e.subscription_ids) m (id, whose) WHERE m.whose = ANY (o.ids)) END AS delivery_ids,
+        CASE WHEN o.all_of_them THEN e.subscription_ids
+            ELSE ARRAY(SELECT m.whose FROM unnest(e.subscription_ids) m (whose) WHERE m.whose = ANY (o.ids)) END AS subscription_ids
+    FROM own o CROSS JOIN pgwh.event_chunks c, LATERAL pgwh.unpack_events(c.first_id, c.body) e,
+        LATERAL (SELECT convert_from(e.schema_name, 'UTF8'), convert_from(e.table_name, 'UTF8')) n (schema_name, table_name),
+        LATERAL (SELECT CASE WHEN o.all_of_them OR e.action IN ('ddl', 'message') THEN convert_from(e.payload, 'UTF8')::jsonb -> 'data'
+            ELSE pgwh.readable(e.relation, convert_from(e.payload, 'UTF8')::jsonb -> 'data') END) d (data)
+    WHERE o.all_of_them OR e.subscription_ids && o.ids;
 COMMENT ON VIEW pgwh.events IS 'captured changes, kept for pgwh.retention after they are delivered';
 COMMENT ON COLUMN pgwh.events.id IS 'the event''s id, which receivers see; ids sort in commit order';
 COMMENT ON COLUMN pgwh.events.commit_lsn IS 'where its transaction committed';
@@ -636,29 +669,33 @@ COMMENT ON COLUMN pgwh.events.schema_name IS 'schema of the table';
 COMMENT ON COLUMN pgwh.events.table_name IS 'the table that was changed; of a partitioned table, the partition';
 COMMENT ON COLUMN pgwh.events.action IS 'insert, update, delete, truncate, read, ddl or message';
 COMMENT ON COLUMN pgwh.events.key IS 'key of the row';
-COMMENT ON COLUMN pgwh.events.data IS 'what the format pgwh sends as data';
+COMMENT ON COLUMN pgwh.events.data IS 'what the format pgwh sends as data, as far as you may read the table by now';
 COMMENT ON COLUMN pgwh.events.error IS 'why it could not be encoded; null when it could';
 COMMENT ON COLUMN pgwh.events.delivery_ids IS 'its deliveries';
 COMMENT ON COLUMN pgwh.events.subscription_ids IS 'the subscriptions that these are for, in the same order';
 
-CREATE VIEW pgwh.deliveries AS
-    SELECT o.id, o.subscription_id, s.name AS subscription, CASE WHEN o.dead THEN 'dead' ELSE 'delivered' END AS state,
-        o.event_id, cardinality(o.members) AS event_count, o.attempts, o.status_code, o.error_class, o.error, o.duration_ms,
-        o.committed_at AS created_at, NULL::timestamptz AS next_attempt_at,
-        CASE WHEN NOT o.dead THEN o.finished_at END AS delivered_at, o.replay
-    FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
-        LEFT JOIN pgwh.subscriptions s ON s.id = o.subscription_id
-    UNION ALL
-    SELECT (p.d).id, (p.d).subscription_id, s.name,
-        CASE WHEN u.id IS NOT NULL THEN 'sending' WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
-        (p.d).event_id, 1, (p.d).attempts, a.status_code, a.error_class, a.error, a.duration_ms,
-        (p.d).committed_at, (p.d).next_attempt_at, NULL, NULL
-    FROM (SELECT pgwh.pending_deliveries() AS d) p
-        LEFT JOIN pgwh.deliveries_under_way() u (id) ON u.id = (p.d).id
-        LEFT JOIN pgwh.subscriptions s ON s.id = (p.d).subscription_id
-        LEFT JOIN LATERAL (
-            SELECT a.status_code, a.error_class, a.error, a.duration_ms FROM pgwh.attempt_rows a
-            WHERE (p.d).attempts > 0 AND a.delivery_id = (p.d).id ORDER BY a.seq DESC LIMIT 1) a ON true;
+-- Who sees what is said outside of the UNION ALL: Postgres takes the barrier of a view that is nothing but one for nothing.
+CREATE VIEW pgwh.deliveries WITH (security_barrier) AS
+    SELECT d.id, d.subscription_id, s.name AS subscription, d.state, d.event_id, d.event_count, d.attempts, d.status_code,
+        d.error_class, d.error, d.duration_ms, d.created_at, d.next_attempt_at, d.delivered_at, d.replay
+    FROM (
+        SELECT o.id, o.subscription_id, CASE WHEN o.dead THEN 'dead' ELSE 'delivered' END AS state,
+            o.event_id, cardinality(o.members) AS event_count, o.attempts, o.status_code, o.error_class, o.error, o.duration_ms,
+            o.committed_at AS created_at, NULL::timestamptz AS next_attempt_at,
+            CASE WHEN NOT o.dead THEN o.finished_at END AS delivered_at, o.replay
+        FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
+        UNION ALL
+        SELECT (p.d).id, (p.d).subscription_id,
+            CASE WHEN u.id IS NOT NULL THEN 'sending' WHEN (p.d).attempts > 0 THEN 'retrying' ELSE 'pending' END,
+            (p.d).event_id, 1, (p.d).attempts, a.status_code, a.error_class, a.error, a.duration_ms,
+            (p.d).committed_at, (p.d).next_attempt_at, NULL, NULL
+        FROM (SELECT pgwh.pending_deliveries() AS d) p
+            LEFT JOIN pgwh.deliveries_under_way() u (id) ON u.id = (p.d).id
+            LEFT JOIN LATERAL (
+                SELECT a.status_code, a.error_class, a.error, a.duration_ms FROM pgwh.attempt_rows a
+                WHERE (p.d).attempts > 0 AND a.delivery_id = (p.d).id ORDER BY a.seq DESC LIMIT 1) a ON true
+    ) d LEFT JOIN pgwh.subscriptions s ON s.id = d.subscription_id
+    WHERE pgwh.sees(s.owner);
 COMMENT ON VIEW pgwh.deliveries IS 'one row a request that is done, and one a delivery that is not';
 COMMENT ON COLUMN pgwh.deliveries.id IS 'number of the delivery; of a batch, its first member''s';
 COMMENT ON COLUMN pgwh.deliveries.subscription_id IS 'who gets it';
@@ -676,15 +713,20 @@ COMMENT ON COLUMN pgwh.deliveries.next_attempt_at IS 'when the next request is d
 COMMENT ON COLUMN pgwh.deliveries.delivered_at IS 'when the endpoint had taken it';
 COMMENT ON COLUMN pgwh.deliveries.replay IS 'the replay that it was sent in; null when it was sent for the first time';
 
-CREATE VIEW pgwh.attempts AS
+CREATE VIEW pgwh.attempts WITH (security_barrier) AS
     SELECT a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.status_code, a.error_class, a.error, a.response,
         a.subscription_id, a.next_attempt_at, a.replay
-    FROM pgwh.attempt_rows a
-    UNION ALL
-    SELECT o.id, o.attempts, o.finished_at - o.duration_ms * interval '1 ms', o.duration_ms, o.status_code, NULL, NULL, NULL,
-        o.subscription_id, NULL, o.replay
-    FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
-    WHERE o.attempts > 1 AND NOT o.dead;
+    FROM (
+        SELECT a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.status_code, a.error_class, a.error, a.response,
+            a.subscription_id, a.next_attempt_at, a.replay
+        FROM pgwh.attempt_rows a
+        UNION ALL
+        SELECT o.id, o.attempts, o.finished_at - o.duration_ms * interval '1 ms', o.duration_ms, o.status_code, NULL, NULL, NULL,
+            o.subscription_id, NULL, o.replay
+        FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
+        WHERE o.attempts > 1 AND NOT o.dead
+    ) a LEFT JOIN pgwh.subscriptions s ON s.id = a.subscription_id
+    WHERE pgwh.sees(s.owner);
 COMMENT ON VIEW pgwh.attempts IS 'requests one by one, except those that succeeded at once';
 COMMENT ON COLUMN pgwh.attempts.delivery_id IS 'the delivery; of a batch, its first member''s';
 COMMENT ON COLUMN pgwh.attempts.attempt IS 'which request, counted from 1';
@@ -698,12 +740,10 @@ COMMENT ON COLUMN pgwh.attempts.subscription_id IS 'whose it was';
 COMMENT ON COLUMN pgwh.attempts.next_attempt_at IS 'when the next one was due; null when it was the last';
 COMMENT ON COLUMN pgwh.attempts.replay IS 'the replay that it belongs to';
 
-CREATE VIEW pgwh.dead_letters AS
+CREATE VIEW pgwh.dead_letters WITH (security_barrier) AS
     SELECT m.id, o.subscription_id, s.name AS subscription, e.id AS event_id, o.attempts, o.status_code, o.error_class,
         o.error AS reason, o.finished_at AS died_at, e.committed_at AS created_at,
-        convert_from(e.schema_name, 'UTF8') AS schema_name, convert_from(e.table_name, 'UTF8') AS table_name, e.action,
-        convert_from(e.payload, 'UTF8')::jsonb -> 'data' -> 'key' AS key,
-        (convert_from(e.payload, 'UTF8')::jsonb -> 'data') - 'subscription' AS data
+        n.schema_name, n.table_name, e.action, d.data -> 'key' AS key, d.data - 'subscription' AS data
     FROM pgwh.outcome_chunks c
         CROSS JOIN LATERAL pgwh.unpack_outcomes(c.body) o
         CROSS JOIN LATERAL unnest(o.members) m (id)
@@ -713,7 +753,11 @@ CREATE VIEW pgwh.dead_letters AS
                 SELECT h.first_id, h.body FROM pgwh.event_chunks h WHERE h.last_id >= m.id ORDER BY h.last_id LIMIT 1) h,
                 LATERAL pgwh.unpack_events(h.first_id, h.body) e
             WHERE m.id = ANY (e.delivery_ids)) e ON true
-    WHERE c.dead > 0 AND o.dead AND o.replay IS NULL AND NOT EXISTS (
+        CROSS JOIN LATERAL (SELECT convert_from(e.schema_name, 'UTF8'), convert_from(e.table_name, 'UTF8')) n (schema_name, table_name)
+        CROSS JOIN LATERAL (SELECT CASE
+            WHEN pgwh.sees(NULL) OR e.action IN ('ddl', 'message') THEN convert_from(e.payload, 'UTF8')::jsonb -> 'data'
+            ELSE pgwh.readable(e.relation, convert_from(e.payload, 'UTF8')::jsonb -> 'data') END) d (data)
+    WHERE pgwh.sees(s.owner) AND c.dead > 0 AND o.dead AND o.replay IS NULL AND NOT EXISTS (
         SELECT FROM pgwh.outcome_chunks r
             CROSS JOIN LATERAL pgwh.unpack_outcomes(r.body) again CROSS JOIN LATERAL unnest(again.events) took (event_id)
         WHERE r.replayed > 0 AND again.replay IS NOT NULL AND NOT again.dead
@@ -733,7 +777,7 @@ COMMENT ON COLUMN pgwh.dead_letters.schema_name IS 'schema of the table';
 COMMENT ON COLUMN pgwh.dead_letters.table_name IS 'the table that was changed';
 COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete, truncate, read, ddl or message';
 COMMENT ON COLUMN pgwh.dead_letters.key IS 'key of the row';
-COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data';
+COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data, as far as you may read the table by now';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Looking
@@ -747,6 +791,13 @@ CREATE FUNCTION pgwh.condition_problem(
 ) RETURNS text
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
 COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
+
+CREATE FUNCTION pgwh.permission_problem(
+    owner text, tables text[], event_types text[], filter text, changed text[], columns text[], exclude_columns text[],
+    key_columns text[], OUT problem text, OUT cure text, OUT stops boolean
+) RETURNS SETOF record
+    LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'permission_problem_wrapper';
+COMMENT ON FUNCTION pgwh.permission_problem(text, text[], text[], text, text[], text[], text[], text[]) IS 'the first table that a subscription gets nothing of since its owner may not read it, what to type, and whether it names that table; no row when there is none';
 
 CREATE FUNCTION pgwh.capture_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
@@ -770,20 +821,56 @@ CREATE FUNCTION pgwh.slot_name() RETURNS name
     END;
 COMMENT ON FUNCTION pgwh.slot_name() IS 'name of this database''s replication slot';
 
+-- What a check of health needs and who asks may not look at: without it, an application's role would have to be granted
+-- a look at everybody's commands.
+CREATE FUNCTION pgwh.server_processes(OUT type text, OUT pid integer, OUT is_here boolean) RETURNS SETOF record
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT a.backend_type, a.pid, coalesce(a.datname = current_database(), false)
+        FROM pg_catalog.pg_stat_activity a
+        WHERE a.backend_type NOT IN ('client backend', 'walsender');
+    END;
+COMMENT ON FUNCTION pgwh.server_processes() IS 'the server''s own processes: their type, process id, and whether they are in this database';
+
+CREATE FUNCTION pgwh.oldest_transaction(OUT who text, OUT cure text) RETURNS SETOF record
+    LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT b.who, b.cure FROM (
+            SELECT a.backend_xid AS xid, format('transaction %s of process %s (%s, %s)', a.backend_xid, a.pid,
+                a.usename, a.state) AS who, format('SELECT pg_terminate_backend(%s);', a.pid) AS cure
+            FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+            UNION ALL
+            SELECT p.transaction, format('prepared transaction %L', p.gid),
+                format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database)
+            FROM pg_catalog.pg_prepared_xacts p
+        ) b ORDER BY age(b.xid) DESC LIMIT 1;
+    END;
+COMMENT ON FUNCTION pgwh.oldest_transaction() IS 'the oldest transaction that writes, which a new slot waits for, and how to end it';
+
+CREATE FUNCTION pgwh.wrong_settings() RETURNS text
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT string_agg(format('%s = %L: %s', c.name, c.setting, c.error), ', ')
+        FROM pg_catalog.pg_file_settings c
+        WHERE c.name LIKE 'pgwh.%' AND c.error IS NOT NULL AND c.error <> 'setting could not be applied';
+    END;
+COMMENT ON FUNCTION pgwh.wrong_settings() IS 'settings pgwh.* of the configuration files that can''t be in effect; null when there are none';
+
 CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
-        WITH processes AS MATERIALIZED (
+        WITH running AS MATERIALIZED (
+            SELECT a.* FROM pgwh.server_processes() a
+        ), processes AS MATERIALIZED (
             SELECT w.type, (
-                SELECT min(a.pid) FROM pg_catalog.pg_stat_activity a
-                WHERE a.backend_type = w.type AND (a.datname = current_database() OR w.type = 'pgstream_hooks launcher')
+                SELECT min(a.pid) FROM running a WHERE a.type = w.type AND (a.is_here OR w.type = 'pgstream_hooks launcher')
             ) AS pid
             FROM (VALUES ('pgstream_hooks launcher'), ('pgstream_hooks dispatcher'), ('pgstream_hooks decoder')) w (type)
         ), workers AS MATERIALIZED (
             -- What else was registered and is not connected can't be seen from here.
             SELECT count(*) AS used, current_setting('max_worker_processes')::integer AS most
-            FROM pg_catalog.pg_stat_activity a
-            WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum worker', 'autovacuum launcher',
+            FROM running a
+            WHERE a.type NOT IN ('autovacuum worker', 'autovacuum launcher',
                 'background writer', 'checkpointer', 'walwriter', 'archiver', 'startup', 'walreceiver', 'logger',
                 'standalone backend', 'slotsync worker', 'walsummarizer', 'io worker')
         ), slot AS MATERIALIZED (
@@ -796,19 +883,13 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = n.wanted
         ), blocker AS MATERIALIZED (
             -- A slot is consistent when every transaction that runs now has ended.
-            SELECT b.who, b.cure FROM (
-                SELECT a.backend_xid AS xid, format('transaction %s of process %s (%s, %s)', a.backend_xid, a.pid,
-                    a.usename, a.state) AS who, format('SELECT pg_terminate_backend(%s);', a.pid) AS cure
-                FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
-                UNION ALL
-                SELECT p.transaction, format('prepared transaction %L', p.gid),
-                    format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database)
-                FROM pg_catalog.pg_prepared_xacts p
-            ) b ORDER BY age(b.xid) DESC LIMIT 1
+            SELECT b.who, b.cure FROM pgwh.oldest_transaction() b
         ), subscription AS MATERIALIZED (
             SELECT s.name, s.home <> pgwh.home() AS held,
                 CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables), u.problem,
-                    pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) END AS problem, s.updated_at
+                    pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns),
+                    (SELECT q.problem FROM pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
+                        s.columns, s.exclude_columns, s.key_columns) q)) END AS problem, s.updated_at
             FROM pgwh.subscriptions s LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
         ), endpoint AS MATERIALIZED (
             SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
@@ -865,9 +946,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             coalesce(f.wrong, CASE WHEN current_setting('pgwh.enabled')::boolean THEN 'all settings pgwh.* are in effect' ELSE 'pgwh.enabled is off: nothing is captured or sent' END),
             CASE WHEN f.wrong IS NOT NULL THEN 'Correct the file, then SELECT pg_reload_conf();'
                 WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();' END
-        FROM (SELECT string_agg(format('%s = %L: %s', c.name, c.setting, c.error), ', ') AS wrong
-            FROM pg_catalog.pg_file_settings c WHERE c.name LIKE 'pgwh.%' AND c.error IS NOT NULL
-                AND c.error <> 'setting could not be applied') f
+        FROM (SELECT pgwh.wrong_settings() AS wrong) f
         UNION ALL
         SELECT 'subscriptions valid', NOT coalesce(bool_or(s.held OR s.problem IS NOT NULL), false),
             coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.held THEN 'held, made or armed elsewhere' ELSE s.problem END), '; ' ORDER BY s.name)
@@ -888,7 +967,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
     END;
 COMMENT ON FUNCTION pgwh.health() IS 'one row a check: whether it is well, what was found, and what to type';
 
-CREATE VIEW pgwh.status AS
+CREATE VIEW pgwh.status WITH (security_barrier) AS
     WITH broken AS MATERIALIZED (
         SELECT h.detail, h.hint FROM pgwh.health() h
         WHERE NOT h.ok AND h.check_name IN ('preloaded', 'wal_level', 'worker running', 'slot present and valid', 'slot plugin')
@@ -905,15 +984,18 @@ CREATE VIEW pgwh.status AS
             WHEN s.home <> h.home THEN 'held'
             WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
             WHEN s.paused THEN 'paused'
-            WHEN p.refused IS NOT NULL OR u.problem IS NOT NULL OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN p.refused IS NOT NULL OR u.problem IS NOT NULL OR q.stops OR EXISTS (SELECT FROM broken) THEN 'error'
             WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
             ELSE 'active' END AS state,
-            p.refused, p.missing, p.unfit, u.problem AS unsigned
+            p.refused, p.missing, p.unfit, u.problem AS unsigned, q.problem AS denied, q.cure, q.stops
         FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id
             LEFT JOIN unsigned u ON u.subscription_id = s.id,
             -- Without its url nothing can be sent; without one of its tables the others still are.
             LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables),
                 pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) p (refused, missing, unfit)
+            LEFT JOIN LATERAL pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
+                s.exclude_columns, s.key_columns) q ON true
+        WHERE pgwh.sees(s.owner)
     )
     SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
         CASE j.state
@@ -923,9 +1005,9 @@ CREATE VIEW pgwh.status AS
                 ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
-            WHEN 'error' THEN coalesce(j.refused, j.unsigned, (SELECT b.detail FROM broken b))
+            WHEN 'error' THEN coalesce(j.refused, j.unsigned, (SELECT b.detail FROM broken b), j.denied)
             WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
-            ELSE coalesce(j.missing, j.unfit) END AS reason,
+            ELSE coalesce(j.missing, j.unfit, j.denied) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT pg_is_in_recovery() THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
@@ -935,12 +1017,13 @@ CREATE VIEW pgwh.status AS
                 WHEN j.refused IS NULL AND j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
                 WHEN j.refused IS NULL AND j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
                 WHEN j.refused IS NULL AND j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
-                WHEN j.refused IS NULL THEN (SELECT b.hint FROM broken b)
+                WHEN j.refused IS NULL THEN coalesce((SELECT b.hint FROM broken b), j.cure)
                 ELSE format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name) END
             ELSE CASE WHEN j.missing IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
                 WHEN j.unfit IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name) END
+                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name)
+                ELSE j.cure END
             END AS next_step,
         coalesce(t.pending, 0) AS pending,
         coalesce(t.retrying, 0) AS retrying,
@@ -992,16 +1075,14 @@ CREATE FUNCTION pgwh.status() RETURNS SETOF pgwh.status
 COMMENT ON FUNCTION pgwh.status() IS 'one row a subscription: how it fares, why, and what to type';
 
 CREATE FUNCTION pgwh.metrics() RETURNS text
-    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'metrics_wrapper';
-COMMENT ON FUNCTION pgwh.metrics() IS 'metrics of this database and its subscriptions as OpenMetrics text';
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'metrics_wrapper';
+COMMENT ON FUNCTION pgwh.metrics() IS 'metrics of this database as OpenMetrics text: of all subscriptions for members of pg_monitor, of their own for others';
 
 CREATE FUNCTION pgwh.metric_samples(
     prefix text DEFAULT '', OUT metric text, OUT database text, OUT subscription text, OUT worker text, OUT state text,
     OUT outcome text, OUT error_class text, OUT le text, OUT version text, OUT value double precision
 ) RETURNS SETOF record
-    LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'metric_samples_wrapper';
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'metric_samples_wrapper';
 COMMENT ON FUNCTION pgwh.metric_samples(text) IS 'what pgwh.metrics() tells, a row a sample, of the metrics whose names begin with prefix';
 
 CREATE FUNCTION pgwh.wait(name text, timeout interval DEFAULT '30 s') RETURNS boolean
@@ -1428,7 +1509,7 @@ COMMENT ON COLUMN pgwh.backfill_tables.position IS 'values of the last row read 
 COMMENT ON COLUMN pgwh.backfill_tables.again IS 'whether it is read once more: a row got another key, and write-ahead log did not have all of it';
 COMMENT ON COLUMN pgwh.backfill_tables.done IS 'whether it has been read to its end';
 
-CREATE VIEW pgwh.backfills AS
+CREATE VIEW pgwh.backfills WITH (security_barrier) AS
     SELECT r.id, r.subscription_id, r.subscription, r.tables, r.filter, r.order_by, r.start, r.chunk_size,
         r.state, r.reason,
         coalesce(t.rows_done, 0) AS rows_done,
@@ -1452,6 +1533,8 @@ CREATE VIEW pgwh.backfills AS
     LEFT JOIN LATERAL (
         SELECT t.table_name || coalesce(' ' || convert_from(t.position, 'UTF8'), '') AS position
         FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND NOT t.done ORDER BY t.relation LIMIT 1) p ON true
+    LEFT JOIN pgwh.subscriptions s ON s.id = r.subscription_id
+    WHERE pgwh.sees(s.owner)
     ORDER BY r.id;
 COMMENT ON VIEW pgwh.backfills IS 'one row a backfill: how far it is, how fast, and how long it will take';
 COMMENT ON COLUMN pgwh.backfills.id IS 'its id';
@@ -1508,6 +1591,27 @@ COMMENT ON FUNCTION pgwh.resume_backfill(bigint) IS 'goes on with a backfill tha
 CREATE FUNCTION pgwh.cancel_backfill(id bigint) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_backfill_wrapper';
 COMMENT ON FUNCTION pgwh.cancel_backfill(bigint) IS 'ends a backfill; rows that it has read are still sent';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Who sees and changes what
+
+-- Whatever is granted: rows of what is not said here are for superusers and the workers only.
+DO $$
+DECLARE
+    relation regclass;
+BEGIN
+    FOR relation IN SELECT c.oid FROM pg_catalog.pg_class c
+        WHERE c.relnamespace = 'pgwh'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+    END LOOP;
+END $$;
+CREATE POLICY own ON pgwh.subscriptions USING (pgwh.sees(owner));
+CREATE POLICY everybody ON pgwh.installation FOR SELECT USING (true);
+CREATE POLICY own ON pgwh.replays FOR SELECT
+    USING (EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = subscription_id AND pgwh.sees(s.owner)));
+CREATE POLICY own ON pgwh.gaps FOR SELECT
+    USING (EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = subscription_id AND pgwh.sees(s.owner)));
 
 REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;

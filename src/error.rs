@@ -135,8 +135,21 @@ pub enum Error {
     NotReady(String),
     /// Capture is not ready, and this transaction would wait for itself.
     NotReadyHere(String),
-    /// A table whose rows a subscription's owner may not read: its name, and the owner.
-    MayNotRead(String, String),
+    /// A table that a subscription's owner may not read as it is wanted.
+    MayNotRead {
+        /// Its name.
+        table: String,
+        /// What the owner lacks, as a sentence.
+        why: String,
+        /// What to type.
+        cure: String,
+    },
+    /// A role that may not read other applications' messages.
+    MayNotListen(String),
+    /// A subscription's name that is another role's already.
+    NameTaken(String),
+    /// A subscription that is another role's, and that the user is not shown.
+    NotYours(String),
     /// A database is to be moved while it has changes that are not journaled.
     Unjournaled,
     /// What should not happen: the server or pgrx refused what we asked.
@@ -186,11 +199,29 @@ impl Error {
                 "Write-ahead log from before a move to another tablespace can't be decoded after it.".into(),
                 "Try again later; SELECT * FROM pgwh.health() in that database says what keeps them.".into(),
             ),
-            Error::MayNotRead(table, owner) => (
+            Error::MayNotRead { table, why, cure } => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("permission denied for table {table}"),
-                format!("The subscription belongs to {owner:?}, who may not read all rows of {table}."),
-                format!("GRANT SELECT ON {table} TO {owner:?}; and no row security may stand in the way."),
+                why.clone(),
+                cure.clone(),
+            ),
+            Error::MayNotListen(owner) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "permission denied for other applications' messages".into(),
+                format!("They stand in write-ahead log, which the subscription's owner {owner:?} may not read."),
+                format!("ALTER ROLE {owner:?} REPLICATION; or have them written by pgwh.emit, and give event_types => '{{message}}'"),
+            ),
+            Error::NameTaken(name) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "this name is taken".into(),
+                format!("There is a subscription {name:?} already, and it is not yours."),
+                "Choose another name, for example one that begins with your role's.".into(),
+            ),
+            Error::NotYours(name) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "only its owner may do this to a subscription".into(),
+                format!("Subscription {name:?} belongs to another role, and you are no member of that."),
+                "SELECT name FROM pgwh.subscriptions; shows yours.".into(),
             ),
             Error::Missing(what) => (
                 ERRCODE_NULL_VALUE_NOT_ALLOWED,

@@ -161,7 +161,8 @@ fn only_who_can_act_as_the_owner_has_its_functions_run() {
     );
     cluster.subscribe(&receiver, "s", "transform => 'shape(jsonb)'");
     cluster.sql(
-        "UPDATE pgwh.subscriptions SET owner = 'alice'; GRANT USAGE ON SCHEMA pgwh TO mallory, carol;
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO alice;
+         UPDATE pgwh.subscriptions SET owner = 'alice'; GRANT USAGE ON SCHEMA pgwh TO mallory, carol;
          GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO mallory, carol;
          GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO mallory, carol",
     );

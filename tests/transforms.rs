@@ -302,6 +302,7 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
             &format!("transform => '{name}(jsonb)', tables => '{{public.t}}'"),
         );
     }
+    cluster.sql("GRANT SELECT ON t TO alice");
     cluster.sql("UPDATE pgwh.subscriptions SET owner = 'alice'");
     let listener = cluster.listen("loot");
     cluster.sql("INSERT INTO t VALUES (1)");
@@ -326,9 +327,14 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
     // A role that is not alice's equal can't have her run its functions, even with rights on the table.
     cluster.sql("CREATE ROLE mallory LOGIN; GRANT USAGE ON SCHEMA pgwh TO mallory; GRANT ALL ON pgwh.subscriptions TO mallory;
                  GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO mallory; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO mallory");
-    let refusal = cluster
-        .as_role("mallory")
-        .refused("UPDATE pgwh.subscriptions SET transform = 'public.steals' WHERE name = 'reads'");
+    let steal = "UPDATE pgwh.subscriptions SET transform = 'public.steals' WHERE name = 'reads'";
+    cluster.as_role("mallory").sql(steal);
+    assert_eq!(
+        cluster.value("SELECT transform FROM pgwh.subscriptions WHERE name = 'reads'"),
+        "public.reads(jsonb)"
+    );
+    cluster.sql("ALTER ROLE mallory BYPASSRLS");
+    let refusal = cluster.as_role("mallory").refused(steal);
     assert_eq!(refusal.code, "42501", "{refusal:?}");
 }
 

@@ -1,8 +1,11 @@
 //! Acting for a user: whom they may act as, and doing for them what they may not do themselves.
 
-use pgrx::pg_sys;
+use std::collections::HashSet;
 
-use crate::decode::text::in_server_encoding;
+use pgrx::prelude::*;
+
+use crate::decode::access::{self, Access};
+use crate::decode::text::{Text, in_server_encoding, list};
 use crate::error::Error;
 
 /// Whether the present role can act as the one of that name.
@@ -19,6 +22,68 @@ pub fn may_act_as(role: &str) -> bool {
 pub fn owns(owner: &str) -> bool {
     // SAFETY: a syscache look-up in a transaction. A superuser sees to those, too, whose owner is gone.
     unsafe { pg_sys::superuser() || may_act_as(owner) }
+}
+
+/// Whether the present role sees what belongs to anybody, as row-level security has it.
+pub fn sees_everything() -> bool {
+    // SAFETY: syscache look-ups in a transaction.
+    unsafe { pg_sys::superuser() || pg_sys::has_bypassrls_privilege(pg_sys::GetUserId()) }
+}
+
+/// Whether the present role is shown what belongs to the one of that name; none: to nobody any more.
+#[pg_extern(sql = false)]
+fn sees(owner: Option<Text>) -> bool {
+    if sees_everything() {
+        return true;
+    }
+    let Some(role) = owner.map(|owner| access::role_of(&owner.0)).filter(|role| *role != pg_sys::InvalidOid)
+    else {
+        return false;
+    };
+    // SAFETY: a syscache look-up in a transaction.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// The subscriptions that the present role is shown.
+pub enum Visible {
+    /// All.
+    All,
+    /// These.
+    Only(HashSet<i64>),
+}
+
+impl Visible {
+    /// Those of now.
+    pub fn now() -> Result<Visible, Error> {
+        if sees_everything() {
+            return Ok(Visible::All);
+        }
+        // Row-level security shows what is to be seen.
+        Ok(Spi::connect(|client| {
+            let rows = client.select("SELECT id FROM pgwh.subscriptions", None, &[])?;
+            let ids = rows.map(|row| Ok(row.get::<i64>(1)?.unwrap_or_default()));
+            ids.collect::<spi::Result<_>>().map(Visible::Only)
+        })?)
+    }
+
+    /// Whether it is one of them.
+    pub fn has(&self, subscription: i64) -> bool {
+        match self {
+            Visible::All => true,
+            Visible::Only(ids) => ids.contains(&subscription),
+        }
+    }
+}
+
+/// The columns of a table that the present role may read, by name; none: all.
+#[pg_extern(sql = false)]
+fn readable_columns(relation: pg_sys::Oid) -> Option<Vec<Text>> {
+    // SAFETY: reads the state of this process.
+    match access::of(relation, unsafe { pg_sys::GetUserId() }) {
+        Access::All => None,
+        Access::Nothing(_) => Some(Vec::new()),
+        Access::Columns(numbers) => Some(list(&access::names_of(relation, numbers))),
+    }
 }
 
 /// Runs the action as the extension's owner, where names without a schema mean the server's own. For what nobody else may

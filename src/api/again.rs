@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::acting::{as_owner, with_plain_names};
-use super::subscribe::id_of;
+use super::acting::{as_owner, owns, sees_everything};
+use super::secrets::owned;
 use crate::decode::text::Text;
 use crate::dispatch::{DeliveryId, Position};
 use crate::error::Error;
@@ -26,13 +26,13 @@ use crate::worker::wake;
 /// Keeps a subscription's changes instead of sending them; false if it did so already.
 #[pg_extern(sql = false)]
 fn pause(name: Option<Text>) -> Result<bool, ErrorReport> {
-    Ok(set_paused(id_of(name)?, true)?)
+    Ok(set_paused(owned(name)?, true)?)
 }
 
 /// Sends what was kept, tries at once what failed, and goes on; false if it was not paused.
 #[pg_extern(sql = false)]
 fn resume(name: Option<Text>) -> Result<bool, ErrorReport> {
-    let id = id_of(name)?;
+    let id = owned(name)?;
     let was_paused = set_paused(id, false)?;
     if !was_paused {
         tell(CommandKind::Retry { subscription: id })?;
@@ -61,16 +61,23 @@ fn set_paused(id: i64, paused: bool) -> Result<bool, Error> {
 #[pg_extern(sql = false)]
 fn skip(delivery_id: Option<i64>) -> Result<(), ErrorReport> {
     let delivery = delivery_of(delivery_id)?;
-    let found = with_plain_names(|| match journal::inspect::delivery(delivery)? {
+    let found = as_owner(|| match journal::inspect::delivery(delivery)? {
         Some((_, target)) => {
             let pending = positions()?.get(&target.subscription).is_some_and(|it| is_pending(it, delivery));
-            Ok(pending.then_some(target.subscription))
+            Ok(Some((target.subscription, pending)))
         }
-        None => Ok(journal::inspect::retried_in_replay(delivery)?),
+        None => Ok(journal::inspect::retried_in_replay(delivery)?.map(|subscription| (subscription, true))),
     })?;
     match found {
-        Some(subscription) => Ok(tell(CommandKind::Skip { subscription, delivery })?),
-        None => Err(not_pending(delivery)?.into()),
+        Some((subscription, _)) if !is_own(subscription)? => Err(unknown(delivery.0 as i64).into()),
+        Some((subscription, true)) => Ok(tell(CommandKind::Skip { subscription, delivery })?),
+        Some((_, false)) => Err(refused(
+            "this delivery is done",
+            format!("Delivery {} is not pending any more.", delivery.0),
+            format!("SELECT * FROM pgwh.deliveries WHERE id = {}; shows what became of it.", delivery.0),
+        )
+        .into()),
+        None => Err(unknown(delivery.0 as i64).into()),
     }
 }
 
@@ -78,15 +85,21 @@ fn skip(delivery_id: Option<i64>) -> Result<(), ErrorReport> {
 #[pg_extern(sql = false)]
 fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
     let id = id.ok_or(Error::Missing("id"))?;
-    let state = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT state FROM pgwh.replays WHERE id OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[id.into()],
-        )?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
-    });
-    match state.map_err(Error::from)?.as_deref() {
+    let known = as_owner(|| {
+        Ok(Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT state, subscription_id FROM pgwh.replays WHERE id = $1",
+                Some(1),
+                &[id.into()],
+            )?;
+            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, i64>().map(Some) }
+        })?)
+    })?;
+    let state = match known {
+        Some((state, Some(subscription))) if is_own(subscription)? => state,
+        _ => None,
+    };
+    match state.as_deref() {
         Some("waiting" | "running") => Ok(tell(CommandKind::CancelReplay { replay: id })?),
         Some(state) => Err(refused(
             "this replay is over",
@@ -121,19 +134,14 @@ pub fn tell(what: CommandKind) -> Result<(), Error> {
         CommandKind::Discard { subscription, .. } => ("discard", Some(subscription), None, None),
     };
     let (replay, backfill) = if command.contains("backfill") { (None, other) } else { (other, None) };
-    let write = || {
+    // The caller has been judged, and may not write there.
+    as_owner(|| {
         Ok(Spi::run_with_args(
             "INSERT INTO pgwh.commands (command, subscription_id, delivery_id, replay_id, backfill_id)
              VALUES ($1, $2, $3, $4, $5)",
             &[command.into(), subscription.into(), delivery.into(), replay.into(), backfill.into()],
         )?)
-    };
-    // To have a row read again does what its change has done already; whose backfill it is has been judged.
-    if command == "reload" || backfill.is_some() {
-        as_owner(write)?
-    } else {
-        write()?
-    }
+    })?;
     wake::tell_dispatcher_at_commit();
     Ok(())
 }
@@ -146,17 +154,17 @@ fn delivery_of(delivery_id: Option<i64>) -> Result<DeliveryId, Error> {
     }
 }
 
-/// Why a delivery can't be given up.
-fn not_pending(delivery: DeliveryId) -> Result<Error, Error> {
-    let known = with_plain_names(|| Ok(journal::inspect::delivery(delivery)?))?;
-    Ok(match known {
-        Some(_) => refused(
-            "this delivery is done",
-            format!("Delivery {} is not pending any more.", delivery.0),
-            format!("SELECT * FROM pgwh.deliveries WHERE id = {}; shows what became of it.", delivery.0),
-        ),
-        None => unknown(delivery.0 as i64),
-    })
+/// Whether what is sent for a subscription is the caller's affair. One that is gone is nobody's but who sees everything.
+pub(super) fn is_own(subscription: i64) -> Result<bool, Error> {
+    let owner = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT owner FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[subscription.into()],
+        )?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<Text>() }
+    });
+    Ok(owner?.map_or_else(sees_everything, |owner| owns(&owner.0)))
 }
 
 fn unknown(number: i64) -> Error {

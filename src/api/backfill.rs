@@ -4,12 +4,14 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, with_plain_names};
-use super::again::{refused, tell};
+use super::again::{is_own, refused, tell};
 use super::conditions::Conditions;
+use super::permission::Claim;
 use super::subscribe::id_of;
 use super::tables;
 use crate::decode::chunk;
-use crate::decode::text::{self, Text};
+use crate::decode::route::Grantee;
+use crate::decode::text::{self, Text, Texts as _};
 use crate::error::Error;
 use crate::journal::{self, BackfillTable, CommandKind};
 
@@ -108,13 +110,8 @@ fn tables_of_subscription(id: i64) -> Result<Vec<String>, Error> {
 
 /// Refuses what could not be read. Tables that come later are judged when they are come to.
 fn check(subscription: i64, wanted: &Wanted) -> Result<(), Error> {
-    let (subscribed, owner) = Spi::get_two_with_args::<Vec<Text>, Text>(
-        "SELECT tables, owner FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
-        &[subscription.into()],
-    )?;
-    let (subscribed, owner) =
-        (subscribed.map(text::strings).unwrap_or_default(), String::from(owner.unwrap_or_default()));
-    require_owner(&owner)?;
+    let (subscribed, grantee) = reader_of(subscription)?;
+    require_owner(&grantee.owner)?;
     let tables = with_plain_names(|| {
         Ok(Spi::connect(|client| journal::tables_of(client, &wanted.tables, &subscribed))?)
     })?;
@@ -129,42 +126,62 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<(), Error> {
             "Backfill a table that it is about, or change its tables: UPDATE pgwh.subscriptions SET tables = '{…}' WHERE …",
         ));
     }
-    let reader = text::in_server_encoding(&owner);
-    // SAFETY: a syscache look-up by a C string.
-    let reader = unsafe { pg_sys::get_role_oid(reader.as_ptr(), true) };
-    for table in &tables {
-        check_table(table, reader, &owner, wanted)?;
-    }
     // As one that gets what is inserted.
     let conditions = Conditions {
         tables: wanted.tables.clone(),
         event_types: vec!["insert".to_owned()],
         filter: wanted.filter.clone(),
+        // How far it is shows values of the column that it is ordered by.
+        key_columns: wanted
+            .order_by
+            .iter()
+            .cloned()
+            .chain(grantee.key_columns.into_iter().flatten())
+            .map(Some)
+            .collect(),
         ..Conditions::default()
     };
-    conditions.check()
+    let claim = Claim::new(grantee.owner, conditions.clone(), grantee.columns, grantee.exclude_columns);
+    for table in &tables {
+        check_table(table, wanted)?;
+        claim.check_table(table.oid)?;
+    }
+    Conditions { key_columns: None, ..conditions }.check()
 }
 
-fn check_table(
-    table: &BackfillTable,
-    reader: pg_sys::Oid,
-    owner: &str,
-    wanted: &Wanted,
-) -> Result<(), Error> {
-    if let Some(problem) = chunk::unreadable(table.oid, wanted.order_by.as_deref(), wanted.start.as_deref()) {
-        return Err(refused(
+/// The tables of a subscription, and who must be allowed to read them.
+fn reader_of(subscription: i64) -> Result<(Vec<String>, Grantee), Error> {
+    Ok(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT tables, owner, columns, exclude_columns, key_columns FROM pgwh.subscriptions
+             WHERE id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[subscription.into()],
+        )?;
+        let row = rows.first();
+        let grantee = Grantee {
+            owner: row.text(2)?.unwrap_or_default(),
+            columns: row.texts(3)?,
+            exclude_columns: row.texts(4)?,
+            key_columns: row.texts(5)?,
+        };
+        Ok::<_, pgrx::spi::Error>((row.texts(1)?.unwrap_or_default(), grantee))
+    })?)
+}
+
+/// Refuses a table that can't be read chunk by chunk.
+fn check_table(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
+    match chunk::unreadable(table.oid, wanted.order_by.as_deref(), wanted.start.as_deref()) {
+        Some(problem) => Err(refused(
             format!("table {} can't be read row by row", table.name),
             format!("{problem}."),
             format!(
                 "ALTER TABLE {} ADD PRIMARY KEY (…); or leave it out: table_name => 'schema.other_table'",
                 table.name
             ),
-        ));
+        )),
+        None => Ok(()),
     }
-    if !table.ancestors.iter().any(|ancestor| chunk::may_read(*ancestor, reader)) {
-        return Err(Error::MayNotRead(table.name.clone(), owner.to_owned()));
-    }
-    Ok(())
 }
 
 /// Reads no more of a backfill for now.
@@ -194,17 +211,18 @@ fn require(id: Option<i64>, states: &[&str]) -> Result<i64, Error> {
     let known = as_owner(|| {
         Ok(Spi::connect(|client| {
             let rows = client.select(
-                "SELECT r.state, s.owner FROM pgwh.backfill_requests r
-                 LEFT JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
+                "SELECT state, subscription_id FROM pgwh.backfill_requests WHERE id = $1",
                 Some(1),
                 &[id.into()],
             )?;
-            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, Text>().map(Some) }
+            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, i64>().map(Some) }
         })?)
     })?;
-    let owner = known.as_ref().and_then(|(_, owner)| Some(owner.as_ref()?.0.as_str()));
-    owner.map_or(Ok(()), require_owner)?;
-    match known.map(|(state, _)| state.unwrap_or_default()) {
+    let state = match known {
+        Some((state, Some(subscription))) if is_own(subscription)? => state,
+        _ => None,
+    };
+    match state {
         Some(state) if states.contains(&state.as_str()) => Ok(id),
         Some(state) => Err(refused(
             "this backfill is over",

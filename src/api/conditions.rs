@@ -38,13 +38,14 @@ thread_local! {
 
 /// A command of this session: while it runs, it sees no change of a table.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Moment {
+pub struct Moment {
     statement: i64,
     command: u32,
 }
 
 impl Moment {
-    fn now() -> Moment {
+    /// The one that runs.
+    pub fn now() -> Moment {
         // SAFETY: globals of this process; a transaction is in progress.
         unsafe {
             Moment {
@@ -138,7 +139,8 @@ impl Conditions {
         });
     }
 
-    fn without_numbers(&self) -> Conditions {
+    /// The same but for numbers in the filter, which make no difference to what fits.
+    pub fn without_numbers(&self) -> Conditions {
         let shape = |filter: &String| {
             let shape = Shape::of(filter);
             let is_number = |literal: &Literal| !matches!(literal.value, LiteralValue::Text(_));

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::acting::{as_owner, with_plain_names};
+use super::acting::{as_owner, sees_everything, with_plain_names};
 use super::again::tell;
 use super::subscribe::require_capture;
 use crate::decode::text::Text;
@@ -52,6 +52,10 @@ fn adopt(pending: Option<Text>) -> Result<i64, ErrorReport> {
         })?;
         Ok(adopted as i64)
     })?;
+    // What a role that has subscriptions of its own only says of them says nothing of the cluster.
+    if !sees_everything() {
+        return Ok(adopted);
+    }
     as_owner(|| Ok(Spi::run("UPDATE pgwh.installation SET home = pgwh.home() WHERE home <> pgwh.home()")?))?;
     Ok(adopted)
 }

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::acting::{Visible, as_owner};
 use crate::decode::text::{encoded, fits};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
@@ -39,6 +40,7 @@ fn unpack_events(
             name!(delivery_ids, Vec<i64>),
             name!(subscription_ids, Vec<i64>),
             name!(error, Option<Vec<u8>>),
+            name!(relation, Option<pg_sys::Oid>),
         ),
     >,
     ErrorReport,
@@ -63,6 +65,7 @@ fn unpack_events(
             ids,
             subscriptions,
             about.error,
+            about.relation,
         ))
     });
     Ok(TableIterator::new(rows))
@@ -76,6 +79,8 @@ struct About {
     payload: Option<Vec<u8>>,
     /// In the database's encoding.
     error: Option<Vec<u8>>,
+    /// The table's oid.
+    relation: Option<pg_sys::Oid>,
 }
 
 impl About {
@@ -108,6 +113,7 @@ impl About {
             action,
             payload,
             error,
+            relation: relation.map(|relation| pg_sys::Oid::from(relation.oid)),
         })
     }
 }
@@ -188,7 +194,16 @@ fn pending_deliveries() -> Result<
     >,
     ErrorReport,
 > {
-    let pending = PendingDeliveries::read().map_err(Error::from)?;
+    let visible = Visible::now()?;
+    let own = || {
+        let pending = PendingDeliveries::read()?.filter(|pending| visible.has(pending.subscription));
+        Ok(pending.collect::<Vec<_>>())
+    };
+    // One by one, where nothing has to be judged.
+    let pending: Box<dyn Iterator<Item = PendingDelivery>> = match &visible {
+        Visible::All => Box::new(PendingDeliveries::read().map_err(Error::from)?),
+        Visible::Only(_) => Box::new(as_owner(own)?.into_iter()),
+    };
     let rows =
         pending.filter_map(|PendingDelivery { id, subscription, event, failures, due, committed_at }| {
             Some((

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::acting::{Visible, as_owner};
 use crate::decode::text::{Text as SqlText, Texts};
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};
@@ -20,7 +21,7 @@ use crate::worker::ask::{self, Figures};
 #[pg_extern(sql = false)]
 fn metrics() -> Result<SqlText, ErrorReport> {
     let mut text = Text::default();
-    tell(&gather("").map_err(Error::from)?, "", &mut text);
+    tell(&gather("")?, "", &mut text);
     Ok(text.finish().into())
 }
 
@@ -49,7 +50,7 @@ fn metric_samples(
 > {
     let prefix = String::from(prefix.unwrap_or_default());
     let mut rows = Rows(Vec::new());
-    tell(&gather(&prefix).map_err(Error::from)?, &prefix, &mut rows);
+    tell(&gather(&prefix)?, &prefix, &mut rows);
     let rows = rows.0.into_iter().map(|(metric, labels, value)| {
         let [database, subscription, worker, state, outcome, error_class, le, version] = labels;
         let (database, subscription) = (database.map(SqlText::from), subscription.map(SqlText::from));
@@ -69,17 +70,25 @@ impl Sink for Rows {
     }
 }
 
-/// What the metrics need whose names begin so.
-fn gather(prefix: &str) -> Result<Scrape, pgrx::spi::Error> {
+/// What the metrics need whose names begin so, as far as the caller is shown it.
+fn gather(prefix: &str) -> Result<Scrape, Error> {
+    // SAFETY: a syscache look-up in a transaction.
+    let monitors =
+        unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR)) };
+    let visible = if monitors { Visible::All } else { Visible::now()? };
+    as_owner(|| Ok(gather_visible(prefix, &visible)?))
+}
+
+fn gather_visible(prefix: &str, visible: &Visible) -> Result<Scrape, pgrx::spi::Error> {
     let wanted = || FAMILIES.iter().filter(|family| family.name.starts_with(prefix));
     let mut scrape = Scrape { name: super::journal::database(), ..Scrape::default() };
-    let known = Known::now();
+    let known = Known::now(visible);
     if wanted().any(|family| !family.is_of_subscriptions()) {
         scrape.workers = workers();
         scrape.database = database(&known)?;
     }
     if wanted().any(Family::is_of_subscriptions) {
-        scrape.subscriptions = subscriptions(known)?;
+        scrape.subscriptions = subscriptions(known, visible)?;
     }
     Ok(scrape)
 }
@@ -191,9 +200,10 @@ struct Known {
 }
 
 impl Known {
-    fn now() -> Known {
+    fn now(visible: &Visible) -> Known {
         let (mut known, now) = (Known::default(), now());
-        known.together.totals = ask::each_figures(|figures, totals| match totals {
+        let others = ask::each_figures(|figures, totals| match totals {
+            _ if !visible.has(figures.subscription_id) => {}
             Some(totals) => {
                 known.own.insert(figures.subscription_id, own_figures(figures, totals, now));
             }
@@ -202,13 +212,18 @@ impl Known {
                 add(&mut known.together, figures, now);
             }
         });
+        // Of those that share their counts nobody can say whose they are.
+        if matches!(visible, Visible::All) {
+            known.together.totals = others;
+        }
         known
     }
 }
 
 /// Those with metrics of their own, and the others together, if there are any.
-fn subscriptions(mut known: Known) -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
+fn subscriptions(mut known: Known, visible: &Visible) -> Result<Vec<SubscriptionFigures>, pgrx::spi::Error> {
     let named = named(known.own.keys().copied().collect())?.into_iter();
+    let named = named.filter(|(id, ..)| visible.has(*id));
     let mut shown: Vec<_> = named
         .map(|(id, name, standing)| {
             let figures = known.own.remove(&id).unwrap_or_default();

@@ -38,6 +38,8 @@ mod metrics;
 #[cfg(feature = "server")]
 mod near;
 #[cfg(feature = "server")]
+mod permission;
+#[cfg(feature = "server")]
 mod preview;
 #[cfg(feature = "server")]
 mod schema_changes;

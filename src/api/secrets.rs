@@ -8,7 +8,7 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::acting::{as_owner, owns};
+use super::acting::{Visible, as_owner, owns};
 use super::again::tell;
 use super::headers;
 use super::jsonb::Jsonb;
@@ -90,6 +90,7 @@ fn generate_secret(signature: Option<Text>) -> Result<String, ErrorReport> {
 #[pg_extern(sql = false)]
 fn secret_problems()
 -> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, Text))>, ErrorReport> {
+    let visible = Visible::now()?;
     let problems = as_owner(|| {
         let keys = keys();
         let mut problems = Vec::new();
@@ -105,6 +106,9 @@ fn secret_problems()
             )?;
             for row in rows {
                 let id = row.get::<i64>(1)?.unwrap_or_default();
+                if !visible.has(id) {
+                    continue;
+                }
                 let opened = keys
                     .as_ref()
                     .map_err(Clone::clone)

@@ -3,6 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::acting::Visible;
 use crate::decode::text::Text;
 use crate::error::Error;
 use crate::worker::ask::{self, Standing};
@@ -38,7 +39,9 @@ fn delivery_stats() -> Result<
     ErrorReport,
 > {
     let mut rows = Vec::new();
-    for Standing { figures, reached } in ask::all_standings() {
+    let visible = Visible::now()?;
+    let shown = ask::all_standings().into_iter().filter(|it| visible.has(it.figures.subscription_id));
+    for Standing { figures, reached } in shown {
         rows.push((
             figures.subscription_id,
             figures.mode(),

@@ -1,11 +1,13 @@
 //! `pgwh.subscribe` and `pgwh.unsubscribe`.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::datum::{DatumWithOid, Interval};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::acting::{as_owner, owns, sees_everything};
 use super::functions;
 use super::jsonb::Jsonb;
 use super::near::near;
@@ -100,8 +102,12 @@ fn subscribe(
     if enabled {
         require_capture()?;
     }
-    if nameless && let Some(name) = name_of_the_same(&wanted)? {
-        wanted.name = name;
+    if nameless {
+        match name_of_the_same(&wanted)? {
+            Some(name) => wanted.name = name,
+            None if is_anothers(&wanted.name)? => wanted.name = format!("{}-{}", wanted.name, own_name()),
+            None => {}
+        }
     }
     let id = store(wanted, enabled)?;
     secrets::set_secret(id, secret, scheme)?;
@@ -172,6 +178,34 @@ fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
     })?)
 }
 
+/// Whether a subscription of that name is there that the caller may not touch, and perhaps not see.
+pub fn is_anothers(name: &str) -> Result<bool, Error> {
+    // Whom nothing is hidden from meets the other checks.
+    if sees_everything() {
+        return Ok(false);
+    }
+    let owner = as_owner(|| {
+        Ok(Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT owner FROM pgwh.subscriptions WHERE name = $1",
+                Some(1),
+                &[text::argument(name)],
+            )?;
+            if rows.is_empty() { Ok(None) } else { rows.first().get_one::<Text>() }
+        })?)
+    })?;
+    Ok(owner.is_some_and(|owner| !owns(&owner.0)))
+}
+
+/// The name of the present role.
+fn own_name() -> String {
+    // SAFETY: a syscache look-up in a transaction; the name is a copy, or null.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
+        if name.is_null() { String::new() } else { text::utf8(CStr::from_ptr(name).to_bytes()).into_owned() }
+    }
+}
+
 fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
     let row: Vec<(&str, DatumWithOid<'_>)> = vec![
         ("name", text::argument(wanted.name)),
@@ -237,22 +271,32 @@ fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
 /// The id of the subscription of that name.
 pub fn id_of(name: Option<Text>) -> Result<i64, Error> {
     let name = String::from(name.ok_or(Error::Missing("name"))?);
-    Spi::connect(|client| {
+    let found = find(&name)?;
+    // The one and the other are told apart by name only, which whoever wants the name for itself finds out, too.
+    if found.is_err() && is_anothers(&name)? {
+        return Err(Error::NotYours(name));
+    }
+    found
+}
+
+/// The id of a subscription that the caller is shown, or that there is none.
+fn find(name: &str) -> Result<Result<i64, Error>, Error> {
+    Ok(Spi::connect(|client| {
         let found = client.select(
             "SELECT id FROM pgwh.subscriptions WHERE name OPERATOR(pg_catalog.=) $1",
             Some(1),
-            &[text::argument(name.as_str())],
+            &[text::argument(name)],
         )?;
         if !found.is_empty()
             && let Some(id) = found.first().get_one::<i64>()?
         {
-            return Ok(id);
+            return Ok(Ok(id));
         }
         let mut names = Vec::new();
         for row in client.select("SELECT name FROM pgwh.subscriptions", None, &[])? {
             names.extend(row.text(1)?);
         }
-        let near = near(&name, names).into_iter().map(|name| format!("\"{name}\"")).collect();
-        Err(Error::NoSuchSubscription(name, near))
-    })
+        let near = near(name, names).into_iter().map(|name| format!("\"{name}\"")).collect();
+        Ok::<_, pgrx::spi::Error>(Err(Error::NoSuchSubscription(name.to_owned(), near)))
+    })?)
 }

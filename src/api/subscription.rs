@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::conditions::Conditions;
 use super::jsonb::Jsonb;
+use super::permission::Claim;
 use super::{columns, event_types, functions, tables};
 use crate::error::Error;
 use crate::event::format::Format;
@@ -227,6 +228,20 @@ impl Wish {
             retention: self.retention,
             compress,
         })
+    }
+}
+
+impl Subscription {
+    /// What it reads, when it belongs to that role.
+    pub fn claim(&self, owner: String) -> Claim {
+        let conditions = Conditions {
+            tables: self.tables.clone(),
+            event_types: self.event_types.clone(),
+            filter: self.filter.clone(),
+            changed: self.changed.clone(),
+            key_columns: self.key_columns.clone(),
+        };
+        Claim::new(owner, conditions, self.columns.clone(), self.exclude_columns.clone())
     }
 }
 

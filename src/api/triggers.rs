@@ -10,7 +10,8 @@ use super::acting::{may_act_as, owns};
 use super::conditions::Conditions;
 use super::headers;
 use super::jsonb::Jsonb;
-use super::subscribe::require_capture;
+use super::permission::Claim;
+use super::subscribe::{is_anothers, require_capture};
 use super::subscription::{Known, Texts, Wish};
 use crate::decode::text::{self, Text, Texts as _};
 use crate::error::Error;
@@ -63,6 +64,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     let mut known = Known::default();
     let mut old_owner = None;
     let mut was_live = false;
+    let mut was_claimed = None;
     if let Some(old) = &old {
         new.set_by_name("updated_at", transaction_timestamp())?;
         // What comes from a copy was not checked here.
@@ -77,6 +79,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
                 known.columns.extend(texts(old, column)?.unwrap_or_default().into_iter().flatten());
             }
             known.conditions = was_live.then(|| conditions_of(old)).transpose()?;
+            was_claimed = was_live.then(|| claim_of(old)).transpose()?;
         }
     }
     let wish = Wish {
@@ -106,17 +109,25 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         compress: new.get_by_name::<Text>("compress")?.map(String::from),
     };
     let subscription = wish.check(&known)?;
+    if old.is_none() && is_anothers(&subscription.name)? {
+        return Err(Error::NameTaken(subscription.name));
+    }
     let owner = new.get_by_name::<Text>("owner")?.map(String::from);
     // A function runs as the owner, whom only who can act as that role may have it run as.
     let new_function = |function: &Option<String>, known| function.is_some() && *function != known;
     let has_new_function = new_function(&subscription.transform, known.transform)
         || new_function(&subscription.route, known.route);
     if owner != old_owner || has_new_function {
-        check_owner(owner)?;
+        check_owner(owner.clone())?;
     }
     let enabled = new.get_by_name::<bool>("enabled")?.unwrap_or(true);
     if enabled && !was_live {
         require_capture()?;
+    }
+    let claim = subscription.claim(owner.unwrap_or_default());
+    // What a REVOKE has taken away does not stand in the way of changing something else.
+    if enabled && was_claimed.as_ref() != Some(&claim) {
+        claim.check()?;
     }
     if enabled {
         new.set_by_name("disabled_reason", None::<String>)?;
@@ -160,6 +171,14 @@ fn conditions_of<A: WhoAllocated>(row: &PgHeapTuple<'_, A>) -> Result<Conditions
         changed: stored("changed")?,
         key_columns: stored("key_columns")?,
     })
+}
+
+/// What a row that was checked before reads, and on whose behalf.
+fn claim_of<A: WhoAllocated>(row: &PgHeapTuple<'_, A>) -> Result<Claim, Error> {
+    let stored =
+        |column| Ok::<_, Error>(texts(row, column)?.map(|texts| texts.into_iter().flatten().collect()));
+    let owner = String::from(row.get_by_name::<Text>("owner")?.unwrap_or_default());
+    Ok(Claim::new(owner, conditions_of(row)?, stored("columns")?, stored("exclude_columns")?))
 }
 
 fn texts<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Result<Option<Texts>, Error> {

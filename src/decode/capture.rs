@@ -6,7 +6,7 @@
 mod messages;
 mod schema_changes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub struct Capture {
     messages: Option<u32>,
     /// Whether a message was seen that somebody forged.
     forgery_seen: bool,
+    /// Tables and owners of subscriptions that get nothing of them, as far as the server's log has been told.
+    denied: HashSet<(u32, String)>,
 }
 
 impl Capture {
@@ -141,6 +143,7 @@ impl Capture {
             annotations_changed: false,
             messages: None,
             forgery_seen: false,
+            denied: HashSet::new(),
         }
     }
 
@@ -289,7 +292,27 @@ impl Capture {
                 let before = self.stale.remove(&oid);
                 let mut captured = CapturedRelation::build(relation, &self.router, before, always);
                 captured.model.version = self.versions.of(&captured.model.names);
+                self.tell_of_denied(&captured);
                 self.relations.insert(oid, captured);
+            }
+        }
+    }
+
+    /// Says once of whom changes of a table are kept, and once more when that is over and begins again.
+    fn tell_of_denied(&mut self, relation: &CapturedRelation) {
+        let (oid, denied) = (relation.model.oid, relation.denied());
+        if denied.is_empty() && self.denied.is_empty() {
+            return;
+        }
+        self.denied.retain(|(table, owner)| *table != oid || denied.contains(owner));
+        for owner in denied {
+            if self.denied.insert((oid, owner.clone())) {
+                let name = relation.model.name(0);
+                pgrx::log!(
+                    "pgstream_hooks: subscriptions of role \"{owner}\" get nothing of table {}.{}, which it may not read as they want",
+                    name.schema,
+                    name.table
+                );
             }
         }
     }

@@ -10,6 +10,8 @@ pub mod shape;
 pub mod versions;
 
 #[cfg(feature = "server")]
+pub(crate) mod access;
+#[cfg(feature = "server")]
 pub(crate) mod capture;
 #[cfg(feature = "server")]
 mod change;
@@ -29,6 +31,8 @@ pub(crate) mod filter;
 mod invalidation;
 #[cfg(feature = "server")]
 pub(crate) mod memory;
+#[cfg(feature = "server")]
+pub(crate) mod permits;
 #[cfg(feature = "server")]
 pub(crate) mod plugin;
 #[cfg(feature = "server")]

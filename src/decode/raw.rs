@@ -354,6 +354,19 @@ pub fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether the role has USAGE of the schema, which must be there.
+pub fn may_use_schema(schema: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    let usage = pg_sys::ACL_USAGE as pg_sys::AclMode;
+    // SAFETY: looks up the catalog by value, in a transaction.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let result = pg_sys::pg_namespace_aclcheck(schema, role, usage);
+        #[cfg(not(feature = "pg15"))]
+        let result = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, usage);
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// A wait set that lives as long as the process.
 pub fn create_wait_set(events: c_int) -> *mut pg_sys::WaitEventSet {
     // SAFETY: the set is owned by the top memory context, or since 17 by no resource owner, which is as long.

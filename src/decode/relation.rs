@@ -1,5 +1,6 @@
 //! A relation as the decoder knows it: who is interested, and how its rows are encoded.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -8,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{CapturedColumn, Scratch};
 use super::memory::Memory;
+use super::permits::Permits;
 use super::raw;
 use super::route::Router;
 use super::routes::{Change, Refused, Routes};
@@ -41,6 +43,8 @@ pub struct CapturedRelation {
     columns: Vec<CapturedColumn>,
     /// Its rows as conditions look at them, made when the first is to be judged.
     rows: Option<Rows>,
+    /// Who may get its rows at all.
+    permits: Permits,
     memory: Memory,
 }
 
@@ -79,6 +83,7 @@ impl CapturedRelation {
                 identity: identity_of(relation).0,
                 columns: Vec::new(),
                 rows: None,
+                permits: Permits::default(),
                 memory: Memory::new(c"pgwh relation"),
             };
             let names = &captured.model.names;
@@ -86,9 +91,13 @@ impl CapturedRelation {
                 before.filter(|before| before.model.names == *names && before.is_now(relation))
             {
                 (captured.routes, captured.rows) = (before.routes, before.rows);
+                captured.permits = before.permits;
             } else if routable {
-                for (interest, condition) in router.interests(names) {
-                    captured.routes.add(interest, condition);
+                let key = key_columns(relation);
+                for (interest, terms) in router.interests(names) {
+                    if captured.permits.allow(relation, &key, &terms) {
+                        captured.routes.add(interest, terms.condition);
+                    }
                 }
             }
             if always || !captured.routes.is_empty() {
@@ -101,7 +110,14 @@ impl CapturedRelation {
     /// Whether what its conditions were compiled for is the same now.
     unsafe fn is_now(&self, relation: pg_sys::Relation) -> bool {
         // SAFETY: the relation is open.
-        self.rows.as_ref().is_some_and(|rows| unsafe { rows.fit(relation) }) && !self.routes.has_broken()
+        self.rows.as_ref().is_some_and(|rows| unsafe { rows.fit(relation) })
+            && !self.routes.has_broken()
+            && self.permits.still_hold(pg_sys::Oid::from(self.model.oid))
+    }
+
+    /// Owners of subscriptions that get nothing of it, since they may not read what these want.
+    pub fn denied(&self) -> &BTreeSet<String> {
+        self.permits.denied()
     }
 
     /// # Safety
@@ -142,13 +158,17 @@ impl CapturedRelation {
     }
 
     /// Takes note of what a subscription wants from here on; false when the relation has to be built anew, since nobody
-    /// wanted it before.
+    /// wanted it before, or it takes a look at its columns. In a transaction, with the snapshot of that change.
     pub fn reroute(&mut self, subscription: i64, router: &Router) -> bool {
         self.routes.remove(subscription);
         if self.routable
-            && let Some((interest, condition)) = router.interest(subscription, &self.model.names)
+            && let Some((interest, terms)) = router.interest(subscription, &self.model.names)
         {
-            self.routes.add(interest, condition);
+            match self.permits.allow_all(pg_sys::Oid::from(self.model.oid), &terms) {
+                Some(true) => self.routes.add(interest, terms.condition),
+                Some(false) => {}
+                None => return false,
+            }
         }
         self.routes.is_empty() || !self.columns.is_empty()
     }

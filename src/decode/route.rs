@@ -27,10 +27,52 @@ pub struct Spec {
     pub enabled: bool,
     /// Where it was armed, beginning with the installation; nothing is captured for those of another one.
     pub home: String,
+    /// Who must be allowed to read what it gets.
+    #[serde(flatten)]
+    pub grantee: Grantee,
+}
+
+/// On whose behalf rows are read, and what of them that role must be allowed to read, beside what a [`Condition`] looks at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grantee {
+    /// The role that the subscription belongs to. An unknown one may read nothing.
+    #[serde(default)]
+    pub owner: String,
+    /// The columns that payloads show besides the key; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// The columns that payloads leave out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude_columns: Option<Vec<String>>,
+    /// The columns whose values are the key; none: the table's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_columns: Option<Vec<String>>,
+}
+
+impl Grantee {
+    /// Whether it is shown a column of a table.
+    pub fn is_shown(&self, column: &str, is_key: bool) -> bool {
+        let has =
+            |names: &Option<Vec<String>>| names.as_ref().map(|names| names.iter().any(|it| it == column));
+        is_key
+            || has(&self.key_columns) == Some(true)
+            || has(&self.columns).unwrap_or_else(|| has(&self.exclude_columns) != Some(true))
+    }
 }
 
 /// The columns of `pgwh.subscriptions` that make a [`Spec`].
-pub const SPEC_COLUMNS: [&str; 6] = ["tables", "event_types", "filter", "changed", "enabled", "home"];
+pub const SPEC_COLUMNS: [&str; 10] = [
+    "tables",
+    "event_types",
+    "filter",
+    "changed",
+    "enabled",
+    "home",
+    "owner",
+    "columns",
+    "exclude_columns",
+    "key_columns",
+];
 
 /// Which actions of a table a subscription wants, and under which of the table's names it knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +137,16 @@ struct Subscription {
     tables: Arc<[String]>,
     actions: Actions,
     condition: Option<Box<Condition>>,
+    grantee: Arc<Grantee>,
+}
+
+/// What a subscription asks of the changes of a table that it is interested in.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// What they must be like; none: any.
+    pub condition: Option<&'a Condition>,
+    /// Who must be allowed to read them.
+    pub grantee: &'a Arc<Grantee>,
 }
 
 /// Subscriptions to the same tables.
@@ -114,6 +166,8 @@ pub struct Router {
     with_wildcards: BTreeSet<Arc<[String]>>,
     /// Those who want something else than rows.
     listeners: Listeners,
+    /// Each once, since many subscriptions have the same; and how many have it.
+    grantees: HashMap<Arc<Grantee>, usize>,
 }
 
 impl Router {
@@ -127,6 +181,7 @@ impl Router {
             by_table: HashMap::new(),
             with_wildcards: BTreeSet::new(),
             listeners: Listeners::default(),
+            grantees: HashMap::new(),
         }
     }
 
@@ -151,7 +206,15 @@ impl Router {
         let actions = Actions::of(&spec.event_types);
         let condition = has_condition.then(|| Box::new(condition));
         self.listeners.add(subscription, &spec.tables, &spec.event_types);
-        self.subscriptions.insert(subscription, Subscription { tables, actions, condition });
+        let grantee = self.grantee(&spec.grantee);
+        self.subscriptions.insert(subscription, Subscription { tables, actions, condition, grantee });
+    }
+
+    fn grantee(&mut self, wanted: &Grantee) -> Arc<Grantee> {
+        let known = self.grantees.get_key_value(wanted).map(|(known, _)| Arc::clone(known));
+        let grantee = known.unwrap_or_else(|| Arc::new(wanted.clone()));
+        *self.grantees.entry(Arc::clone(&grantee)).or_default() += 1;
+        grantee
     }
 
     fn join_group(&mut self, subscription: i64, tables: &[String]) -> Arc<[String]> {
@@ -179,8 +242,16 @@ impl Router {
     }
 
     fn remove(&mut self, subscription: i64) {
-        let Some(Subscription { tables, .. }) = self.subscriptions.remove(&subscription) else { return };
+        let Some(Subscription { tables, grantee, .. }) = self.subscriptions.remove(&subscription) else {
+            return;
+        };
         self.listeners.remove(subscription);
+        if let Some(count) = self.grantees.get_mut(&grantee) {
+            *count -= 1;
+            if *count == 0 {
+                self.grantees.remove(&grantee);
+            }
+        }
         let Some(group) = self.groups.get_mut(&tables) else { return };
         group.members.remove(&subscription);
         if !group.members.is_empty() {
@@ -203,14 +274,19 @@ impl Router {
         self.subscriptions.keys().copied()
     }
 
+    /// Whose a subscription is.
+    pub fn owner(&self, id: i64) -> Option<&str> {
+        self.subscriptions.get(&id).map(|subscription| subscription.grantee.owner.as_str())
+    }
+
     /// Those who want something else than rows.
     pub fn listeners(&self) -> &Listeners {
         &self.listeners
     }
 
     /// Who is interested in a relation of these names (its own first, then those of the tables above it), and on which
-    /// condition.
-    pub fn interests(&self, names: &[TableName]) -> impl Iterator<Item = (Interest, Option<&Condition>)> {
+    /// terms.
+    pub fn interests(&self, names: &[TableName]) -> impl Iterator<Item = (Interest, Terms<'_>)> {
         let named = names.iter().filter_map(|name| self.by_table.get(name)).flatten();
         let tables: BTreeSet<_> = named.chain(&self.with_wildcards).collect();
         let groups = tables.into_iter().filter_map(|tables| self.groups.get(tables));
@@ -220,16 +296,20 @@ impl Router {
             let of_rows = members.filter(|(_, subscription)| subscription.actions != Actions(0));
             of_rows.map(move |(id, subscription)| (id, place, subscription))
         });
-        interests.map(|(id, place, subscription)| {
-            (place.interest(id, subscription), subscription.condition.as_deref())
-        })
+        interests.map(|(id, place, subscription)| (place.interest(id, subscription), subscription.terms()))
     }
 
     /// What one subscription wants of such a relation.
-    pub fn interest(&self, id: i64, names: &[TableName]) -> Option<(Interest, Option<&Condition>)> {
+    pub fn interest(&self, id: i64, names: &[TableName]) -> Option<(Interest, Terms<'_>)> {
         let subscription = self.subscriptions.get(&id)?;
         let place = matched(&self.groups.get(&subscription.tables)?.patterns, names)?;
-        Some((place.interest(id, subscription), subscription.condition.as_deref()))
+        Some((place.interest(id, subscription), subscription.terms()))
+    }
+}
+
+impl Subscription {
+    fn terms(&self) -> Terms<'_> {
+        Terms { condition: self.condition.as_deref(), grantee: &self.grantee }
     }
 }
 

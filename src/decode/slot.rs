@@ -150,7 +150,8 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
 fn read_subscriptions() -> Vec<(i64, Spec)> {
     read_specs(
         "SELECT id, json_build_object('tables', tables, 'event_types', event_types, 'filter', filter,
-                    'changed', changed, 'enabled', enabled, 'home', home)::text
+                    'changed', changed, 'enabled', enabled, 'home', home, 'owner', owner, 'columns', columns,
+                    'exclude_columns', exclude_columns, 'key_columns', key_columns)::text
          FROM pgwh.subscriptions",
     )
 }

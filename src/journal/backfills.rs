@@ -8,6 +8,7 @@ use pgrx::{Spi, pg_sys};
 use super::tables::check;
 use super::writer::{self, Journal};
 use crate::decode::pattern::TablePattern;
+use crate::decode::route::Grantee;
 use crate::decode::text::Texts;
 use crate::event::TableName;
 
@@ -66,8 +67,8 @@ pub struct BackfillTask {
     pub filter: Option<String>,
     /// Where it was armed.
     pub home: String,
-    /// The role that it belongs to.
-    pub owner: String,
+    /// Who must be allowed to read the rows, and what of them.
+    pub grantee: Grantee,
     /// The table, and behind which row as JSON text; none when all known tables have been read.
     pub next: Option<(pg_sys::Oid, Option<String>)>,
     /// The column that goes before the key.
@@ -169,7 +170,8 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
         let rows = client.select(
             "SELECT r.subscription_id, s.tables, s.owner, t.relation, t.position, r.order_by,
                  r.start, r.chunk_size, s.home,
-                 s.filter, r.filter
+                 s.filter, r.filter, s.columns, s.exclude_columns,
+                 CASE WHEN r.order_by IS NULL THEN s.key_columns ELSE s.key_columns || r.order_by END
              FROM pgwh.backfill_requests r
              JOIN pgwh.subscriptions s ON s.id = r.subscription_id
              LEFT JOIN LATERAL (SELECT t.relation, t.position FROM pgwh.backfill_tables t
@@ -183,7 +185,13 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
         Ok(Some(BackfillTask {
             subscription: row.get(1)?.unwrap_or_default(),
             tables: row.texts(2)?.unwrap_or_default(),
-            owner: row.text(3)?.unwrap_or_default(),
+            grantee: Grantee {
+                owner: row.text(3)?.unwrap_or_default(),
+                columns: row.texts(12)?,
+                exclude_columns: row.texts(13)?,
+                // How far it is shows values of the column that it is ordered by.
+                key_columns: row.texts(14)?,
+            },
             next: row.get::<pg_sys::Oid>(4)?.map(|table| (table, position)),
             order_by: row.text(6)?,
             start: row.text(7)?,

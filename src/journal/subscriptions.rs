@@ -58,6 +58,8 @@ pub struct SubscriptionRow {
     pub disabled_reason: Option<String>,
     /// The role whose rights its functions have.
     pub owner: String,
+    /// Whether that is the role that the cluster was made with, which may read everything for ever.
+    pub is_trusted: bool,
     /// Whether nothing may be sent before it is adopted: the cluster is a copy of the one that it was armed in.
     pub held: bool,
     /// What it keeps to itself, as it is stored.
@@ -99,7 +101,8 @@ const QUERY: &str = "
                OR EXISTS (SELECT FROM pgwh.commands c WHERE c.command = 'discard' AND c.subscription_id = s.id) AS held,
            k.secret, k.previous_secret, extract(epoch FROM k.previous_until)::float8 AS previous_until,
            k.headers AS hidden_headers, k.client_certificate,
-           s.transform, s.route, s.compress IS NOT NULL AS compress, s.owner
+           s.transform, s.route, s.compress IS NOT NULL AS compress, s.owner,
+           s.owner = (SELECT r.rolname FROM pg_authid r WHERE r.oid = 10) AS is_trusted
     FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
     WHERE starts_with(s.home, pgwh.installed() || '/')";
 
@@ -164,6 +167,7 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> Result<SubscriptionRow> {
         route: text(row, "route")?,
         compress: of(row, "compress")?.unwrap_or_default(),
         owner: text(row, "owner")?.unwrap_or_default(),
+        is_trusted: of(row, "is_trusted")?.unwrap_or_default(),
         held: of(row, "held")?.unwrap_or(true),
         secrets: StoredSecrets {
             secret: text(row, "secret")?,

@@ -7,7 +7,7 @@ use super::histogram::{Buckets, Histogram};
 use crate::event::Timestamp;
 
 /// The values of `error_class`; what is none of them counts as the last.
-pub const ERROR_CLASSES: [&str; 15] = [
+pub const ERROR_CLASSES: [&str; 16] = [
     "dns",
     "connect",
     "tls",
@@ -22,10 +22,11 @@ pub const ERROR_CLASSES: [&str; 15] = [
     "transform",
     "route",
     "encode",
+    "denied",
     "other",
 ];
 /// Those of them by which no request was made.
-const UNSENT: [&str; 4] = ["filter", "transform", "route", "encode"];
+const UNSENT: [&str; 5] = ["filter", "transform", "route", "encode", "denied"];
 const CLASSES: usize = ERROR_CLASSES.len();
 
 /// Upper bounds of the buckets of how long requests take, in seconds.

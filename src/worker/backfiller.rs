@@ -13,7 +13,6 @@ use super::shmem::{self, Database};
 use crate::decode::chunk::{self, Reading};
 use crate::decode::raw;
 use crate::decode::route::{Router, Spec};
-use crate::decode::text::in_server_encoding;
 use crate::decode::versions::SchemaVersions;
 use crate::event::Lsn;
 use crate::journal::{self, BackfillTask};
@@ -157,15 +156,13 @@ fn read_table(
         changed: None,
         enabled: true,
         home: task.home.clone(),
+        grantee: task.grantee.clone(),
     };
     router.apply(task.subscription, Some(&spec(&task.condition)));
     if task.filter.is_some() {
         router.apply(THE_BACKFILL, Some(&spec(&task.filter)));
     }
     let read = process::in_bare_transaction(|| {
-        let owner = in_server_encoding(&task.owner);
-        // SAFETY: a syscache look-up by a C string.
-        let reader = unsafe { pg_sys::get_role_oid(owner.as_ptr(), true) };
         let reading = Reading {
             backfill,
             table: *table,
@@ -176,7 +173,6 @@ fn read_table(
             router: &router,
             versions: &schemas.versions,
             subscription: task.subscription,
-            reader,
         };
         chunk::read(&reading, out)
     });

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pgrx::pg_sys;
 
 use super::rendering::Functions;
+use crate::decode::route::Grantee;
 use crate::dispatch::{Ordering, Schedule, Settings};
 use crate::event::format::{Shown, Source};
 use crate::journal::{RowOrdering, StoredSecrets, SubscriptionRow};
@@ -111,6 +112,18 @@ pub fn endpoint_of(
         guard: guard.clone(),
     })
     .map_err(|problem| problem.to_string())
+}
+
+/// Who must be allowed to read its events; none when that is for ever.
+pub fn grantee_of(row: &SubscriptionRow) -> Option<Arc<Grantee>> {
+    (!row.is_trusted).then(|| {
+        Arc::new(Grantee {
+            owner: row.owner.clone(),
+            columns: row.columns.clone(),
+            exclude_columns: row.exclude_columns.clone(),
+            key_columns: row.key_columns.clone(),
+        })
+    })
 }
 
 /// What its events go through; none if nothing.

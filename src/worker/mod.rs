@@ -15,6 +15,7 @@ mod figures;
 mod files;
 pub mod function;
 mod launcher;
+mod permission;
 pub mod place;
 pub mod process;
 pub mod quiesce;

@@ -10,10 +10,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::counts::Dispatched;
 use super::endpoints::{self, Surroundings};
 use super::figures::Publisher;
+use super::permission::Permission;
 use super::recording::Recording;
 use super::rendering::{Rendering, Unrendered};
 use super::replaying::Replaying;
@@ -44,6 +46,9 @@ const PAGES_A_ROUND: usize = 4;
 /// What a delivery brings: the event, and which of its table's names that subscription knows it by.
 pub type Payload = (Arc<Event>, u8);
 
+/// What a request brings.
+type Members = SmallVec<[(DeliveryId, Payload); 1]>;
+
 /// Events on their way to endpoints.
 pub struct Sending {
     source: Arc<Source>,
@@ -61,6 +66,7 @@ pub struct Sending {
     replaying: Replaying,
     showing: Showing,
     tallies: Tallies,
+    permission: Permission,
 }
 
 impl Sending {
@@ -85,6 +91,7 @@ impl Sending {
             replaying: Replaying::default(),
             showing: Showing::new(),
             tallies: Tallies::new(database, settings::metrics_max_subscriptions()),
+            permission: Permission::new(),
         }
     }
 
@@ -138,12 +145,13 @@ impl Sending {
         }
         if let Some(endpoint) = endpoint {
             let functions = endpoints::functions_of(row);
-            let destination = Destination { endpoint, functions };
+            let destination = Destination { endpoint, functions, grantee: endpoints::grantee_of(row) };
             // Who mends what failed wants to see it at once.
             if self.endpoints.get(&row.id).is_some_and(|before| !before.asks_the_same(&destination)) {
                 self.engine.begin_anew(id, now);
             }
             self.endpoints.insert(row.id, destination);
+            self.permission.forget(row.id);
         }
         self.tallies.admit(row.id);
         self.showing.changed(row.id);
@@ -163,6 +171,7 @@ impl Sending {
             pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
         self.endpoints.remove(&id);
+        self.permission.forget(id);
         for request in self.rendering.remove(id).collect::<Vec<_>>() {
             self.sift(request.number, Vec::new(), Duration::ZERO);
         }
@@ -262,36 +271,45 @@ impl Sending {
     pub fn submit(&mut self) -> bool {
         let now = Instant::now();
         let mut any = false;
-        while let Some(request) = self.engine.next_to_send(now) {
+        let mut is_fresh = false;
+        loop {
+            let Some(request) = self.engine.next_to_send(now) else { break };
             let id = request.subscription.0;
             // The engine knows the subscriptions that have an endpoint.
-            let Some(Destination { endpoint, functions }) = self.endpoints.get(&id) else { continue };
+            let Some(Destination { endpoint, functions, grantee }) = self.endpoints.get(&id) else {
+                continue;
+            };
             let number = self.under_way.insert((request.ticket, id));
             if let Some((first, _)) = request.members.first() {
                 self.shown.begin(number, *first);
             }
-            let (endpoint, attempt, replay) = (endpoint.clone(), request.attempt, request.replay);
-            let members = request.members.iter();
-            if let Some(functions) = functions {
-                self.rendering.take(Unrendered {
-                    number,
-                    subscription: id,
-                    endpoint,
-                    functions: functions.clone(),
-                    members: members.map(|(id, payload)| (*id, (*payload).clone())).collect(),
-                    attempt,
-                    replay,
-                });
-            } else {
-                let events = members.map(|(_, payload)| (*payload).clone()).collect();
-                self.pool.submit(Job {
-                    ticket: number as u64,
-                    endpoint,
-                    events,
-                    attempt,
-                    replay,
-                    prepared: None,
-                });
+            let (endpoint, functions, grantee) = (endpoint.clone(), functions.clone(), grantee.clone());
+            let (attempt, replay) = (request.attempt, request.replay);
+            let mut members: Members =
+                request.members.iter().map(|(id, payload)| (*id, (*payload).clone())).collect();
+            drop(request);
+            if let Some(grantee) = grantee {
+                if !std::mem::replace(&mut is_fresh, true) {
+                    self.permission.refresh();
+                }
+                self.keep_permitted(number, &grantee, &mut members, replay);
+            }
+            if !members.is_empty() {
+                if let Some(functions) = functions {
+                    self.rendering.take(Unrendered {
+                        number,
+                        subscription: id,
+                        endpoint,
+                        functions,
+                        members: members.into_vec(),
+                        attempt,
+                        replay,
+                    });
+                } else {
+                    let events = members.into_iter().map(|(_, payload)| payload).collect();
+                    let ticket = number as u64;
+                    self.pool.submit(Job { ticket, endpoint, events, attempt, replay, prepared: None });
+                }
             }
             self.showing.changed(id);
             any = true;

@@ -3,11 +3,11 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::super::acting::with_plain_names;
+use super::super::acting::as_owner;
 use super::super::near::near;
-use super::super::subscribe::id_of;
+use super::super::secrets::owned;
 use super::super::tables;
-use super::{delivery_of, is_pending, positions, refused, tell, time, unknown};
+use super::{delivery_of, is_own, is_pending, positions, refused, tell, time, unknown};
 use crate::decode::text::{self, Text};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
@@ -28,13 +28,13 @@ fn replay_times(
     only: Option<Text>,
     tables: Option<Vec<Option<Text>>>,
 ) -> Result<i64, ErrorReport> {
-    let subscription = id_of(name)?;
+    let subscription = owned(name)?;
     let since = since.ok_or(Error::Missing("since"))?;
     if until.is_some_and(|until| until < since) {
         return Err(backwards(&since.to_string(), until.map(|until| until.to_string())).into());
     }
     let (only, tables) = (word(only)?, patterns(tables)?);
-    let floor = with_plain_names(|| Floor::of(subscription))?;
+    let floor = as_owner(|| Floor::of(subscription))?;
     let begin = i64::from(since);
     if floor.passes(|floor| begin < floor.at.0) {
         return Err(floor.refusal(&since.to_string())?.into());
@@ -63,14 +63,14 @@ fn replay_lsns(
     only: Option<Text>,
     tables: Option<Vec<Option<Text>>>,
 ) -> Result<i64, ErrorReport> {
-    let subscription = id_of(name)?;
+    let subscription = owned(name)?;
     let since = Lsn(since.ok_or(Error::Missing("since"))? as u64);
     let until = until.map(|until| Lsn(until as u64));
     if until.is_some_and(|until| until < since) {
         return Err(backwards(&since.to_string(), until.map(|until| until.to_string())).into());
     }
     let (only, tables) = (word(only)?, patterns(tables)?);
-    let floor = with_plain_names(|| Floor::of(subscription))?;
+    let floor = as_owner(|| Floor::of(subscription))?;
     if floor.passes(|floor| since < floor.lsn) {
         return Err(floor.refusal(&since.to_string())?.into());
     }
@@ -93,7 +93,7 @@ fn replay_lsns(
 #[pg_extern(sql = false)]
 fn redeliver(delivery_id: Option<i64>) -> Result<i64, ErrorReport> {
     let delivery = delivery_of(delivery_id)?;
-    let (subscription, members) = with_plain_names(|| members_of(delivery))?;
+    let (subscription, members) = members_of(delivery)?;
     let members: Vec<i64> = members.iter().map(|member| member.0 as i64).collect();
     let replay = store(
         "INSERT INTO pgwh.replays (subscription_id, subscription, deliveries)
@@ -105,9 +105,16 @@ fn redeliver(delivery_id: Option<i64>) -> Result<i64, ErrorReport> {
 
 /// Whose a delivery is that is done, and the deliveries that were sent with it.
 fn members_of(delivery: DeliveryId) -> Result<(i64, Vec<DeliveryId>), Error> {
-    let Some((entry, target)) = inspect::delivery(delivery)? else {
-        return sent_again(delivery)?.ok_or_else(|| gone(delivery).unwrap_or_else(|error| error));
+    let Some((entry, target)) = as_owner(|| Ok(inspect::delivery(delivery)?))? else {
+        return match as_owner(|| sent_again(delivery))? {
+            Some((subscription, members)) if is_own(subscription)? => Ok((subscription, members)),
+            Some(_) => Err(unknown(delivery.0 as i64)),
+            None => Err(as_owner(|| gone(delivery))?),
+        };
     };
+    if !is_own(target.subscription)? {
+        return Err(unknown(delivery.0 as i64));
+    }
     if let Item::Failed { failure, .. } = &entry.item {
         return Err(refused(
             "this event can't be sent",
@@ -115,7 +122,7 @@ fn members_of(delivery: DeliveryId) -> Result<(i64, Vec<DeliveryId>), Error> {
             "There is nothing to send.",
         ));
     }
-    let positions = positions()?;
+    let positions = as_owner(positions)?;
     let Some(position) = positions.get(&target.subscription) else {
         return Err(refused(
             "the subscription of this delivery is gone",
@@ -133,7 +140,7 @@ fn members_of(delivery: DeliveryId) -> Result<(i64, Vec<DeliveryId>), Error> {
             ),
         ));
     }
-    let outcomes = inspect::outcomes(&[delivery])?;
+    let outcomes = as_owner(|| Ok(inspect::outcomes(&[delivery])?))?;
     let batch = outcomes.iter().rev().find(|outcome| outcome.id == delivery && outcome.replay.is_none());
     let members = batch.map_or(vec![delivery], |outcome: &outcome::Outcome| outcome.members().collect());
     Ok((target.subscription, members))
@@ -173,7 +180,9 @@ fn gone(delivery: DeliveryId) -> Result<Error, Error> {
 
 /// Stores a replay, and has it begun when this transaction has committed.
 fn store(query: &str, values: &[pgrx::datum::DatumWithOid<'_>]) -> Result<i64, Error> {
-    let replay = Spi::connect_mut(|client| client.update(query, None, values)?.first().get_one::<i64>())?;
+    let replay = as_owner(|| {
+        Ok(Spi::connect_mut(|client| client.update(query, None, values)?.first().get_one::<i64>())?)
+    })?;
     let replay = replay.ok_or_else(|| Error::Internal("storing a replay gave no id".to_owned()))?;
     tell(CommandKind::Replay { replay })?;
     Ok(replay)

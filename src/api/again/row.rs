@@ -6,11 +6,12 @@ use pgrx::AnyElement;
 use pgrx::prelude::*;
 use serde_json::value::RawValue;
 
-use super::super::acting::with_plain_names;
+use super::super::acting::{sees_everything, with_plain_names};
 use super::super::jsonb::text_of;
 use super::super::near::near;
 use super::super::tables;
 use super::{json, refused};
+use crate::decode::access;
 use crate::decode::pattern::{ParsedPattern, TablePattern};
 use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;
@@ -56,6 +57,21 @@ impl AskedRow {
     pub fn has_table_of(&self, relation: &Relation) -> bool {
         let by_oid = self.oid.is_some_and(|oid| relation.oid == oid || relation.root_oid == oid);
         by_oid || relation.names.iter().any(|name| self.table.matches(name))
+    }
+
+    /// Refuses whom the table's key, by which it is asked, is nothing to know. Of a table that is gone that is everybody but
+    /// who sees everything.
+    pub fn require_readable(&self) -> Result<(), Error> {
+        // SAFETY: reads the state of this process.
+        let role = unsafe { pg_sys::GetUserId() };
+        let access = self.oid.map(|oid| access::of(pg_sys::Oid::from(oid), role));
+        let numbers = self.values.iter().map(|value| value.number.unwrap_or_default());
+        if access.map_or_else(sees_everything, |access| access.covers(numbers)) {
+            return Ok(());
+        }
+        let table = self.table.to_string();
+        let cure = format!("GRANT SELECT ON {table} TO current_user;");
+        Err(Error::MayNotRead { why: format!("You may not read {table}."), cure, table })
     }
 
     /// Complains of a table that is not there, unless the journal has `seen` changes of it.

@@ -7,7 +7,7 @@ use pgrx::AnyElement;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::super::acting::with_plain_names;
+use super::super::acting::{Visible, as_owner, with_plain_names};
 use super::row::AskedRow;
 use super::{is_pending, positions, time};
 use crate::decode::pattern::TablePattern;
@@ -63,7 +63,11 @@ fn why(
     ErrorReport,
 > {
     let row = AskedRow::parse(table_name, key)?;
-    let told = with_plain_names(|| tell_all(&row))?;
+    row.require_readable()?;
+    // Whom the caller is not shown nothing is told of.
+    let subscriptions = with_plain_names(Asked::all)?;
+    let visible = Visible::now()?;
+    let told = as_owner(|| tell_all(&row, &subscriptions, &visible))?;
     Ok(TableIterator::new(told.into_iter().map(|told| {
         (
             told.event_id,
@@ -80,8 +84,7 @@ fn why(
     })))
 }
 
-fn tell_all(row: &AskedRow) -> Result<Vec<Told>, Error> {
-    let subscriptions = Asked::all()?;
+fn tell_all(row: &AskedRow, subscriptions: &[Asked], visible: &Visible) -> Result<Vec<Told>, Error> {
     let positions = positions()?;
     let found = latest(row, &positions)?;
     row.check_exists(found.seen)?;
@@ -100,7 +103,7 @@ fn tell_all(row: &AskedRow) -> Result<Vec<Told>, Error> {
     let mut told = Vec::new();
     for entry in &found.entries {
         let targets: Vec<(DeliveryId, Target)> = entry.deliveries().collect();
-        for (id, target) in &targets {
+        for (id, target) in targets.iter().filter(|(_, target)| visible.has(target.subscription)) {
             told.push(about(entry, fates.of(*id, target.subscription)?)?);
         }
         let others =

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Capture;
+use crate::decode::access;
 use crate::decode::listeners::Writer;
 use crate::decode::sealed::Kind;
 use crate::decode::subtransaction::{Raised, in_subtransaction};
@@ -140,6 +141,11 @@ impl Capture {
         self.targets.clear();
         let readers = self.router.listeners().readers(writer);
         self.targets.extend(readers.map(|subscription| Target { subscription, level: 0 }));
+        if let Writer::Other(_) = writer {
+            let owner = |target: &Target| self.router.owner(target.subscription);
+            self.targets
+                .retain(|target| owner(target).is_some_and(|it| access::may_read_log(access::role_of(it))));
+        }
         let any = !self.targets.is_empty();
         self.counted.1 += u64::from(any);
         any

@@ -8,6 +8,7 @@ fn spec(tables: &[&str], filter: Option<&str>) -> Spec {
         changed: None,
         enabled: true,
         home: "here/1".to_owned(),
+        grantee: Grantee::default(),
     }
 }
 
@@ -55,7 +56,7 @@ fn a_partition_is_known_by_the_topmost_name_asked_for() {
     found.sort_unstable();
     assert_eq!(found, [(1, 1, true), (2, 0, true), (3, 1, false)]);
     assert_eq!(router.interest(2, &names).map(|(interest, _)| interest.level), Some(0));
-    assert_eq!(router.interest(9, &names), None);
+    assert!(router.interest(9, &names).is_none());
 }
 
 #[test]
@@ -79,4 +80,41 @@ fn rows_are_of_no_interest_to_who_asks_for_none() {
     let router = router(&[(1, "*.*", &["ddl", "message", "message:app"]), (2, "*.*", &["delete"])]);
     let interested: Vec<i64> = ids(&router, &[name("public", "t")]);
     assert_eq!(interested, [2]);
+}
+
+#[test]
+fn the_key_is_shown_whatever_columns_are_asked_for() {
+    let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    let only = Grantee { columns: names(&["a"]), key_columns: names(&["k"]), ..Grantee::default() };
+    let except = Grantee { exclude_columns: names(&["a", "id"]), ..Grantee::default() };
+    for (column, is_key, by_only, by_except) in [
+        ("id", true, true, true),
+        ("a", false, true, false),
+        ("b", false, false, true),
+        ("k", false, true, true),
+    ] {
+        assert_eq!(only.is_shown(column, is_key), by_only, "{column}");
+        assert_eq!(except.is_shown(column, is_key), by_except, "{column}");
+        assert!(Grantee::default().is_shown(column, is_key));
+    }
+}
+
+#[test]
+fn subscriptions_of_one_owner_share_what_is_asked_of_it() {
+    let mut router = Router::new("here".to_owned());
+    let owned = |owner: &str| Spec {
+        grantee: Grantee { owner: owner.to_owned(), ..Grantee::default() },
+        ..spec(&["public.t"], None)
+    };
+    for (id, owner) in [(1, "ann"), (2, "bob"), (3, "ann")] {
+        router.apply(id, Some(&owned(owner)));
+    }
+    let names = [name("public", "t")];
+    let grantee = |router: &Router, id| Arc::clone(router.interest(id, &names).unwrap().1.grantee);
+    assert!(Arc::ptr_eq(&grantee(&router, 1), &grantee(&router, 3)));
+    assert_eq!((router.owner(2), router.owner(4)), (Some("bob"), None));
+    router.apply(1, None);
+    router.apply(3, Some(&owned("bob")));
+    assert!(Arc::ptr_eq(&grantee(&router, 2), &grantee(&router, 3)));
+    assert_eq!(router.grantees.len(), 1);
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::super::rendering::{Functions, Rendered, Unrendered};
 use super::super::shmem::Database;
-use super::{Sending, jitter};
+use super::{Members, Sending, jitter};
+use crate::decode::route::Grantee;
 use crate::dispatch::{DeliveryId, Failure, Sifted};
 use crate::link::shape::{By, Shaped};
 use crate::send::{Endpoint, Job, Prepared};
@@ -15,12 +16,16 @@ use crate::send::{Endpoint, Job, Prepared};
 pub(super) struct Destination {
     pub endpoint: Arc<Endpoint>,
     pub functions: Option<Arc<Functions>>,
+    /// Who must be allowed to read them; none when that is for ever.
+    pub grantee: Option<Arc<Grantee>>,
 }
 
 impl Destination {
     /// Whether requests are made in the same way, so that what failed there would fail here.
     pub fn asks_the_same(&self, other: &Destination) -> bool {
-        self.endpoint.asks_the_same(&other.endpoint) && self.functions == other.functions
+        self.endpoint.asks_the_same(&other.endpoint)
+            && self.functions == other.functions
+            && self.grantee == other.grantee
     }
 }
 
@@ -40,9 +45,31 @@ impl Sending {
         any
     }
 
+    /// Takes out of a request what its subscription's owner may not read any more: an attempt that failed.
+    pub(super) fn keep_permitted(
+        &mut self,
+        number: usize,
+        grantee: &Grantee,
+        members: &mut Members,
+        replay: Option<i64>,
+    ) {
+        let Some(&(_, subscription)) = self.under_way.get(number) else { return };
+        let denied: Vec<(DeliveryId, Sifted)> = members
+            .iter()
+            .filter_map(|(id, (event, _))| {
+                let error = self.permission.refusal(subscription, grantee, event, replay.is_some())?;
+                Some((*id, Sifted::Failed(Failure { kind: "denied", error, ..Failure::default() })))
+            })
+            .collect();
+        if !denied.is_empty() {
+            let left = self.sift(number, denied, Duration::ZERO);
+            members.retain(|(id, _)| left.contains(id));
+        }
+    }
+
     /// Sends what is left of a request when its events have been put through functions.
     fn rendered(&mut self, Rendered { request, shaped, duration }: Rendered) {
-        let Unrendered { number, endpoint, members, attempt, replay, functions, .. } = request;
+        let Unrendered { number, subscription, endpoint, members, attempt, replay, functions } = request;
         let by = if functions.transform.is_some() { By::Transform } else { By::Route };
         let shaped = shaped.unwrap_or_else(|message| vec![Shaped::Failed { by, message }; members.len()]);
         let failed = |by: By, error: String| {
@@ -63,11 +90,18 @@ impl Sending {
             }
         }
         let left = self.sift(number, sifted, duration);
+        let mut left: Members =
+            left.into_iter().filter_map(|id| Some((id, ready.get(&id)?.0.clone()))).collect();
+        // Functions take their time, in which a right may have gone.
+        if let Some(grantee) = self.endpoints.get(&subscription).and_then(|it| it.grantee.clone()) {
+            self.permission.refresh();
+            self.keep_permitted(number, &grantee, &mut left, replay);
+        }
         if left.is_empty() {
             return;
         }
         let (mut events, mut bodies, mut prepared) = (Vec::new(), Vec::new(), Prepared::default());
-        for (payload, body, route) in left.iter().filter_map(|id| ready.remove(id)) {
+        for (payload, body, route) in left.iter().filter_map(|(id, _)| ready.remove(id)) {
             events.push(payload);
             bodies.extend(body);
             prepared.route = prepared.route.or(route);

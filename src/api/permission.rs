@@ -1,0 +1,232 @@
+//! What a subscription's owner must be allowed to read: each table, and of it each column that payloads show and that
+//! conditions look at. Judged when somebody subscribes, and by the decoder again as of each change.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::conditions::{Conditions, Moment, name_of};
+use super::event_types::MESSAGE_PREFIX;
+use super::tables::tables_of;
+use crate::decode::access::{self, Access, Lack};
+use crate::decode::permits::{self, Missing};
+use crate::decode::raw;
+use crate::decode::route::{Condition, Grantee, Terms};
+use crate::decode::text::{Text, strings};
+use crate::error::Error;
+
+/// As many subscriptions are remembered as permitted.
+const MOST_KNOWN: usize = 10_000;
+
+thread_local! {
+    /// What was found to be permitted in the command that runs.
+    static PERMITTED: RefCell<(Moment, HashSet<Claim>)> = RefCell::default();
+}
+
+/// What a subscription reads, and on whose behalf.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Claim {
+    grantee: Grantee,
+    conditions: Conditions,
+}
+
+/// A table that may not be read.
+pub struct Denied {
+    /// Its name, as SQL spells it.
+    pub table: String,
+    /// Whether a pattern without a wildcard leads to it.
+    pub is_named: bool,
+    /// The role, as SQL spells it.
+    owner: String,
+    missing: Missing,
+}
+
+impl Claim {
+    /// What a subscription of that owner reads.
+    pub fn new(
+        owner: String,
+        conditions: Conditions,
+        columns: Option<Vec<String>>,
+        exclude_columns: Option<Vec<String>>,
+    ) -> Claim {
+        let key_columns = conditions.key_columns.clone();
+        Claim { grantee: Grantee { owner, columns, exclude_columns, key_columns }, conditions }
+    }
+
+    /// Refuses what reads a table, or messages, that the owner may not.
+    pub fn check(&self) -> Result<(), Error> {
+        let listens = self.conditions.event_types.iter().any(|word| word.starts_with(MESSAGE_PREFIX));
+        if listens && !access::may_read_log(access::role_of(&self.grantee.owner)) {
+            return Err(Error::MayNotListen(self.grantee.owner.clone()));
+        }
+        match self.denied()? {
+            Some(denied) => Err(denied.into_error()),
+            None => Ok(()),
+        }
+    }
+
+    /// The first table of today that the owner may not read as it is wanted, one that is named before others.
+    pub fn denied(&self) -> Result<Option<Denied>, Error> {
+        if !self.conditions.event_types.iter().any(|word| ROWS.contains(&word.as_str())) {
+            return Ok(None);
+        }
+        let role = access::role_of(&self.grantee.owner);
+        // SAFETY: a syscache look-up in a transaction.
+        if role != pg_sys::InvalidOid && unsafe { pg_sys::superuser_arg(role) } {
+            return Ok(None);
+        }
+        let now = Moment::now();
+        let remembered = self.without_numbers();
+        if PERMITTED.with_borrow(|(moment, known)| *moment == now && known.contains(&remembered)) {
+            return Ok(None);
+        }
+        let mut first = None;
+        for (table, is_named) in tables_of(&self.conditions.tables)? {
+            if let Some(missing) = self.missing(table, role) {
+                let denied = self.deny(table, is_named, missing);
+                if is_named {
+                    return Ok(Some(denied));
+                }
+                first = first.or(Some(denied));
+            }
+        }
+        if first.is_none() {
+            PERMITTED.with_borrow_mut(|(moment, known)| {
+                if *moment != now || known.len() >= MOST_KNOWN {
+                    *moment = now;
+                    known.clear();
+                }
+                known.insert(remembered);
+            });
+        }
+        Ok(first)
+    }
+
+    /// Refuses one table that the owner may not read.
+    pub fn check_table(&self, table: pg_sys::Oid) -> Result<(), Error> {
+        match self.missing(table, access::role_of(&self.grantee.owner)) {
+            Some(missing) => Err(self.deny(table, true, missing).into_error()),
+            None => Ok(()),
+        }
+    }
+
+    fn deny(&self, table: pg_sys::Oid, is_named: bool, missing: Missing) -> Denied {
+        let owner = pgrx::spi::quote_identifier(&self.grantee.owner);
+        Denied { table: self.table_to_grant(table), is_named, owner, missing }
+    }
+
+    fn missing(&self, table: pg_sys::Oid, role: pg_sys::Oid) -> Option<Missing> {
+        match access::of(table, role) {
+            Access::All => return None,
+            Access::Nothing(lack) => return access::exists(table).then_some(Missing::Table(lack)),
+            Access::Columns(_) => {}
+        }
+        let Conditions { filter, changed, .. } = &self.conditions;
+        let condition = Condition { filter: filter.as_deref().map(Arc::from), changed: changed.clone() };
+        let grantee = Arc::new(self.grantee.clone());
+        let terms = Terms { condition: Some(&condition), grantee: &grantee };
+        // SAFETY: null when the table is gone; what is opened is closed.
+        unsafe {
+            let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+            if relation.is_null() {
+                return None;
+            }
+            let missing = permits::missing(relation, &terms);
+            pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+            missing
+        }
+    }
+
+    /// Of a partition the topmost table above it, unless it is named itself.
+    fn table_to_grant(&self, table: pg_sys::Oid) -> String {
+        let name = name_of(table);
+        // SAFETY: syscache look-ups in a transaction; the table is a partition.
+        let root = unsafe {
+            let is_part = !self.conditions.tables.contains(&name) && pg_sys::get_rel_relispartition(table);
+            is_part.then(|| raw::partition_ancestors(table).pop()).flatten()
+        };
+        root.map_or(name, name_of)
+    }
+
+    fn without_numbers(&self) -> Claim {
+        Claim { conditions: self.conditions.without_numbers(), ..self.clone() }
+    }
+}
+
+/// Kinds of events that bring rows.
+const ROWS: [&str; 5] = ["insert", "update", "delete", "truncate", "read"];
+
+impl Denied {
+    /// In words, and what to type.
+    fn words(&self) -> (String, String) {
+        let Denied { table, owner, missing, .. } = self;
+        match missing {
+            Missing::Table(Lack::Role) => (
+                format!("its owner {owner} does not exist"),
+                "UPDATE pgwh.subscriptions SET owner = current_user WHERE ...".to_owned(),
+            ),
+            Missing::Table(Lack::Schema) => {
+                let schema = table.split('.').next().unwrap_or_default();
+                (
+                    format!("its owner {owner} may not use the schema of {table}"),
+                    format!("GRANT USAGE ON SCHEMA {schema} TO {owner};"),
+                )
+            }
+            Missing::Table(Lack::Select) => (
+                format!("its owner {owner} may not read {table}"),
+                format!("GRANT SELECT ON {table} TO {owner};"),
+            ),
+            Missing::Table(Lack::RowSecurity) => (
+                format!("row-level security shows its owner {owner} some rows of {table} only"),
+                format!(
+                    "Let it belong to the owner of {table} or to a role with BYPASSRLS, or: ALTER ROLE {owner} BYPASSRLS;"
+                ),
+            ),
+            Missing::Columns(columns) => {
+                let columns: Vec<String> = columns.iter().map(pgrx::spi::quote_identifier).collect();
+                let columns = columns.join(", ");
+                (
+                    format!("its owner {owner} may not read {columns} of {table}"),
+                    format!("GRANT SELECT ({columns}) ON {table} TO {owner};"),
+                )
+            }
+        }
+    }
+
+    fn into_error(self) -> Error {
+        let (why, cure) = self.words();
+        Error::MayNotRead { table: self.table, why: format!("The subscription can't have it: {why}."), cure }
+    }
+}
+
+/// Why a subscription gets nothing of a table today, what to type, and whether that table is one that it names.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity, clippy::too_many_arguments)]
+fn permission_problem(
+    owner: Text,
+    tables: Vec<Text>,
+    event_types: Vec<Text>,
+    filter: Option<Text>,
+    changed: Option<Vec<Text>>,
+    columns: Option<Vec<Text>>,
+    exclude_columns: Option<Vec<Text>>,
+    key_columns: Option<Vec<Text>>,
+) -> Result<TableIterator<'static, (name!(problem, Text), name!(cure, Text), name!(stops, bool))>, ErrorReport>
+{
+    let conditions = Conditions {
+        tables: strings(tables),
+        event_types: strings(event_types),
+        filter: filter.map(String::from),
+        changed: changed.map(strings),
+        key_columns: key_columns.map(strings),
+    };
+    let (columns, exclude_columns) = (columns.map(strings), exclude_columns.map(strings));
+    let denied = Claim::new(owner.into(), conditions, columns, exclude_columns).denied()?;
+    Ok(TableIterator::new(denied.into_iter().map(|denied| {
+        let (why, cure) = denied.words();
+        (why.into(), cure.into(), denied.is_named)
+    })))
+}

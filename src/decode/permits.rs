@@ -1,0 +1,145 @@
+//! Who may get changes of a relation: those whose owners may read what they would get.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use pgrx::pg_sys;
+
+use super::access::{self, Access, Lack};
+use super::filter::{self, Bare};
+use super::memory::Memory;
+use super::raw;
+use super::relation::key_columns;
+use super::route::{Condition, Grantee, Terms};
+use super::subtransaction::in_subtransaction;
+use super::text;
+
+/// What was found of a relation, for all who are interested in it.
+#[derive(Default)]
+pub struct Permits {
+    known: HashMap<Arc<Grantee>, Access>,
+    /// Owners who were found to lack something.
+    denied: BTreeSet<String>,
+}
+
+impl Permits {
+    /// Whether what is allowed of the relation now is what was allowed when it was found.
+    pub fn still_hold(&self, table: pg_sys::Oid) -> bool {
+        self.known.iter().all(|(grantee, access)| look(table, grantee) == *access)
+    }
+
+    /// Whether rows of the relation may be sent on these terms.
+    ///
+    /// # Safety
+    /// The relation is open, and a transaction is in progress.
+    pub unsafe fn allow(&mut self, relation: pg_sys::Relation, key: &[i16], terms: &Terms<'_>) -> bool {
+        // SAFETY: as the caller promises.
+        let is_allowed = match unsafe { self.of((*relation).rd_id, terms.grantee) } {
+            Access::All => return true,
+            Access::Nothing(_) => false,
+            // SAFETY: as the caller promises.
+            access => unsafe { access.covers(needed(relation, key, terms)) },
+        };
+        if !is_allowed && !self.denied.contains(&terms.grantee.owner) {
+            self.denied.insert(terms.grantee.owner.clone());
+        }
+        is_allowed
+    }
+
+    /// Owners who may not read all that their subscriptions want of the relation.
+    pub fn denied(&self) -> &BTreeSet<String> {
+        &self.denied
+    }
+
+    /// The same without a look at the relation; none when it takes one. In a transaction.
+    pub fn allow_all(&mut self, table: pg_sys::Oid, terms: &Terms<'_>) -> Option<bool> {
+        match self.of(table, terms.grantee) {
+            // Perhaps it is not there yet.
+            Access::Nothing(_) if !access::exists(table) => None,
+            Access::All => Some(true),
+            Access::Nothing(_) => Some(false),
+            Access::Columns(_) => None,
+        }
+    }
+
+    fn of(&mut self, table: pg_sys::Oid, grantee: &Arc<Grantee>) -> &Access {
+        self.known.entry(Arc::clone(grantee)).or_insert_with(|| look(table, grantee))
+    }
+}
+
+fn look(table: pg_sys::Oid, grantee: &Grantee) -> Access {
+    access::of(table, access::role_of(&grantee.owner))
+}
+
+/// What an owner lacks to read what a subscription wants of a table.
+pub enum Missing {
+    /// All of it.
+    Table(Lack),
+    /// These columns, by name.
+    Columns(Vec<String>),
+}
+
+/// What the owner lacks to read what is wanted of the relation; none when it is allowed.
+///
+/// # Safety
+/// The relation is open, and a transaction is in progress.
+pub unsafe fn missing(relation: pg_sys::Relation, terms: &Terms<'_>) -> Option<Missing> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let allowed = match look((*relation).rd_id, terms.grantee) {
+            Access::All => return None,
+            Access::Nothing(lack) => return Some(Missing::Table(lack)),
+            Access::Columns(allowed) => allowed,
+        };
+        let missing: Vec<String> = needed(relation, &key_columns(relation), terms)
+            .difference(&allowed)
+            .map(|number| match usize::try_from(number - 1) {
+                Ok(place) => text::name(&raw::attribute((*relation).rd_att, place).attname),
+                // A row as a whole.
+                Err(_) => "*".to_owned(),
+            })
+            .collect();
+        (!missing.is_empty()).then_some(Missing::Columns(missing))
+    }
+}
+
+/// The columns that must be readable.
+///
+/// # Safety
+/// The relation is open, and a transaction is in progress.
+unsafe fn needed(relation: pg_sys::Relation, key: &[i16], terms: &Terms<'_>) -> BTreeSet<i16> {
+    let Terms { condition, grantee } = terms;
+    let is_changed = |name: &String| {
+        condition.and_then(|it| it.changed.as_ref()).is_some_and(|changed| changed.contains(name))
+    };
+    // SAFETY: as the caller promises.
+    unsafe {
+        let desc = (*relation).rd_att;
+        let attributes = (0..(*desc).natts as usize).map(|place| raw::attribute(desc, place));
+        let mut needed: BTreeSet<i16> = attributes
+            .filter(|attribute| !attribute.attisdropped)
+            .map(|attribute| (text::name(&attribute.attname), attribute.attnum))
+            .filter(|(name, number)| grantee.is_shown(name, key.contains(number)) || is_changed(name))
+            .map(|(_, number)| number)
+            .collect();
+        if let Some(condition) = condition {
+            needed.extend(looked_at(condition, relation));
+        }
+        needed
+    }
+}
+
+/// The columns that a filter looks at. What can't be resolved is refused where it is judged.
+unsafe fn looked_at(condition: &Condition, relation: pg_sys::Relation) -> BTreeSet<i16> {
+    let Some(filter) = &condition.filter else { return BTreeSet::new() };
+    let memory = Memory::new(c"pgwh permits");
+    let uses = in_subtransaction(memory.context(), || {
+        let filter = text::in_server_encoding(filter);
+        // SAFETY: the relation is open.
+        unsafe { filter::resolve(&filter, relation, Bare::New).map(|condition| condition.uses) }
+    });
+    match uses {
+        Ok(Ok(uses)) => uses.new.into_iter().chain(uses.old).collect(),
+        _ => BTreeSet::new(),
+    }
+}
