@@ -406,6 +406,8 @@ fn a_table_keeps_what_a_subscription_needs_of_it() {
     let (cluster, receiver) = stage();
     cluster.sql(
         "ALTER TABLE orders REPLICA IDENTITY FULL; CREATE TABLE other (id int PRIMARY KEY, note text);
+         CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE SCHEMA types; CREATE DOMAIN types.short AS text;
+         CREATE TABLE typed (id int PRIMARY KEY, m mood, s types.short, t types.short);
          CREATE TABLE parts (id int, note text) PARTITION BY LIST (id);
          CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)",
     );
@@ -421,7 +423,20 @@ fn a_table_keeps_what_a_subscription_needs_of_it() {
         "parts",
         "tables => '{public.parts*}', event_types => '{insert}', filter => 'note = ''x'''",
     );
+    cluster.subscribe(
+        &receiver,
+        "moods",
+        "tables => '{typed}', event_types => '{insert}', filter => 'm = ''ok'''",
+    );
+    cluster.subscribe(&receiver, "shorts", "tables => '{typed}', columns => '{s}'");
     for (command, subscription) in [
+        ("DROP TYPE mood CASCADE", "moods"),
+        (
+            "DO 'BEGIN BEGIN DROP TYPE nothing; EXCEPTION WHEN undefined_object THEN END; DROP TYPE mood CASCADE; END'",
+            "moods",
+        ),
+        ("DROP DOMAIN types.short CASCADE", "shorts"),
+        ("DROP SCHEMA types CASCADE", "shorts"),
         ("ALTER TABLE orders DROP COLUMN total", "totals"),
         ("ALTER TABLE orders ADD extra int, ALTER COLUMN total TYPE text", "totals"),
         ("ALTER TABLE orders RENAME total TO sum", "totals"),
@@ -453,6 +468,8 @@ fn a_table_keeps_what_a_subscription_needs_of_it() {
         cluster.sql(&format!("SELECT pgwh.unsubscribe('{name}')"));
     }
     cluster.sql("ALTER TABLE orders DROP COLUMN total, DROP COLUMN status, DROP COLUMN doc");
+    // Who drops a table means to, and may drop what it is made of with it.
+    cluster.sql("DROP TABLE typed; DROP SCHEMA types CASCADE; DROP TYPE mood CASCADE");
 }
 
 /// Nobody guards what a type is made of, nor a catalog that is written by hand.

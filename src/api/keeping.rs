@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 
 use super::conditions::{Conditions, Lock, columns_of_table, name_of};
 use super::tables::with_rows;
+use crate::decode::access;
 use crate::decode::memory::Memory;
 use crate::decode::pattern::TablePattern;
 use crate::decode::raw;
@@ -34,28 +35,67 @@ struct Need {
 }
 
 thread_local! {
-    /// For each command that runs now, one inside of the other.
-    static NEEDED: RefCell<Vec<Option<Needed>>> = const { RefCell::new(Vec::new()) };
+    /// For each command that runs now, one inside of the other: tables that it changes.
+    static NEEDED: RefCell<Vec<Vec<Needed>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A command is about to run that may change the definition of a table.
+/// A command is about to run that may change the definition of a table: of that one or, by what depends on what it drops,
+/// of others. Returns within how many others it runs.
 ///
 /// # Safety
 /// `relation` is null or names a relation, and a transaction is in progress.
-pub unsafe fn before(relation: *const pg_sys::RangeVar) {
+pub unsafe fn before(relation: *const pg_sys::RangeVar) -> usize {
+    let depth = NEEDED.with_borrow_mut(|stack| {
+        stack.push(Vec::new());
+        stack.len() - 1
+    });
     // SAFETY: as the caller promises.
-    let table = unsafe { table_of(relation) };
-    let needs = table.map(|table| (table, look(|| needs_of(table)).unwrap_or_default()));
-    let needed = needs.filter(|(_, needs)| !needs.is_empty()).map(|(table, needs)| Needed { table, needs });
-    NEEDED.with_borrow_mut(|stack| stack.push(needed));
+    if let Some(table) = unsafe { table_of(relation) } {
+        note(table);
+    }
+    depth
 }
 
-/// The command has run: refuses it, if it has taken away what a subscription needs.
-pub fn after() {
-    let Some(needed) = NEEDED.with_borrow_mut(|stack| stack.pop().flatten()) else { return };
+/// A column is about to be dropped, whatever the command is: what it depends on may go, and take it along.
+///
+/// # Safety
+/// A transaction is in progress.
+pub unsafe fn column_goes(table: pg_sys::Oid) {
+    let known = NEEDED.with_borrow(|stack| {
+        stack.last().is_none_or(|tables| tables.iter().any(|needed| needed.table == table))
+    });
+    // SAFETY: as the caller promises.
+    if !known && unsafe { is_ours_to_keep(table) } {
+        note(table);
+    }
+}
+
+fn note(table: pg_sys::Oid) {
+    let needs = look(|| needs_of(table)).unwrap_or_default();
+    // Also when nothing is needed, so that it is not asked again.
+    NEEDED.with_borrow_mut(|stack| {
+        if let Some(tables) = stack.last_mut() {
+            tables.push(Needed { table, needs });
+        }
+    });
+}
+
+/// The command within so many others has run: refuses it, if it has taken away what a subscription needs.
+pub fn after(depth: usize) {
+    let changed = NEEDED.with_borrow_mut(|stack| {
+        // Those that failed inside of it are there still.
+        stack.truncate(depth + 1);
+        stack.pop().unwrap_or_default()
+    });
+    if changed.iter().all(|needed| needed.needs.is_empty()) {
+        return;
+    }
     // SAFETY: what the command has done is to be seen.
     unsafe { pg_sys::CommandCounterIncrement() };
-    let refusal = look(|| Ok(needed.needs.iter().find_map(|need| need.check(needed.table).err()))).flatten();
+    // Who drops a table means to.
+    let left = changed.iter().filter(|needed| access::exists(needed.table));
+    let mut checks = left.flat_map(|needed| needed.needs.iter().map(|need| (need, needed.table)));
+    let refusal = look(|| Ok(checks.find_map(|(need, table)| need.check(table).err()))).flatten();
     if let Some(refusal) = refusal {
         ErrorReport::from(refusal).report(PgLogLevel::ERROR);
     }
@@ -66,15 +106,11 @@ pub fn forget() {
     NEEDED.with_borrow_mut(Vec::clear);
 }
 
-/// The permanent table of that name, if the extension is here and a subscription may be about it.
+/// The table of that name, if a subscription may be about it.
 unsafe fn table_of(relation: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     // SAFETY: as the caller promises.
     unsafe {
-        if relation.is_null()
-            || pg_sys::RecoveryInProgress()
-            || pg_sys::creating_extension
-            || pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) == pg_sys::InvalidOid
-        {
+        if relation.is_null() {
             return None;
         }
         let flags = pg_sys::RVROption::RVR_MISSING_OK;
@@ -85,8 +121,20 @@ unsafe fn table_of(relation: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
             None,
             std::ptr::null_mut(),
         );
+        is_ours_to_keep(table).then_some(table)
+    }
+}
+
+/// Whether it is a permanent table, and the extension is here.
+unsafe fn is_ours_to_keep(table: pg_sys::Oid) -> bool {
+    // SAFETY: look-ups in a transaction.
+    unsafe {
         let is_table = matches!(pg_sys::get_rel_relkind(table) as u8, b'r' | b'p');
-        (is_table && pg_sys::get_rel_persistence(table) as u8 == b'p').then_some(table)
+        is_table
+            && pg_sys::get_rel_persistence(table) as u8 == b'p'
+            && !pg_sys::RecoveryInProgress()
+            && !pg_sys::creating_extension
+            && pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) != pg_sys::InvalidOid
     }
 }
 

@@ -62,9 +62,7 @@ unsafe extern "C-unwind" fn process_utility(
             before_command(node);
         }
         let concerns_tables = is_table_command(node);
-        if concerns_tables {
-            before_table_command(node);
-        }
+        let depth = if concerns_tables { before_table_command(node) } else { 0 };
         let run = match PREVIOUS_UTILITY {
             Some(previous) => previous,
             None => raw::unguarded::standard_ProcessUtility,
@@ -73,7 +71,7 @@ unsafe extern "C-unwind" fn process_utility(
         run(statement, query, read_only_tree, context, params, environment, receiver, completion);
         before.replace();
         if concerns_tables {
-            after_table_command();
+            after_table_command(depth);
         }
         if concerns_databases {
             after_command(node);
@@ -99,24 +97,38 @@ unsafe fn is_database_command(node: *mut pg_sys::Node) -> bool {
 /// `node` is a utility statement's parse tree.
 unsafe fn is_table_command(node: *mut pg_sys::Node) -> bool {
     // SAFETY: as the caller promises.
-    matches!(unsafe { (*node).type_ }, pg_sys::NodeTag::T_AlterTableStmt | pg_sys::NodeTag::T_RenameStmt)
+    let tag = unsafe { (*node).type_ };
+    matches!(
+        tag,
+        pg_sys::NodeTag::T_AlterTableStmt
+            | pg_sys::NodeTag::T_RenameStmt
+            | pg_sys::NodeTag::T_DropStmt
+            | pg_sys::NodeTag::T_DropOwnedStmt
+    )
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn before_table_command(node: *mut pg_sys::Node) {
+unsafe extern "C-unwind" fn before_table_command(node: *mut pg_sys::Node) -> usize {
     // SAFETY: the statement's parse tree; each cast follows the node's tag.
     unsafe {
         let relation = match (*node).type_ {
             pg_sys::NodeTag::T_AlterTableStmt => (*node.cast::<pg_sys::AlterTableStmt>()).relation,
-            _ => (*node.cast::<pg_sys::RenameStmt>()).relation,
+            pg_sys::NodeTag::T_RenameStmt => (*node.cast::<pg_sys::RenameStmt>()).relation,
+            _ => std::ptr::null_mut(),
         };
-        keeping::before(relation);
+        keeping::before(relation)
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn after_table_command() {
-    keeping::after();
+unsafe extern "C-unwind" fn column_goes(table: pg_sys::Oid) {
+    // SAFETY: a command runs, so a transaction is in progress.
+    unsafe { keeping::column_goes(table) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_table_command(depth: usize) {
+    keeping::after(depth);
 }
 
 #[pg_guard]
@@ -322,6 +334,10 @@ unsafe extern "C-unwind" fn object_access(
     {
         // SAFETY: the relation is about to be dropped, so it is still there.
         unsafe { dropped::relation(object) };
+    }
+    if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::RelationRelationId && sub_object > 0 {
+        // SAFETY: the column is about to be dropped, so its table is still there.
+        unsafe { column_goes(object) };
     }
     // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
     unsafe {
