@@ -148,11 +148,10 @@ fn write_object(out: &mut Vec<u8>, object: &Object<'_>, installation: u128) {
 
 /// The columns whose values are known; null when none is.
 fn columns<'a>(out: &mut Vec<u8>, table: Xid, cells: impl Iterator<Item = (&'a Column, Cell<'a>)>) {
-    let id = table.as_bytes();
+    let mut open = *br#"{"id":"....................-"#;
+    open[7..27].copy_from_slice(table.as_bytes());
     list(out, cells.filter(|(_, cell)| cell.is_known()), |out, (column, cell)| {
-        out.extend_from_slice(br#"{"id":""#);
-        out.extend_from_slice(id);
-        out.push(b'-');
+        out.extend_from_slice(&open);
         out.extend_from_slice(column.pgstream_head());
         match cell {
             Cell::Json(json) => value(out, &column.kind, json),

@@ -67,12 +67,14 @@ fn metadata(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderCont
     out.extend_from_slice(br#","record_pks":"#);
     primary_key(out, Sides::of(event, context.columns).about(event.action));
     out.extend_from_slice(br#","enrichment":null,"database_name":"#);
+    let start = out.len();
     json::string(out, &source.database);
+    let database = start..out.len();
     out.extend_from_slice(br#","database":{"id":"#);
     uuid(out, &source.installation.to_be_bytes());
     for member in [r#","name":"#, r#","database":"#] {
         out.extend_from_slice(member.as_bytes());
-        json::string(out, &source.database);
+        out.extend_from_within(database.clone());
     }
     out.extend_from_slice(br#","hostname":"#);
     json::string(out, &source.host);
