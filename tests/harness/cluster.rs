@@ -30,10 +30,12 @@ const SETTINGS: &[&str] = &[
 /// How a cluster is set up.
 #[derive(Default)]
 pub struct Setup {
+    server: Option<&'static Server>,
     settings: Vec<String>,
     files: Option<u64>,
     clock: bool,
     environment: Vec<(String, String)>,
+    initdb: Vec<&'static str>,
 }
 
 impl Setup {
@@ -48,9 +50,24 @@ impl Setup {
         self
     }
 
+    /// Of another server than the one that is tested.
+    pub fn of(mut self, server: &'static Server) -> Self {
+        self.server = Some(server);
+        self
+    }
+
     /// Without the extension preloaded.
     pub fn not_preloaded(self) -> Self {
         self.set("shared_preload_libraries = ''")
+    }
+
+    /// With data pages as 17 and older make them: without checksums.
+    pub fn without_checksums(mut self) -> Self {
+        let server = self.server.unwrap_or_else(Server::get);
+        if server.major() >= 18 {
+            self.initdb.push("--no-data-checksums");
+        }
+        self
     }
 
     /// Where each process may have so many files open, as after `ulimit -n`.
@@ -74,6 +91,15 @@ impl Setup {
     /// Starts the cluster.
     #[track_caller]
     pub fn start(self) -> Cluster {
+        let environment = self.environment.clone();
+        let cluster = self.prepare();
+        cluster.begin_with(&environment);
+        cluster
+    }
+
+    /// Makes the cluster, which doesn't run yet.
+    #[track_caller]
+    pub fn prepare(self) -> Cluster {
         Cluster::with(self)
     }
 }
@@ -94,6 +120,7 @@ pub enum Stop {
 pub struct Cluster {
     directory: PathBuf,
     postgres: Database,
+    installed: &'static Server,
     server: Mutex<Option<Child>>,
     files: Option<u64>,
     clock: bool,
@@ -125,17 +152,18 @@ impl Cluster {
 
     #[track_caller]
     fn with(setup: Setup) -> Self {
-        let cluster = Self::made(setup.files, setup.clock, |data| copy(&template(), data));
+        let server = setup.server.unwrap_or_else(Server::get);
+        let cluster =
+            Self::made(server, setup.files, setup.clock, |data| copy(&template(server, &setup.initdb), data));
         let lines: Vec<&str> =
             SETTINGS.iter().copied().chain(setup.settings.iter().map(String::as_str)).collect();
         cluster.set(&lines.join("\n"));
-        cluster.begin_with(&setup.environment);
         cluster
     }
 
     /// A cluster that doesn't run, in a directory of its own, whose data directory `make` makes.
     #[track_caller]
-    fn made(files: Option<u64>, clock: bool, make: impl FnOnce(&Path)) -> Self {
+    fn made(server: &'static Server, files: Option<u64>, clock: bool, make: impl FnOnce(&Path)) -> Self {
         static SWEEP: Once = Once::new();
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         SWEEP.call_once(sweep);
@@ -143,11 +171,12 @@ impl Cluster {
         // A socket's path may have some hundred characters only, so this one is short.
         let directory = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-        Server::get().own(&directory);
+        server.own(&directory);
         make(&directory.join("data"));
         let cluster = Self {
             postgres: Database::new(&directory, "postgres"),
             directory,
+            installed: server,
             server: Mutex::default(),
             files,
             clock,
@@ -162,7 +191,7 @@ impl Cluster {
     /// A copy of its data directory as it is, which doesn't run; the original should not, either.
     #[track_caller]
     pub fn copied(&self) -> Self {
-        Self::made(self.files, self.clock, |data| {
+        Self::made(self.installed, self.files, self.clock, |data| {
             copy(&self.data(), data);
             let _ = fs::remove_file(data.join("postmaster.pid"));
         })
@@ -171,7 +200,7 @@ impl Cluster {
     /// The cluster in another directory, which doesn't run; this one has no data directory any more.
     #[track_caller]
     pub fn moved(&self) -> Self {
-        Self::made(self.files, self.clock, |data| {
+        Self::made(self.installed, self.files, self.clock, |data| {
             fs::rename(self.data(), data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
         })
     }
@@ -179,8 +208,9 @@ impl Cluster {
     /// A backup by `pg_basebackup`, which doesn't run.
     #[track_caller]
     pub fn backed_up(&self) -> Self {
-        Self::made(self.files, self.clock, |data| {
-            let output = Server::get()
+        Self::made(self.installed, self.files, self.clock, |data| {
+            let output = self
+                .installed
                 .unprivileged("pg_basebackup")
                 .arg("-D")
                 .arg(data)
@@ -208,7 +238,7 @@ impl Cluster {
         let (path, new) = (self.data().join(name), self.data().join(format!("{name}.new")));
         fs::write(&new, text).unwrap_or_else(|error| panic!("{}: {error}", new.display()));
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).expect("a mode");
-        Server::get().own(&new);
+        self.installed.own(&new);
         // Nobody reads half of it.
         fs::rename(&new, &path).expect("a rename");
         path
@@ -266,7 +296,7 @@ impl Cluster {
     #[track_caller]
     fn begin_with(&self, environment: &[(String, String)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut postgres = Server::get().unprivileged("postgres");
+        let mut postgres = self.installed.unprivileged("postgres");
         postgres.arg("-D").arg(self.directory.join("data"));
         postgres.envs(environment.iter().map(|(name, value)| (name, value)));
         if let Some(count) = self.files {
@@ -313,6 +343,30 @@ impl Cluster {
             }
         }
         eventually("the server ended", || child.try_wait().ok().flatten());
+    }
+
+    /// From now on it is a cluster of that server, which must be of the same major version.
+    pub fn install(&mut self, server: &'static Server) {
+        self.installed = server;
+    }
+
+    /// The server that it is a cluster of.
+    pub fn installed(&self) -> &'static Server {
+        self.installed
+    }
+
+    /// Runs one of its server's programs with a directory of the cluster's as the working directory, as the user whom the
+    /// server runs as; what it printed if it succeeded, and else as an error.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
+        let output = self
+            .installed
+            .unprivileged(program)
+            .current_dir(&self.directory)
+            .args(arguments)
+            .output()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(text.into_owned()) } else { Err(text.into_owned()) }
     }
 
     /// Stops and starts it.
@@ -371,7 +425,7 @@ impl Cluster {
     pub fn make_directory(&self, name: &str) -> PathBuf {
         let path = self.directory.join(name);
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Server::get().own(&path);
+        self.installed.own(&path);
         path
     }
 
@@ -433,11 +487,13 @@ fn sweep() {
 }
 
 /// A data directory fresh from `initdb`, made once for each version and copied ever after.
-fn template() -> PathBuf {
-    let server = Server::get();
+fn template(server: &Server, options: &[&str]) -> PathBuf {
     let keep = server.keep();
-    let name: String =
-        server.version().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name: String = [server.version(), options.concat()]
+        .concat()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     let template = keep.join(&name);
     if template.exists() {
         return template;
@@ -451,6 +507,7 @@ fn template() -> PathBuf {
         .arg("-D")
         .arg(&fresh)
         .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"])
+        .args(options)
         .output()
         .unwrap_or_else(|error| panic!("initdb: {error}"));
     assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));

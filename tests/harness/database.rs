@@ -166,6 +166,11 @@ impl Database {
         ));
     }
 
+    /// As [`Database::try_sql`], and that the server is not there is an error, too.
+    pub fn try_connected(&self, sql: &str) -> Result<(), postgres::Error> {
+        self.try_connect()?.batch_execute(sql)
+    }
+
     /// The rows of a query, as text.
     #[track_caller]
     pub fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {

@@ -4,13 +4,14 @@ use std::ffi::{CString, OsStr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// An installed server that has the extension.
 pub struct Server {
     bindir: PathBuf,
     /// Whom its programs run as; none stands for the user who runs the tests.
     user: Option<(u32, u32)>,
+    major: OnceLock<u32>,
 }
 
 impl Server {
@@ -19,16 +20,53 @@ impl Server {
     pub fn get() -> &'static Server {
         static SERVER: OnceLock<Server> = OnceLock::new();
         SERVER.get_or_init(|| {
-            let bindir = std::env::var_os("PGWH_BINDIR").map_or_else(build, PathBuf::from);
-            assert!(bindir.join("initdb").exists(), "there is no server in {}", bindir.display());
-            Server { bindir, user: unprivileged() }
+            let major = || std::env::var("PG").unwrap_or_else(|_| "15".into());
+            Server::at(
+                std::env::var_os("PGWH_BINDIR").map_or_else(|| build(&checkout(), &major()), PathBuf::from),
+            )
         })
+    }
+
+    /// One of another major version, which `scripts/server` makes with the extension compiled from this checkout.
+    pub fn of(major: u32) -> &'static Server {
+        static MADE: Mutex<Vec<(u32, &'static Server)>> = Mutex::new(Vec::new());
+        if major == Server::get().major() {
+            return Server::get();
+        }
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, server)) = made.iter().find(|(known, _)| *known == major) {
+            return server;
+        }
+        let server: &'static Server = Box::leak(Box::new(Server::at(build(&checkout(), &major.to_string()))));
+        made.push((major, server));
+        server
+    }
+
+    /// One of the same major version, with the extension compiled from another checkout.
+    pub fn from(checkout: &Path) -> &'static Server {
+        Box::leak(Box::new(Server::at(build(checkout, &Server::get().major().to_string()))))
+    }
+
+    fn at(bindir: PathBuf) -> Server {
+        assert!(bindir.join("initdb").exists(), "there is no server in {}", bindir.display());
+        Server { bindir, user: unprivileged(), major: OnceLock::new() }
+    }
+
+    /// Where its programs are.
+    pub fn bindir(&self) -> &Path {
+        &self.bindir
+    }
+
+    /// Where it finds control files and scripts of extensions.
+    pub fn extensions(&self) -> PathBuf {
+        let output = self.command("pg_config").arg("--sharedir").output().expect("pg_config runs");
+        let share = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        share.join("extension")
     }
 
     /// Its major version.
     pub fn major(&self) -> u32 {
-        static MAJOR: OnceLock<u32> = OnceLock::new();
-        *MAJOR.get_or_init(|| {
+        *self.major.get_or_init(|| {
             let text = self.version();
             let digits: String =
                 text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
@@ -89,9 +127,13 @@ impl Server {
     }
 }
 
-fn build() -> PathBuf {
-    let major = std::env::var("PG").unwrap_or_else(|_| "15".into());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/server");
+/// The one that this is part of.
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn build(checkout: &Path, major: &str) -> PathBuf {
+    let script = checkout.join("scripts/server");
     let output = Command::new(&script)
         .arg(major)
         // cargo sets these for tests, and they are not meant for the cargo that the script runs.
