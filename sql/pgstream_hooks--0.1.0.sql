@@ -9,6 +9,10 @@ CREATE FUNCTION pgwh.extension_created() RETURNS void
 COMMENT ON FUNCTION pgwh.extension_created() IS 'called once by CREATE EXTENSION: says what the server lacks';
 SELECT pgwh.extension_created();
 
+CREATE FUNCTION pgwh.extension_updated() RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'extension_updated_wrapper';
+COMMENT ON FUNCTION pgwh.extension_updated() IS 'called by each script of ALTER EXTENSION ... UPDATE: refuses a library that is too old, and has the workers begin anew';
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Who we are
 
@@ -28,9 +32,9 @@ COMMENT ON COLUMN pgwh.installation.schema_version IS 'version of the tables and
 COMMENT ON COLUMN pgwh.installation.home IS 'pgwh.home() where it was created or last adopted; a promoted standby knows its primary''s subscriptions by it';
 
 INSERT INTO pgwh.installation (database_oid, system_identifier, schema_version)
-SELECT d.oid, c.system_identifier, '0.1.0'
-FROM pg_catalog.pg_database d, pg_catalog.pg_control_system() c
-WHERE d.datname = pg_catalog.current_database();
+SELECT d.oid, c.system_identifier, e.extversion
+FROM pg_catalog.pg_database d, pg_catalog.pg_control_system() c, pg_catalog.pg_extension e
+WHERE d.datname = pg_catalog.current_database() AND e.extname = 'pgstream_hooks';
 
 CREATE FUNCTION pgwh.installed() RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -171,6 +175,7 @@ CREATE TABLE pgwh.gaps (
     to_lsn pg_lsn,
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
     until timestamptz,
+    lost boolean NOT NULL DEFAULT false,
     reason text NOT NULL,
     told boolean NOT NULL DEFAULT false,
     PRIMARY KEY (subscription_id, from_lsn)
@@ -182,6 +187,7 @@ COMMENT ON COLUMN pgwh.gaps.from_lsn IS 'changes committed behind this position 
 COMMENT ON COLUMN pgwh.gaps.to_lsn IS 'up to this one; null while the gap is open';
 COMMENT ON COLUMN pgwh.gaps.since IS 'when it was noted';
 COMMENT ON COLUMN pgwh.gaps.until IS 'when its end was noted';
+COMMENT ON COLUMN pgwh.gaps.lost IS 'true: lost with write-ahead log, although it was enabled; false: not captured while it was disabled';
 COMMENT ON COLUMN pgwh.gaps.reason IS 'how it came about';
 COMMENT ON COLUMN pgwh.gaps.told IS 'whether subscriptions to system events have been told';
 
@@ -812,6 +818,65 @@ CREATE FUNCTION pgwh.delivery_stats(
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
 COMMENT ON FUNCTION pgwh.delivery_stats() IS 'what the dispatcher of this database counts for each subscription; pgwh.status() shows it in plain words';
 
+CREATE TABLE pgwh.backfill_requests (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    subscription text NOT NULL,
+    tables text[] NOT NULL,
+    filter text,
+    order_by text,
+    start text,
+    chunk_size integer,
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'paused', 'done', 'cancelled', 'failed')),
+    reason text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    finished_at timestamptz
+);
+CREATE INDEX backfill_requests_open ON pgwh.backfill_requests (id) WHERE state IN ('waiting', 'running', 'paused');
+COMMENT ON TABLE pgwh.backfill_requests IS 'what was asked for by pgwh.backfill(); pgwh.backfills shows how far it is';
+COMMENT ON COLUMN pgwh.backfill_requests.id IS 'its id';
+COMMENT ON COLUMN pgwh.backfill_requests.subscription_id IS 'who gets the rows';
+COMMENT ON COLUMN pgwh.backfill_requests.subscription IS 'the subscription''s name when the backfill was asked for';
+COMMENT ON COLUMN pgwh.backfill_requests.tables IS 'patterns of tables; those of them that the subscription is about are read';
+COMMENT ON COLUMN pgwh.backfill_requests.filter IS 'rows for which this is true; null: all';
+COMMENT ON COLUMN pgwh.backfill_requests.order_by IS 'the column that rows are read in the order of, and then of the key; null: of the key';
+COMMENT ON COLUMN pgwh.backfill_requests.start IS 'rows whose value of that column is not less; null: all';
+COMMENT ON COLUMN pgwh.backfill_requests.chunk_size IS 'most rows that are read at once; null: as many as fit into 5 ms';
+COMMENT ON COLUMN pgwh.backfill_requests.state IS 'waiting, running, paused, done (all rows are journaled), cancelled or failed';
+COMMENT ON COLUMN pgwh.backfill_requests.reason IS 'why it failed or was cancelled';
+COMMENT ON COLUMN pgwh.backfill_requests.created_at IS 'when it was asked for';
+COMMENT ON COLUMN pgwh.backfill_requests.started_at IS 'when it began';
+COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
+
+CREATE FUNCTION pgwh.unclosed_gaps(
+    OUT subscription_id bigint, OUT from_lsn pg_lsn, OUT to_lsn pg_lsn, OUT since timestamptz, OUT reason text
+) RETURNS SETOF record
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT g.subscription_id, g.from_lsn, g.to_lsn, g.since, g.reason
+        FROM pgwh.gaps g JOIN pgwh.subscriptions s ON s.id = g.subscription_id
+        WHERE g.lost AND NOT s.tables <@ ARRAY(
+            SELECT unnest(r.tables) FROM pgwh.backfill_requests r
+            WHERE r.subscription_id = s.id AND r.created_at > g.until AND r.filter IS NULL AND r.start IS NULL
+                AND r.state NOT IN ('cancelled', 'failed'));
+    END;
+COMMENT ON FUNCTION pgwh.unclosed_gaps() IS 'what was lost with write-ahead log, and no backfill of all tables of its subscription has sent since';
+
+CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
+    SELECT g.subscription_id, s.name, g.from_lsn, g.to_lsn, g.since, g.reason,
+        format('SELECT pgwh.backfill(%L);', s.name) AS next_step
+    FROM pgwh.unclosed_gaps() g JOIN pgwh.subscriptions s ON s.id = g.subscription_id
+    WHERE pgwh.sees(s.owner);
+COMMENT ON VIEW pgwh.open_gaps IS 'what subscriptions have lost with write-ahead log, and no backfill of all their tables has sent since';
+COMMENT ON COLUMN pgwh.open_gaps.subscription_id IS 'the subscription';
+COMMENT ON COLUMN pgwh.open_gaps.name IS 'its name';
+COMMENT ON COLUMN pgwh.open_gaps.from_lsn IS 'changes committed behind this position are missing';
+COMMENT ON COLUMN pgwh.open_gaps.to_lsn IS 'up to this one';
+COMMENT ON COLUMN pgwh.open_gaps.since IS 'when it was noted';
+COMMENT ON COLUMN pgwh.open_gaps.reason IS 'how it came about';
+COMMENT ON COLUMN pgwh.open_gaps.next_step IS 'what to type: it sends the rows that there are; of those that were deleted nobody knows';
+
 CREATE FUNCTION pgwh.slot_name() RETURNS name
     LANGUAGE sql STABLE PARALLEL SAFE
     BEGIN ATOMIC
@@ -873,9 +938,18 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             WHERE a.type NOT IN ('autovacuum worker', 'autovacuum launcher',
                 'background writer', 'checkpointer', 'walwriter', 'archiver', 'startup', 'walreceiver', 'logger',
                 'standalone backend', 'slotsync worker', 'walsummarizer', 'io worker')
+        ), version AS MATERIALIZED (
+            SELECT e.extversion, i.schema_version, pgwh.version() AS library,
+                CASE WHEN e.extversion = pgwh.version() THEN NULL
+                    WHEN string_to_array(split_part(e.extversion, '-', 1), '.')::bigint[] > string_to_array(split_part(pgwh.version(), '-', 1), '.')::bigint[]
+                    THEN format('Install the library %s if it is not, and restart the server', e.extversion)
+                    ELSE 'ALTER EXTENSION pgstream_hooks UPDATE;' END AS fitting
+            FROM pgwh.installation i, pg_catalog.pg_extension e WHERE e.extname = 'pgstream_hooks'
         ), slot AS MATERIALIZED (
             SELECT s.*, CASE WHEN s.slot_name IS NULL THEN 'missing'
                 WHEN s.wal_status = 'lost' THEN 'invalid'
+                WHEN pg_is_in_recovery() AND s.temporary THEN 'being synchronized'
+                WHEN pg_is_in_recovery() AND NOT coalesce((to_jsonb(s) ->> 'synced')::boolean, true) THEN 'not synchronized'
                 WHEN s.confirmed_flush_lsn IS NULL THEN 'being created' ELSE 'valid' END AS state,
                 pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                     ELSE pg_current_wal_lsn() END, s.restart_lsn) AS retained
@@ -902,25 +976,31 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         SELECT 'wal_level', current_setting('wal_level') = 'logical', 'wal_level is ' || current_setting('wal_level'),
             CASE WHEN current_setting('wal_level') <> 'logical' THEN 'ALTER SYSTEM SET wal_level = logical; and restart the server' END
         UNION ALL
-        SELECT 'worker running', bool_and(p.pid IS NOT NULL),
-            string_agg(p.type || coalesce(' has process id ' || p.pid, ' is not running'), ', ')
+        SELECT 'worker running', pg_is_in_recovery() OR bool_and(p.pid IS NOT NULL),
+            CASE WHEN pg_is_in_recovery() THEN 'this server is a standby: they rest until it is promoted'
+            ELSE string_agg(p.type || coalesce(' has process id ' || p.pid, ' is not running'), ', ')
                 || format('; %s of %s worker processes in use', min(w.used), min(w.most))
-                || CASE WHEN bool_and(p.pid IS NOT NULL) THEN '' ELSE coalesce('; ' || pgwh.capture_problem(), '') END,
-            CASE WHEN bool_and(p.pid IS NOT NULL) THEN NULL
+                || CASE WHEN bool_and(p.pid IS NOT NULL) THEN '' ELSE coalesce('; ' || pgwh.capture_problem(), '') END END,
+            CASE WHEN pg_is_in_recovery() OR bool_and(p.pid IS NOT NULL) THEN NULL
+                WHEN min(v.fitting) IS NOT NULL THEN min(v.fitting)
                 WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
                 WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'They rest while pgwh.enabled is off: see check settings valid'
                 WHEN current_setting('wal_level') <> 'logical' THEN 'See check wal_level'
                 WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
                 ELSE 'They are started again within seconds; if they are not, the server''s log says why' END
-        FROM processes p, workers w
+        FROM processes p, workers w, version v
         UNION ALL
-        SELECT 'slot present and valid', s.state = 'valid',
+        SELECT 'slot present and valid', s.state = 'valid' OR pg_is_in_recovery() AND s.state = 'missing' AND current_setting('sync_replication_slots', true) IS NULL,
             format('slot %s is %s; %s of %s slots in use', pgwh.slot_name(), s.state, u.used, current_setting('max_replication_slots'))
                 || CASE WHEN s.state = 'being created' THEN coalesce('; waiting for ' || (SELECT b.who FROM blocker b), '') ELSE '' END,
             CASE s.state WHEN 'valid' THEN NULL
+                WHEN 'not synchronized' THEN format('It is of the time when this server was the primary, and keeps the present one''s from coming: SELECT pg_drop_replication_slot(%L);', pgwh.slot_name())
+                WHEN 'being synchronized' THEN 'It will be ready when the primary''s slot has moved on; pg_replication_slots and the server''s log say more'
                 WHEN 'invalid' THEN 'The server gave the slot up; it is made again by itself, and what was not delivered by then is a gap'
                 WHEN 'being created' THEN coalesce('Creation ends when that transaction does: ' || (SELECT b.cure FROM blocker b), 'It will be ready in a moment')
-                ELSE CASE WHEN u.used >= current_setting('max_replication_slots')::integer
+                ELSE CASE WHEN pg_is_in_recovery() THEN CASE WHEN current_setting('sync_replication_slots', true) IS NOT NULL
+                        THEN 'Without it a promotion of this server is a gap. To have it here: ALTER SYSTEM SET sync_replication_slots = on, and hot_standby_feedback, primary_slot_name and dbname in primary_conninfo' END
+                    WHEN u.used >= current_setting('max_replication_slots')::integer
                     THEN format('ALTER SYSTEM SET max_replication_slots = %s; and restart the server', u.used + 8)
                     WHEN current_setting('wal_level') <> 'logical' THEN 'See check wal_level'
                     ELSE 'The decoder makes it when it starts: see check worker running' END END
@@ -936,11 +1016,29 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded: see check worker running, and the server''s log' END
         FROM slot s
         UNION ALL
-        SELECT 'schema version', e.extversion = i.schema_version AND e.extversion = pgwh.version(),
-            format('extension %s, schema %s, library %s', e.extversion, i.schema_version, pgwh.version()),
-            CASE WHEN e.extversion <> pgwh.version() THEN 'ALTER EXTENSION pgstream_hooks UPDATE; or, when the library is the older one, restart the server'
-                WHEN e.extversion <> i.schema_version THEN 'The row of pgwh.installation was changed by hand' END
-        FROM pgwh.installation i, pg_catalog.pg_extension e WHERE e.extname = 'pgstream_hooks'
+        SELECT 'schema version', v.fitting IS NULL AND v.extversion = v.schema_version,
+            format('extension %s, schema %s, library %s', v.extversion, v.schema_version, v.library),
+            coalesce(v.fitting, CASE WHEN v.extversion <> v.schema_version THEN 'The row of pgwh.installation was changed by hand' END)
+        FROM version v
+        UNION ALL
+        SELECT 'standbys', NOT coalesce(bool_or(w.problem IS NOT NULL), false),
+            coalesce(string_agg(format('slot %s, which synchronized_standby_slots names, %s', w.name, w.problem), '; '),
+                'decoding waits for none'),
+            CASE WHEN bool_or(w.problem IS NOT NULL) THEN 'Nothing is sent until they have it. Bring the standby back, or take it out of synchronized_standby_slots and SELECT pg_reload_conf();' END
+        FROM (
+            SELECT n.name, CASE WHEN s.slot_name IS NULL THEN 'does not exist'
+                WHEN s.wal_status = 'lost' THEN 'was given up by the server'
+                WHEN NOT s.active THEN 'has nobody connected to it' END AS problem
+            FROM (SELECT btrim(n, ' "') AS name FROM string_to_table(current_setting('synchronized_standby_slots', true), ',') n WHERE n <> '') n
+            LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = n.name
+            WHERE NOT pg_is_in_recovery()
+        ) w WHERE w.problem IS NOT NULL
+        UNION ALL
+        SELECT 'gaps', count(*) = 0,
+            coalesce(string_agg(format('%s misses what was committed from %s to %s: %s', l.name, l.from_lsn, l.to_lsn, l.reason), '; ' ORDER BY l.name, l.from_lsn), 'no changes were lost'),
+            string_agg(DISTINCT format('SELECT pgwh.backfill(%L);', l.name), ' ')
+        FROM (SELECT s.name, u.from_lsn, u.to_lsn, u.reason
+            FROM pgwh.unclosed_gaps() u JOIN pgwh.subscriptions s ON s.id = u.subscription_id) l
         UNION ALL
         SELECT 'settings valid', current_setting('pgwh.enabled')::boolean AND f.wrong IS NULL,
             coalesce(f.wrong, CASE WHEN current_setting('pgwh.enabled')::boolean THEN 'all settings pgwh.* are in effect' ELSE 'pgwh.enabled is off: nothing is captured or sent' END),
@@ -1002,12 +1100,14 @@ CREATE VIEW pgwh.status WITH (security_barrier) AS
             WHEN 'held' THEN CASE
                 WHEN NOT starts_with(j.home, pgwh.installed() || '/') THEN 'it was made in another database, of which this one is a copy'
                 WHEN pg_is_in_recovery() THEN 'this server is a standby: its primary sends'
+                WHEN split_part(j.home, '/', 3) <> split_part(h.home, '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
                 ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(j.refused, j.unsigned, (SELECT b.detail FROM broken b), j.denied)
             WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
-            ELSE coalesce(j.missing, j.unfit, j.denied) END AS reason,
+            ELSE coalesce(j.missing, j.unfit, j.denied, (SELECT format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason)
+                FROM pgwh.open_gaps l WHERE l.subscription_id = j.id ORDER BY l.from_lsn DESC LIMIT 1)) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT pg_is_in_recovery() THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
@@ -1023,7 +1123,7 @@ CREATE VIEW pgwh.status WITH (security_barrier) AS
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
                 WHEN j.unfit IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name)
-                ELSE j.cure END
+                ELSE coalesce(j.cure, (SELECT l.next_step FROM pgwh.open_gaps l WHERE l.subscription_id = j.id LIMIT 1)) END
             END AS next_step,
         coalesce(t.pending, 0) AS pending,
         coalesce(t.retrying, 0) AS retrying,
@@ -1452,37 +1552,6 @@ COMMENT ON FUNCTION pgwh.note_schema_change() IS 'notes a change of the schema; 
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- From the beginning
-
-CREATE TABLE pgwh.backfill_requests (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    subscription_id bigint NOT NULL,
-    subscription text NOT NULL,
-    tables text[] NOT NULL,
-    filter text,
-    order_by text,
-    start text,
-    chunk_size integer,
-    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'paused', 'done', 'cancelled', 'failed')),
-    reason text,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    started_at timestamptz,
-    finished_at timestamptz
-);
-CREATE INDEX backfill_requests_open ON pgwh.backfill_requests (id) WHERE state IN ('waiting', 'running', 'paused');
-COMMENT ON TABLE pgwh.backfill_requests IS 'what was asked for by pgwh.backfill(); pgwh.backfills shows how far it is';
-COMMENT ON COLUMN pgwh.backfill_requests.id IS 'its id';
-COMMENT ON COLUMN pgwh.backfill_requests.subscription_id IS 'who gets the rows';
-COMMENT ON COLUMN pgwh.backfill_requests.subscription IS 'the subscription''s name when the backfill was asked for';
-COMMENT ON COLUMN pgwh.backfill_requests.tables IS 'patterns of tables; those of them that the subscription is about are read';
-COMMENT ON COLUMN pgwh.backfill_requests.filter IS 'rows for which this is true; null: all';
-COMMENT ON COLUMN pgwh.backfill_requests.order_by IS 'the column that rows are read in the order of, and then of the key; null: of the key';
-COMMENT ON COLUMN pgwh.backfill_requests.start IS 'rows whose value of that column is not less; null: all';
-COMMENT ON COLUMN pgwh.backfill_requests.chunk_size IS 'most rows that are read at once; null: as many as fit into 5 ms';
-COMMENT ON COLUMN pgwh.backfill_requests.state IS 'waiting, running, paused, done (all rows are journaled), cancelled or failed';
-COMMENT ON COLUMN pgwh.backfill_requests.reason IS 'why it failed or was cancelled';
-COMMENT ON COLUMN pgwh.backfill_requests.created_at IS 'when it was asked for';
-COMMENT ON COLUMN pgwh.backfill_requests.started_at IS 'when it began';
-COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
 
 CREATE TABLE pgwh.backfill_tables (
     backfill_id bigint,

@@ -10,6 +10,7 @@ use crate::api::event_types::UnknownEventType;
 use crate::decode::text::in_error;
 use crate::event::format::Format;
 use crate::send::Problem;
+use crate::version::{self, LIBRARY};
 
 /// Why a call was refused.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub enum Error {
     NotPreloaded,
     /// A standby can't be written to and captures nothing.
     OnStandby,
+    /// The library is of another version than the SQL, which is of this one.
+    Versions(String),
     /// An argument that must be given is null.
     Missing(&'static str),
     /// An array is empty or has a null in it.
@@ -192,6 +195,15 @@ impl Error {
                 "this server is a standby, which captures nothing".into(),
                 "Changes are captured and sent by the primary.".into(),
                 "Call this on the primary.".into(),
+            ),
+            Error::Versions(sql) => (
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "library and SQL of pgstream_hooks are of different versions".into(),
+                format!("The server has loaded the library {LIBRARY}, and the extension in this database is {sql}."),
+                match version::is_older_than(sql) {
+                    true => format!("Install the library {sql} if it is not, and restart the server."),
+                    false => "ALTER EXTENSION pgstream_hooks UPDATE;".into(),
+                },
             ),
             Error::Unjournaled => (
                 ERRCODE_OBJECT_IN_USE,

@@ -25,6 +25,8 @@ mod fuzz;
 mod error;
 #[cfg(feature = "server")]
 mod settings;
+#[cfg(any(feature = "server", test))]
+mod version;
 #[cfg(feature = "server")]
 mod worker;
 

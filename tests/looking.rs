@@ -88,6 +88,8 @@ fn a_healthy_database_says_so_in_every_check() {
         "slot plugin",
         "retained WAL",
         "schema version",
+        "standbys",
+        "gaps",
         "settings valid",
         "subscriptions valid",
         "endpoints reachable lately",

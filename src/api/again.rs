@@ -14,6 +14,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, sees_everything};
+use super::gate;
 use super::secrets::owned;
 use crate::decode::text::Text;
 use crate::dispatch::{DeliveryId, Position};
@@ -26,12 +27,14 @@ use crate::worker::wake;
 /// Keeps a subscription's changes instead of sending them; false if it did so already.
 #[pg_extern(sql = false)]
 fn pause(name: Option<Text>) -> Result<bool, ErrorReport> {
+    gate::changes()?;
     Ok(set_paused(owned(name)?, true)?)
 }
 
 /// Sends what was kept, tries at once what failed, and goes on; false if it was not paused.
 #[pg_extern(sql = false)]
 fn resume(name: Option<Text>) -> Result<bool, ErrorReport> {
+    gate::changes()?;
     let id = owned(name)?;
     let was_paused = set_paused(id, false)?;
     if !was_paused {
@@ -60,6 +63,7 @@ fn set_paused(id: i64, paused: bool) -> Result<bool, Error> {
 /// Gives up a delivery that is not done.
 #[pg_extern(sql = false)]
 fn skip(delivery_id: Option<i64>) -> Result<(), ErrorReport> {
+    gate::changes()?;
     let delivery = delivery_of(delivery_id)?;
     let found = as_owner(|| match journal::inspect::delivery(delivery)? {
         Some((_, target)) => {
@@ -84,6 +88,7 @@ fn skip(delivery_id: Option<i64>) -> Result<(), ErrorReport> {
 /// Ends a replay that is not over.
 #[pg_extern(sql = false)]
 fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
+    gate::changes()?;
     let id = id.ok_or(Error::Missing("id"))?;
     let known = as_owner(|| {
         Ok(Spi::connect(|client| {

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use super::acting::{as_owner, owns, with_plain_names};
 use super::again::{is_own, refused, tell};
 use super::conditions::Conditions;
+use super::gate;
 use super::permission::Claim;
 use super::subscribe::id_of;
 use super::tables;
@@ -38,6 +39,7 @@ fn backfill(
     start: Option<Text>,
     chunk_size: Option<i32>,
 ) -> Result<i64, ErrorReport> {
+    gate::changes()?;
     let subscription = id_of(name)?;
     if let Some(size) = chunk_size.filter(|size| !CHUNK_SIZE.contains(size)) {
         return Err(Error::OutOfRange {
@@ -187,6 +189,7 @@ fn check_table(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
 /// Reads no more of a backfill for now.
 #[pg_extern(sql = false)]
 fn pause_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
+    gate::changes()?;
     let backfill = require(id, &["waiting", "running", "paused"])?;
     Ok(tell(CommandKind::PauseBackfill { backfill })?)
 }
@@ -194,6 +197,7 @@ fn pause_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
 /// Goes on with a backfill that is paused or has failed.
 #[pg_extern(sql = false)]
 fn resume_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
+    gate::changes()?;
     let backfill = require(id, &["waiting", "running", "paused", "failed"])?;
     Ok(tell(CommandKind::ResumeBackfill { backfill })?)
 }
@@ -201,6 +205,7 @@ fn resume_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
 /// Ends a backfill.
 #[pg_extern(sql = false)]
 fn cancel_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
+    gate::changes()?;
     let backfill = require(id, &["waiting", "running", "paused", "failed"])?;
     Ok(tell(CommandKind::CancelBackfill { backfill })?)
 }

@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 
 use super::acting::{as_owner, sees_everything, with_plain_names};
 use super::again::tell;
+use super::gate;
 use super::subscribe::require_capture;
 use crate::decode::text::Text;
 use crate::error::Error;
@@ -21,6 +22,7 @@ fn place() -> String {
 /// Arms all held subscriptions here; returns how many.
 #[pg_extern(sql = false)]
 fn adopt(pending: Option<Text>) -> Result<i64, ErrorReport> {
+    gate::changes()?;
     let discard = match pending.as_ref().map(|word| word.0.trim()) {
         None => return Err(Error::Missing("pending").into()),
         Some("send") => false,

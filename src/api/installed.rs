@@ -3,8 +3,11 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::gate;
 use crate::error::Error;
+use crate::journal;
 use crate::settings;
+use crate::version;
 use crate::worker::wake;
 
 /// Refuses a server that has not preloaded the library; warns of what the workers will wait for.
@@ -13,6 +16,7 @@ fn extension_created() -> Result<(), ErrorReport> {
     if !settings::preloaded() {
         return Err(Error::NotPreloaded.into());
     }
+    gate::fitting()?;
     // SAFETY: reads a setting.
     if unsafe { pg_sys::wal_level } < pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32 {
         warn(
@@ -37,6 +41,20 @@ fn extension_created() -> Result<(), ErrorReport> {
         );
     }
     wake::ring_at_commit();
+    Ok(())
+}
+
+/// Called by each script that updates the extension: refuses a library that is older than what the script makes, and has the
+/// workers begin anew when the update commits.
+#[pg_extern(sql = false)]
+fn extension_updated() -> Result<(), ErrorReport> {
+    let sql = journal::extension_version().unwrap_or_default();
+    if version::is_older_than(&sql) {
+        return Err(Error::Versions(sql).into());
+    }
+    Spi::run("UPDATE pgwh.installation SET schema_version = (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgstream_hooks')")
+        .map_err(Error::from)?;
+    wake::recheck_at_commit();
     Ok(())
 }
 

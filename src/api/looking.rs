@@ -7,6 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::conditions::Conditions;
+use super::gate;
 use super::subscribe::id_of;
 use super::tables;
 use crate::decode::text::{Text, strings};
@@ -22,7 +23,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(20);
 /// Version of this library.
 #[pg_extern(sql = false)]
 fn version() -> &'static str {
-    env!("CARGO_PKG_VERSION")
+    crate::version::LIBRARY
 }
 
 /// Whether the library was loaded at server start.
@@ -71,10 +72,7 @@ fn capture_problem() -> Option<Text> {
 /// Waits until everything committed before the call has reached the subscription.
 #[pg_extern(sql = false)]
 fn wait(name: Option<Text>, timeout: Option<Interval>) -> Result<bool, ErrorReport> {
-    // SAFETY: reads a flag in shared memory.
-    if unsafe { pg_sys::RecoveryInProgress() } {
-        return Err(Error::OnStandby.into());
-    }
+    gate::changes()?;
     let timeout = timeout.ok_or(Error::Missing("timeout"))?;
     let patience = Duration::from_micros(u64::try_from(timeout.as_micros()).unwrap_or_default());
     let id = id_of(name)?;

@@ -9,6 +9,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{AnyElement, direct_function_call};
 
+use super::gate;
 use crate::decode::raw;
 use crate::decode::sealed::{Kind, Sealer};
 use crate::decode::text::utf8;
@@ -29,6 +30,7 @@ fn emit(
     payload: Option<AnyElement>,
     key: Option<AnyElement>,
 ) -> Result<(), ErrorReport> {
+    gate::changes()?;
     let kind = kind.map(text_of).ok_or(Error::Missing("type"))?;
     let spelled = utf8(kind.to_bytes());
     if spelled.trim().is_empty() || spelled.len() > MAX_TYPE || spelled.contains(char::is_control) {
@@ -64,6 +66,7 @@ fn emit(
 /// Attaches context to those events of the present transaction that follow; null takes back what was said before.
 #[pg_extern(sql = false)]
 fn annotate(annotations: Option<AnyElement>) -> Result<(), ErrorReport> {
+    gate::changes()?;
     let annotations = annotations.map(json_of).transpose()?.unwrap_or_default();
     let hint = "Each event of the transaction carries them: name things by their ids.";
     check_length("annotations", annotations.count_bytes(), MAX_ANNOTATIONS, hint)?;

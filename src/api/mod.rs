@@ -20,6 +20,8 @@ mod copies;
 #[cfg(feature = "server")]
 mod functions;
 #[cfg(feature = "server")]
+mod gate;
+#[cfg(feature = "server")]
 mod headers;
 #[cfg(feature = "server")]
 mod installed;

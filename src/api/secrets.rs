@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::acting::{Visible, as_owner, owns};
 use super::again::tell;
+use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
 use super::subscribe::id_of;
@@ -50,6 +51,7 @@ fn public_key(name: Option<Text>) -> Result<Option<String>, ErrorReport> {
 /// Gives a subscription a new key; the present one signs, too, for some time.
 #[pg_extern(sql = false)]
 fn rotate_secret(name: Option<Text>, overlap: Option<Interval>) -> Result<String, ErrorReport> {
+    gate::changes()?;
     let overlap = overlap.ok_or(Error::Missing("overlap"))?;
     if !(0..=LONGEST_OVERLAP).contains(&overlap.as_micros()) {
         return Err(Error::OutOfRange {

@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, sees_everything};
 use super::functions;
+use super::gate;
 use super::jsonb::Jsonb;
 use super::near::near;
 use super::secrets;
@@ -59,6 +60,7 @@ fn subscribe(
     enabled: Option<bool>,
     backfill: Option<bool>,
 ) -> Result<i64, ErrorReport> {
+    gate::changes()?;
     let enabled = enabled.unwrap_or(true);
     let scheme = signature.map(|word| secrets::scheme_of(Some(&word.0))).transpose()?;
     let [secret, client_certificate] = [secret, client_certificate].map(string);
@@ -255,6 +257,7 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
 /// Ends a subscription; returns how many undelivered events go with it.
 #[pg_extern(sql = false)]
 fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
+    gate::changes()?;
     let id = id_of(name.clone())?;
     let pending = ask::standing(id).map_or(0, |standing| standing.figures.pending as i64);
     Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])

@@ -5,6 +5,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::again::refused;
+use super::gate;
 use super::secrets::owned;
 use crate::decode::text::Text;
 use crate::error::Error;
@@ -28,6 +29,7 @@ fn test(
     >,
     ErrorReport,
 > {
+    gate::changes()?;
     let id = owned(name)?;
     let told = testing::ping(id, timeout_of(id)?).map_err(|why| {
         let hint = "Commit the subscription first; SELECT * FROM pgwh.health() WHERE NOT ok; says what else is missing.";

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::acting::{may_act_as, owns};
 use super::conditions::Conditions;
+use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
 use super::permission::Claim;
@@ -35,6 +36,7 @@ fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>
 }
 
 fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
+    gate::fitting()?;
     let old = trigger.old();
     if let Some(old) = &old {
         let owner = old.get_by_name::<Text>("owner")?.map(String::from).unwrap_or_default();

@@ -109,6 +109,21 @@ pub fn install_signal_handlers() {
     }
 }
 
+/// Has SIGTERM handled by the function, which does only what a signal handler may do.
+pub fn handle_sigterm(handler: unsafe extern "C-unwind" fn(c_int)) {
+    // SAFETY: the process is a background worker with the ordinary handlers.
+    unsafe { c::pqsignal(libc::SIGTERM, Some(handler)) };
+}
+
+/// What SIGTERM does to an ordinary backend: the process ends at the next occasion.
+///
+/// # Safety
+/// Called from a signal handler.
+pub unsafe fn die(signal: c_int) {
+    // SAFETY: as the caller promises; the handler raises nothing by itself.
+    unsafe { c::die(signal) }
+}
+
 /// The first number of a timeout that is not the server's own, or one beyond (`utils/timeout.h`: 12 before 17).
 const USER_TIMEOUT: c_int = 13;
 
@@ -242,7 +257,8 @@ pub fn log_message(prefix: &str, message: &[u8]) {
     }
 }
 
-/// Creates the slot, ephemeral: it goes with the process until it is persisted.
+/// Creates the slot, ephemeral: it goes with the process until it is persisted. Since 17 standbys that synchronize slots
+/// get it, too.
 ///
 /// # Safety
 /// The process holds no slot.
@@ -262,9 +278,25 @@ pub unsafe fn create_slot(name: &CStr) {
             true,
             pg_sys::ReplicationSlotPersistency::RS_EPHEMERAL,
             false,
-            false,
+            true,
             false,
         );
+    }
+}
+
+/// Whether all that has to be on standbys first is there up to `lsn`: since 17, on those that `synchronized_standby_slots`
+/// names. The process holds the slot.
+pub fn standbys_have(lsn: u64) -> bool {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    {
+        let _ = lsn;
+        true
+    }
+    // What keeps them is in `pgwh.health()`; each look would log it again.
+    // SAFETY: looks through shared memory under its lock (`slot.c`), and logs at this level.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    unsafe {
+        pg_sys::StandbySlotsHaveCaughtup(lsn, pg_sys::DEBUG1 as c_int)
     }
 }
 

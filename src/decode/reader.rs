@@ -1,6 +1,7 @@
 //! Reading write-ahead log page by page, as `read_local_xlog_page` (`xlogutils.c`) does, but asleep while a record is
 //! only half on disk. That one looks each millisecond, for as long as a transaction that wrote it sits idle.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use pgrx::{pg_guard, pg_sys};
 
 use super::{plugin, raw};
+use crate::event::Lsn;
 use crate::worker::process;
 use crate::worker::shmem::{self, Database};
 
@@ -24,6 +26,50 @@ pub fn routine() -> pg_sys::XLogReaderRoutine {
 pub fn flushed() -> u64 {
     // SAFETY: reads shared memory.
     unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
+}
+
+thread_local! {
+    static READABLE: Cell<Readable> = const { Cell::new(Readable { heeds_standbys: false, end: 0, target: 0 }) };
+}
+
+/// How far the log may be read.
+#[derive(Clone, Copy)]
+struct Readable {
+    heeds_standbys: bool,
+    /// Up to here, where standbys are heeded.
+    end: u64,
+    /// The end of the log that standbys are being waited for to have.
+    target: u64,
+}
+
+/// From now on what standbys must have first, and have not, is not read (`walsender.c`, WalSndWaitForWal): an event is
+/// never sent of a change that a failover would undo. They have what is `confirmed`. The process holds the slot.
+pub fn heed_standbys(confirmed: Lsn) {
+    READABLE.set(Readable { heeds_standbys: true, end: confirmed.0, target: confirmed.0 });
+}
+
+/// How far the log may be read: it is safe on disk, here and wherever it has to be first.
+pub fn readable() -> u64 {
+    let flushed = flushed();
+    let mut readable = READABLE.get();
+    if !readable.heeds_standbys {
+        return flushed;
+    }
+    // One end after the other: under load standbys are always a little behind the latest.
+    if readable.end == readable.target {
+        readable.target = flushed;
+    }
+    if readable.end < readable.target && raw::standbys_have(readable.target) {
+        readable.end = readable.target;
+    }
+    READABLE.set(readable);
+    readable.end
+}
+
+/// Whether there is log that standbys must have first.
+pub fn waits_for_standbys() -> bool {
+    let readable = READABLE.get();
+    readable.end < readable.target
 }
 
 /// Pauses between looks that grow while nothing happens.
@@ -49,14 +95,14 @@ pub fn release_snapshot() {
     unsafe { pg_sys::InvalidateCatalogSnapshot() };
 }
 
-/// Sleeps until a commit rings or the time has passed, unless the log has been flushed beyond `position`, or the
+/// Sleeps until a commit rings or the time has passed, unless the log can be read beyond `position`, or the
 /// decoder is asked to stop.
 pub fn sleep_at(database: &Database, position: u64, longest: Duration) {
     release_snapshot();
     database.decoder_sleeps.store(true, Ordering::SeqCst);
     // Whoever commits looks at the flag after writing the log, and we look at the log after setting the flag.
     fence(Ordering::SeqCst);
-    if flushed() <= position && !database.stop.load(Ordering::SeqCst) {
+    if readable() <= position && !database.stop.load(Ordering::SeqCst) {
         process::sleep(Some(longest));
     }
     database.decoder_sleeps.store(false, Ordering::SeqCst);
@@ -72,23 +118,25 @@ unsafe extern "C-unwind" fn read_page(
     buffer: *mut c_char,
 ) -> c_int {
     let end = page + length as u64;
-    if flushed() < end {
+    if readable() < end {
         // SAFETY: a decoding context's reader has that context as its private data (`logical.c`).
         unsafe { plugin::flush((*state).private_data.cast()) };
-        if !wait_until_flushed(end) {
+        if !wait_until_readable(end) {
             return -1;
         }
     }
     // SAFETY: what the reader passed, passed on.
-    unsafe { raw::read_local_page(state, page, length, target, buffer) }
+    let read = unsafe { raw::read_local_page(state, page, length, target, buffer) };
+    // What is there beyond must not be looked at yet.
+    read.min(c_int::try_from(readable().saturating_sub(page)).unwrap_or(c_int::MAX))
 }
 
 /// False when the decoder is asked to stop meanwhile.
-fn wait_until_flushed(end: u64) -> bool {
+fn wait_until_readable(end: u64) -> bool {
     let Some(database) = shmem::my_database() else { return true };
     let mut poll = Poll::new();
     process::report_idle(c"waiting for commits");
-    while flushed() < end {
+    while readable() < end {
         if database.stop.load(Ordering::SeqCst) {
             return false;
         }

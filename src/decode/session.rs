@@ -3,17 +3,18 @@
 //! The context is created outside any transaction, so that others know this process for a decoding one. From then on
 //! it runs no ordinary transaction and never has an xid.
 
+use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::capture::Capture;
-use super::reader::{self, Poll, flushed};
+use super::reader::{self, Poll, readable};
 use super::{raw, slot};
 use crate::event::Lsn;
 use crate::worker::shmem::Database;
-use crate::worker::{counts, process};
+use crate::worker::{closing, counts, process};
 
 /// After so much log that concerned nobody, the dispatcher is told how far we are all the same.
 const SILENT_BYTES: u64 = 1024 * 1024;
@@ -32,6 +33,9 @@ const UNFINISHED_SLEEP: Duration = Duration::from_secs(1);
 /// until this slot has passed it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
+/// How long it sleeps while the server waits for it to end.
+const CLOSING_SLEEP: Duration = Duration::from_millis(5);
+
 /// A decoding session on the slot that the process holds.
 pub struct Session {
     database: &'static Database,
@@ -42,6 +46,7 @@ pub struct Session {
     last_told: Instant,
     confirmed: u64,
     last_confirm: Instant,
+    waiting: Option<Waiting>,
     /// The position that was last shown.
     shown: u64,
     /// A position, and when it was decoded; the next one is taken when this one is confirmed.
@@ -65,6 +70,7 @@ impl Session {
                 pg_sys::CreateDecodingContext(0, std::ptr::null_mut(), false, &mut routine, None, None, None)
             });
             (*ctx).output_writer_private = (&raw mut *capture).cast();
+            reader::heed_standbys(start);
             pg_sys::XLogBeginRead((*ctx).reader, (*pg_sys::MyReplicationSlot).data.restart_lsn);
             pg_sys::InvalidateSystemCaches();
             let confirmed = start.0;
@@ -78,6 +84,7 @@ impl Session {
                 last_told: Instant::now(),
                 confirmed,
                 last_confirm: Instant::now(),
+                waiting: None,
                 shown,
                 mark: (confirmed, now()),
                 idle_wakeups: 0,
@@ -85,11 +92,13 @@ impl Session {
         }
     }
 
-    /// Decodes until somebody asks the pair to stop.
+    /// Decodes until somebody asks the pair to stop, or the server goes down and all is confirmed.
     pub fn run(&mut self) {
+        closing::prepare();
         let mut poll = Poll::new();
+        let mut closing_since = None;
         while !self.database.stop.load(Ordering::SeqCst) {
-            let any = self.decode_what_is_flushed();
+            let any = self.decode_what_is_readable();
             if any {
                 poll = Poll::new();
             }
@@ -101,15 +110,37 @@ impl Session {
                 self.capture.flush();
             }
             self.confirm();
-            self.sleep(&mut poll);
+            if closing::is_asked() {
+                let since = *closing_since.get_or_insert_with(Instant::now);
+                if self.is_done(since) {
+                    return slot::save();
+                }
+                process::sleep(Some(CLOSING_SLEEP));
+            } else {
+                self.sleep(&mut poll);
+            }
             process::see_to_interrupts();
         }
     }
 
+    /// Whether everything that was committed is confirmed, and nothing more can be: the server goes down.
+    fn is_done(&mut self, since: Instant) -> bool {
+        if closing::others_may_commit(self.database.oid(), since)
+            || !self.database.rests.load(Ordering::SeqCst)
+        {
+            return false;
+        }
+        // What a commit left in memory.
+        // SAFETY: the position is one that has been inserted.
+        unsafe { pg_sys::XLogFlush(raw::wal_insert_end()) };
+        self.tell_progress();
+        self.confirmed >= reader::flushed()
+    }
+
     /// Returns whether there was anything.
-    fn decode_what_is_flushed(&mut self) -> bool {
+    fn decode_what_is_readable(&mut self) -> bool {
         let mut any = false;
-        let mut end = flushed();
+        let mut end = readable();
         while self.position() < end && !self.database.stop.load(Ordering::Relaxed) {
             if !any {
                 process::report_busy(c"decoding write-ahead log");
@@ -125,7 +156,7 @@ impl Session {
             pgrx::check_for_interrupts!();
             if self.position() >= end {
                 self.database.decoded.all_at.store(now(), Ordering::Relaxed);
-                end = flushed();
+                end = readable();
             }
         }
         any
@@ -173,7 +204,10 @@ impl Session {
     fn confirm(&mut self) {
         self.last_confirm = Instant::now();
         let confirmable = self.database.confirmable.load(Ordering::Acquire);
-        if confirmable > self.confirmed {
+        if self.waiting.is_none() && confirmable > self.confirmed {
+            self.waiting = Some(Waiting { confirmable, journaled: reader::flushed() });
+        }
+        if let Some(Waiting { confirmable, .. }) = self.waiting.take_if(|waiting| waiting.is_over()) {
             slot::confirm(Lsn(confirmable));
             self.confirmed = confirmable;
             self.database.confirmed.store(confirmable, Ordering::Release);
@@ -188,7 +222,7 @@ impl Session {
         counts::add(&decoded.bytes, position.saturating_sub(self.shown));
         self.shown = position;
         decoded.position.store(position, Ordering::Relaxed);
-        let all = position >= flushed();
+        let all = position >= readable();
         decoded.all.store(all, Ordering::Relaxed);
         if all {
             decoded.all_at.store(now, Ordering::Relaxed);
@@ -202,7 +236,10 @@ impl Session {
     /// Sleeps until a commit rings, or shortly when the log has an end that is not flushed yet. Among many commits that
     /// concern nobody, each wake-up would take a processor from one of them: then nobody rings for a while.
     fn sleep(&mut self, poll: &mut Poll) {
-        process::report_idle(c"waiting for commits");
+        process::report_idle(match reader::waits_for_standbys() {
+            true => c"waiting for standbys to have what is to be sent (synchronized_standby_slots)",
+            false => c"waiting for commits",
+        });
         if self.idle_wakeups >= IDLE_WAKEUPS {
             reader::release_snapshot();
             process::sleep(Some(NAP));
@@ -219,15 +256,56 @@ impl Session {
     }
 }
 
+/// A position that waits to be confirmed. What the journal says of everything before it stands in the log before
+/// `journaled`. A standby that gets the slot's position must have that, too, or what is pending is lost by a failover.
+struct Waiting {
+    confirmable: u64,
+    journaled: u64,
+}
+
+impl Waiting {
+    fn is_over(&self) -> bool {
+        slot::reach_of_standbys().is_none_or(|reach| reach >= self.journaled)
+            && raw::standbys_have(self.journaled)
+    }
+}
+
 /// Microseconds since 2000.
 fn now() -> i64 {
     // SAFETY: reads the clock.
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// The setting by which newer minor versions know which output plugins they may load.
+const PLUGINS: &CStr = c"output_plugin_libraries";
+
+/// Has `pg_upgrade` bring our slots along: it looks whether the new server may load their plugin, and makes them. While
+/// that server preloads.
+pub fn allow_plugin_in_upgrade() {
+    // SAFETY: single-threaded start-up of the server; the value is copied.
+    unsafe {
+        let known = pg_sys::GetConfigOption(PLUGINS.as_ptr(), true, false);
+        if known.is_null() {
+            return;
+        }
+        let known = CStr::from_ptr(known).to_string_lossy();
+        let own = slot::PLUGIN.to_string_lossy();
+        let all: Vec<&str> =
+            known.split(',').map(str::trim).filter(|one| !one.is_empty()).chain([&*own]).collect();
+        if let Ok(all) = CString::new(all.join(", ")) {
+            pg_sys::SetConfigOption(
+                PLUGINS.as_ptr(),
+                all.as_ptr(),
+                pg_sys::GucContext::PGC_POSTMASTER,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+}
+
 /// Newer minor versions refuse an output plugin that a setting doesn't name; this process names its own.
 pub fn allow_own_plugin() {
-    let name = c"output_plugin_libraries";
+    let name = PLUGINS;
     // SAFETY: outside a transaction, so that it holds for the life of the process.
     unsafe {
         if !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() {

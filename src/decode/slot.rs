@@ -24,6 +24,15 @@ pub fn exists(name: &CStr) -> bool {
     unsafe { !pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true).is_null() }
 }
 
+/// Whether a slot of that name is of another output plugin, and so not ours.
+pub fn is_foreign(name: &CStr) -> bool {
+    // SAFETY: looks through shared memory under its lock; a slot is never unmapped.
+    unsafe {
+        let slot = pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true);
+        !slot.is_null() && CStr::from_ptr((*slot).data.plugin.data.as_ptr()) != PLUGIN
+    }
+}
+
 /// Whether a slot of that name keeps all that is committed, until its decoder comes back if it is gone.
 pub fn keeps(name: &CStr) -> bool {
     // SAFETY: looks through shared memory under its lock; a slot is never unmapped, and an answer that is outdated the
@@ -40,24 +49,49 @@ pub fn keeps(name: &CStr) -> bool {
 /// Slots of our plugin in a database, by name.
 pub fn of_database(database: pg_sys::Oid) -> Vec<std::ffi::CString> {
     let mut names = Vec::new();
-    // SAFETY: reads each slot in use while the lock keeps them from being dropped.
-    unsafe {
-        let lock = &raw mut (*pg_sys::MainLWLockArray.add(REPLICATION_SLOT_CONTROL_LOCK)).lock;
-        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
-        for n in 0..pg_sys::max_replication_slots as usize {
-            let slot = &*(*pg_sys::ReplicationSlotCtl).replication_slots.as_ptr().add(n);
-            let ours = CStr::from_ptr(slot.data.plugin.data.as_ptr()) == PLUGIN;
-            if slot.in_use && slot.data.database == database && ours {
-                names.push(CStr::from_ptr(slot.data.name.data.as_ptr()).to_owned());
-            }
+    each_in_use(|slot| {
+        // SAFETY: the server keeps names in fields of fixed length that end in NUL.
+        let text = |name: &pg_sys::NameData| unsafe { CStr::from_ptr(name.data.as_ptr()) }.to_owned();
+        if slot.data.database == database && text(&slot.data.plugin).as_c_str() == PLUGIN {
+            names.push(text(&slot.data.name));
         }
-        pg_sys::LWLockRelease(lock);
-    }
+    });
     names
 }
 
 /// `ReplicationSlotControlLock` in the array of individual locks (`storage/lwlocknames.txt`), the same in all majors.
 const REPLICATION_SLOT_CONTROL_LOCK: usize = 37;
+
+/// How far all standbys have the log that are connected by a slot of their own, on disk; none where there is none.
+pub fn reach_of_standbys() -> Option<u64> {
+    let mut reach: Option<u64> = None;
+    each_in_use(|slot| {
+        let standby = slot.data.database == pg_sys::InvalidOid
+            && slot.data.persistency == pg_sys::ReplicationSlotPersistency::RS_PERSISTENT
+            && slot.active_pid != 0
+            && slot.data.restart_lsn != 0;
+        if standby {
+            reach = Some(reach.map_or(slot.data.restart_lsn, |reach| reach.min(slot.data.restart_lsn)));
+        }
+    });
+    reach
+}
+
+/// Shows each slot in use, while the lock keeps them from being dropped.
+fn each_in_use(mut show: impl FnMut(&pg_sys::ReplicationSlot)) {
+    // SAFETY: the array is as long as the setting says. What is read may be outdated the next moment, which does no harm.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(REPLICATION_SLOT_CONTROL_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+        for n in 0..pg_sys::max_replication_slots as usize {
+            let slot = &*(*pg_sys::ReplicationSlotCtl).replication_slots.as_ptr().add(n);
+            if slot.in_use {
+                show(slot);
+            }
+        }
+        pg_sys::LWLockRelease(lock);
+    }
+}
 
 /// Drops a slot that nobody holds.
 pub fn drop(name: &CStr) {
@@ -93,9 +127,17 @@ pub fn acquire(name: &CStr) -> Result<Lsn, Unusable> {
         if raw::slot_is_invalid(data) || data.restart_lsn == 0 {
             return Err(Unusable::Invalid);
         }
+        save();
+        Ok(Lsn(data.confirmed_flush))
+    }
+}
+
+/// Writes the slot to disk.
+pub fn save() {
+    // SAFETY: the process holds the slot.
+    unsafe {
         pg_sys::ReplicationSlotMarkDirty();
         pg_sys::ReplicationSlotSave();
-        Ok(Lsn(data.confirmed_flush))
     }
 }
 

@@ -47,15 +47,37 @@ fn close(subscription: i64, to: Lsn) -> Result<()> {
     )
 }
 
+/// A gap that was noted because write-ahead log was lost.
+pub struct Gap {
+    /// Who misses something.
+    pub subscription: i64,
+    /// How it came about.
+    pub reason: String,
+}
+
 /// All subscriptions miss what was committed up to `to` and is not in the journal, whose last event is at `high`. What
-/// the image tells is known, too; without an image there was no slot before, and nothing is missed.
-pub(super) fn lost(high: Lsn, to: Lsn) -> Result<()> {
-    Spi::run_with_args(
-        "INSERT INTO pgwh.gaps (subscription_id, from_lsn, to_lsn, until, reason)
-         SELECT s.id, known.lsn, $2::pg_lsn, clock_timestamp(), 'the server gave the replication slot up'
-         FROM pgwh.subscriptions s,
-             (SELECT greatest(max(v.lsn), $1::pg_lsn) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
-         WHERE s.enabled AND starts_with(s.home, pgwh.installed() || '/') AND known.lsn < $2::pg_lsn ON CONFLICT DO NOTHING",
-        &[high.to_string().into(), to.to_string().into()],
-    )
+/// the image tells is known, too; without an image there was no slot before, and nothing is missed. `given_up`: the server
+/// has invalidated the slot. Where it is gone, what differs from the place where it was made says why.
+pub(super) fn lost(high: Lsn, to: Lsn, given_up: bool) -> Result<Vec<Gap>> {
+    Spi::connect_mut(|client| {
+        let rows = client.update(
+            "INSERT INTO pgwh.gaps (subscription_id, from_lsn, to_lsn, until, lost, reason)
+             SELECT s.id, known.lsn, $2::pg_lsn, clock_timestamp(), true, CASE
+                 WHEN $3 THEN 'the server gave the replication slot up'
+                 WHEN split_part(i.home, '/', 3) <> split_part(pgwh.home(), '/', 3)
+                     THEN 'pg_upgrade did not bring the replication slot along'
+                 WHEN i.home <> pgwh.home() THEN 'this server was promoted, restored or copied without the replication slot'
+                 ELSE 'the replication slot was dropped' END
+             FROM pgwh.subscriptions s, pgwh.installation i,
+                 (SELECT greatest(max(v.lsn), $1::pg_lsn) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
+             WHERE s.enabled AND starts_with(s.home, pgwh.installed() || '/') AND known.lsn < $2::pg_lsn
+             ON CONFLICT DO NOTHING RETURNING subscription_id, reason",
+            None,
+            &[high.to_string().into(), to.to_string().into(), given_up.into()],
+        )?;
+        let gap = |row: pgrx::spi::SpiHeapTupleData<'_>| {
+            Ok(Gap { subscription: row.get(1)?.unwrap_or_default(), reason: row.get(2)?.unwrap_or_default() })
+        };
+        rows.map(gap).collect()
+    })
 }

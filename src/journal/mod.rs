@@ -53,6 +53,8 @@ pub use backfills::{
 #[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};
 #[cfg(feature = "server")]
+pub use gaps::Gap;
+#[cfg(feature = "server")]
 pub use image::Version;
 #[cfg(feature = "server")]
 pub use load::{Loaded, load};

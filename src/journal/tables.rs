@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::gaps;
+use super::gaps::{self, Gap};
 use super::image::{self, Version};
 use super::schema_changes;
 use crate::decode::plugin::DO_NOT_REPLICATE;
@@ -29,6 +29,16 @@ pub fn extension() -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up.
     let oid = unsafe { pg_sys::get_extension_oid(c"pgstream_hooks".as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// The version of the extension's SQL in this database, if it is installed. Inside a transaction.
+pub fn extension_version() -> Option<String> {
+    let version = pgrx::Spi::connect(|client| {
+        let query = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'pgstream_hooks'";
+        let rows = client.select(query, Some(1), &[])?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
+    });
+    check("the extension's version can't be read", version)
 }
 
 /// Runs the action in a transaction that may use our tables; none when the extension isn't here.
@@ -69,9 +79,10 @@ pub fn note_gaps(versions: &[Version]) -> bool {
 }
 
 /// Notes that what was committed behind the journal's last event and up to `to` is lost to all subscriptions, when the
-/// image that is there belongs to a slot that is gone. Inside a transaction.
-pub fn note_loss(high: Lsn, to: Lsn) {
-    check("gaps can't be noted", gaps::lost(high, to));
+/// image that is there belongs to a slot that is gone, or that the server has given up. Returns what was noted. Inside a
+/// transaction.
+pub fn note_loss(high: Lsn, to: Lsn, given_up: bool) -> Vec<Gap> {
+    check("gaps can't be noted", gaps::lost(high, to, given_up))
 }
 
 /// Forgets what is noted of old schema changes. Inside a transaction.

@@ -39,6 +39,10 @@ impl std::fmt::Display for NotReady {
             }
             Phase::SwitchedOff => "The setting pgwh.enabled is off",
             Phase::Quiesced => "The database is being altered or copied",
+            Phase::SlotTaken => {
+                "Another program made a replication slot of the name that the extension's has"
+            }
+            Phase::VersionsDiffer => "The library and the extension's SQL are of different versions",
         })
     }
 }
@@ -56,7 +60,9 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
         match shared.find(oid).map_or(Phase::Unknown, phase_of_installation) {
             Phase::Ready => return Ok(()),
             // Nothing but a restart or a change of settings helps.
-            phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff) => return Err(NotReady(phase)),
+            phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff | Phase::VersionsDiffer) => {
+                return Err(NotReady(phase));
+            }
             // The workers are on their way, and what is committed meanwhile waits for them.
             _ if slot_keeps_all() => return Ok(()),
             phase if Instant::now() >= deadline => return Err(NotReady(phase)),

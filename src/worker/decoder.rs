@@ -44,6 +44,9 @@ fn capture(database: &'static Database) {
     // Without an installation the dispatcher ends, and we with it.
     let Some(installation) = journal::with_tables(Installation::read) else { return };
     let name = process::slot_name(oid, &installation.id);
+    if !wait_until_ours(database, &name) {
+        return;
+    }
     if !slot::exists(&name) && !create_slot(database, &name, &mut queue) {
         return;
     }
@@ -76,6 +79,21 @@ fn leave() {
         database.dispatcher.wake();
         shared.launcher.wake();
     }
+}
+
+/// Waits while another program has a slot of our name; false when asked to stop meanwhile.
+fn wait_until_ours(database: &Database, name: &CString) -> bool {
+    while slot::is_foreign(name) {
+        database.set_phase(Phase::SlotTaken);
+        process::report_idle(
+            c"waiting for a replication slot of our name, which another program made, to be dropped",
+        );
+        process::sleep(Some(NO_SLOT_PAUSE));
+        if database.stop.load(Ordering::SeqCst) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Makes the slot, as soon as there is room for it; false when asked to stop meanwhile.
@@ -126,10 +144,7 @@ fn acquire_slot(database: &Database, name: &CString, queue: &mut Sender) -> Opti
     }
     slot::release();
     slot::drop(name);
-    pgrx::warning!(
-        "pgstream_hooks: replication slot {} was invalidated by the server; it is made anew, and changes since are lost",
-        name.to_string_lossy()
-    );
+    database.slot_given_up.store(true, Ordering::SeqCst);
     create_slot(database, name, queue).then(|| slot::acquire(name).ok()).flatten()
 }
 

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
 use super::backfilling::Backfilling;
 use super::counts;
@@ -16,13 +17,16 @@ use super::recording::Recording;
 use super::sending::Sending;
 use super::shmem::{self, Database, Phase};
 use super::waiting::WaitSet;
-use super::{copies, effects, endpoints};
+use super::{closing, copies, effects, endpoints};
 use crate::decode::{raw, slot};
+use crate::dispatch::Effect;
+use crate::error::Error;
 use crate::event::Lsn;
 use crate::journal::{self, Command, CommandKind, Version};
 use crate::link::frame::{Item, Stream};
 use crate::link::mq::Receiver;
 use crate::settings;
+use crate::version;
 
 /// How long until a decoder is tried again for which there was no free worker process.
 const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
@@ -30,6 +34,10 @@ const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
 const RECHECK_EVERY: Duration = Duration::from_secs(30);
 /// How often versions of subscriptions are dropped that no restart needs any more.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// How long answers to requests are waited for when the server goes down; the others are made again.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+/// How long it waits at most for the decoder to have news when the server goes down.
+const CLOSING_WAIT: Duration = Duration::from_millis(50);
 /// How many items are taken from the decoder before outcomes are looked at again.
 const ITEMS_A_ROUND: usize = 512;
 
@@ -56,6 +64,7 @@ fn serve(database: &'static Database) {
         return;
     }
     let oid = database.oid();
+    let Some(version) = wait_for_version(database) else { return };
     let Some(installation) = find_installation(database) else { return };
     copies::see_to(&process::slot_name(oid, &installation.id));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
@@ -69,10 +78,12 @@ fn serve(database: &'static Database) {
     database.decoded.queued.store(0, Ordering::SeqCst);
     database.dispatched.unqueued.store(0, Ordering::SeqCst);
     database.queue.store(receiver.handle(), Ordering::SeqCst);
+    database.rests.store(false, Ordering::SeqCst);
     let Some(decoder) = start_decoder(database) else { return };
     let source = process::in_bare_transaction(|| endpoints::source_of(oid, &installation.id));
     let sending = Sending::new(database, source, loaded);
-    Dispatcher::new(database, decoder, installation.extension, recording, sending).run(&mut receiver);
+    let extension = (installation.extension, version);
+    Dispatcher::new(database, decoder, extension, recording, sending).run(&mut receiver);
 }
 
 /// Ends the decoder with us, and tells that we are gone.
@@ -88,6 +99,31 @@ fn leave() {
         database.dispatcher_pid.store(0, Ordering::SeqCst);
         // The launcher that started us may have been replaced; nobody tells its successor of our end.
         shared.launcher.wake();
+    }
+}
+
+/// The version of the extension's SQL, as soon as it is one that the library works with; none when asked to stop, or when
+/// there is no extension.
+fn wait_for_version(database: &Database) -> Option<String> {
+    loop {
+        let Some(sql) = process::in_transaction(journal::extension_version) else {
+            retire(database);
+            return None;
+        };
+        if version::fits(&sql) {
+            return Some(sql);
+        }
+        if database.phase() != Phase::VersionsDiffer {
+            let error = Error::Versions(sql);
+            database.set_problem(&error.in_one_line());
+            ErrorReport::from(error).report(PgLogLevel::WARNING);
+            database.set_phase(Phase::VersionsDiffer);
+        }
+        process::report_idle(c"waiting for ALTER EXTENSION pgstream_hooks UPDATE, or a restart with the library of the extension's version");
+        process::sleep(Some(RECHECK_EVERY));
+        if must_end(database) {
+            return None;
+        }
     }
 }
 
@@ -178,6 +214,8 @@ struct Dispatcher {
     extension: pg_sys::Oid,
     /// There may be gaps that subscriptions to system events have not been told of.
     gaps_untold: bool,
+    /// The version of its SQL: after an update all begins anew.
+    version: String,
     last_check: Instant,
     last_prune: Instant,
 }
@@ -186,7 +224,7 @@ impl Dispatcher {
     fn new(
         database: &'static Database,
         decoder: WorkerHandle,
-        extension: pg_sys::Oid,
+        (extension, version): (pg_sys::Oid, String),
         recording: Recording,
         sending: Sending,
     ) -> Dispatcher {
@@ -204,6 +242,7 @@ impl Dispatcher {
             image: None,
             extension,
             gaps_untold: true,
+            version,
             last_check: Instant::now(),
             last_prune: Instant::now(),
         };
@@ -217,9 +256,14 @@ impl Dispatcher {
     /// The main loop: outcomes, events, requests, records; then sleep until one of them has news.
     fn run(&mut self, receiver: &mut Receiver) {
         let mut wait_set = WaitSet::new(self.sending.wake_fd());
+        closing::prepare();
         loop {
             if process::see_to_interrupts() {
                 self.reload();
+            }
+            if closing::is_asked() {
+                self.close(receiver, &mut wait_set);
+                break;
             }
             if self.must_end() {
                 break;
@@ -253,6 +297,37 @@ impl Dispatcher {
         }
     }
 
+    /// The server goes down: what it has committed is journaled, and nothing is sent any more. The decoder ends when the slot
+    /// is confirmed behind all of it; whatever was written after that would be left to be decoded.
+    fn close(&mut self, receiver: &mut Receiver, wait_set: &mut WaitSet) {
+        process::report_busy(c"recording what was committed before the server goes down");
+        let asked = Instant::now();
+        let mut rests = false;
+        while !self.decoder.has_ended() {
+            process::see_to_interrupts();
+            if !rests {
+                self.sending.collect_outcomes();
+                self.take_what_happened();
+            }
+            let busy = self.receive(receiver);
+            self.store_versions();
+            let last = !rests && (!self.sending.is_any_under_way() || asked.elapsed() > ANSWERS_WITHIN);
+            if last {
+                let positions = self.sending.positions(true);
+                self.recording.checkpoint(positions);
+            }
+            if !self.recording.write() {
+                return;
+            }
+            rests |= last;
+            self.database.rests.store(rests, Ordering::SeqCst);
+            self.tell();
+            if !busy {
+                wait_set.wait(None, CLOSING_WAIT);
+            }
+        }
+    }
+
     /// Sends by the settings and subscriptions of now.
     fn reload(&mut self) {
         if let Some(rows) = self.with_tables(journal::all_subscriptions) {
@@ -272,14 +347,16 @@ impl Dispatcher {
 
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
     fn must_end(&mut self) -> bool {
-        if must_end(self.database) || self.extension_has_gone() {
-            self.sending.hand_over_records(&mut self.recording);
+        if must_end(self.database) || self.extension_is_another() {
+            let effects = self.take_what_happened();
             self.recording.write();
+            effects::notify(&effects);
             self.end_decoder();
             self.sending.end_renderers();
             match process::in_transaction(journal::extension) {
                 None => retire(self.database),
-                Some(extension) if extension != self.extension => self.database.set_phase(Phase::Quiesced),
+                // One that is there now has another installation, or another version.
+                Some(_) if !must_end(self.database) => self.database.set_phase(Phase::Quiesced),
                 Some(_) => {}
             }
             return true;
@@ -290,14 +367,15 @@ impl Dispatcher {
         false
     }
 
-    /// Whether our installation has been dropped, by what somebody told or by looking now and then.
-    fn extension_has_gone(&mut self) -> bool {
+    /// Whether our installation has been dropped or updated, by what somebody told or by looking now and then.
+    fn extension_is_another(&mut self) -> bool {
         let told = self.database.recheck.swap(false, Ordering::SeqCst);
         if !told && self.last_check.elapsed() < RECHECK_EVERY {
             return false;
         }
         self.last_check = Instant::now();
-        process::in_transaction(journal::extension) != Some(self.extension)
+        let there = process::in_transaction(|| journal::extension().zip(journal::extension_version()));
+        there.is_none_or(|(extension, version)| extension != self.extension || version != self.version)
     }
 
     /// The server may be going down, or somebody has ended the decoder; its log says why.
@@ -379,9 +457,7 @@ impl Dispatcher {
     /// Journals what has happened, when it is time, and has done what follows from it. Returns whether there was
     /// anything that something else may wait for.
     fn record(&mut self) -> bool {
-        self.sending.hand_over_records(&mut self.recording);
-        let effects = self.sending.take_effects();
-        effects::carry_out(&effects);
+        let effects = self.take_what_happened();
         let positions = self.recording.checkpoint_wanted().map(|all| self.sending.positions(all));
         if let Some(positions) = positions {
             self.recording.checkpoint(positions);
@@ -392,6 +468,14 @@ impl Dispatcher {
         self.recording.retain(|| self.sending.oldest_pending());
         effects::notify(&effects);
         !effects.is_empty()
+    }
+
+    /// Takes what became of requests, and does what follows from that before it is written.
+    fn take_what_happened(&mut self) -> Vec<Effect> {
+        self.sending.hand_over_records(&mut self.recording);
+        let effects = self.sending.take_effects();
+        effects::carry_out(&effects);
+        effects
     }
 
     /// Does what sessions have asked for since they last rang.
@@ -462,8 +546,9 @@ impl Dispatcher {
     fn store_first_image(&mut self, consistent: Lsn) {
         let image = self.image.take().unwrap_or_default();
         let high = self.recording.journal().high();
+        let given_up = self.database.slot_given_up.swap(false, Ordering::SeqCst);
         let stored = self.with_tables(|| {
-            journal::note_loss(high, consistent);
+            effects::tell_of_gaps(&journal::note_loss(high, consistent, given_up), consistent);
             journal::forget_image();
             journal::store_image(&image);
         });

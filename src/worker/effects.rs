@@ -1,10 +1,12 @@
 //! What follows from what the engine found: a subscription that can't go on is disabled, subscriptions to system events get
 //! one, and who listens to `NOTIFY pgwh` hears of it.
 
-use pgrx::Spi;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
 
 use crate::dispatch::{Disabled, Effect};
-use crate::journal::{self, SystemEvent};
+use crate::event::Lsn;
+use crate::journal::{self, Gap, SystemEvent};
 
 /// Dead letters that are told of one by one by `NOTIFY`; of more at once the first ones stand for all.
 const DEAD_LETTERS: usize = 100;
@@ -40,6 +42,33 @@ fn system_event(effect: &Effect) -> Option<SystemEvent> {
     };
     let reason = if let Effect::Disable(_, why) = effect { Some(reason_of(why)) } else { None };
     Some(SystemEvent { kind, subscription: subscription.0, delivery, class, reason })
+}
+
+/// Tells of changes up to `to` that subscriptions will never get. Inside the transaction that notes so.
+pub fn tell_of_gaps(gaps: &[Gap], to: Lsn) {
+    let Some(Gap { reason, .. }) = gaps.first() else { return };
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("pgstream_hooks: {} subscriptions miss changes committed before {to}: {reason}", gaps.len()),
+        "pgstream_hooks",
+    )
+    .set_detail("pgwh.gaps says which.")
+    .set_hint(
+        "To send the rows that there are: SELECT pgwh.backfill(name) FROM pgwh.subscriptions WHERE enabled;",
+    )
+    .report(PgLogLevel::WARNING);
+    let told = Spi::run_with_args(
+        "SELECT pg_notify('pgwh', json_build_object('event', 'gap', 'subscription_id', g.subscription_id,
+             'subscription', s.name, 'reason', g.reason)::text)
+         FROM unnest($1, $2) g (subscription_id, reason) JOIN pgwh.subscriptions s ON s.id = g.subscription_id",
+        &[
+            gaps.iter().map(|gap| gap.subscription).collect::<Vec<_>>().into(),
+            gaps.iter().map(|gap| gap.reason.clone()).collect::<Vec<_>>().into(),
+        ],
+    );
+    if let Err(error) = told {
+        pgrx::warning!("pgstream_hooks: NOTIFY pgwh failed: {error}");
+    }
 }
 
 fn reason_of(why: &Disabled) -> String {

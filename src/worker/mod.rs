@@ -4,6 +4,7 @@ pub mod ask;
 mod backfiller;
 mod backfilling;
 pub mod clock;
+pub mod closing;
 mod copies;
 pub mod counts;
 pub mod decoder;
@@ -37,6 +38,8 @@ use std::cell::Cell;
 
 use pgrx::{pg_guard, pg_sys};
 
+use crate::decode::session;
+
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
@@ -51,6 +54,7 @@ pub fn init() {
         place::init();
         // A cluster being upgraded is started to be read, not to send.
         if pg_sys::IsBinaryUpgrade {
+            session::allow_plugin_in_upgrade();
             return;
         }
     }

@@ -344,6 +344,11 @@ impl Sending {
         any
     }
 
+    /// Whether answers to requests are waited for.
+    pub fn is_any_under_way(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
     /// Gives what became of requests to the journal.
     pub fn hand_over_records(&mut self, recording: &mut Recording) {
         let records = self.engine.take_records();

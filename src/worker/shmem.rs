@@ -46,11 +46,15 @@ pub enum Phase {
     SwitchedOff = 8,
     /// The database is being dropped, renamed, moved or copied: its workers stand back.
     Quiesced = 9,
+    /// Library and SQL don't fit together.
+    VersionsDiffer = 10,
+    /// Another program made a slot of our name.
+    SlotTaken = 11,
 }
 
 impl Phase {
     fn from_code(code: u32) -> Phase {
-        const ALL: [Phase; 10] = [
+        const ALL: [Phase; 12] = [
             Phase::Unknown,
             Phase::Starting,
             Phase::NoFreeWorker,
@@ -61,6 +65,8 @@ impl Phase {
             Phase::Failed,
             Phase::SwitchedOff,
             Phase::Quiesced,
+            Phase::VersionsDiffer,
+            Phase::SlotTaken,
         ];
         ALL.get(code as usize).copied().unwrap_or(Phase::Unknown)
     }
@@ -126,6 +132,8 @@ pub struct Database {
     pub commands: AtomicBool,
     /// The pair is to end: set by who quiesces and by a dispatcher that leaves.
     pub stop: AtomicBool,
+    /// The dispatcher writes nothing any more but what the decoder tells it: the server goes down.
+    pub rests: AtomicBool,
     /// How many backends are about to drop, rename, move or copy the database.
     pub quiesced: AtomicI32,
     phase: AtomicU32,
@@ -163,6 +171,8 @@ pub struct Database {
     pub saved: AtomicU64,
     /// Up to here everything that ended has been handed to the dispatcher.
     pub frontier: AtomicU64,
+    /// The server has given up the slot that the new one is to replace.
+    pub slot_given_up: AtomicBool,
     /// The first routing image is in its table: the slot may be made permanent.
     pub image_saved: AtomicBool,
     /// How often the pair has failed since it was last ready; paces the restarts.
@@ -227,6 +237,8 @@ impl Database {
             &self.commands,
             &self.tests_asked,
             &self.stop,
+            &self.rests,
+            &self.slot_given_up,
             &self.image_saved,
         ] {
             flag.store(false, Ordering::SeqCst);

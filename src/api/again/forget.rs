@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use super::super::acting::with_plain_names;
 use super::row::AskedRow;
 use super::{is_pending, positions, tell};
+use crate::api::gate;
 use crate::decode::text::Text;
 use crate::dispatch::{DeliveryId, Position};
 use crate::error::Error;
@@ -43,6 +44,7 @@ fn forget(
     >,
     ErrorReport,
 > {
+    gate::changes()?;
     let row = AskedRow::parse(table_name, key)?;
     let erased = with_plain_names(|| erase(&row))?;
     if erased.pending > 0 {

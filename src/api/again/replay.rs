@@ -8,6 +8,7 @@ use super::super::near::near;
 use super::super::secrets::owned;
 use super::super::tables;
 use super::{delivery_of, is_own, is_pending, positions, refused, tell, time, unknown};
+use crate::api::gate;
 use crate::decode::text::{self, Text};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
@@ -28,6 +29,7 @@ fn replay_times(
     only: Option<Text>,
     tables: Option<Vec<Option<Text>>>,
 ) -> Result<i64, ErrorReport> {
+    gate::changes()?;
     let subscription = owned(name)?;
     let since = since.ok_or(Error::Missing("since"))?;
     if until.is_some_and(|until| until < since) {
@@ -63,6 +65,7 @@ fn replay_lsns(
     only: Option<Text>,
     tables: Option<Vec<Option<Text>>>,
 ) -> Result<i64, ErrorReport> {
+    gate::changes()?;
     let subscription = owned(name)?;
     let since = Lsn(since.ok_or(Error::Missing("since"))? as u64);
     let until = until.map(|until| Lsn(until as u64));
@@ -92,6 +95,7 @@ fn replay_lsns(
 /// Sends a delivery's events again, and behind them what has happened to their rows since.
 #[pg_extern(sql = false)]
 fn redeliver(delivery_id: Option<i64>) -> Result<i64, ErrorReport> {
+    gate::changes()?;
     let delivery = delivery_of(delivery_id)?;
     let (subscription, members) = members_of(delivery)?;
     let members: Vec<i64> = members.iter().map(|member| member.0 as i64).collect();

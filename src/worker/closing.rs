@@ -1,0 +1,89 @@
+//! Going down with the server: what was committed is journaled first, and the slot confirmed behind it.
+//!
+//! So nothing is captured again afterwards, and `pg_upgrade`, which carries over a slot only if nothing is left to be
+//! decoded (`pg_upgrade/check.c`, check_old_cluster_for_valid_slots), finds it so. Whoever else ends a worker ends it at
+//! once.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use crate::decode::raw;
+
+/// How long a server that goes down may have to wait for us.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// See [`others_may_commit`].
+const SESSIONS_END_WITHIN: Duration = Duration::from_millis(500);
+
+/// Where the postmaster writes what it is doing, by line (`utils/pidfile.h`, LOCK_FILE_LINE_PM_STATUS and PM_STATUS_STOPPING).
+/// It writes so before it signals anybody.
+const LOCK_FILE: &std::ffi::CStr = c"postmaster.pid";
+const STATUS_LINE: usize = 8;
+const STOPPING: &[u8] = b"stopping";
+
+static CLOSING: AtomicBool = AtomicBool::new(false);
+static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Lets this worker finish when the server is shut down. Once, after the ordinary handlers are installed.
+pub fn prepare() {
+    // SAFETY: the event is complete. When the time is up, the process gets the signal again and ends at once.
+    unsafe {
+        let mut event: libc::sigevent = std::mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = libc::SIGTERM;
+        let mut timer = std::ptr::null_mut();
+        if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) == 0 {
+            TIMER.store(timer, Ordering::Relaxed);
+            raw::handle_sigterm(on_sigterm);
+        }
+    }
+}
+
+/// Whether the server is going down and this worker has to finish.
+pub fn is_asked() -> bool {
+    CLOSING.load(Ordering::Relaxed)
+}
+
+/// Whether sessions of the database may still commit, `since` the server began to go down. They are ended as we are; those
+/// that are there for longer are walsenders, which go last.
+pub fn others_may_commit(database: pg_sys::Oid, since: Instant) -> bool {
+    // SAFETY: looks through shared memory under its lock; background workers are not counted.
+    since.elapsed() < SESSIONS_END_WITHIN && unsafe { pg_sys::CountDBConnections(database) } > 0
+}
+
+/// Calls only what a signal handler may call (signal-safety(7)), and what Postgres' own call.
+unsafe extern "C-unwind" fn on_sigterm(signal: c_int) {
+    // SAFETY: `die` is the server's own handler; the timer was made before the handler was installed.
+    unsafe {
+        let errno = *libc::__errno_location();
+        if CLOSING.load(Ordering::Relaxed) || !server_goes_down() {
+            raw::die(signal);
+        } else {
+            CLOSING.store(true, Ordering::Relaxed);
+            let mut time: libc::itimerspec = std::mem::zeroed();
+            time.it_value.tv_sec = PATIENCE.as_secs() as _;
+            libc::timer_settime(TIMER.load(Ordering::Relaxed), 0, &time, std::ptr::null_mut());
+            raw::unguarded::SetLatch(pg_sys::MyLatch);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Whether the postmaster says that it stops.
+fn server_goes_down() -> bool {
+    let mut text = [0u8; 1024];
+    // SAFETY: the working directory is the data directory, and the buffer is as long as is said.
+    let length = unsafe {
+        let file = libc::open(LOCK_FILE.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return false;
+        }
+        let length = libc::read(file, text.as_mut_ptr().cast(), text.len());
+        libc::close(file);
+        length
+    };
+    let text = &text[..usize::try_from(length).unwrap_or(0)];
+    text.split(|byte| *byte == b'\n').nth(STATUS_LINE - 1).is_some_and(|line| line.starts_with(STOPPING))
+}
