@@ -201,6 +201,8 @@ pub(super) struct Subscription<P> {
     pub latency: Latency,
     pub touched: bool,
     pub queued_to_read: bool,
+    /// It will be looked at whether it is slow.
+    pub looked_after: bool,
 }
 
 impl<P: Clone> Subscription<P> {
@@ -259,6 +261,7 @@ impl<P: Clone> Subscription<P> {
             latency: Latency::default(),
             touched: false,
             queued_to_read: false,
+            looked_after: false,
         }
     }
 
