@@ -74,9 +74,10 @@ pub struct Cache {
     clock: u64,
 }
 
-/// A row of the log: a chunk, or the last number of one that has nothing for the subscription.
+/// A row of the log: a chunk, unpacked or not yet, or the last number of one that has nothing for who asks.
 enum Row {
     Chunk(Arc<Unpacked>),
+    Packed(DeliveryId, DeliveryId, Vec<u8>),
     Other(DeliveryId),
 }
 
@@ -102,12 +103,12 @@ impl Journal {
                 page.upto = self.written;
             }
             for row in rows {
-                match row {
-                    Row::Other(last) => {
+                match self.unpacked(row) {
+                    Err(last) => {
                         page.upto = last;
                         passed += 1;
                     }
-                    Row::Chunk(chunk) => {
+                    Ok(chunk) => {
                         let (first_bytes, limit) = (bytes, max_bytes);
                         bytes += chunk.take(subscription, limit.saturating_sub(first_bytes), &mut page);
                         if page.upto < chunk.last {
@@ -151,9 +152,9 @@ impl Journal {
             }
             for row in rows {
                 passed += 1;
-                let chunk = match row {
-                    Row::Chunk(chunk) => chunk,
-                    Row::Other(last) => {
+                let chunk = match self.unpacked(row) {
+                    Ok(chunk) => chunk,
+                    Err(last) => {
                         end = last;
                         continue;
                     }
@@ -231,12 +232,21 @@ impl Journal {
                 continue;
             }
             let rows = rows.into_iter().map(|(first, last, body)| match body {
-                Some(body) => Row::Chunk(self.cache.keep(Unpacked::from_body(first, last, &body))),
+                Some(body) => Row::Packed(first, last, body),
                 None => Row::Other(last),
             });
             return Some(rows.collect());
         }
         Some(Vec::new())
+    }
+
+    /// The chunk of a row, or where the next one begins behind.
+    fn unpacked(&mut self, row: Row) -> std::result::Result<Arc<Unpacked>, DeliveryId> {
+        match row {
+            Row::Chunk(chunk) => Ok(chunk),
+            Row::Packed(first, last, body) => Ok(self.cache.keep(Unpacked::from_body(first, last, &body))),
+            Row::Other(last) => Err(last),
+        }
     }
 
     /// The chunk with the delivery in it; none inside, when the journal does not have it, or it is not for the

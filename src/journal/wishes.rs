@@ -32,6 +32,8 @@ pub struct Page<F> {
     pub at_tail: bool,
 }
 
+/// Of so many passes of laps one goes to the one that has waited longest.
+const TURNS: u32 = 8;
 /// So many passes are noted before all wishes take note of them.
 const PASSES: usize = 64;
 
@@ -46,6 +48,18 @@ pub struct Wishes<F> {
     passes: Vec<(DeliveryId, DeliveryId)>,
     /// For whom the pass under way has found something.
     served: Vec<i64>,
+    /// When many want something, passes follow each other in laps from where the first wants to read to the end.
+    lap: Lap,
+    /// How many passes there have been.
+    turns: u32,
+}
+
+/// A lap: it goes on at `at`, and so many wishes are ahead of there. Of each lap a wish is ahead once.
+#[derive(Debug, Default)]
+struct Lap {
+    number: u64,
+    at: DeliveryId,
+    ahead: usize,
 }
 
 /// A pass over the log.
@@ -53,8 +67,8 @@ pub struct Wishes<F> {
 pub struct Pass {
     /// The first number that it reads.
     begin: DeliveryId,
-    /// Who has waited longest.
-    head: i64,
+    /// Who has waited longest, if it begins there; none when it goes on with a lap.
+    head: Option<i64>,
     /// All that it reads, for the head alone; none: whatever follows, for all.
     only: Option<Vec<DeliveryId>>,
 }
@@ -78,6 +92,8 @@ impl Pass {
 struct Wish<F> {
     wanted: Wanted,
     asked: u64,
+    /// The lap that it is ahead in.
+    lap: Option<u64>,
     /// How many of the noted passes it has taken note of.
     passes: usize,
     found: Vec<F>,
@@ -94,6 +110,8 @@ impl<F> Default for Wishes<F> {
             asked: 0,
             passes: Vec::new(),
             served: Vec::new(),
+            lap: Lap::default(),
+            turns: 0,
         }
     }
 }
@@ -101,13 +119,23 @@ impl<F> Default for Wishes<F> {
 impl<F> Wishes<F> {
     /// Adds what a subscription wants, instead of what it wanted before.
     pub fn add(&mut self, subscription: i64, wanted: Wanted) {
+        self.remove(subscription);
         self.asked += 1;
         let (asked, passes) = (self.asked, self.passes.len());
-        let wish = Wish { wanted, asked, passes, found: Vec::new(), bytes: 0, full: false };
-        self.order.insert(asked, subscription);
-        if let Some(before) = self.wishes.insert(subscription, wish) {
-            self.order.remove(&before.asked);
+        let mut wish = Wish { wanted, asked, lap: None, passes, found: Vec::new(), bytes: 0, full: false };
+        if wish.position() >= self.lap.at {
+            wish.lap = Some(self.lap.number);
+            self.lap.ahead += 1;
         }
+        self.order.insert(asked, subscription);
+        self.wishes.insert(subscription, wish);
+    }
+
+    fn remove(&mut self, subscription: i64) -> Option<Wish<F>> {
+        let wish = self.wishes.remove(&subscription)?;
+        self.order.remove(&wish.asked);
+        self.lap.ahead -= usize::from(wish.lap == Some(self.lap.number));
+        Some(wish)
     }
 
     /// How many want something.
@@ -125,13 +153,20 @@ impl<F> Wishes<F> {
         (self.len() <= most).then(|| self.wishes.keys().copied().collect())
     }
 
-    /// Begins a pass where the one that has waited longest wants to read, who waits longest no more. When more than `few`
-    /// want something it leaves nothing out. None when nobody wants anything.
+    /// Begins a pass: where the one that has waited longest wants to read, who waits longest no more, or, when more than
+    /// `few` want something, mostly where the last one ended. None when nobody wants anything.
     pub fn begin(&mut self, few: usize) -> Option<Pass> {
+        let is_few = self.len() <= few;
+        self.turns = self.turns.wrapping_add(1);
+        if !is_few && !self.turns.is_multiple_of(TURNS) {
+            if self.lap.ahead == 0 {
+                self.begin_lap();
+            }
+            return Some(Pass { begin: self.lap.at, head: None, only: None });
+        }
         let (_, head) = self.order.pop_first()?;
         self.asked += 1;
         self.order.insert(self.asked, head);
-        let is_few = self.len() <= few;
         let wish = self.wishes.get_mut(&head)?;
         wish.asked = self.asked;
         wish.take_note(&self.passes);
@@ -140,14 +175,31 @@ impl<F> Wishes<F> {
             Wanted::Listed(ids) if is_few => Some(ids.clone()),
             _ => None,
         };
-        Some(Pass { begin, head, only })
+        Some(Pass { begin, head: Some(head), only })
+    }
+
+    fn begin_lap(&mut self) {
+        self.take_note();
+        let number = self.lap.number + 1;
+        self.wishes.values_mut().for_each(|wish| wish.lap = Some(number));
+        let at = self.wishes.values().map(Wish::position).min().unwrap_or_default();
+        self.lap = Lap { number, at, ahead: self.wishes.len() };
+    }
+
+    /// All take note of the passes there have been.
+    fn take_note(&mut self) {
+        for wish in self.wishes.values_mut() {
+            wish.take_note(&self.passes);
+            wish.passes = 0;
+        }
+        self.passes.clear();
     }
 
     /// Whether somebody wants this delivery, whom the pass serves.
     pub fn want(&mut self, pass: &Pass, subscription: i64, id: DeliveryId) -> bool {
         let Some(wish) = self.wishes.get_mut(&subscription) else { return false };
         wish.take_note(&self.passes);
-        let serves = pass.is_whole() || subscription == pass.head;
+        let serves = pass.is_whole() || pass.head == Some(subscription);
         serves
             && wish.position() >= pass.begin
             && match &wish.wanted {
@@ -182,25 +234,32 @@ impl<F> Wishes<F> {
         if pass.is_whole() {
             self.passes.push((pass.begin, end));
         }
-        if pass.is_whole() && (end >= last || self.passes.len() >= PASSES) {
+        let is_at_tail = pass.is_whole() && end >= last;
+        if is_at_tail || self.passes.len() >= PASSES {
             told = self.wishes.keys().copied().collect();
-        } else if !told.contains(&pass.head) {
-            told.push(pass.head);
+        } else {
+            told.extend(pass.head.filter(|head| !told.contains(head)));
         }
         let mut pages = Vec::new();
         for subscription in told {
             let Some(wish) = self.wishes.get_mut(&subscription) else { continue };
             wish.take_note(&self.passes);
-            if let Some(upto) = wish.served_upto(pass, end, last) {
+            if let Some(upto) = wish.served_upto(pass, end, last)
+                && let Some(wish) = self.remove(subscription)
+            {
                 let at_tail = upto >= last && matches!(wish.wanted, Wanted::Log { .. });
-                self.order.remove(&wish.asked);
-                pages.push((subscription, Page { found: std::mem::take(&mut wish.found), upto, at_tail }));
-                self.wishes.remove(&subscription);
+                pages.push((subscription, Page { found: wish.found, upto, at_tail }));
             }
         }
         if self.passes.len() >= PASSES {
-            self.passes.clear();
-            self.wishes.values_mut().for_each(|wish| wish.passes = 0);
+            self.take_note();
+        }
+        if pass.head.is_none() {
+            self.lap.at = DeliveryId(end.0 + 1);
+            if is_at_tail {
+                self.lap.ahead = 0;
+                self.lap.number += 1;
+            }
         }
         pages
     }

@@ -287,7 +287,7 @@ impl Sending {
     fn serve_wishes(&mut self, journal: &mut Journal) -> bool {
         const OVERHEAD: usize = Engine::<Payload>::DELIVERY_BYTES + Engine::<Payload>::SUBSCRIPTION_BYTES;
         let room = self.engine.room_to_read();
-        let is_full = room < LEAST_PASS && self.engine.in_flight() > 0;
+        let is_full = room < event_memory() / 64 && self.engine.in_flight() > 0;
         if self.wishes.is_empty() || is_full && self.passed_at.elapsed() < SQUEEZE_AFTER {
             return false;
         }
