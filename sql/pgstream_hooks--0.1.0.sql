@@ -473,24 +473,21 @@ COMMENT ON COLUMN pgwh.attempt_rows.members IS 'the other members of a batch';
 CREATE TABLE pgwh.positions (
     slice smallint NOT NULL,
     seq bigint NOT NULL,
-    subscription_id bigint NOT NULL,
     written_at timestamptz NOT NULL,
-    reach bigint NOT NULL,
     last_id bigint NOT NULL,
-    pending bigint NOT NULL,
+    all_from bigint NOT NULL,
+    positions integer NOT NULL,
     body bytea NOT NULL,
     PRIMARY KEY (seq, slice)
 ) PARTITION BY LIST (slice);
-CREATE INDEX positions_by_subscription ON pgwh.positions (subscription_id, seq);
-COMMENT ON TABLE pgwh.positions IS 'where subscriptions stood at checkpoints; a new start begins from the last one, and from what was journaled after it';
+COMMENT ON TABLE pgwh.positions IS 'where subscriptions stood at checkpoints, some hundreds packed into a row; a new start begins from the last ones, and from what was journaled after them';
 COMMENT ON COLUMN pgwh.positions.slice IS 'its slice of the journal';
 COMMENT ON COLUMN pgwh.positions.seq IS 'number of the row, rising over outcomes, attempts and positions';
-COMMENT ON COLUMN pgwh.positions.subscription_id IS 'the subscription';
-COMMENT ON COLUMN pgwh.positions.written_at IS 'when it stood there';
-COMMENT ON COLUMN pgwh.positions.reach IS 'all its deliveries up to this number were done, except for some that body lists';
+COMMENT ON COLUMN pgwh.positions.written_at IS 'when they stood there';
 COMMENT ON COLUMN pgwh.positions.last_id IS 'the last number that any delivery had';
-COMMENT ON COLUMN pgwh.positions.pending IS 'how many of its deliveries were not done';
-COMMENT ON COLUMN pgwh.positions.body IS 'the position, packed';
+COMMENT ON COLUMN pgwh.positions.all_from IS 'the rows from this number on have the positions of all subscriptions, later ones instead of earlier ones';
+COMMENT ON COLUMN pgwh.positions.positions IS 'how many it holds';
+COMMENT ON COLUMN pgwh.positions.body IS 'the positions, packed';
 
 -- Bodies are compressed already, and rows stay on one page as long as they fit. Nothing is updated or deleted, so there
 -- is nothing to vacuum. Slices are made like their parents and attached, since only so comments are copied.
