@@ -64,6 +64,8 @@ pub struct Sending {
     rendering: Rendering,
     testing: Testing,
     endpoints: HashMap<i64, Destination>,
+    /// How many of them name functions.
+    with_functions: usize,
     /// Where subscriptions stood when the journal was opened, until their rows are read.
     loaded: HashMap<i64, Position>,
     /// By the number that the pool knows a request by.
@@ -94,6 +96,7 @@ impl Sending {
             rendering: Rendering::new(database.oid()),
             testing: Testing::default(),
             endpoints: HashMap::new(),
+            with_functions: 0,
             loaded: loaded.positions,
             under_way: Slab::new(),
             shown: UnderWay::new(database, settings.max_threads),
@@ -135,7 +138,7 @@ impl Sending {
             }
             self.take_up(&row, endpoint.ok().map(Arc::new), last);
         }
-        self.rendering.set_wanted(self.endpoints.values().any(|destination| destination.functions.is_some()));
+        self.rendering.set_wanted(self.with_functions > 0);
     }
 
     fn take_up(&mut self, row: &SubscriptionRow, endpoint: Option<Arc<Endpoint>>, last: DeliveryId) {
@@ -162,7 +165,9 @@ impl Sending {
             if self.endpoints.get(&row.id).is_some_and(|before| !before.asks_the_same(&destination)) {
                 self.engine.begin_anew(id, now);
             }
-            self.endpoints.insert(row.id, destination);
+            self.with_functions += usize::from(destination.functions.is_some());
+            let before = self.endpoints.insert(row.id, destination);
+            self.with_functions -= usize::from(before.is_some_and(|before| before.functions.is_some()));
             self.permission.forget(row.id);
         }
         self.tallies.admit(row.id);
@@ -182,7 +187,8 @@ impl Sending {
         if dropped > 0 {
             pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
-        self.endpoints.remove(&id);
+        let gone = self.endpoints.remove(&id);
+        self.with_functions -= usize::from(gone.is_some_and(|gone| gone.functions.is_some()));
         self.permission.forget(id);
         for request in self.rendering.remove(id).collect::<Vec<_>>() {
             self.sift(request.number, Vec::new(), Duration::ZERO);
