@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -63,7 +64,7 @@ pub struct Sending {
     pool: Pool,
     rendering: Rendering,
     testing: Testing,
-    endpoints: HashMap<i64, Destination>,
+    endpoints: FxHashMap<i64, Destination>,
     /// How many of them name functions.
     with_functions: usize,
     /// Where subscriptions stood when the journal was opened, until their rows are read.
@@ -95,7 +96,7 @@ impl Sending {
             pool,
             rendering: Rendering::new(database.oid()),
             testing: Testing::default(),
-            endpoints: HashMap::new(),
+            endpoints: FxHashMap::default(),
             with_functions: 0,
             loaded: loaded.positions,
             under_way: Slab::new(),

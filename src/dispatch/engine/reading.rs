@@ -90,7 +90,7 @@ impl<P: Clone> Engine<P> {
 
     /// How many bytes may be read before memory is as full as reading makes it.
     pub fn room_to_read(&self) -> usize {
-        (self.shared.memory_limit / 10 * 9).saturating_sub(self.shared.memory_used)
+        self.shared.room_to_read()
     }
 
     /// What [`Engine::next_read`] asked for. Ignored when the subscription has changed its mind.
