@@ -118,7 +118,9 @@ fn secret_problems(
                         Some(plan) => plan,
                         None => {
                             let query = format!("{DOUBTFUL} AND s.id OPERATOR(pg_catalog.=) $1");
-                            plan.insert(client.prepare(query.as_str(), &[PgOid::from(pg_sys::INT8OID)])?.keep())
+                            plan.insert(
+                                client.prepare(query.as_str(), &[PgOid::from(pg_sys::INT8OID)])?.keep(),
+                            )
                         }
                     };
                     client.select(&*plan, None, &[one.into()])
