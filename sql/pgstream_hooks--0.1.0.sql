@@ -323,9 +323,11 @@ CREATE FUNCTION pgwh.seal_secrets() RETURNS bigint
     END;
 COMMENT ON FUNCTION pgwh.seal_secrets() IS 'encrypts all secrets by the first key of pgwh.encryption_key_file; returns how many subscriptions have some';
 
-CREATE FUNCTION pgwh.secret_problems(OUT subscription_id bigint, OUT problem text) RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 10 AS 'MODULE_PATHNAME', 'secret_problems_wrapper';
-COMMENT ON FUNCTION pgwh.secret_problems() IS 'subscriptions whose requests can''t be signed or made, and why';
+CREATE FUNCTION pgwh.secret_problems(
+    of_subscription bigint DEFAULT NULL, OUT subscription_id bigint, OUT problem text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'secret_problems_wrapper';
+COMMENT ON FUNCTION pgwh.secret_problems(bigint) IS 'subscriptions whose requests can''t be signed or made, or one of them, and why';
 
 CREATE FUNCTION pgwh.adopt(pending text DEFAULT 'send') RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'adopt_wrapper';
@@ -479,24 +481,21 @@ COMMENT ON COLUMN pgwh.attempt_rows.members IS 'the other members of a batch';
 CREATE TABLE pgwh.positions (
     slice smallint NOT NULL,
     seq bigint NOT NULL,
-    subscription_id bigint NOT NULL,
     written_at timestamptz NOT NULL,
-    reach bigint NOT NULL,
     last_id bigint NOT NULL,
-    pending bigint NOT NULL,
+    all_from bigint NOT NULL,
+    positions integer NOT NULL,
     body bytea NOT NULL,
     PRIMARY KEY (seq, slice)
 ) PARTITION BY LIST (slice);
-CREATE INDEX positions_by_subscription ON pgwh.positions (subscription_id, seq);
-COMMENT ON TABLE pgwh.positions IS 'where subscriptions stood at checkpoints; a new start begins from the last one, and from what was journaled after it';
+COMMENT ON TABLE pgwh.positions IS 'where subscriptions stood at checkpoints, some hundreds packed into a row; a new start begins from the last ones, and from what was journaled after them';
 COMMENT ON COLUMN pgwh.positions.slice IS 'its slice of the journal';
 COMMENT ON COLUMN pgwh.positions.seq IS 'number of the row, rising over outcomes, attempts and positions';
-COMMENT ON COLUMN pgwh.positions.subscription_id IS 'the subscription';
-COMMENT ON COLUMN pgwh.positions.written_at IS 'when it stood there';
-COMMENT ON COLUMN pgwh.positions.reach IS 'all its deliveries up to this number were done, except for some that body lists';
+COMMENT ON COLUMN pgwh.positions.written_at IS 'when they stood there';
 COMMENT ON COLUMN pgwh.positions.last_id IS 'the last number that any delivery had';
-COMMENT ON COLUMN pgwh.positions.pending IS 'how many of its deliveries were not done';
-COMMENT ON COLUMN pgwh.positions.body IS 'the position, packed';
+COMMENT ON COLUMN pgwh.positions.all_from IS 'the rows from this number on have the positions of all subscriptions, later ones instead of earlier ones';
+COMMENT ON COLUMN pgwh.positions.positions IS 'how many it holds';
+COMMENT ON COLUMN pgwh.positions.body IS 'the positions, packed';
 
 -- Bodies are compressed already, and rows stay on one page as long as they fit. Nothing is updated or deleted, so there
 -- is nothing to vacuum. Slices are made like their parents and attached, since only so comments are copied.
@@ -810,13 +809,13 @@ CREATE FUNCTION pgwh.capture_problem() RETURNS text
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
 
 CREATE FUNCTION pgwh.delivery_stats(
-    OUT subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
+    of_subscription bigint DEFAULT NULL, OUT subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
     OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
     OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
     OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
 ) RETURNS SETOF record
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
-COMMENT ON FUNCTION pgwh.delivery_stats() IS 'what the dispatcher of this database counts for each subscription; pgwh.status() shows it in plain words';
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
+COMMENT ON FUNCTION pgwh.delivery_stats(bigint) IS 'what the dispatcher of this database counts for each subscription, or for one; pgwh.status() shows it in plain words';
 
 CREATE TABLE pgwh.backfill_requests (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -921,7 +920,7 @@ CREATE FUNCTION pgwh.wrong_settings() RETURNS text
     END;
 COMMENT ON FUNCTION pgwh.wrong_settings() IS 'settings pgwh.* of the configuration files that can''t be in effect; null when there are none';
 
-CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
+CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
         WITH running AS MATERIALIZED (
@@ -958,16 +957,6 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         ), blocker AS MATERIALIZED (
             -- A slot is consistent when every transaction that runs now has ended.
             SELECT b.who, b.cure FROM pgwh.oldest_transaction() b
-        ), subscription AS MATERIALIZED (
-            SELECT s.name, s.home <> pgwh.home() AS held,
-                CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables), u.problem,
-                    pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns),
-                    (SELECT q.problem FROM pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
-                        s.columns, s.exclude_columns, s.key_columns) q)) END AS problem, s.updated_at
-            FROM pgwh.subscriptions s LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
-        ), endpoint AS MATERIALIZED (
-            SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
-            FROM pgwh.delivery_stats() t JOIN pgwh.subscriptions s ON s.id = t.subscription_id WHERE s.enabled
         )
         SELECT 'preloaded', pgwh.preloaded(),
             CASE WHEN pgwh.preloaded() THEN 'loaded at server start' ELSE 'loaded by this session only' END,
@@ -1014,7 +1003,25 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         SELECT 'retained WAL', coalesce(s.wal_status, 'reserved') = 'reserved',
             coalesce('the slot keeps ' || pg_size_pretty(s.retained) || ' of WAL', 'the slot keeps no WAL'),
             CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded: see check worker running, and the server''s log' END
-        FROM slot s
+        FROM slot s;
+    END;
+COMMENT ON FUNCTION pgwh.capture_health() IS 'the checks of pgwh.health() that all subscriptions stand or fall with';
+
+CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        WITH subscription AS MATERIALIZED (
+            SELECT s.name, s.home <> pgwh.home() AS held,
+                CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables), u.problem,
+                    pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns),
+                    (SELECT q.problem FROM pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
+                        s.columns, s.exclude_columns, s.key_columns) q)) END AS problem, s.updated_at
+            FROM pgwh.subscriptions s LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
+        ), endpoint AS MATERIALIZED (
+            SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
+            FROM pgwh.delivery_stats() t JOIN pgwh.subscriptions s ON s.id = t.subscription_id WHERE s.enabled
+        )
+        SELECT c.* FROM pgwh.capture_health() c
         UNION ALL
         SELECT 'schema version', v.fitting IS NULL AND v.extversion = v.schema_version,
             format('extension %s, schema %s, library %s', v.extversion, v.schema_version, v.library),
@@ -1067,33 +1074,12 @@ COMMENT ON FUNCTION pgwh.health() IS 'one row a check: whether it is well, what 
 
 CREATE VIEW pgwh.status WITH (security_barrier) AS
     WITH broken AS MATERIALIZED (
-        SELECT h.detail, h.hint FROM pgwh.health() h
+        SELECT h.detail, h.hint FROM pgwh.capture_health() h
         WHERE NOT h.ok AND h.check_name IN ('preloaded', 'wal_level', 'worker running', 'slot present and valid', 'slot plugin')
         LIMIT 1
     ), here AS MATERIALIZED (
         SELECT pgwh.home() AS home, current_setting('pgwh.enabled')::boolean AS enabled,
             CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
-    ), stats AS MATERIALIZED (
-        SELECT t.* FROM pgwh.delivery_stats() t
-    ), unsigned AS MATERIALIZED (
-        SELECT u.* FROM pgwh.secret_problems() u
-    ), judged AS (
-        SELECT s.*, CASE
-            WHEN s.home <> h.home THEN 'held'
-            WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
-            WHEN s.paused THEN 'paused'
-            WHEN p.refused IS NOT NULL OR u.problem IS NOT NULL OR q.stops OR EXISTS (SELECT FROM broken) THEN 'error'
-            WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
-            ELSE 'active' END AS state,
-            p.refused, p.missing, p.unfit, u.problem AS unsigned, q.problem AS denied, q.cure, q.stops
-        FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = s.id
-            LEFT JOIN unsigned u ON u.subscription_id = s.id,
-            -- Without its url nothing can be sent; without one of its tables the others still are.
-            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables),
-                pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) p (refused, missing, unfit)
-            LEFT JOIN LATERAL pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
-                s.exclude_columns, s.key_columns) q ON true
-        WHERE pgwh.sees(s.owner)
     )
     SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
         CASE j.state
@@ -1140,7 +1126,26 @@ CREATE VIEW pgwh.status WITH (security_barrier) AS
         CASE WHEN t.subscription_id IS NOT NULL
             THEN coalesce(extract(epoch FROM clock_timestamp() - t.oldest_pending), 0)::double precision END AS lag_seconds,
         t.last_success_at, t.last_failure_at, t.last_status, t.last_error, t.next_attempt_at, t.p50_ms, t.p99_ms
-    FROM judged j CROSS JOIN here h LEFT JOIN stats t ON t.subscription_id = j.id
+    FROM (
+        -- Not in WITH, so that of a caller's conditions those on the table come first; what is asked of each is asked of
+        -- what they leave.
+        SELECT s.*, t AS stats, CASE
+            WHEN s.home <> h.home THEN 'held'
+            WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
+            WHEN s.paused THEN 'paused'
+            WHEN p.refused IS NOT NULL OR u.problem IS NOT NULL OR q.stops OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
+            ELSE 'active' END AS state,
+            p.refused, p.missing, p.unfit, u.problem AS unsigned, q.problem AS denied, q.cure, q.stops
+        FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN LATERAL pgwh.delivery_stats(s.id) t ON true
+            LEFT JOIN LATERAL pgwh.secret_problems(s.id) u ON true,
+            -- Without its url nothing can be sent; without one of its tables the others still are.
+            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables),
+                pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) p (refused, missing, unfit)
+            LEFT JOIN LATERAL pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
+                s.exclude_columns, s.key_columns) q ON true
+        WHERE pgwh.sees(s.owner)
+    ) j CROSS JOIN here h CROSS JOIN LATERAL (SELECT (j.stats).*) t
     ORDER BY j.id;
 COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
@@ -1170,8 +1175,9 @@ COMMENT ON COLUMN pgwh.status.next_attempt_at IS 'when the next retry is due';
 COMMENT ON COLUMN pgwh.status.p50_ms IS 'median duration of recent requests, in milliseconds';
 COMMENT ON COLUMN pgwh.status.p99_ms IS 'duration that 99 of 100 recent requests stayed below, in milliseconds';
 
+-- Stable, so that it is put into the query that calls it, and conditions reach the view.
 CREATE FUNCTION pgwh.status() RETURNS SETOF pgwh.status
-    LANGUAGE sql VOLATILE BEGIN ATOMIC SELECT * FROM pgwh.status; END;
+    LANGUAGE sql STABLE BEGIN ATOMIC SELECT * FROM pgwh.status; END;
 COMMENT ON FUNCTION pgwh.status() IS 'one row a subscription: how it fares, why, and what to type';
 
 CREATE FUNCTION pgwh.metrics() RETURNS text

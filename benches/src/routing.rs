@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Client, Cluster, DECODER, Receiver};
+use harness::{Client, Cluster, DECODER, DISPATCHER, Receiver};
 
 const TABLE: &str =
     "CREATE TABLE notifications (id bigint PRIMARY KEY, user_id bigint NOT NULL, message text)";
@@ -53,8 +53,8 @@ fn one_table(subscriptions: u64) {
     }
     let many = rate(&cluster, &receiver, &mut client, subscriptions);
     println!(
-        "    {subscriptions} subscriptions user_id = N: {many:.0} events/s, {} of those with one subscription ({one:.0})",
-        crate::ratio(many, one)
+        "    {subscriptions} subscriptions user_id = N, against one subscription: {}",
+        compared(&many, &one)
     );
     let after = decoder_memory(&cluster);
     println!(
@@ -62,12 +62,15 @@ fn one_table(subscriptions: u64) {
         (after - before) / 1e6,
         (after - before) / subscriptions as f64
     );
+    let mut usual: Vec<Duration> =
+        (0..20).map(|n| first_event(&receiver, &mut client, 20_000_000 + n, 1 + n)).collect();
+    usual.sort();
     let mut took: Vec<Duration> =
         (0..20).map(|n| one_more(&receiver, &mut client, subscriptions + 1 + n)).collect();
     took.sort();
     println!(
-        "    one more takes effect, from its commit to its first event: median {:?}, longest {:?}",
-        took[10], took[19]
+        "    one more takes effect, from its commit to its first event: median {:?}, longest {:?}; an event of one that is there takes {:?} and {:?}",
+        took[10], took[19], usual[10], usual[19]
     );
     let begin = Instant::now();
     cluster.value("SELECT state FROM pgwh.status WHERE name = 'user-7'");
@@ -86,8 +89,17 @@ fn subscribe_users(client: &mut Client, receiver: &Receiver, first: u64, last: u
         .expect("users are subscribed");
 }
 
-/// Events a second, of rows for so many users in turn.
-fn rate(cluster: &Cluster, receiver: &Receiver, client: &mut Client, users: u64) -> f64 {
+/// How fast it went.
+struct Rate {
+    /// Events a second.
+    events: f64,
+    /// Processor time of decoder and dispatcher, its threads included, for an event: it depends less on what else the
+    /// machine does.
+    each: Duration,
+}
+
+/// For rows for so many users in turn.
+fn rate(cluster: &Cluster, receiver: &Receiver, client: &mut Client, users: u64) -> Rate {
     let write = |client: &mut Client, first: u64, rows: u64| {
         for from in (first..first + rows).step_by(10_000) {
             let to = (from + 10_000).min(first + rows) - 1;
@@ -100,22 +112,41 @@ fn rate(cluster: &Cluster, receiver: &Receiver, client: &mut Client, users: u64)
     write(client, 0, 20_000);
     receiver.wait_for(20_000, Duration::from_secs(600)).expect("the warm-up arrives");
     receiver.clear();
+    let cpu = || cluster.process(DECODER).cpu() + cluster.process(DISPATCHER).cpu();
+    let before = cpu();
     write(client, 1_000_000, ROWS);
     receiver.wait_for(ROWS, Duration::from_secs(600)).expect("all arrive");
+    let each = (cpu() - before) / ROWS as u32;
     let stats = receiver.stats();
     receiver.clear();
-    let _ = cluster;
-    let (Some(first), Some(last)) = (stats.first, stats.last) else { return f64::NAN };
-    ROWS as f64 / (last - first).as_secs_f64()
+    let (Some(first), Some(last)) = (stats.first, stats.last) else { return Rate { events: f64::NAN, each } };
+    Rate { events: ROWS as f64 / (last - first).as_secs_f64(), each }
+}
+
+/// One against the other.
+fn compared(this: &Rate, that: &Rate) -> String {
+    format!(
+        "{:.0} events/s against {:.0} ({}), {:?} of processor time an event against {:?}",
+        this.events,
+        that.events,
+        crate::ratio(this.events, that.events),
+        this.each,
+        that.each
+    )
 }
 
 /// How long a subscription that is made now takes until it gets what is committed right behind it.
 fn one_more(receiver: &Receiver, client: &mut Client, user: u64) -> Duration {
     subscribe_users(client, receiver, user, user, "user_id = %s");
+    first_event(receiver, client, 10_000_000 + user, user)
+}
+
+/// How long a row for a user takes to arrive, its commit included.
+fn first_event(receiver: &Receiver, client: &mut Client, id: u64, user: u64) -> Duration {
     let count = receiver.count();
     let begin = Instant::now();
     client
-        .batch_execute(&format!("INSERT INTO notifications VALUES ({}, {user}, 'first')", 10_000_000 + user))
+        .batch_execute(&format!("INSERT INTO notifications VALUES ({id}, {user}, 'first')"))
         .expect("a row goes in");
     receiver.wait_for(count + 1, Duration::from_secs(60)).expect("it arrives");
     begin.elapsed()
@@ -174,8 +205,8 @@ fn disabled(subscriptions: u64) {
         .expect("they are subscribed");
     let beside = rate(&cluster, &receiver, &mut client, 1);
     println!(
-        "    one subscription beside {subscriptions} to *.* that are disabled: {beside:.0} events/s, {} of alone",
-        crate::ratio(beside, alone)
+        "    one subscription beside {subscriptions} to *.* that are disabled, against alone: {}",
+        compared(&beside, &alone)
     );
 }
 

@@ -55,12 +55,24 @@ pub enum Visible {
 impl Visible {
     /// Those of now.
     pub fn now() -> Result<Visible, Error> {
+        Visible::now_of(None)
+    }
+
+    /// Those of now; when only one is asked for, that one alone is looked for.
+    pub fn now_of(one: Option<i64>) -> Result<Visible, Error> {
         if sees_everything() {
             return Ok(Visible::All);
         }
         // Row-level security shows what is to be seen.
         Ok(Spi::connect(|client| {
-            let rows = client.select("SELECT id FROM pgwh.subscriptions", None, &[])?;
+            let all = "SELECT id FROM pgwh.subscriptions";
+            let rows = match one {
+                None => client.select(all, None, &[])?,
+                Some(id) => {
+                    let query = format!("{all} WHERE id OPERATOR(pg_catalog.=) $1");
+                    client.select(query.as_str(), None, &[id.into()])?
+                }
+            };
             let ids = rows.map(|row| Ok(row.get::<i64>(1)?.unwrap_or_default()));
             ids.collect::<spi::Result<_>>().map(Visible::Only)
         })?)

@@ -1,12 +1,15 @@
 //! Signing keys and what else a subscription keeps to itself: `pgwh.secret`, `pgwh.rotate_secret` and the triggers on
 //! `pgwh.secrets`, which nobody but the extension's owner may read.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use pgrx::AllocatedByRust;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
+use pgrx::spi::OwnedPreparedStatement;
+use pgrx::{PgOid, pg_sys};
 
 use super::acting::{Visible, as_owner, owns};
 use super::again::tell;
@@ -88,25 +91,45 @@ fn generate_secret(signature: Option<Text>) -> Result<String, ErrorReport> {
     Ok(generate(scheme_of(signature.as_ref().map(|word| word.0.as_str()))?)?)
 }
 
-/// Subscriptions whose requests can't be signed or made, and why.
+/// Whose key is in the clear and whose headers are no secrets has no problem, and is not read.
+const DOUBTFUL: &str = "
+    SELECT s.id, s.headers::text, k.secret, k.headers, k.client_certificate
+    FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id OPERATOR(pg_catalog.=) s.id
+    WHERE (k.secret IS NULL OR k.secret LIKE 'sealed:%' OR k.client_certificate LIKE 'sealed:%'
+        OR s.headers::text LIKE '%hidden:%')";
+
+thread_local! {
+    /// The query for one of them, prepared, since a view asks it for each of its rows.
+    static DOUBTFUL_ONE: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
+}
+
+/// Subscriptions whose requests can't be signed or made, or one of them, and why.
 #[pg_extern(sql = false)]
-fn secret_problems()
--> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, Text))>, ErrorReport> {
-    let visible = Visible::now()?;
+fn secret_problems(
+    of_subscription: Option<i64>,
+) -> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, Text))>, ErrorReport> {
+    let visible = Visible::now_of(of_subscription)?;
     let problems = as_owner(|| {
-        let keys = keys();
+        let mut keys = None;
         let mut problems = Vec::new();
         Spi::connect(|client| {
-            // Whose key is in the clear and whose headers are no secrets has no problem, and is not read.
-            let rows = client.select(
-                "SELECT s.id, s.headers::text, k.secret, k.headers, k.client_certificate
-                 FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
-                 WHERE k.secret IS NULL OR k.secret LIKE 'sealed:%' OR k.client_certificate LIKE 'sealed:%'
-                     OR s.headers::text LIKE '%hidden:%'",
-                None,
-                &[],
-            )?;
+            let rows = match of_subscription {
+                None => client.select(DOUBTFUL, None, &[])?,
+                Some(one) => DOUBTFUL_ONE.with_borrow_mut(|plan| {
+                    let plan = match plan {
+                        Some(plan) => plan,
+                        None => {
+                            let query = format!("{DOUBTFUL} AND s.id OPERATOR(pg_catalog.=) $1");
+                            plan.insert(
+                                client.prepare(query.as_str(), &[PgOid::from(pg_sys::INT8OID)])?.keep(),
+                            )
+                        }
+                    };
+                    client.select(&*plan, None, &[one.into()])
+                })?,
+            };
             for row in rows {
+                let keys = keys.get_or_insert_with(self::keys);
                 let id = row.get::<i64>(1)?.unwrap_or_default();
                 if !visible.has(id) {
                     continue;

@@ -8,10 +8,12 @@ use crate::decode::text::Text;
 use crate::error::Error;
 use crate::worker::ask::{self, Standing};
 
-/// The statistics of all subscriptions of this database.
+/// The statistics of all subscriptions of this database, or of one.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn delivery_stats() -> Result<
+fn delivery_stats(
+    of_subscription: Option<i64>,
+) -> Result<
     TableIterator<
         'static,
         (
@@ -39,8 +41,12 @@ fn delivery_stats() -> Result<
     ErrorReport,
 > {
     let mut rows = Vec::new();
-    let visible = Visible::now()?;
-    let shown = ask::all_standings().into_iter().filter(|it| visible.has(it.figures.subscription_id));
+    let visible = Visible::now_of(of_subscription)?;
+    let standings = match of_subscription {
+        Some(one) => ask::standing(one).into_iter().collect(),
+        None => ask::all_standings(),
+    };
+    let shown = standings.into_iter().filter(|it| visible.has(it.figures.subscription_id));
     for Standing { figures, reached } in shown {
         rows.push((
             figures.subscription_id,

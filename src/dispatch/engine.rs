@@ -23,8 +23,8 @@ use super::turns::{Pace, Turns};
 pub use counters::{Bottleneck, Counters, Load};
 pub use reading::{Item, Page, Read, ReadWhat};
 
-/// How often to look for slow ones.
-const LOOK_FOR_SLOW_EVERY: Duration = Duration::from_millis(100);
+/// How long after a subscription has been sent to, and how often from then on, it is looked whether it is slow.
+const LOOK_FOR_SLOW_AFTER: Duration = Duration::from_millis(100);
 
 /// Names a request until its outcome is told. It stays safe to tell when its subscription is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,7 +63,8 @@ pub struct Engine<P> {
     timers: Timers,
     /// Those that want something read, perhaps.
     readers: std::collections::VecDeque<u32>,
-    looked_for_slow: Option<Instant>,
+    /// Those that were being sent to, by when to look whether they are slow.
+    perhaps_slow: std::collections::VecDeque<(Instant, u32)>,
     /// Making room has not helped: what is held can't leave.
     crammed: bool,
 }
@@ -95,7 +96,7 @@ impl<P: Clone> Engine<P> {
             turns: Turns::new(max_requests),
             timers: Timers::default(),
             readers: std::collections::VecDeque::new(),
-            looked_for_slow: None,
+            perhaps_slow: std::collections::VecDeque::new(),
             crammed: false,
         }
     }
@@ -230,6 +231,9 @@ impl<P: Clone> Engine<P> {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             let started = subscription.next(&mut self.shared, now);
             let (pace, host) = (subscription.pace, subscription.settings.host);
+            if started.is_some() && !std::mem::replace(&mut subscription.looked_after, true) {
+                self.perhaps_slow.push_back((now + LOOK_FOR_SLOW_AFTER, slot));
+            }
             self.look_after(slot);
             if let Some((request, serial)) = started {
                 self.turns.started(pace, host, now);
@@ -431,18 +435,23 @@ impl<P: Clone> Engine<P> {
         }
     }
 
+    /// Looks at those only that are being sent to: there may be a hundred thousand that are not.
     fn look_for_slow(&mut self, now: Instant) {
-        if self.looked_for_slow.is_some_and(|looked| now < looked + LOOK_FOR_SLOW_EVERY) {
-            return;
-        }
-        self.looked_for_slow = Some(now);
-        for (slot, subscription) in self.subscriptions.iter_mut() {
+        while let Some(&(due, slot)) = self.perhaps_slow.front()
+            && due <= now
+        {
+            self.perhaps_slow.pop_front();
+            let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             if subscription.pace != Pace::Slow && subscription.has_slow(now) {
                 self.turns.changed(subscription.pace, Pace::Slow, subscription.under_way());
                 subscription.pace = Pace::Slow;
                 if subscription.may_send() {
-                    self.turns.offer(slot as u32, subscription.settings.host, Pace::Slow);
+                    self.turns.offer(slot, subscription.settings.host, Pace::Slow);
                 }
+            }
+            subscription.looked_after = subscription.under_way() > 0;
+            if subscription.looked_after {
+                self.perhaps_slow.push_back((now + LOOK_FOR_SLOW_AFTER, slot));
             }
         }
     }

@@ -100,12 +100,16 @@ impl<T> Lanes<T> {
     /// Bytes that an item takes here at most, besides what it points to; tables have room for growth.
     pub const ITEM_BYTES: usize = 2 * size_of::<Item<T>>();
 
-    /// Bytes that lanes take which hold a single item.
-    pub const BYTES: usize = size_of::<Self>() + 4 * size_of::<Item<T>>() + 512;
+    /// Bytes that lanes take which hold a single item, besides it.
+    pub const BYTES: usize = size_of::<Self>() + 320;
 
     /// Queues an item behind everything it must not overtake, all of which has arrived before it.
     pub fn arrive(&mut self, seq: u64, order: Order, value: T) {
         let Order { keys, table, barrier } = order;
+        if self.items.capacity() == 0 {
+            // Of a hundred thousand subscriptions most have one at a time; a slab makes room for four.
+            self.items.reserve_exact(1);
+        }
         let slot = self.items.insert(Item {
             value,
             seq,

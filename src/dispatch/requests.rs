@@ -72,6 +72,10 @@ impl Requests {
         self.under_way += 1;
         let state = State::UnderWay { sent_at };
         let request = Request { members, failures: 0, part: false, state, replay, serial, blocks: 0 };
+        if self.slab.capacity() == 0 {
+            self.slab.reserve_exact(1);
+            self.sent.reserve_exact(1);
+        }
         let index = self.slab.insert(request) as u32;
         self.sent.push_back((sent_at, index, serial));
         index
@@ -177,6 +181,10 @@ impl Requests {
     pub fn add_waiting(&mut self, members: Members, replay: Option<i64>, serial: u64, due: Instant) -> u32 {
         let state = State::Waiting { due };
         let request = Request { members, failures: 0, part: false, state, replay, serial, blocks: 0 };
+        if self.slab.capacity() == 0 {
+            self.slab.reserve_exact(1);
+            self.sent.reserve_exact(1);
+        }
         let index = self.slab.insert(request) as u32;
         self.waiting.push(Reverse((due, index, serial)));
         index

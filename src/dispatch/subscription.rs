@@ -98,12 +98,20 @@ impl<P> Shared<P> {
         self.memory_limit / (2 * self.busy.max(4))
     }
 
+    /// What may still be read from the journal: less than would have others make room, or what has just been read would
+    /// leave memory again.
+    pub fn room_to_read(&self) -> usize {
+        (self.memory_limit / 100 * READ_UPTO).saturating_sub(self.memory_used)
+    }
+
     pub fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }
 }
 
+/// The share of the memory limit, in percent, up to which the journal is read.
+const READ_UPTO: usize = 75;
 /// A request that takes longer is slow; slow ones get half of the pool at most.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Lanes are kept for reuse unless they hold on to more memory than this many items take.
@@ -201,6 +209,8 @@ pub(super) struct Subscription<P> {
     pub latency: Latency,
     pub touched: bool,
     pub queued_to_read: bool,
+    /// It will be looked at whether it is slow.
+    pub looked_after: bool,
 }
 
 impl<P: Clone> Subscription<P> {
@@ -259,6 +269,7 @@ impl<P: Clone> Subscription<P> {
             latency: Latency::default(),
             touched: false,
             queued_to_read: false,
+            looked_after: false,
         }
     }
 

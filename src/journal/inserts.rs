@@ -93,11 +93,10 @@ impl Plans {
                 "positions",
                 &[
                     ("seq", INT8OID),
-                    ("subscription_id", INT8OID),
                     ("written_at", TIMESTAMPTZOID),
-                    ("reach", INT8OID),
                     ("last_id", INT8OID),
-                    ("pending", INT8OID),
+                    ("all_from", INT8OID),
+                    ("positions", INT4OID),
                     ("body", BYTEAOID),
                 ],
             )?,
@@ -168,12 +167,11 @@ impl Plans {
     pub(super) fn position(&self, client: &mut SpiClient<'_>, row: &PositionRow) -> Result<()> {
         let row = [
             row.sequence.into(),
-            row.subscription.into(),
             time(load::now()),
-            number(row.reach.0),
             number(row.last.0),
-            number(row.pending),
-            row.body.as_slice().into(),
+            row.all_from.into(),
+            (row.chunk.positions as i32).into(),
+            row.chunk.body.as_slice().into(),
         ];
         client.update(&self.positions, None, &row).map(drop)
     }

@@ -13,7 +13,7 @@ use super::position;
 use super::restart::{Restart, remaining};
 use super::ring::Slices;
 use super::slices;
-use super::writer::number;
+use super::writer::{Checkpoints, number};
 use crate::dispatch::{DeliveryId, Pending, Position};
 use crate::event::{Lsn, Timestamp};
 
@@ -30,6 +30,7 @@ pub struct Loaded {
     pub positions: HashMap<i64, Position>,
     /// The last number of the sequence of rows.
     pub(super) sequence: i64,
+    pub(super) checkpoints: Checkpoints,
     pub(super) slices: Slices,
 }
 
@@ -38,6 +39,8 @@ struct Checkpoint {
     sequence: i64,
     /// The last number given before it.
     last: DeliveryId,
+    /// Where the rows begin that have the positions of all.
+    all_from: i64,
 }
 
 /// Reads where everything stands. Inside a transaction.
@@ -52,11 +55,14 @@ pub fn load() -> Result<Loaded> {
     let checkpoint = last_checkpoint()?;
     let now = now();
     let last = last.max(checkpoint.last);
-    let mut restart = Restart::new(checkpoint.last, positions(now)?);
+    let (positions, rows) = positions(checkpoint.all_from, now)?;
+    let checkpoints = Checkpoints { all_from: checkpoint.all_from, all: positions.len(), since: rows };
+    let mut restart = Restart::new(checkpoint.last, positions);
     apply_arrivals(&mut restart, checkpoint.last)?;
     apply_attempts(&mut restart, checkpoint.sequence, now)?;
     apply_outcomes(&mut restart, checkpoint.sequence)?;
-    Ok(Loaded { last, high, positions: restart.positions(last), sequence: last_in_sequence()?, slices })
+    let sequence = last_in_sequence()?;
+    Ok(Loaded { last, high, positions: restart.positions(last), sequence, checkpoints, slices })
 }
 
 /// The time of day.
@@ -84,10 +90,14 @@ fn last_event() -> Result<Option<(DeliveryId, Option<Place>)>> {
 
 fn last_checkpoint() -> Result<Checkpoint> {
     Spi::connect(|client| {
-        let mut checkpoint = Checkpoint { sequence: 0, last: DeliveryId(0) };
-        let last = "SELECT seq, last_id FROM pgwh.positions ORDER BY seq DESC LIMIT 1";
+        let mut checkpoint = Checkpoint { sequence: 0, last: DeliveryId(0), all_from: 0 };
+        let last = "SELECT seq, last_id, all_from FROM pgwh.positions ORDER BY seq DESC LIMIT 1";
         for row in client.select(last, Some(1), &[])? {
-            checkpoint = Checkpoint { sequence: row.get(1)?.unwrap_or_default(), last: id(row.get(2)?) };
+            checkpoint = Checkpoint {
+                sequence: row.get(1)?.unwrap_or_default(),
+                last: id(row.get(2)?),
+                all_from: row.get(3)?.unwrap_or_default(),
+            };
         }
         Ok(checkpoint)
     })
@@ -105,30 +115,36 @@ fn last_in_sequence() -> Result<i64> {
     })
 }
 
-/// The last position of each subscription there is.
-fn positions(now: Timestamp) -> Result<Vec<(i64, Option<Position>)>> {
-    Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT s.id, p.body, (extract(epoch FROM p.written_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
-             FROM pgwh.subscriptions s LEFT JOIN LATERAL (
-                 SELECT p.body, p.written_at FROM pgwh.positions p
-                 WHERE p.subscription_id = s.id ORDER BY p.seq DESC LIMIT 1) p ON true",
-            None,
-            &[],
-        )?;
-        let mut positions = Vec::new();
-        for row in rows {
-            let body: Option<Vec<u8>> = row.get(2)?;
-            let mut position = body.map(|body| intact(position::unpack(&body)));
-            if let (Some(position), Some(written)) = (&mut position, row.get::<i64>(3)?) {
-                for Pending { due, .. } in &mut position.pending {
-                    *due = due.map(|due| remaining(due, written, now.0));
-                }
+/// A subscription, and where it stood at the last checkpoint that it has a position in.
+type Stood = (i64, Option<Position>);
+
+/// The last position of each subscription there is, and how many had to be read.
+fn positions(all_from: i64, now: Timestamp) -> Result<(Vec<Stood>, usize)> {
+    const QUERY: &str = "SELECT seq, body,
+            (extract(epoch FROM written_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
+        FROM pgwh.positions WHERE seq > $1 ORDER BY seq LIMIT $2";
+    let (mut last, mut read) = (HashMap::new(), 0);
+    paged(QUERY, all_from - 1, |row| {
+        let body: Vec<u8> = row.get(2)?.unwrap_or_default();
+        let written = row.get::<i64>(3)?.unwrap_or_default();
+        for (subscription, mut position) in intact(position::unpack(&body)) {
+            for Pending { due, .. } in &mut position.pending {
+                *due = due.map(|due| remaining(due, written, now.0));
             }
-            positions.push((row.get(1)?.unwrap_or_default(), position));
+            last.insert(subscription, position);
+            read += 1;
         }
-        Ok(positions)
-    })
+        Ok(())
+    })?;
+    let mut positions = Vec::new();
+    Spi::connect(|client| -> Result<()> {
+        for row in client.select("SELECT id FROM pgwh.subscriptions", None, &[])? {
+            let subscription = row.get(1)?.unwrap_or_default();
+            positions.push((subscription, last.remove(&subscription)));
+        }
+        Ok(())
+    })?;
+    Ok((positions, read))
 }
 
 fn apply_arrivals(restart: &mut Restart, since: DeliveryId) -> Result<()> {

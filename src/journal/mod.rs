@@ -11,6 +11,7 @@ pub mod position;
 pub mod restart;
 pub mod ring;
 pub mod selection;
+pub mod wishes;
 
 #[cfg(feature = "server")]
 mod backfills;
@@ -61,7 +62,7 @@ pub use load::{Loaded, load};
 #[cfg(feature = "server")]
 pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]
-pub use reader::{Found, Page, What};
+pub use reader::{Found, Page, What, Wishes};
 #[cfg(feature = "server")]
 pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
 pub use ring::Retention;

@@ -5,15 +5,64 @@ use std::time::Duration;
 use super::pack::{self, PackError, Packer, Unpacker};
 use crate::dispatch::{Counts, DeliveryId, Mode, Pending, Position};
 
-/// The position as one column.
-pub fn pack(position: &Position) -> Vec<u8> {
-    let mut out = Packer::default();
+/// The bytes of positions in a row at which it is complete, so that it stays on one page (8160 bytes).
+const BODY: usize = 7000;
+
+/// Positions of several subscriptions, as a row of `pgwh.positions` has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PositionChunk {
+    /// How many.
+    pub positions: u32,
+    /// The positions.
+    pub body: Vec<u8>,
+}
+
+/// Packs positions: some hundreds into a row.
+#[derive(Debug, Default)]
+pub struct PositionPacker {
+    out: Packer,
+    positions: u32,
+}
+
+impl PositionPacker {
+    /// Adds where a subscription stands; returns the row that it completes.
+    pub fn add(&mut self, subscription: i64, position: &Position) -> Option<PositionChunk> {
+        self.out.signed(subscription);
+        write(&mut self.out, position);
+        self.positions += 1;
+        if self.out.len() >= BODY { self.close() } else { None }
+    }
+
+    /// Ends the open row, if there is one.
+    pub fn close(&mut self) -> Option<PositionChunk> {
+        let positions = std::mem::take(&mut self.positions);
+        (positions > 0).then(|| PositionChunk { positions, body: self.out.seal() })
+    }
+}
+
+/// The positions of such a row, as they were then: `due` counts from the moment when it was packed.
+///
+/// # Errors
+///
+/// When the bytes are none.
+pub fn unpack(column: &[u8]) -> Result<Vec<(i64, Position)>, PackError> {
+    let raw = pack::unseal(column)?;
+    let mut from = Unpacker::of(&raw);
+    let mut positions = Vec::new();
+    while !from.is_empty() {
+        let subscription = from.signed()?;
+        positions.push((subscription, read(&mut from)?));
+    }
+    Ok(positions)
+}
+
+fn write(out: &mut Packer, position: &Position) {
     out.byte(mode_code(position.mode));
     out.number(position.reach.0);
     let Counts { pending, pending_bytes, delivered, dropped, dead } = position.counts;
     [pending, pending_bytes, delivered, dropped, dead].into_iter().for_each(|count| out.number(count));
 
-    pack_ids(&mut out, position.pending.iter().map(|pending| pending.id));
+    pack_ids(out, position.pending.iter().map(|pending| pending.id));
     // Most have never been tried.
     let tried =
         || position.pending.iter().enumerate().filter(|(_, one)| one.failures > 0 || one.due.is_some());
@@ -25,18 +74,10 @@ pub fn pack(position: &Position) -> Vec<u8> {
         out.number(one.due.map_or(0, |due| micros(due).saturating_add(1)));
         next = place + 1;
     }
-    pack_ids(&mut out, position.done_ahead.iter().copied());
-    out.seal()
+    pack_ids(out, position.done_ahead.iter().copied());
 }
 
-/// The position of such a column, as it was then: `due` counts from the moment when it was packed.
-///
-/// # Errors
-///
-/// When the bytes are none.
-pub fn unpack(column: &[u8]) -> Result<Position, PackError> {
-    let raw = pack::unseal(column)?;
-    let mut from = Unpacker::of(&raw);
+fn read(from: &mut Unpacker<'_>) -> Result<Position, PackError> {
     let mode = mode_of(from.byte()?)?;
     let reach = DeliveryId(from.number()?);
     let counts = Counts {
@@ -46,15 +87,14 @@ pub fn unpack(column: &[u8]) -> Result<Position, PackError> {
         dropped: from.number()?,
         dead: from.number()?,
     };
-    let mut pending: Vec<Pending> = unpack_ids(&mut from)?.into_iter().map(Pending::fresh).collect();
+    let mut pending: Vec<Pending> = unpack_ids(from)?.into_iter().map(Pending::fresh).collect();
     let mut rest = pending.iter_mut();
     for _ in 0..from.count()? {
         let one = rest.nth(from.small("place")?).ok_or(PackError::Invalid("place"))?;
         one.failures = from.small("number of failures")?;
         one.due = from.number()?.checked_sub(1).map(Duration::from_micros);
     }
-    let done_ahead = unpack_ids(&mut from)?;
-    from.end()?;
+    let done_ahead = unpack_ids(from)?;
     Ok(Position { mode, reach, pending, done_ahead, counts })
 }
 
@@ -153,8 +193,14 @@ mod tests {
         #![proptest_config(crate::fuzz::config(256))]
 
         #[test]
-        fn any_position_comes_back(position in any_position()) {
-            prop_assert_eq!(unpack(&pack(&position)).unwrap(), position);
+        fn any_positions_come_back(positions in prop::collection::vec((any::<i64>(), any_position()), 0..20)) {
+            let mut packer = PositionPacker::default();
+            let mut rows: Vec<_> =
+                positions.iter().filter_map(|(subscription, position)| packer.add(*subscription, position)).collect();
+            rows.extend(packer.close());
+            let unpacked = rows.iter().flat_map(|row| unpack(&row.body).unwrap());
+            prop_assert_eq!(unpacked.collect::<Vec<_>>(), positions.clone());
+            prop_assert_eq!(rows.iter().map(|row| row.positions as usize).sum::<usize>(), positions.len());
         }
 
         #[test]
@@ -168,6 +214,16 @@ mod tests {
     fn a_long_run_takes_little() {
         let pending = (1_000_000..1_200_000).map(|id| Pending::fresh(DeliveryId(id))).collect();
         let position = Position { pending, ..Position::new(DeliveryId(1_200_000)) };
-        assert!(pack(&position).len() < 2_000);
+        let mut packer = PositionPacker::default();
+        let row = packer.add(1, &position).or_else(|| packer.close());
+        assert!(row.unwrap().body.len() < 2_000);
+    }
+
+    #[test]
+    fn a_hundred_thousand_that_have_nothing_pending_take_few_rows() {
+        let mut packer = PositionPacker::default();
+        let rows =
+            (0..100_000).filter_map(|id| packer.add(id, &Position::new(DeliveryId(1_000_000)))).count();
+        assert!(rows < 300, "{rows}");
     }
 }

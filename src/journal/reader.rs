@@ -9,10 +9,11 @@ use pgrx::{PgOid, Spi, pg_sys};
 use super::chunk::{self, Entry};
 use super::load::{charge, id, intact, parameter};
 use super::tables::check;
+use super::wishes;
 use super::writer::Journal;
 use crate::dispatch::DeliveryId;
 use crate::event::Event;
-use crate::link::frame::{self, Item, LaneKeys};
+use crate::link::frame::{self, Item, LaneKeys, Target};
 
 /// The chunks read in one query.
 const CHUNKS: i64 = 8;
@@ -20,17 +21,13 @@ const CHUNKS: i64 = 8;
 const PASSED_OVER: usize = 512;
 /// The bytes of events that stay unpacked, since several subscriptions drain at the same place.
 const CACHE: usize = 4 << 20;
+/// Of so many subscriptions a row is asked whether it has something for them; for more it is read in any case.
+const FEW: usize = 64;
 
 /// What was read for a subscription.
-#[derive(Debug)]
-pub struct Page {
-    /// Its deliveries, in order.
-    pub found: Vec<Found>,
-    /// All of its deliveries beyond where the page begins, up to this one, are in it.
-    pub upto: DeliveryId,
-    /// There is nothing beyond, not even unwritten.
-    pub at_tail: bool,
-}
+pub type Page = wishes::Page<Found>;
+/// Who wants to read what.
+pub type Wishes = wishes::Wishes<Found>;
 
 /// A delivery read back.
 #[derive(Clone, Debug)]
@@ -77,9 +74,10 @@ pub struct Cache {
     clock: u64,
 }
 
-/// A row of the log: a chunk, or the last number of one that has nothing for the subscription.
+/// A row of the log: a chunk, unpacked or not yet, or the last number of one that has nothing for who asks.
 enum Row {
     Chunk(Arc<Unpacked>),
+    Packed(DeliveryId, DeliveryId, Vec<u8>),
     Other(DeliveryId),
 }
 
@@ -99,18 +97,18 @@ impl Journal {
                 page.at_tail = true;
                 break;
             }
-            let rows = self.rows_after(subscription, page.upto)?;
+            let rows = self.rows_after(Some(&[subscription]), page.upto, CHUNKS)?;
             if rows.is_empty() {
                 // What was numbered and is not in the journal any more.
                 page.upto = self.written;
             }
             for row in rows {
-                match row {
-                    Row::Other(last) => {
+                match self.unpacked(row) {
+                    Err(last) => {
                         page.upto = last;
                         passed += 1;
                     }
-                    Row::Chunk(chunk) => {
+                    Ok(chunk) => {
                         let (first_bytes, limit) = (bytes, max_bytes);
                         bytes += chunk.take(subscription, limit.saturating_sub(first_bytes), &mut page);
                         if page.upto < chunk.last {
@@ -128,6 +126,61 @@ impl Journal {
         page.at_tail = page.upto >= self.last;
         self.tell_own_keys(subscription, &mut page.found);
         Some(page)
+    }
+
+    /// Reads for the one that has waited longest and, on the way, for all others that want what is passed: about `room`
+    /// bytes, each delivery counted with `overhead` bytes on top. Returns what is to be told to whom; None when our
+    /// tables are not here any more.
+    pub fn serve(&mut self, wishes: &mut Wishes, room: usize, overhead: usize) -> Option<Vec<(i64, Page)>> {
+        let Some(pass) = wishes.begin(FEW) else { return Some(Vec::new()) };
+        let few = wishes.few(FEW);
+        let (mut end, mut bytes, mut passed) = (DeliveryId(0), 0, 0);
+        'pass: while bytes < room && passed < PASSED_OVER {
+            let Some(next) = pass.next(DeliveryId(end.0 + 1)) else { break };
+            end = DeliveryId(next.0 - 1);
+            if end >= self.written {
+                if self.written == self.last {
+                    break;
+                }
+                self.flush()?;
+                continue;
+            }
+            let rows = self.rows_after(few.as_deref(), end, if pass.is_whole() { CHUNKS } else { 1 })?;
+            if rows.is_empty() {
+                // What was numbered and is not in the journal any more.
+                end = self.written;
+            }
+            for row in rows {
+                passed += 1;
+                let chunk = match self.unpacked(row) {
+                    Ok(chunk) => chunk,
+                    Err(last) => {
+                        end = last;
+                        continue;
+                    }
+                };
+                for (id, target, entry) in chunk.behind(end) {
+                    if !wishes.want(&pass, target.subscription, id) {
+                        continue;
+                    }
+                    if bytes >= room && bytes > 0 {
+                        end = DeliveryId(id.0 - 1);
+                        break 'pass;
+                    }
+                    let Some(found) = found(id, target.level, entry) else { continue };
+                    let size = found.charge + overhead;
+                    if wishes.take(target.subscription, id, size, found) {
+                        bytes += size;
+                    }
+                }
+                end = chunk.last;
+            }
+        }
+        let mut pages = wishes.end(&pass, end, self.last);
+        for (subscription, page) in &mut pages {
+            self.tell_own_keys(*subscription, &mut page.found);
+        }
+        Some(pages)
     }
 
     /// Those deliveries of the subscription (rising numbers) that the journal has. None when our tables are not here
@@ -167,18 +220,19 @@ impl Journal {
         }
     }
 
-    /// The next rows of the log behind `after`, none at its end.
-    fn rows_after(&mut self, subscription: i64, after: DeliveryId) -> Option<Vec<Row>> {
+    /// The next rows of the log behind `after`, none at its end; some of those that have something for these
+    /// subscriptions, or of all.
+    fn rows_after(&mut self, few: Option<&[i64]>, after: DeliveryId, limit: i64) -> Option<Vec<Row>> {
         if let Some(chunk) = self.cache.holding(DeliveryId(after.0 + 1)) {
             return Some(vec![Row::Chunk(chunk)]);
         }
         for slice in self.slices.from(DeliveryId(after.0 + 1)) {
-            let rows = self.query(slice, after, subscription, CHUNKS)?;
+            let rows = self.query(slice, after, few, limit)?;
             if rows.is_empty() {
                 continue;
             }
             let rows = rows.into_iter().map(|(first, last, body)| match body {
-                Some(body) => Row::Chunk(self.cache.keep(Unpacked::from_body(first, last, &body))),
+                Some(body) => Row::Packed(first, last, body),
                 None => Row::Other(last),
             });
             return Some(rows.collect());
@@ -186,11 +240,20 @@ impl Journal {
         Some(Vec::new())
     }
 
+    /// The chunk of a row, or where the next one begins behind.
+    fn unpacked(&mut self, row: Row) -> std::result::Result<Arc<Unpacked>, DeliveryId> {
+        match row {
+            Row::Chunk(chunk) => Ok(chunk),
+            Row::Packed(first, last, body) => Ok(self.cache.keep(Unpacked::from_body(first, last, &body))),
+            Row::Other(last) => Err(last),
+        }
+    }
+
     /// The chunk with the delivery in it; none inside, when the journal does not have it, or it is not for the
     /// subscription.
     fn load_holding(&mut self, subscription: i64, id: DeliveryId) -> Option<Option<Arc<Unpacked>>> {
         let Some(slice) = self.slices.from(id).next() else { return Some(None) };
-        let mut rows = self.query(slice, DeliveryId(id.0.saturating_sub(1)), subscription, 1)?;
+        let mut rows = self.query(slice, DeliveryId(id.0.saturating_sub(1)), Some(&[subscription]), 1)?;
         let chunk = rows.pop().filter(|(first, ..)| *first <= id);
         let unpacked = |(first, last, body): ChunkRow| {
             body.map(|body| self.cache.keep(Unpacked::from_body(first, last, &body)))
@@ -199,17 +262,17 @@ impl Journal {
     }
 
     /// First and last numbers of the next chunks of a slice behind `after`, and the bodies of those with something for
-    /// the subscription.
+    /// these subscriptions, or of all.
     fn query(
         &mut self,
         slice: i16,
         after: DeliveryId,
-        subscription: i64,
+        few: Option<&[i64]>,
         limit: i64,
     ) -> Option<Vec<ChunkRow>> {
         let mut plan = self.reads.remove(&slice);
         let rows = self.with_tables(|| {
-            check("the journal can't be read", read_rows(&mut plan, slice, after, subscription, limit))
+            check("the journal can't be read", read_rows(&mut plan, slice, after, few, limit))
         });
         self.reads.extend(plan.map(|plan| (slice, plan)));
         rows
@@ -226,7 +289,7 @@ fn read_rows(
     plan: &mut Option<OwnedPreparedStatement>,
     slice: i16,
     after: DeliveryId,
-    subscription: i64,
+    few: Option<&[i64]>,
     limit: i64,
 ) -> Result<Vec<ChunkRow>> {
     Spi::connect(|client| {
@@ -235,15 +298,17 @@ fn read_rows(
             None => {
                 let query = format!(
                     "SELECT first_id, last_id,
-                         CASE WHEN subscriptions IS NULL OR $2 = ANY (subscriptions) THEN body END
+                         CASE WHEN subscriptions IS NULL OR $2 IS NULL OR subscriptions && $2 THEN body END
                      FROM pgwh.event_chunks_{slice} WHERE last_id > $1 ORDER BY last_id LIMIT $3"
                 );
-                let types = [pg_sys::INT8OID; 3].map(PgOid::from);
+                let types = [pg_sys::INT8OID, pg_sys::INT8ARRAYOID, pg_sys::INT8OID].map(PgOid::from);
                 plan.insert(client.prepare(query.as_str(), &types)?.keep())
             }
         };
         let mut chunks = Vec::new();
-        for row in client.select(&*plan, None, &[parameter(after), subscription.into(), limit.into()])? {
+        for row in
+            client.select(&*plan, None, &[parameter(after), few.map(<[i64]>::to_vec).into(), limit.into()])?
+        {
             chunks.push((id(row.get(1)?), id(row.get(2)?), row.get(3)?));
         }
         Ok(chunks)
@@ -257,25 +322,31 @@ impl Unpacked {
         Unpacked { first, last, entries, memory }
     }
 
+    /// The deliveries in it behind `after`.
+    fn behind(&self, after: DeliveryId) -> impl Iterator<Item = (DeliveryId, Target, &Entry)> {
+        let begin = self
+            .entries
+            .partition_point(|entry| entry.first.0 + entry.item.targets().len() as u64 <= after.0 + 1);
+        let deliveries = self.entries[begin..]
+            .iter()
+            .flat_map(|entry| entry.deliveries().map(move |(id, target)| (id, target, entry)));
+        deliveries.skip_while(move |(id, ..)| *id <= after)
+    }
+
     /// Adds the subscription's deliveries behind `page.upto`, until there are `room` bytes; returns the bytes added.
     fn take(&self, subscription: i64, room: usize, page: &mut Page) -> usize {
         let mut bytes = 0;
-        let begin = self
-            .entries
-            .partition_point(|entry| entry.first.0 + entry.item.targets().len() as u64 <= page.upto.0 + 1);
-        for entry in &self.entries[begin..] {
-            for (id, target) in entry.deliveries() {
-                if target.subscription != subscription || id <= page.upto {
-                    continue;
-                }
-                if bytes >= room && bytes > 0 {
-                    return bytes;
-                }
-                let Some(found) = found(id, target.level, entry) else { continue };
-                bytes += found.charge.max(1);
-                page.found.push(found);
-                page.upto = id;
+        for (id, target, entry) in self.behind(page.upto) {
+            if target.subscription != subscription {
+                continue;
             }
+            if bytes >= room && bytes > 0 {
+                return bytes;
+            }
+            let Some(found) = found(id, target.level, entry) else { continue };
+            bytes += found.charge.max(1);
+            page.found.push(found);
+            page.upto = id;
         }
         page.upto = self.last;
         bytes

@@ -70,7 +70,7 @@ impl Journal {
         if let Some(next) = self.slices.next(retention, now) {
             self.rotate(next, now);
         }
-        !self.slices.checkpointed
+        self.wants_all_positions()
     }
 
     /// The number of the oldest delivery that the journal still has.

@@ -90,6 +90,7 @@ pub enum RowOrdering {
     None,
 }
 
+/// Where we are is asked once, and not for each of a hundred thousand.
 const QUERY: &str = "
     SELECT s.id, s.name, s.url, s.columns, s.exclude_columns, s.format, s.headers::text, s.batch_size,
            extract(epoch FROM s.batch_wait)::float8 AS batch_wait, s.ordering, s.key_columns,
@@ -97,14 +98,16 @@ const QUERY: &str = "
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
                  FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n) AS retry_schedule,
            extract(epoch FROM s.retention)::float8 AS retention, s.enabled, s.paused, s.disabled_reason,
-           s.home <> pgwh.home()
+           s.home <> here.home
                OR EXISTS (SELECT FROM pgwh.commands c WHERE c.command = 'discard' AND c.subscription_id = s.id) AS held,
            k.secret, k.previous_secret, extract(epoch FROM k.previous_until)::float8 AS previous_until,
            k.headers AS hidden_headers, k.client_certificate,
            s.transform, s.route, s.compress IS NOT NULL AS compress, s.owner,
            s.owner = (SELECT r.rolname FROM pg_authid r WHERE r.oid = 10) AS is_trusted
-    FROM pgwh.subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
-    WHERE starts_with(s.home, pgwh.installed() || '/')";
+    FROM (SELECT pgwh.home() AS home, pgwh.installed() || '/' AS installed OFFSET 0) here
+        JOIN pgwh.subscriptions s ON starts_with(s.home, here.installed)
+        LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
+    WHERE true";
 
 /// All subscriptions of this installation; a disabled one sends what was committed before, a held one nothing. Inside a transaction.
 pub fn all_subscriptions() -> Vec<SubscriptionRow> {

@@ -13,7 +13,7 @@ use super::inserts::Plans;
 use super::load::{self, Loaded};
 use super::outcome::{Outcome, OutcomeChunk, OutcomePacker};
 use super::own_keys::OwnKeys;
-use super::position;
+use super::position::{PositionChunk, PositionPacker};
 use super::reader::{Cache, Reads};
 use super::ring::Slices;
 use super::tables::{check, with_tables};
@@ -71,6 +71,7 @@ pub struct Journal {
     pub(super) high: Option<Place>,
     /// The last number of the sequence.
     sequence: i64,
+    checkpoints: Checkpoints,
     buffer: Buffer,
     plans: Option<Plans>,
     pub(super) slices: Slices,
@@ -96,11 +97,29 @@ struct Buffer {
 
 pub(super) struct PositionRow {
     pub sequence: i64,
-    pub subscription: i64,
-    pub reach: DeliveryId,
+    /// The last number given before it.
     pub last: DeliveryId,
-    pub pending: u64,
-    pub body: Vec<u8>,
+    /// Where the rows begin that have the positions of all.
+    pub all_from: i64,
+    pub chunk: PositionChunk,
+}
+
+/// Which rows of positions a restart has to read.
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    /// The first row of the last checkpoint that had all positions.
+    pub all_from: i64,
+    /// How many positions that had.
+    pub all: usize,
+    /// How many have been written since.
+    pub since: usize,
+}
+
+impl Checkpoints {
+    /// So many positions, few against what they replace, that a restart had better read them all from one place again.
+    fn are_many(&self) -> bool {
+        self.since > 4 * self.all + 10_000
+    }
 }
 
 impl Journal {
@@ -125,6 +144,7 @@ impl Journal {
             written: loaded.last,
             high: loaded.high,
             sequence: loaded.sequence,
+            checkpoints: std::mem::take(&mut loaded.checkpoints),
             buffer: Buffer::default(),
             plans: None,
             slices: std::mem::take(&mut loaded.slices),
@@ -185,26 +205,41 @@ impl Journal {
         if let Some(chunk) = self.buffer.outcomes.close() {
             self.complete_outcomes(chunk);
         }
+        let mut packer = PositionPacker::default();
         for (subscription, position) in positions {
-            let sequence = self.next_in_sequence();
-            let body = position::pack(position);
-            self.buffer.bytes += body.len();
-            self.buffer.positions.push(PositionRow {
-                sequence,
-                subscription: *subscription,
-                reach: position.reach,
-                last: self.last,
-                pending: position.counts.pending,
-                body,
-            });
-            self.buffer.touch();
+            if let Some(chunk) = packer.add(*subscription, position) {
+                self.complete_positions(chunk);
+            }
         }
+        if let Some(chunk) = packer.close() {
+            self.complete_positions(chunk);
+        }
+        self.checkpoints.since += positions.len();
     }
 
     /// Takes the positions of all subscriptions there are, as [`Journal::retain`] asks for.
     pub fn checkpoint_all(&mut self, positions: &[(i64, Position)]) {
+        // What is packed so far gets its number before.
+        if let Some(chunk) = self.buffer.outcomes.close() {
+            self.complete_outcomes(chunk);
+        }
+        self.checkpoints = Checkpoints { all_from: self.sequence + 1, all: positions.len(), since: 0 };
         self.checkpoint(positions);
+        self.checkpoints.since = 0;
         self.slices.checkpointed();
+    }
+
+    /// Whether the positions of all subscriptions are wanted, so that a restart is quick.
+    pub(super) fn wants_all_positions(&self) -> bool {
+        !self.slices.checkpointed || self.checkpoints.are_many()
+    }
+
+    fn complete_positions(&mut self, chunk: PositionChunk) {
+        let sequence = self.next_in_sequence();
+        self.buffer.bytes += chunk.body.len();
+        let all_from = self.checkpoints.all_from;
+        self.buffer.positions.push(PositionRow { sequence, last: self.last, all_from, chunk });
+        self.buffer.touch();
     }
 
     /// The last number given.

@@ -574,7 +574,7 @@ impl Dispatcher {
             self.last_prune = Instant::now();
         }
         let last = self.recording.last();
-        let rows = self.with_tables(|| {
+        let store = || {
             journal::store_image(&versions);
             let gaps = journal::note_gaps(&versions);
             if prune {
@@ -582,7 +582,9 @@ impl Dispatcher {
             }
             journal::begin_discards(&ids, last);
             (journal::subscriptions(&ids), gaps)
-        });
+        };
+        let rows = process::without_waiting_for_disk(|| self.with_tables(store));
+        self.recording.must_flush();
         let Some((rows, gaps)) = rows else { return };
         self.gaps_untold |= gaps;
         let some_are_gone = rows.len() < ids.len();

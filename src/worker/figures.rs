@@ -1,7 +1,9 @@
 //! The figures of all subscriptions, from the dispatcher to whoever asks: an array in dynamic shared memory.
 //!
 //! The dispatcher alone writes. A reader copies an entry and looks whether it was written meanwhile; when the array is
-//! full a larger one takes its place.
+//! full a larger one takes its place. An index in front of it says where a subscription's entry is: a hash table of
+//! places, probed one by one from where the id hashes to. What it says is held against the entry, so that one whose
+//! place is another's by now finds nothing.
 
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
@@ -118,6 +120,7 @@ fn word(text: &Text) -> String {
 #[repr(C)]
 struct Header {
     count: AtomicU32,
+    /// How many entries there is room for; the index has twice as many slots.
     capacity: u32,
 }
 
@@ -136,13 +139,15 @@ pub struct Publisher {
     segment: *mut pg_sys::dsm_segment,
     places: HashMap<i64, u32>,
     free: Vec<u32>,
+    /// Slots of the index in use, those of subscriptions that are gone included.
+    indexed: u32,
 }
 
 impl Publisher {
     /// Makes an empty array and says where it is.
     pub fn new(database: &'static Database) -> Publisher {
         let segment = create(FIRST_CAPACITY);
-        let publisher = Publisher { database, segment, places: HashMap::new(), free: Vec::new() };
+        let publisher = Publisher { database, segment, places: HashMap::new(), free: Vec::new(), indexed: 0 };
         publisher.announce();
         publisher
     }
@@ -155,8 +160,20 @@ impl Publisher {
 
     /// Shows new figures of a subscription.
     pub fn publish(&mut self, figures: &Figures) {
-        let place = self.place_of(figures.subscription_id);
-        self.write(place, figures);
+        let id = figures.subscription_id;
+        match self.places.get(&id) {
+            Some(place) => self.write(*place, figures),
+            None => {
+                self.make_room();
+                // SAFETY: there is room for one more.
+                let place = self.free.pop().unwrap_or_else(|| unsafe {
+                    (*header(self.segment)).count.fetch_add(1, Ordering::AcqRel)
+                });
+                self.places.insert(id, place);
+                self.write(place, figures);
+                self.index(id, place);
+            }
+        }
     }
 
     /// Takes a subscription's figures away.
@@ -178,33 +195,38 @@ impl Publisher {
         }
     }
 
-    fn place_of(&mut self, subscription_id: i64) -> u32 {
-        if let Some(place) = self.places.get(&subscription_id) {
-            return *place;
+    fn index(&mut self, id: i64, place: u32) {
+        // SAFETY: the segment is attached, and its index is never full.
+        let index = unsafe { index(self.segment) };
+        let free = probe(id, index).find(|slot| slot.load(Ordering::Relaxed) == 0);
+        if let Some(slot) = free {
+            slot.store(place + 1, Ordering::Release);
+            self.indexed += 1;
         }
-        let place = self.free.pop().unwrap_or_else(|| self.append());
-        self.places.insert(subscription_id, place);
-        place
     }
 
-    fn append(&mut self) -> u32 {
-        // SAFETY: both segments are attached and hold what their headers say; entries are plain memory, which only
-        // this process writes.
+    /// Makes room for one more, in the array and in three quarters of its index: if need be in a new one.
+    fn make_room(&mut self) {
+        // SAFETY: both segments are attached and hold what their headers say; entries are plain memory, which only this
+        // process writes.
         unsafe {
             let (count, capacity) = {
                 let header = &*header(self.segment);
                 (header.count.load(Ordering::Relaxed), header.capacity)
             };
-            if count == capacity {
-                let larger = create(capacity * 2);
-                ptr::copy_nonoverlapping(entries(self.segment), entries(larger), capacity as usize);
-                (*header(larger)).count.store(count, Ordering::Release);
-                let smaller = std::mem::replace(&mut self.segment, larger);
-                self.announce();
-                pg_sys::dsm_detach(smaller);
+            let is_full = count == capacity && self.free.is_empty();
+            if !is_full && self.indexed < capacity / 2 * 3 {
+                return;
             }
-            (*header(self.segment)).count.store(count + 1, Ordering::Release);
-            count
+            let larger = create(if is_full { capacity * 2 } else { capacity });
+            ptr::copy_nonoverlapping(entries(self.segment), entries(larger), capacity as usize);
+            (*header(larger)).count.store(count, Ordering::Release);
+            let smaller = std::mem::replace(&mut self.segment, larger);
+            self.indexed = 0;
+            let places: Vec<(i64, u32)> = self.places.iter().map(|(id, place)| (*id, *place)).collect();
+            places.into_iter().for_each(|(id, place)| self.index(id, place));
+            self.announce();
+            pg_sys::dsm_detach(smaller);
         }
     }
 }
@@ -218,17 +240,33 @@ pub fn read(database: &Database) -> Vec<Figures> {
 
 /// Copies the figures of one subscription.
 pub fn read_one(database: &Database, subscription_id: i64) -> Option<Figures> {
-    let mut found = None;
-    each(database, |figures| {
-        if figures.subscription_id == subscription_id {
-            found = Some(*figures);
-        }
-    });
-    found
+    // SAFETY: the segment is attached, and places in its index are within it.
+    let find = |segment| unsafe {
+        let index = index(segment);
+        let places = probe(subscription_id, index).map(|slot| slot.load(Ordering::Acquire));
+        let mut candidates = places.take_while(|place| *place != 0);
+        candidates.find_map(|place| {
+            let figures = copy(&*entries(segment).add(place as usize - 1));
+            (figures.subscription_id == subscription_id).then_some(figures)
+        })
+    };
+    with_segment(database, find).flatten()
 }
 
 /// Shows a copy of the figures of each subscription of a database, which must raise nothing.
 pub fn each(database: &Database, mut show: impl FnMut(&Figures)) {
+    // SAFETY: the segment is attached, and holds as many entries as its header says.
+    with_segment(database, |segment| unsafe {
+        let count = (*header(segment)).count.load(Ordering::Acquire);
+        (0..count as usize)
+            .map(|place| copy(&*entries(segment).add(place)))
+            .filter(|figures| figures.subscription_id != 0)
+            .for_each(|figures| show(&figures));
+    });
+}
+
+/// Looks at the array, which must raise nothing; none when there is none.
+fn with_segment<T>(database: &Database, look: impl FnOnce(*mut pg_sys::dsm_segment) -> T) -> Option<T> {
     // The dispatcher may replace the array between our two looks; the next look finds the new one.
     for _ in 0..100 {
         let handle = database.figures.load(Ordering::SeqCst);
@@ -242,15 +280,18 @@ pub fn each(database: &Database, mut show: impl FnMut(&Figures)) {
             if segment.is_null() {
                 continue;
             }
-            let count = (*header(segment)).count.load(Ordering::Acquire);
-            (0..count as usize)
-                .map(|place| copy(&*entries(segment).add(place)))
-                .filter(|figures| figures.subscription_id != 0)
-                .for_each(|figures| show(&figures));
+            let seen = look(segment);
             pg_sys::dsm_detach(segment);
-            return;
+            return Some(seen);
         }
     }
+    None
+}
+
+/// The slots of the index where a subscription's place may be, in turn; each once.
+fn probe(id: i64, index: &[AtomicU32]) -> impl Iterator<Item = &AtomicU32> {
+    let begin = xxhash_rust::xxh3::xxh3_64(&id.to_le_bytes()) as usize % index.len();
+    index[begin..].iter().chain(&index[..begin])
 }
 
 fn copy(entry: &Entry) -> Figures {
@@ -267,7 +308,7 @@ fn copy(entry: &Entry) -> Figures {
 }
 
 fn create(capacity: u32) -> *mut pg_sys::dsm_segment {
-    let size = size_of::<Header>() + size_of::<Entry>() * capacity as usize;
+    let size = size_of::<Header>() + (2 * size_of::<AtomicU32>() + size_of::<Entry>()) * capacity as usize;
     // SAFETY: the segment is large enough for a header and its entries, and is zeroed, which is an empty array; the
     // mapping lives as long as the process.
     unsafe {
@@ -288,8 +329,18 @@ unsafe fn header(segment: *mut pg_sys::dsm_segment) -> *mut Header {
 }
 
 /// # Safety
+/// The segment is attached and was made by `create`, and stays so as long as the index is looked at.
+unsafe fn index<'a>(segment: *mut pg_sys::dsm_segment) -> &'a [AtomicU32] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let header = header(segment);
+        std::slice::from_raw_parts(header.add(1).cast(), 2 * (*header).capacity as usize)
+    }
+}
+
+/// # Safety
 /// The segment is attached and was made by `create`.
 unsafe fn entries(segment: *mut pg_sys::dsm_segment) -> *mut Entry {
-    // SAFETY: as the caller promises; the header's size is a multiple of an entry's alignment.
-    unsafe { header(segment).add(1).cast() }
+    // SAFETY: as the caller promises; sizes of header and index are multiples of an entry's alignment.
+    unsafe { header(segment).add(1 + (*header(segment)).capacity as usize).cast() }
 }

@@ -83,6 +83,25 @@ pub fn in_transaction<T>(action: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Runs the action, whose transactions commit without waiting for the disk: they are there when a later one is that waits,
+/// or after [`flush_commits`]. An ERROR inside ends the process.
+pub fn without_waiting_for_disk<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: globals of this process.
+    let before = unsafe { pg_sys::synchronous_commit };
+    // SAFETY: as above; a setting pinned by SetConfigOption is changed for good, also by SET LOCAL.
+    unsafe { pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as _ };
+    let done = action();
+    // SAFETY: as above.
+    unsafe { pg_sys::synchronous_commit = before };
+    done
+}
+
+/// Waits until what this process committed last is on disk.
+pub fn flush_commits() {
+    // SAFETY: the end of this process' last commit record, which is in write-ahead log.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastCommitEnd) };
+}
+
 /// Tells the server's statistics what this process did to tables, at most once a second; in how long to come again, if it
 /// was too early. Outside of any transaction.
 pub fn report_statistics() -> Option<Duration> {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::clock;
 use super::sending::Payload;
+use super::{clock, process};
 use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::{Event, EventId, Lsn, Transaction};
 use crate::journal::outcome::{DROPPED, End, Outcome};
@@ -31,6 +31,8 @@ pub struct Recording {
     frontier: Lsn,
     /// What of that was written when last looked.
     proven: Lsn,
+    /// Since when something is committed that may not be on disk.
+    unflushed_since: Option<Instant>,
     checkpointed_at: Instant,
     checkpointed: DeliveryId,
     /// The positions of all subscriptions are wanted, not only of those that something happened to.
@@ -49,6 +51,7 @@ impl Recording {
             journal,
             frontier: Lsn(0),
             proven: Lsn(0),
+            unflushed_since: None,
             checkpointed_at: Instant::now(),
             checkpointed: loaded.last,
             all_wanted: false,
@@ -229,19 +232,32 @@ impl Recording {
         self.journal.buffered_bytes() >= WRITE_BYTES
     }
 
+    /// Something was committed without waiting for the disk. What follows is proven once that is there, too.
+    pub fn must_flush(&mut self) {
+        self.unflushed_since.get_or_insert_with(Instant::now);
+    }
+
     /// Whether all that has happened is written.
     pub fn is_written(&self) -> bool {
-        self.journal.buffered_since().is_none()
+        self.waits_since().is_none()
+    }
+
+    fn waits_since(&self) -> Option<Instant> {
+        self.journal.buffered_since().into_iter().chain(self.unflushed_since).min()
     }
 
     /// Whether it is time to write.
     pub fn is_due(&self) -> bool {
-        self.is_full() || self.journal.buffered_since().is_some_and(|since| since.elapsed() >= WRITE_AFTER)
+        self.is_full() || self.waits_since().is_some_and(|since| since.elapsed() >= WRITE_AFTER)
     }
 
     /// Writes what has happened; false when the extension isn't here any more.
     pub fn write(&mut self) -> bool {
-        self.journal.flush().is_some()
+        let written = self.journal.flush().is_some();
+        if self.unflushed_since.take().is_some() {
+            process::flush_commits();
+        }
+        written
     }
 
     /// Clears what is done and old enough.
@@ -269,6 +285,6 @@ impl Recording {
 
     /// When there is something to write.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        self.journal.buffered_since().map(|since| since + WRITE_AFTER)
+        self.waits_since().map(|since| since + WRITE_AFTER)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -31,7 +32,8 @@ use crate::dispatch::{
 };
 use crate::event::Event;
 use crate::event::format::Source;
-use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What};
+use crate::journal::wishes::Wanted;
+use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
 use crate::link::frame::{self, LaneKeys};
 use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
 use crate::settings;
@@ -40,8 +42,14 @@ use shaping::Destination;
 /// The share of `pgwh.max_memory` that events may take; threads, their buffers, the journal's and what the allocator
 /// leaves unused take the rest.
 const EVENTS_SHARE: f64 = 0.6;
-/// How many pages are read back before outcomes are looked at again.
+/// How many pages of replays are read before outcomes are looked at again.
 const PAGES_A_ROUND: usize = 4;
+/// The bytes that a pass over the log reads at most before outcomes are looked at again.
+const LARGEST_PASS: usize = 2 << 20;
+/// The bytes that it reads at least.
+const LEAST_PASS: usize = 16 << 10;
+/// How long it waits for room when memory is full.
+const SQUEEZE_AFTER: Duration = Duration::from_millis(50);
 
 /// What a delivery brings: the event, and which of its table's names that subscription knows it by.
 pub type Payload = (Arc<Event>, u8);
@@ -56,13 +64,18 @@ pub struct Sending {
     pool: Pool,
     rendering: Rendering,
     testing: Testing,
-    endpoints: HashMap<i64, Destination>,
+    endpoints: FxHashMap<i64, Destination>,
+    /// How many of them name functions.
+    with_functions: usize,
     /// Where subscriptions stood when the journal was opened, until their rows are read.
     loaded: HashMap<i64, Position>,
     /// By the number that the pool knows a request by.
     under_way: Slab<(Ticket, i64)>,
     shown: UnderWay,
     outcomes: Vec<Outcome>,
+    wishes: Wishes,
+    /// When the log was last read for them.
+    passed_at: Instant,
     replaying: Replaying,
     showing: Showing,
     tallies: Tallies,
@@ -83,11 +96,14 @@ impl Sending {
             pool,
             rendering: Rendering::new(database.oid()),
             testing: Testing::default(),
-            endpoints: HashMap::new(),
+            endpoints: FxHashMap::default(),
+            with_functions: 0,
             loaded: loaded.positions,
             under_way: Slab::new(),
             shown: UnderWay::new(database, settings.max_threads),
             outcomes: Vec::new(),
+            wishes: Wishes::default(),
+            passed_at: Instant::now(),
             replaying: Replaying::default(),
             showing: Showing::new(),
             tallies: Tallies::new(database, settings::metrics_max_subscriptions()),
@@ -123,7 +139,7 @@ impl Sending {
             }
             self.take_up(&row, endpoint.ok().map(Arc::new), last);
         }
-        self.rendering.set_wanted(self.endpoints.values().any(|destination| destination.functions.is_some()));
+        self.rendering.set_wanted(self.with_functions > 0);
     }
 
     fn take_up(&mut self, row: &SubscriptionRow, endpoint: Option<Arc<Endpoint>>, last: DeliveryId) {
@@ -150,7 +166,9 @@ impl Sending {
             if self.endpoints.get(&row.id).is_some_and(|before| !before.asks_the_same(&destination)) {
                 self.engine.begin_anew(id, now);
             }
-            self.endpoints.insert(row.id, destination);
+            self.with_functions += usize::from(destination.functions.is_some());
+            let before = self.endpoints.insert(row.id, destination);
+            self.with_functions -= usize::from(before.is_some_and(|before| before.functions.is_some()));
             self.permission.forget(row.id);
         }
         self.tallies.admit(row.id);
@@ -170,7 +188,8 @@ impl Sending {
         if dropped > 0 {
             pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
-        self.endpoints.remove(&id);
+        let gone = self.endpoints.remove(&id);
+        self.with_functions -= usize::from(gone.is_some_and(|gone| gone.functions.is_some()));
         self.permission.forget(id);
         for request in self.rendering.remove(id).collect::<Vec<_>>() {
             self.sift(request.number, Vec::new(), Duration::ZERO);
@@ -249,22 +268,45 @@ impl Sending {
     /// Reads back from the journal what the engine has room for. Returns whether there was anything.
     pub fn read_back(&mut self, recording: &mut Recording) -> bool {
         let mut any = self.replaying.go_on(&mut self.engine, recording.journal());
-        for _ in 0..PAGES_A_ROUND {
-            let Some(Read { subscription, what, max_bytes }) = self.engine.next_read() else { break };
-            any = true;
-            let page = match what {
-                ReadWhat::Listed(ids) => listed_page(recording.journal(), subscription, &ids),
-                ReadWhat::Log { after } => log_page(recording.journal(), subscription, after, max_bytes),
+        let mut replayed = 0;
+        while replayed < PAGES_A_ROUND
+            && let Some(Read { subscription, what, max_bytes }) = self.engine.next_read()
+        {
+            match what {
+                ReadWhat::Listed(ids) => self.wishes.add(subscription.0, Wanted::Listed(ids)),
+                ReadWhat::Log { after } => self.wishes.add(subscription.0, Wanted::Log { after, max_bytes }),
                 ReadWhat::Replay { after, .. } => {
-                    self.replaying.page(recording.journal(), subscription, after, max_bytes)
+                    replayed += 1;
+                    let page = self.replaying.page(recording.journal(), subscription, after, max_bytes);
+                    // Without our tables there is nothing to go on with.
+                    let Some(page) = page else { break };
+                    self.engine.page(subscription, page);
+                    self.showing.changed(subscription.0);
+                    any = true;
                 }
-            };
-            // Without our tables there is nothing to go on with.
-            let Some(page) = page else { break };
-            self.engine.page(subscription, page);
-            self.showing.changed(subscription.0);
+            }
         }
-        any
+        any | self.serve_wishes(recording.journal())
+    }
+
+    /// One pass over the log. While memory is full it waits for what is sent to make room, but not for long: that may be
+    /// held by endpoints that hang, and others have to go on.
+    fn serve_wishes(&mut self, journal: &mut Journal) -> bool {
+        const OVERHEAD: usize = Engine::<Payload>::DELIVERY_BYTES + Engine::<Payload>::SUBSCRIPTION_BYTES;
+        let room = self.engine.room_to_read();
+        let is_full = room < event_memory() / 64 && self.engine.in_flight() > 0;
+        if self.wishes.is_empty() || is_full && self.passed_at.elapsed() < SQUEEZE_AFTER {
+            return false;
+        }
+        self.passed_at = Instant::now();
+        let room = room.clamp(LEAST_PASS, LARGEST_PASS);
+        let Some(pages) = journal.serve(&mut self.wishes, room, OVERHEAD) else { return false };
+        for (subscription, journal::Page { found, upto, at_tail }) in pages {
+            let items = found.into_iter().filter_map(item_of).collect();
+            self.engine.page(SubscriptionId(subscription), Page { items, upto, at_tail });
+            self.showing.changed(subscription);
+        }
+        true
     }
 
     /// Hands to the pool what may be sent now. Returns whether there was anything.
@@ -446,7 +488,8 @@ impl Sending {
     pub fn next_wakeup(&mut self, may_show: bool) -> Option<Instant> {
         let showing = self.showing.next_wakeup().filter(|_| may_show);
         let rendering = self.rendering.next_wakeup();
-        self.engine.next_wakeup().into_iter().chain(showing).chain(rendering).min()
+        let reading = (!self.wishes.is_empty()).then(|| self.passed_at + SQUEEZE_AFTER);
+        self.engine.next_wakeup().into_iter().chain(showing).chain(rendering).chain(reading).min()
     }
 
     /// For `pg_stat_activity`.
@@ -459,26 +502,6 @@ impl Sending {
             c"waiting for events"
         }
     }
-}
-
-fn listed_page(
-    journal: &mut Journal,
-    subscription: SubscriptionId,
-    ids: &[DeliveryId],
-) -> Option<Page<Payload>> {
-    let found = journal.fetch(subscription.0, ids)?;
-    let upto = ids.last().copied().unwrap_or_default();
-    Some(Page { items: found.into_iter().filter_map(item_of).collect(), upto, at_tail: false })
-}
-
-fn log_page(
-    journal: &mut Journal,
-    subscription: SubscriptionId,
-    after: DeliveryId,
-    max_bytes: usize,
-) -> Option<Page<Payload>> {
-    let journal::Page { found, upto, at_tail } = journal.read(subscription.0, after, max_bytes)?;
-    Some(Page { items: found.into_iter().filter_map(item_of).collect(), upto, at_tail })
 }
 
 /// A delivery read back; none if it can't be made, which is on record already.

@@ -1,7 +1,8 @@
 //! What is shown of subscriptions, for `pgwh.status`.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashSet;
 
 use super::clock;
 use super::figures::{Figures, Publisher};
@@ -10,12 +11,16 @@ use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
 
 /// How often figures are shown while there is work; a commit that waits for them is shown at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(5);
+/// Of so many subscriptions figures are shown that often; of more, less often.
+const MANY: usize = 256;
+/// How many times less often at most.
+const LEAST_OFTEN: u32 = 20;
 /// Before everything: nothing has been reached.
 const NOWHERE: u64 = 1;
 
 /// Whose figures are to be shown anew.
 pub struct Showing {
-    changed: HashSet<i64>,
+    changed: FxHashSet<i64>,
     gone: Vec<i64>,
     last: Instant,
 }
@@ -23,7 +28,7 @@ pub struct Showing {
 impl Showing {
     /// Nobody's.
     pub fn new() -> Showing {
-        Showing { changed: HashSet::new(), gone: Vec::new(), last: Instant::now() }
+        Showing { changed: FxHashSet::default(), gone: Vec::new(), last: Instant::now() }
     }
 
     /// Something happened to a subscription.
@@ -39,7 +44,7 @@ impl Showing {
 
     /// Shows how subscriptions fare. While there is work this is not done each round; true if it was.
     pub fn publish(&mut self, engine: &Engine<Payload>, publisher: &mut Publisher) -> bool {
-        if self.last.elapsed() < PUBLISH_EVERY && engine.in_flight() > 0 {
+        if self.last.elapsed() < self.pause() && engine.in_flight() > 0 {
             return false;
         }
         self.last = Instant::now();
@@ -55,7 +60,13 @@ impl Showing {
 
     /// When there is something to be shown that was not yet.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        (!self.changed.is_empty()).then(|| self.last + PUBLISH_EVERY)
+        (!self.changed.is_empty()).then(|| self.last + self.pause())
+    }
+
+    /// Meanwhile what changes again is shown once.
+    fn pause(&self) -> Duration {
+        let times = u32::try_from(self.changed.len() / MANY).unwrap_or(LEAST_OFTEN);
+        PUBLISH_EVERY * (1 + times).min(LEAST_OFTEN)
     }
 }
 

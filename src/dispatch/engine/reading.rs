@@ -6,8 +6,8 @@ use crate::dispatch::outcome::SubscriptionId;
 use crate::dispatch::position::DeliveryId;
 use crate::dispatch::subscription::{At, Held, Reading};
 
-/// A wish to read the journal. It is answered by [`Engine::page`]; another one of the same subscription comes only
-/// then.
+/// A wish to read the journal. It is answered by [`Engine::page`], at any time; another one of the same subscription comes
+/// only then, or when it has changed its mind, and stands instead of this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// Whose deliveries.
@@ -86,6 +86,11 @@ impl<P: Clone> Engine<P> {
             return Some(Read { subscription: id, what, max_bytes });
         }
         None
+    }
+
+    /// How many bytes may be read before memory is as full as reading makes it.
+    pub fn room_to_read(&self) -> usize {
+        self.shared.room_to_read()
     }
 
     /// What [`Engine::next_read`] asked for. Ignored when the subscription has changed its mind.

@@ -59,6 +59,8 @@ pub struct World {
     flushed: u64,
     pub last: u64,
     pub under_way: Vec<UnderWay>,
+    /// What the engine has asked for, and has not been told yet.
+    wishes: BTreeMap<i64, Read>,
     pub now: Instant,
     limit: usize,
     replays: i64,
@@ -86,6 +88,7 @@ impl World {
             flushed: 0,
             last: 0,
             under_way: Vec::new(),
+            wishes: BTreeMap::new(),
             now: Instant::now() + Duration::from_secs(1000),
             limit,
             replays: 0,
@@ -144,6 +147,7 @@ impl World {
     pub fn crash(&mut self) {
         self.engine = Engine::new(POOL, self.limit);
         self.under_way.clear();
+        self.wishes.clear();
         for (&id, model) in &mut self.models {
             let saved = self.saved[&id].clone();
             (model.done, model.delivered) = (saved.done, saved.delivered);
@@ -164,7 +168,19 @@ impl World {
     }
 
     pub fn read(&mut self, most: usize) -> bool {
-        let Some(Read { subscription, what, max_bytes }) = self.engine.next_read() else { return false };
+        let mut now = None;
+        while now.is_none()
+            && let Some(read) = self.engine.next_read()
+        {
+            match read.what {
+                ReadWhat::Replay { .. } => now = Some(read),
+                _ => _ = self.wishes.insert(read.subscription.0, read),
+            }
+        }
+        let Some(Read { subscription, what, max_bytes }) = now.or_else(|| Some(self.wishes.pop_first()?.1))
+        else {
+            return false;
+        };
         self.flush();
         let each = CHARGE + Engine::<u64>::DELIVERY_BYTES;
         let room = (max_bytes / each).clamp(1, most);

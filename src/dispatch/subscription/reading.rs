@@ -61,7 +61,7 @@ impl<P: Clone> Subscription<P> {
             return None;
         }
         let (what, room) = self.next_of_all(shared, share, room)?;
-        let headroom = (shared.memory_limit / 10 * 9).saturating_sub(shared.memory_used);
+        let headroom = shared.room_to_read();
         if headroom < LEAST_BYTES.min(share / 4) && !dry {
             return None;
         }
