@@ -65,7 +65,7 @@ pub use pending::{PendingDeliveries, PendingDelivery};
 pub use reader::{Found, Page, What, Wishes};
 #[cfg(feature = "server")]
 pub use replays::{Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress};
-pub use ring::Retention;
+pub use ring::{Retention, Retentions};
 #[cfg(feature = "server")]
 pub use schema_changes::{newest_schema_change, schema_versions};
 pub use selection::Standing;

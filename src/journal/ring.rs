@@ -1,5 +1,6 @@
 //! The ring of slices: which one is written, when it is time for the next, and when the oldest may be cleared.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::chunk::Place;
@@ -21,6 +22,25 @@ pub struct Retention {
     pub longest: Duration,
     /// The bytes past which what is done goes earlier.
     pub max_bytes: Option<u64>,
+}
+
+/// How long subscriptions ask their events to stay, if not as long as the setting says.
+#[derive(Debug, Default)]
+pub struct Retentions(HashMap<i64, Duration>);
+
+impl Retentions {
+    /// Takes note of what a subscription asks for; none: what the setting says.
+    pub fn set(&mut self, subscription: i64, retention: Option<Duration>) {
+        match retention {
+            Some(retention) => self.0.insert(subscription, retention),
+            None => self.0.remove(&subscription),
+        };
+    }
+
+    /// The longest that any subscription asks for, or the setting.
+    pub fn longest(&self, setting: Duration) -> Duration {
+        self.0.values().copied().fold(setting, Duration::max)
+    }
 }
 
 /// What each slice holds, the oldest first; the last is the one that is written.

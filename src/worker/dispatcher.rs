@@ -331,7 +331,7 @@ impl Dispatcher {
     /// Sends by the settings and subscriptions of now.
     fn reload(&mut self) {
         if let Some(rows) = self.with_tables(journal::all_subscriptions) {
-            self.recording.keep_for(&rows);
+            self.recording.keep_for(&[], &rows);
             self.sending.reload(rows, self.recording.last());
         }
     }
@@ -537,7 +537,7 @@ impl Dispatcher {
 
     fn read_again(&mut self, ids: &[i64]) {
         if let Some(rows) = self.with_tables(|| journal::subscriptions(ids)) {
-            self.recording.keep_for(&rows);
+            self.recording.keep_for(ids, &rows);
             self.sending.edit(ids, rows, self.recording.last());
         }
     }
@@ -591,7 +591,7 @@ impl Dispatcher {
         if rows.iter().any(|row| row.held) {
             self.database.commands.store(true, Ordering::SeqCst);
         }
-        self.recording.keep_for(&rows);
+        self.recording.keep_for(&ids, &rows);
         self.sending.edit(&ids, rows, self.recording.last());
         if some_are_gone
             && !self.backfilling.is_idle()

@@ -7,7 +7,7 @@ use super::{clock, process};
 use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::{Event, EventId, Lsn, Transaction};
 use crate::journal::outcome::{DROPPED, End, Outcome};
-use crate::journal::{self, Attempt, Journal, Loaded, Retention, SubscriptionRow};
+use crate::journal::{self, Attempt, Journal, Loaded, Retention, Retentions, SubscriptionRow};
 use crate::link::frame::{Failure, Item};
 use crate::settings;
 
@@ -39,8 +39,7 @@ pub struct Recording {
     all_wanted: bool,
     retained_at: Instant,
     schema_changes_forgotten_at: Option<Instant>,
-    /// The longest that a subscription asks its events to stay.
-    longest_retention: Duration,
+    retentions: Retentions,
 }
 
 impl Recording {
@@ -57,7 +56,7 @@ impl Recording {
             all_wanted: false,
             retained_at: Instant::now(),
             schema_changes_forgotten_at: None,
-            longest_retention: settings::retention(),
+            retentions: Retentions::default(),
         };
         Some((recording, loaded))
     }
@@ -87,13 +86,17 @@ impl Recording {
         self.frontier
     }
 
-    /// Keeps events as long as these subscriptions and the setting ask for, and tells them by their keys.
-    pub fn keep_for(&mut self, rows: &[SubscriptionRow]) {
+    /// Keeps events as long as subscriptions and the setting ask for, and tells them by their keys. Of the subscriptions
+    /// `ids`, those that are not in `rows` are gone.
+    pub fn keep_for(&mut self, ids: &[i64], rows: &[SubscriptionRow]) {
+        for id in ids {
+            self.journal.own_keys.set(*id, None);
+            self.retentions.set(*id, None);
+        }
         for row in rows {
             self.journal.own_keys.set(row.id, row.key_columns.as_deref());
+            self.retentions.set(row.id, row.retention);
         }
-        let asked = rows.iter().filter_map(|row| row.retention);
-        self.longest_retention = asked.chain([settings::retention()]).max().unwrap_or_default();
     }
 
     /// Where something may stand that is taken behind all that has arrived: a position that no commit has, and the first
@@ -266,8 +269,10 @@ impl Recording {
             return;
         }
         self.retained_at = Instant::now();
-        let retention =
-            Retention { longest: self.longest_retention, max_bytes: settings::journal_max_size() };
+        let retention = Retention {
+            longest: self.retentions.longest(settings::retention()),
+            max_bytes: settings::journal_max_size(),
+        };
         self.all_wanted |= self.journal.retain(oldest_pending(), retention);
         if self.schema_changes_forgotten_at.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
             self.schema_changes_forgotten_at = Some(Instant::now());

@@ -98,3 +98,17 @@ fn a_delivery_is_looked_for_in_its_slice_and_those_behind() {
     assert_eq!(from(500), [2]);
     assert_eq!(Slices::default().from(DeliveryId(1)).count(), 0);
 }
+
+#[test]
+fn the_longest_retention_counts_whichever_subscription_was_edited_last() {
+    let (day, hour, minute) =
+        (Duration::from_secs(86_400), Duration::from_secs(3_600), Duration::from_secs(60));
+    let mut retentions = Retentions::default();
+    assert_eq!(retentions.longest(hour), hour);
+    retentions.set(1, Some(day));
+    retentions.set(2, Some(minute));
+    retentions.set(3, None);
+    assert_eq!(retentions.longest(hour), day);
+    retentions.set(1, None);
+    assert_eq!(retentions.longest(hour), hour);
+}
