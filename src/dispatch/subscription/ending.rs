@@ -120,11 +120,18 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// Whether a live request holds keys that a replay wants.
-    pub(super) fn meets_replay(&self, index: u32) -> bool {
+    fn meets_replay(&self, index: u32) -> bool {
+        let Some(work) = &self.work else { return false };
+        self.are_in_replays_way(&work.requests.get(index).members)
+    }
+
+    /// Whether a live one of these holds keys that a replay wants.
+    pub(super) fn are_in_replays_way(&self, slots: &[Slot]) -> bool {
         let (Some(replay), Some(work)) = (&self.replay, &self.work) else { return false };
-        let request = work.requests.get(index);
-        let mut orders = request.members.iter().map(|&slot| work.lanes.order(slot));
-        request.replay.is_none() && orders.any(|order| replay.holds(&order, self.settings.ordering))
+        slots.iter().any(|&slot| {
+            work.lanes.get(slot).replay.is_none()
+                && replay.holds(&work.lanes.order(slot), self.settings.ordering)
+        })
     }
 
     /// Whether a request holds more than its subscription takes by now.

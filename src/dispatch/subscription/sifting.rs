@@ -33,7 +33,7 @@ impl<P: Clone> Subscription<P> {
         // One that waits for a member before it is judged anew when its turn comes.
         let (apart, waiting): (Members, Members) =
             rest.into_iter().partition(|&slot| fails(work.lanes.seq(slot)) && work.lanes.is_first(slot));
-        waiting.into_iter().for_each(|slot| work.lanes.release(slot));
+        waiting.iter().for_each(|&slot| work.lanes.release(slot));
         let keys = kept.iter().map(|&slot| work.lanes.keys_of(slot)).sum();
         work.requests.keep(index, kept.clone(), keys);
         for &slot in &kept {
@@ -42,11 +42,12 @@ impl<P: Clone> Subscription<P> {
                 self.drop_one(shared, slot, duration);
             }
         }
+        // A replay may have begun since they were sent.
+        let meets_replay = self.are_in_replays_way(&waiting) || self.are_in_replays_way(&apart);
         let left = self.wanted(&kept);
         if left.is_empty() {
             self.end_sifted(shared, index, serial, kept.is_empty());
         }
-        let mut meets_replay = false;
         for slot in apart {
             let Some(Sifted::Failed(failure)) = self.number_of(slot).and_then(|id| sifted.remove(&id)) else {
                 continue;
@@ -61,7 +62,6 @@ impl<P: Clone> Subscription<P> {
             if self.give_up_skipped(shared, index) {
                 continue;
             }
-            meets_replay |= self.meets_replay(index);
             let failed = Failed { index, attempt, failure, duration, now, jitter };
             // It says nothing about the endpoint, so it is no matter of the breaker's; but nothing dies while that is open.
             if self.mode == Mode::Open {
