@@ -5,33 +5,25 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys};
 
 use super::backfilling::Backfilling;
 use super::counts;
-use super::decoder::Installation;
 use super::figures::Publisher;
 use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
 use super::shmem::{self, Database, Phase};
 use super::waiting::WaitSet;
-use super::{closing, copies, effects, endpoints};
-use crate::decode::{raw, slot};
+use super::{closing, copies, effects, endpoints, starting};
+use crate::decode::raw;
 use crate::dispatch::Effect;
-use crate::error::Error;
 use crate::event::Lsn;
 use crate::journal::{self, Command, CommandKind, Version};
 use crate::link::frame::{Item, Stream};
 use crate::link::mq::Receiver;
 use crate::settings;
-use crate::version;
 
-/// How long until a decoder is tried again for which there was no free worker process.
-const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
-/// How often is looked whether the extension is still here, should nobody have told.
-const RECHECK_EVERY: Duration = Duration::from_secs(30);
 /// How often versions of subscriptions are dropped that no restart needs any more.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How long answers to requests are waited for when the server goes down; the others are made again.
@@ -60,18 +52,18 @@ pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
 }
 
 fn serve(database: &'static Database) {
-    if must_end(database) {
+    if starting::must_end(database) {
         return;
     }
     let oid = database.oid();
-    let Some(version) = wait_for_version(database) else { return };
-    let Some(installation) = find_installation(database) else { return };
+    let Some(version) = starting::wait_for_version(database) else { return };
+    let Some(installation) = starting::find_installation(database) else { return };
     copies::see_to(&process::slot_name(oid, &installation.id));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
     let Some((recording, loaded)) = Recording::open() else { return };
     counts::add(&database.dispatched.starts, 1);
-    drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
-    if !wait_for_wal_level(database) {
+    starting::drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
+    if !starting::wait_for_wal_level(database) {
         return;
     }
     let mut receiver = Receiver::create(settings::queue_size());
@@ -79,7 +71,7 @@ fn serve(database: &'static Database) {
     database.dispatched.unqueued.store(0, Ordering::SeqCst);
     database.queue.store(receiver.handle(), Ordering::SeqCst);
     database.rests.store(false, Ordering::SeqCst);
-    let Some(decoder) = start_decoder(database) else { return };
+    let Some(decoder) = starting::start_decoder(database) else { return };
     let source = process::in_bare_transaction(|| endpoints::source_of(oid, &installation.id));
     let sending = Sending::new(database, source, loaded);
     let extension = (installation.extension, version);
@@ -100,98 +92,6 @@ fn leave() {
         // The launcher that started us may have been replaced; nobody tells its successor of our end.
         shared.launcher.wake();
     }
-}
-
-/// The version of the extension's SQL, as soon as it is one that the library works with; none when asked to stop, or when
-/// there is no extension.
-fn wait_for_version(database: &Database) -> Option<String> {
-    loop {
-        let Some(sql) = process::in_transaction(journal::extension_version) else {
-            retire(database);
-            return None;
-        };
-        if version::fits(&sql) {
-            return Some(sql);
-        }
-        if database.phase() != Phase::VersionsDiffer {
-            let error = Error::Versions(sql);
-            database.set_problem(&error.in_one_line());
-            ErrorReport::from(error).report(PgLogLevel::WARNING);
-            database.set_phase(Phase::VersionsDiffer);
-        }
-        process::report_idle(c"waiting for ALTER EXTENSION pgstream_hooks UPDATE, or a restart with the library of the extension's version");
-        process::sleep(Some(RECHECK_EVERY));
-        if must_end(database) {
-            return None;
-        }
-    }
-}
-
-/// The installation of the extension in this database. Without one there is nothing to do, and no slot is left behind.
-fn find_installation(database: &Database) -> Option<Installation> {
-    let installation = journal::with_tables(Installation::read);
-    if installation.is_none() {
-        retire(database);
-    }
-    installation
-}
-
-/// The extension isn't here (any more): nothing of it stays.
-fn retire(database: &Database) {
-    drop_stale_slots(database.oid(), c"");
-    database.set_phase(Phase::Unknown);
-}
-
-/// Drops slots of an installation that is gone; a slot somebody has got hold of is left for the next time.
-fn drop_stale_slots(oid: pg_sys::Oid, keep: &std::ffi::CStr) {
-    for name in slot::of_database(oid).iter().filter(|name| name.as_c_str() != keep) {
-        slot::drop(name);
-    }
-}
-
-/// Where `wal_level` is too low nothing can be captured before the server is restarted. False when asked to stop.
-fn wait_for_wal_level(database: &Database) -> bool {
-    // SAFETY: reads a setting that only a restart changes.
-    while unsafe { pg_sys::wal_level } < pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32 {
-        database.set_phase(Phase::WalLevelTooLow);
-        process::report_idle(c"waiting for wal_level = logical");
-        process::sleep(Some(RECHECK_EVERY));
-        if must_end(database) {
-            return false;
-        }
-    }
-    true
-}
-
-/// Starts the decoder, as soon as there is a worker process for it; none when asked to stop meanwhile.
-fn start_decoder(database: &Database) -> Option<WorkerHandle> {
-    loop {
-        // Before it starts: from then on the decoder says how far it is.
-        database.set_phase(Phase::Starting);
-        if let Some(decoder) = process::start_worker("decoder", "pgwh_decoder_main", database.oid()) {
-            return Some(decoder);
-        }
-        database.set_phase(Phase::NoFreeWorker);
-        process::report_idle(c"waiting for a free worker process");
-        process::sleep(Some(NO_WORKER_PAUSE));
-        if must_end(database) {
-            return None;
-        }
-    }
-}
-
-/// Whether this dispatcher has to go, and if so with which words to the launcher.
-fn must_end(database: &Database) -> bool {
-    // Who quiesces may have asked between the launcher's look and our start.
-    if database.stop.load(Ordering::SeqCst) || database.quiesced.load(Ordering::SeqCst) > 0 {
-        database.set_phase(Phase::Quiesced);
-        return true;
-    }
-    if !settings::enabled() {
-        database.set_phase(Phase::SwitchedOff);
-        return true;
-    }
-    false
 }
 
 struct Dispatcher {
@@ -291,7 +191,7 @@ impl Dispatcher {
                     .chain(self.recording.next_wakeup())
                     .chain(statistics)
                     .chain(backfills);
-                wait_set.wait(wakeups.min(), RECHECK_EVERY);
+                wait_set.wait(wakeups.min(), starting::RECHECK_EVERY);
                 self.sending.disarm();
             }
         }
@@ -347,16 +247,16 @@ impl Dispatcher {
 
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
     fn must_end(&mut self) -> bool {
-        if must_end(self.database) || self.extension_is_another() {
+        if starting::must_end(self.database) || self.extension_is_another() {
             let effects = self.take_what_happened();
             self.recording.write();
             effects::notify(&effects);
             self.end_decoder();
             self.sending.end_renderers();
             match process::in_transaction(journal::extension) {
-                None => retire(self.database),
+                None => starting::retire(self.database),
                 // One that is there now has another installation, or another version.
-                Some(_) if !must_end(self.database) => self.database.set_phase(Phase::Quiesced),
+                Some(_) if !starting::must_end(self.database) => self.database.set_phase(Phase::Quiesced),
                 Some(_) => {}
             }
             return true;
@@ -370,7 +270,7 @@ impl Dispatcher {
     /// Whether our installation has been dropped or updated, by what somebody told or by looking now and then.
     fn extension_is_another(&mut self) -> bool {
         let told = self.database.recheck.swap(false, Ordering::SeqCst);
-        if !told && self.last_check.elapsed() < RECHECK_EVERY {
+        if !told && self.last_check.elapsed() < starting::RECHECK_EVERY {
             return false;
         }
         self.last_check = Instant::now();

@@ -27,6 +27,7 @@ mod replaying;
 mod sending;
 pub mod shmem;
 mod showing;
+mod starting;
 pub mod statement;
 mod tallies;
 pub mod testing;
