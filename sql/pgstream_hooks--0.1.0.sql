@@ -1003,7 +1003,12 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
         SELECT 'retained WAL', coalesce(s.wal_status, 'reserved') = 'reserved',
             coalesce('the slot keeps ' || pg_size_pretty(s.retained) || ' of WAL', 'the slot keeps no WAL'),
             CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded: see check worker running, and the server''s log' END
-        FROM slot s;
+        FROM slot s
+        UNION ALL
+        SELECT 'schema version', v.fitting IS NULL AND v.extversion = v.schema_version,
+            format('extension %s, schema %s, library %s', v.extversion, v.schema_version, v.library),
+            coalesce(v.fitting, CASE WHEN v.extversion <> v.schema_version THEN 'The row of pgwh.installation was changed by hand' END)
+        FROM version v;
     END;
 COMMENT ON FUNCTION pgwh.capture_health() IS 'the checks of pgwh.health() that all subscriptions stand or fall with';
 
@@ -1022,11 +1027,6 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             FROM pgwh.delivery_stats() t JOIN pgwh.subscriptions s ON s.id = t.subscription_id WHERE s.enabled
         )
         SELECT c.* FROM pgwh.capture_health() c
-        UNION ALL
-        SELECT 'schema version', v.fitting IS NULL AND v.extversion = v.schema_version,
-            format('extension %s, schema %s, library %s', v.extversion, v.schema_version, v.library),
-            coalesce(v.fitting, CASE WHEN v.extversion <> v.schema_version THEN 'The row of pgwh.installation was changed by hand' END)
-        FROM version v
         UNION ALL
         SELECT 'standbys', NOT coalesce(bool_or(w.problem IS NOT NULL), false),
             coalesce(string_agg(format('slot %s, which synchronized_standby_slots names, %s', w.name, w.problem), '; '),
