@@ -114,9 +114,11 @@ impl<P> Shared<P> {
 const READ_UPTO: usize = 75;
 /// A request that takes longer is slow; slow ones get half of the pool at most.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
-/// Lanes are kept for reuse unless they hold on to more memory than this many items take.
-const SPARE_CAPACITY: usize = 128;
-const SPARE_LANES: usize = 64;
+/// Lanes are kept for reuse, so many of those that hold on to the memory of no more items than this, which is what many
+/// subscriptions with an event each now and then need,
+const SMALL: (usize, usize) = (4, 4096);
+/// and so many of larger ones.
+const LARGE: (usize, usize) = (128, 64);
 
 /// Whether a delivery is still wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,7 +374,8 @@ impl<P: Clone> Subscription<P> {
         {
             shared.memory_used -= Self::SUBSCRIPTION_BYTES;
             shared.busy -= 1;
-            if shared.spare.len() < SPARE_LANES && work.lanes.capacity() <= SPARE_CAPACITY {
+            let (spare, items) = (shared.spare.len(), work.lanes.capacity());
+            if [SMALL, LARGE].iter().any(|&(capacity, count)| items <= capacity && spare < count) {
                 shared.spare.push(work);
             }
         }

@@ -7,7 +7,7 @@ use proptest::sample::Index;
 
 use super::orders;
 use super::world::{World, settings};
-use crate::dispatch::{DeliveryId, FailureClass, Order, SubscriptionId};
+use crate::dispatch::{DeliveryId, FailureClass, Keys, Order, SubscriptionId};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -134,4 +134,19 @@ proptest! {
         history.into_iter().for_each(|happening| world.happen(happening));
         world.calm();
     }
+}
+
+#[test]
+fn a_replay_ends_though_its_last_event_was_dropped_before_its_turn() {
+    let strict_in_batches_of_three = 1_140_993_736;
+    let order = Order { keys: Keys::NONE, table: 0, barrier: false };
+    let mut world = World::new(1_000_000, &[0, 0, strict_in_batches_of_three]);
+    (0..3).for_each(|_| world.arrive(order, 0b100));
+    world.replay(2, 0, 2);
+    world.happen(Happening::Read(2));
+    assert!(world.send());
+    // The second is dropped; the first is refused, and goes again alone.
+    world.sift(0, 0b0010, 0);
+    world.fail(0, FailureClass::Content, 0);
+    world.calm();
 }

@@ -80,6 +80,8 @@ impl<P: Clone> Subscription<P> {
             None if self.mode == Mode::Open => None,
             None => self.retry(now, serial).or_else(|| self.fresh(shared, now, serial)),
         };
+        // What was done before its turn may have been the last of it.
+        self.end_replay_when_over(shared);
         self.tidy(shared);
         if let (Some(_), Some(limit)) = (index, self.settings.rate_limit) {
             self.rate_until = self.rate.sent(now, limit);
