@@ -354,7 +354,8 @@ fn members_of_pg_monitor_may_scrape_and_others_may_not() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "");
     cluster.sql("CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE ROLE stranger LOGIN");
-    assert!(cluster.as_role("watcher").value("SELECT pgwh.metrics()").contains("subscription=\"s\""));
+    // It shows once the dispatcher has heard of it.
+    cluster.as_role("watcher").wait_true("SELECT pgwh.metrics() LIKE '%subscription=\"s\"%'");
     let refusal = cluster.as_role("stranger").refused("SELECT pgwh.metrics()");
     assert_eq!(refusal.code, "42501");
 }
