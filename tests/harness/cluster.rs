@@ -538,11 +538,12 @@ fn copy(from: &Path, to: &Path) {
     assert!(done.as_ref().is_ok_and(std::process::ExitStatus::success), "cannot copy the template: {done:?}");
 }
 
+/// The processes that one has started. What the kernel lists as its children would lack some when others of them exit
+/// meanwhile (proc(5)).
 fn children(of: Process) -> Vec<Process> {
-    let listed = |path: io::Result<String>| -> Vec<Process> {
-        path.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).map(Process).collect()
-    };
-    listed(fs::read_to_string(format!("/proc/{0}/task/{0}/children", of.0)))
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Process));
+    processes.filter(|process| process.parent() == Some(of)).collect()
 }
 
 /// The library of Debian's package `faketime`.

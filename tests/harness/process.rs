@@ -49,6 +49,12 @@ impl Process {
         self.stat().is_some_and(|stat| stat[0] != "Z")
     }
 
+    /// The one that started it; none when it is gone.
+    pub(crate) fn parent(self) -> Option<Process> {
+        // proc(5): the parent is field 4 of stat; the state, field 3, is our first.
+        self.stat()?.get(1)?.parse().ok().map(Process)
+    }
+
     /// The processor time it used so far.
     pub fn cpu(self) -> Duration {
         let stat = self.stat().unwrap_or_default();
