@@ -1,6 +1,7 @@
 //! The database's replication slot: made once, with the image of subscriptions at its consistent point, then held.
 
 use std::ffi::CStr;
+use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys, spi};
 
@@ -150,39 +151,59 @@ pub fn confirm(lsn: Lsn) {
     }
 }
 
+/// How often, and for how long, a slot is made anew that waited for transactions.
+const TRIES: (u32, Duration) = (5, Duration::from_secs(5));
+/// A record of running transactions that names none (`standbydefs.h`), with the header of a page.
+const NOTHING_RUNS: u64 = 56 + 40;
+
 /// Makes the slot, and reads every subscription exactly as of the point where its stream begins. `keep` is to store
 /// that image; only when it has done so the slot becomes permanent, so that neither is ever without the other.
 ///
-/// Waits for every transaction that runs.
+/// Waits for every transaction that runs. A slot that had to wait is made anew as long as that is quick: whoever decodes
+/// from its beginning again takes a transaction that changed catalogs while it waited for one that did not, when another
+/// such one has committed meanwhile (`snapbuild.c` tracks all transactions only for whoever makes the slot).
 pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
+    let begin = Instant::now();
     // SAFETY: outside any transaction and without a slot. The transaction sees the database as of the slot's
     // consistent point (as `tablesync.c` does), writes nothing, and ends before the slot is let go.
     unsafe {
-        pg_sys::StartTransactionCommand();
-        pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as _;
-        pg_sys::XactReadOnly = true;
-        raw::create_slot(name);
-        let mut routine = reader::routine();
-        let ctx = pg_sys::CreateInitDecodingContext(
-            PLUGIN.as_ptr(),
-            std::ptr::null_mut(),
-            true,
-            0,
-            &mut routine,
-            None,
-            None,
-            None,
-        );
-        pg_sys::DecodingContextFindStartpoint(ctx);
-        raw::adopt_initial_snapshot(ctx);
-        let consistent = Lsn((*pg_sys::MyReplicationSlot).data.confirmed_flush);
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let image = read_subscriptions();
-        pg_sys::PopActiveSnapshot();
-        pg_sys::FreeDecodingContext(ctx);
-        pg_sys::CommitTransactionCommand();
-        keep(consistent, image);
-        pg_sys::ReplicationSlotPersist();
+        for tries in 1.. {
+            pg_sys::StartTransactionCommand();
+            pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as _;
+            pg_sys::XactReadOnly = true;
+            raw::create_slot(name);
+            let mut routine = reader::routine();
+            let ctx = pg_sys::CreateInitDecodingContext(
+                PLUGIN.as_ptr(),
+                std::ptr::null_mut(),
+                true,
+                0,
+                &mut routine,
+                None,
+                None,
+                None,
+            );
+            pg_sys::DecodingContextFindStartpoint(ctx);
+            let slot = &(*pg_sys::MyReplicationSlot).data;
+            let has_waited = slot.confirmed_flush.saturating_sub(slot.restart_lsn) > NOTHING_RUNS;
+            if has_waited && tries < TRIES.0 && begin.elapsed() < TRIES.1 {
+                pg_sys::FreeDecodingContext(ctx);
+                pg_sys::CommitTransactionCommand();
+                // It is ephemeral as yet, and goes.
+                release();
+                continue;
+            }
+            raw::adopt_initial_snapshot(ctx);
+            let consistent = Lsn((*pg_sys::MyReplicationSlot).data.confirmed_flush);
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            let image = read_subscriptions();
+            pg_sys::PopActiveSnapshot();
+            pg_sys::FreeDecodingContext(ctx);
+            pg_sys::CommitTransactionCommand();
+            keep(consistent, image);
+            pg_sys::ReplicationSlotPersist();
+            break;
+        }
     }
     // Until it is let go, the slot holds back vacuum in every table, for a snapshot that has served its purpose.
     release();
