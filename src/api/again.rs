@@ -90,20 +90,7 @@ fn skip(delivery_id: Option<i64>) -> Result<(), ErrorReport> {
 fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
     gate::changes()?;
     let id = id.ok_or(Error::Missing("id"))?;
-    let known = as_owner(|| {
-        Ok(Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT state, subscription_id FROM pgwh.replays WHERE id = $1",
-                Some(1),
-                &[id.into()],
-            )?;
-            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, i64>().map(Some) }
-        })?)
-    })?;
-    let state = match known {
-        Some((state, Some(subscription))) if is_own(subscription)? => state,
-        _ => None,
-    };
+    let state = state_of_own("pgwh.replays", id)?;
     match state.as_deref() {
         Some("waiting" | "running") => Ok(tell(CommandKind::CancelReplay { replay: id })?),
         Some(state) => Err(refused(
@@ -156,6 +143,22 @@ fn delivery_of(delivery_id: Option<i64>) -> Result<DeliveryId, Error> {
     match u64::try_from(number) {
         Ok(number) if number > 0 => Ok(DeliveryId(number)),
         _ => Err(unknown(number)),
+    }
+}
+
+/// The state of a replay or a backfill, by the table that has it, when there is one and it is of a subscription of the
+/// present role's.
+pub(super) fn state_of_own(table: &str, id: i64) -> Result<Option<String>, Error> {
+    let known = as_owner(|| {
+        Ok(Spi::connect(|client| {
+            let query = format!("SELECT state, subscription_id FROM {table} WHERE id = $1");
+            let rows = client.select(&query, Some(1), &[id.into()])?;
+            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, i64>().map(Some) }
+        })?)
+    })?;
+    match known {
+        Some((state, Some(subscription))) if is_own(subscription)? => Ok(state),
+        _ => Ok(None),
     }
 }
 

@@ -4,7 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, with_plain_names};
-use super::again::{is_own, refused, tell};
+use super::again::{refused, state_of_own, tell};
 use super::conditions::Conditions;
 use super::gate;
 use super::permission::Claim;
@@ -213,20 +213,7 @@ fn cancel_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
 /// The id of a backfill that is in one of these states.
 fn require(id: Option<i64>, states: &[&str]) -> Result<i64, Error> {
     let id = id.ok_or(Error::Missing("id"))?;
-    let known = as_owner(|| {
-        Ok(Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT state, subscription_id FROM pgwh.backfill_requests WHERE id = $1",
-                Some(1),
-                &[id.into()],
-            )?;
-            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, i64>().map(Some) }
-        })?)
-    })?;
-    let state = match known {
-        Some((state, Some(subscription))) if is_own(subscription)? => state,
-        _ => None,
-    };
+    let state = state_of_own("pgwh.backfill_requests", id)?;
     match state {
         Some(state) if states.contains(&state.as_str()) => Ok(id),
         Some(state) => Err(refused(

@@ -159,9 +159,9 @@ const NOTHING_RUNS: u64 = 56 + 40;
 /// Makes the slot, and reads every subscription exactly as of the point where its stream begins. `keep` is to store
 /// that image; only when it has done so the slot becomes permanent, so that neither is ever without the other.
 ///
-/// Waits for every transaction that runs. A slot that had to wait is made anew as long as that is quick: whoever decodes
-/// from its beginning again takes a transaction that changed catalogs while it waited for one that did not, when another
-/// such one has committed meanwhile (`snapbuild.c` tracks all transactions only for whoever makes the slot).
+/// Waits for every transaction that runs. A slot that had to wait is made anew as long as that is quick: only who makes a
+/// slot tracks all transactions (`snapbuild.c`). Who decodes that stretch again may miss that a transaction changed catalogs
+/// which was waited for.
 pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
     let begin = Instant::now();
     // SAFETY: outside any transaction and without a slot. The transaction sees the database as of the slot's
