@@ -57,6 +57,14 @@ fn write(cluster: &Cluster, class: u64, over: &AtomicBool) {
     }
 }
 
+/// Puts back all rows that are missing.
+fn fill() -> String {
+    format!(
+        "INSERT INTO t SELECT n, nextval('versions'), repeat('m', 3000) FROM generate_series(0, {KEYS} - 1) n
+         ON CONFLICT DO NOTHING"
+    )
+}
+
 /// Whatever concerns the whole table.
 fn disturb(cluster: &Cluster, over: &AtomicBool) {
     let mut client = cluster.connect();
@@ -71,10 +79,7 @@ fn disturb(cluster: &Cluster, over: &AtomicBool) {
             2 => format!("ALTER TABLE t DROP COLUMN IF EXISTS c{}", n - 2),
             3 => "ALTER TABLE t ALTER COLUMN version TYPE numeric USING version::numeric".to_owned(),
             4 => "TRUNCATE t".to_owned(),
-            _ => format!(
-                "INSERT INTO t SELECT n, nextval('versions'), repeat('m', 3000) FROM generate_series(0, {KEYS} - 1) n
-                 ON CONFLICT DO NOTHING"
-            ),
+            _ => fill(),
         };
         // A deadlock with one of the others is no news.
         if let Err(error) = client.batch_execute(&sql) {
@@ -111,6 +116,10 @@ fn agrees(table: &str, truncates: bool, chunk: u32) {
         over.store(true, Ordering::Relaxed);
         ids
     });
+    if truncates {
+        // The last that was done may have been to empty it.
+        cluster.sql(&fill());
+    }
     ids.iter().for_each(|id| done(&cluster, id));
     let events = cluster.delivered(&receiver, "s");
     let replica = Replica::of(&events);
