@@ -44,9 +44,10 @@ impl Process {
         unsafe { libc::kill(self.0, signal) };
     }
 
-    /// Whether it is there, and no zombie.
+    /// Whether it is there, and no zombie. A zombie that has threads left has its memory still, the shared one too.
     pub fn is_alive(self) -> bool {
-        self.stat().is_some_and(|stat| stat[0] != "Z")
+        // proc(5): the number of threads is field 20 of stat; the state, field 3, is our first.
+        self.stat().is_some_and(|stat| stat[0] != "Z" || stat.get(17).is_some_and(|threads| threads != "1"))
     }
 
     /// The one that started it; none when it is gone.
