@@ -71,6 +71,28 @@ fn a_slot_that_was_dropped_is_made_anew() {
 }
 
 #[test]
+fn a_table_that_was_made_while_the_slot_was_is_decoded() {
+    let (cluster, receiver) = stage(Setup::new());
+    rest(&cluster);
+    cluster.each(&["CREATE TABLE aside (id int)", "SELECT pg_drop_replication_slot(pgwh.slot_name())"]);
+    let (mut older, mut maker) = (cluster.connect(), cluster.connect());
+    older.batch_execute("BEGIN; INSERT INTO aside VALUES (1)").unwrap();
+    switch(&cluster, "on");
+    let says = |what: &str| eventually(what, || cluster.log().contains(what).then_some(()));
+    // Whoever decodes from the slot's beginning sees nothing of what is done between these two points.
+    says("found initial starting point");
+    maker.batch_execute("BEGIN; CREATE TABLE made (id int PRIMARY KEY)").unwrap();
+    older.batch_execute("COMMIT").unwrap();
+    says("found initial consistent point");
+    cluster.sql("INSERT INTO aside VALUES (2)");
+    maker.batch_execute("COMMIT").unwrap();
+    cluster.wait_true(SLOT);
+    receiver.clear();
+    cluster.sql("INSERT INTO made VALUES (1); INSERT INTO t VALUES (2)");
+    assert_eq!(ids(&cluster.delivered(&receiver, "s")), [2]);
+}
+
+#[test]
 fn a_slot_that_needs_too_much_log_is_made_anew() {
     let settings = ["max_slot_wal_keep_size = '1MB'", "min_wal_size = '32MB'", "max_wal_size = '32MB'"];
     let (cluster, receiver) = stage(settings.into_iter().fold(Setup::new(), Setup::set));

@@ -2,7 +2,7 @@
 //! only half on disk. That one looks each millisecond, for as long as a transaction that wrote it sits idle.
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -144,4 +144,59 @@ fn wait_until_readable(end: u64) -> bool {
     }
     process::report_busy(c"decoding write-ahead log");
     true
+}
+
+/// Reads the next record; false when there is none as yet.
+///
+/// # Safety
+/// The reader is one that has begun to read.
+pub unsafe fn read_record(reader: *mut pg_sys::XLogReaderState) -> bool {
+    let mut problem = std::ptr::null_mut();
+    // SAFETY: as the caller promises; a problem is a C string that the reader keeps.
+    unsafe {
+        let record = pg_sys::XLogReadRecord(reader, &mut problem);
+        if !problem.is_null() {
+            let problem = CStr::from_ptr(problem).to_string_lossy();
+            pgrx::error!("could not read write-ahead log for decoding: {problem}");
+        }
+        !record.is_null()
+    }
+}
+
+/// Whether a transaction that committed in this stretch of the log changed catalogs. `from` is where a record begins,
+/// `upto` where one ended.
+pub fn changes_catalogs(from: Lsn, upto: Lsn) -> bool {
+    let mut routine = raw::wal_reader_routine();
+    // SAFETY: the stretch is on disk, and a slot keeps it. What a record holds stays until the next one is read.
+    unsafe {
+        let (segment, no_data) = (pg_sys::wal_segment_size, std::ptr::null_mut());
+        let reader = pg_sys::XLogReaderAllocate(segment, std::ptr::null(), &mut routine, no_data);
+        if reader.is_null() {
+            pgrx::error!("there is no memory to read write-ahead log with");
+        }
+        pg_sys::XLogBeginRead(reader, from.0);
+        let mut found = false;
+        while !found && (*reader).EndRecPtr < upto.0 && read_record(reader) {
+            let record = &*(*reader).record;
+            let data =
+                std::slice::from_raw_parts(record.main_data.cast::<u8>(), record.main_data_len as usize);
+            let is_of_transaction =
+                pg_sys::RmgrIds::Type::from(record.header.xl_rmid) == pg_sys::RmgrIds::RM_XACT_ID;
+            found = is_of_transaction && commits_catalog_changes(record.header.xl_info, data);
+            pgrx::check_for_interrupts!();
+        }
+        pg_sys::XLogReaderFree(reader);
+        found
+    }
+}
+
+/// Whether a record of a transaction's end (`xact.h`, xl_xact_commit) says what others must forget of catalogs.
+fn commits_catalog_changes(info: u8, data: &[u8]) -> bool {
+    let info = u32::from(info);
+    let is_commit = [pg_sys::XLOG_XACT_COMMIT, pg_sys::XLOG_XACT_COMMIT_PREPARED]
+        .contains(&(info & pg_sys::XLOG_XACT_OPMASK));
+    let flags = data.get(size_of::<pg_sys::TimestampTz>()..).and_then(<[u8]>::first_chunk);
+    is_commit
+        && info & pg_sys::XLOG_XACT_HAS_INFO != 0
+        && flags.is_some_and(|flags| u32::from_ne_bytes(*flags) & pg_sys::XACT_XINFO_HAS_INVALS != 0)
 }

@@ -168,13 +168,7 @@ impl Session {
         unsafe {
             pg_sys::MemoryContextSwitchTo((*self.ctx).context);
             pg_sys::CurrentResourceOwner = self.owner;
-            let mut problem = std::ptr::null_mut();
-            let record = pg_sys::XLogReadRecord((*self.ctx).reader, &mut problem);
-            if !problem.is_null() {
-                let problem = std::ffi::CStr::from_ptr(problem).to_string_lossy();
-                pgrx::error!("could not read write-ahead log for decoding: {problem}");
-            }
-            if !record.is_null() {
+            if reader::read_record((*self.ctx).reader) {
                 raw::process_record(self.ctx);
             }
         }

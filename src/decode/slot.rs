@@ -1,7 +1,6 @@
 //! The database's replication slot: made once, with the image of subscriptions at its consistent point, then held.
 
 use std::ffi::CStr;
-use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode, pg_sys, spi};
 
@@ -151,19 +150,16 @@ pub fn confirm(lsn: Lsn) {
     }
 }
 
-/// How often, and for how long, a slot is made anew that waited for transactions.
-const TRIES: (u32, Duration) = (5, Duration::from_secs(5));
-/// A record of running transactions that names none (`standbydefs.h`), with the header of a page.
-const NOTHING_RUNS: u64 = 56 + 40;
+/// How often a slot is made anew beside whose making catalogs were changed.
+const TRIES: u32 = 10;
 
 /// Makes the slot, and reads every subscription exactly as of the point where its stream begins. `keep` is to store
 /// that image; only when it has done so the slot becomes permanent, so that neither is ever without the other.
 ///
-/// Waits for every transaction that runs. A slot that had to wait is made anew as long as that is quick: only who makes a
-/// slot tracks all transactions (`snapbuild.c`). Who decodes that stretch again may miss that a transaction changed catalogs
-/// which was waited for.
+/// Waits for every transaction that runs. When one of those has changed catalogs, the slot is made anew: only who makes a
+/// slot tracks all transactions (`snapbuild.c`, SnapBuildCommitTxn). Who decodes that stretch again, as each decoder does
+/// that begins with this slot, may miss what that one changed, and then finds no table for what it wrote.
 pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
-    let begin = Instant::now();
     // SAFETY: outside any transaction and without a slot. The transaction sees the database as of the slot's
     // consistent point (as `tablesync.c` does), writes nothing, and ends before the slot is let go.
     unsafe {
@@ -185,8 +181,8 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
             );
             pg_sys::DecodingContextFindStartpoint(ctx);
             let slot = &(*pg_sys::MyReplicationSlot).data;
-            let has_waited = slot.confirmed_flush.saturating_sub(slot.restart_lsn) > NOTHING_RUNS;
-            if has_waited && tries < TRIES.0 && begin.elapsed() < TRIES.1 {
+            let (begin, consistent) = (Lsn(slot.restart_lsn), Lsn(slot.confirmed_flush));
+            if tries < TRIES && reader::changes_catalogs(begin, consistent) {
                 pg_sys::FreeDecodingContext(ctx);
                 pg_sys::CommitTransactionCommand();
                 // It is ephemeral as yet, and goes.
@@ -194,7 +190,6 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
                 continue;
             }
             raw::adopt_initial_snapshot(ctx);
-            let consistent = Lsn((*pg_sys::MyReplicationSlot).data.confirmed_flush);
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             let image = read_subscriptions();
             pg_sys::PopActiveSnapshot();
