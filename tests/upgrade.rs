@@ -152,33 +152,60 @@ fn sources_of(tag: &str) -> PathBuf {
     path
 }
 
-/// While nothing is released, `PGWH_RELEASES` may name commits that stand for tags.
 #[test]
 fn every_release_updates_with_a_live_backlog() {
-    let named = std::env::var("PGWH_RELEASES").unwrap_or_default();
-    let tags = releases().into_iter().map(|version| format!("v{version}"));
-    for tag in tags.chain(named.split_whitespace().map(str::to_owned)) {
-        println!("from {tag}");
-        let mut cluster = Setup::new().of(Server::from(&sources_of(&tag))).start();
-        let receiver = backlog(&cluster);
-        // Also of what arrives while the server is down for its new library.
-        cluster.sql("SELECT pgwh.pause('up'); UPDATE t SET version = version + 1");
-        cluster.stop(Stop::Fast);
-        cluster.install(Server::get());
-        cluster.begin();
-        cluster.sql("UPDATE t SET version = version + 1; ALTER EXTENSION pgstream_hooks UPDATE");
-        cluster.sql("SELECT pgwh.resume('up'), pgwh.resume('later')");
-        for name in ["up", "later"] {
-            assert_delivered(&cluster, &receiver, name, 70);
-        }
-        assert_eq!(
-            cluster.value(
-                "SELECT pgwh.version() = extversion FROM pg_extension WHERE extname = 'pgstream_hooks'"
-            ),
-            "t"
-        );
-        assert_eq!(cluster.value("SELECT count(*) FROM pgwh.health() WHERE NOT ok"), "0");
+    for version in releases() {
+        assert_updates(Server::from(&sources_of(&format!("v{version}"))), Server::get());
     }
+}
+
+/// The sources of this checkout as the version that follows it, which changes nothing else.
+fn sources_of_the_next_version() -> PathBuf {
+    let path = checkout().join("target/releases/next");
+    // What it needs of other crates is compiled already.
+    let target = format!("target/pg{}", Server::get().major());
+    let (version, next) = (env!("CARGO_PKG_VERSION"), "999.0.0");
+    let script = format!(
+        "rm -rf {to} && mkdir -p {to} &&
+         git ls-files -z --cached --others --exclude-standard | tar -cf - --null --ignore-failed-read -T - | tar -C {to} -xf - &&
+         mkdir -p {to}/{target} && cp -al {target}/debug {to}/{target}/ && find {to}/target -name '*pgstream_hooks*' -exec rm -rf {{}} + &&
+         cd {to} && sed -i 's/^version = \"{version}\"/version = \"{next}\"/' Cargo.toml &&
+         mv sql/pgstream_hooks--{version}.sql sql/pgstream_hooks--{next}.sql &&
+         echo 'SELECT pgwh.extension_updated();' >sql/pgstream_hooks--{version}--{next}.sql",
+        to = path.display()
+    );
+    let done = Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(checkout()).status();
+    assert!(done.is_ok_and(|status| status.success()), "this checkout can't be copied");
+    path
+}
+
+#[test]
+fn this_version_updates_to_the_next_with_a_live_backlog() {
+    let sources = sources_of_the_next_version();
+    let next = Server::from(&sources);
+    std::fs::remove_dir_all(sources.join("target")).unwrap();
+    assert_updates(Server::get(), next);
+}
+
+fn assert_updates(old: &'static Server, new: &'static Server) {
+    let mut cluster = Setup::new().of(old).start();
+    let receiver = backlog(&cluster);
+    // Also of what arrives while the server is down for its new library.
+    cluster.sql("SELECT pgwh.pause('up'); UPDATE t SET version = version + 1");
+    cluster.stop(Stop::Fast);
+    cluster.install(new);
+    cluster.begin();
+    cluster.sql("UPDATE t SET version = version + 1; ALTER EXTENSION pgstream_hooks UPDATE");
+    cluster.sql("SELECT pgwh.resume('up'), pgwh.resume('later')");
+    for name in ["up", "later"] {
+        assert_delivered(&cluster, &receiver, name, 70);
+    }
+    assert_eq!(
+        cluster
+            .value("SELECT pgwh.version() = extversion FROM pg_extension WHERE extname = 'pgstream_hooks'"),
+        "t"
+    );
+    assert_eq!(cluster.value("SELECT count(*) FROM pgwh.health() WHERE NOT ok"), "0");
 }
 
 /// Minor releases of 2026 note a version with each column, which `pg_dump` of older ones writes down and their servers

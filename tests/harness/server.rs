@@ -136,13 +136,19 @@ fn build(checkout: &Path, major: &str) -> PathBuf {
     let script = checkout.join("scripts/server");
     let output = Command::new(&script)
         .arg(major)
-        // cargo sets these for tests, and they are not meant for the cargo that the script runs.
-        .env_remove("CARGO_TARGET_DIR")
+        // What cargo sets for tests is not meant for the cargo that the script runs: some crates would be compiled anew.
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !is_of_cargo(name)))
         .stderr(Stdio::inherit())
         .output()
         .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     assert!(output.status.success(), "{} failed", script.display());
     PathBuf::from(OsStr::new(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// Whether cargo sets such a variable for what it runs.
+fn is_of_cargo(name: &OsStr) -> bool {
+    name != "CARGO_HOME" && name.as_encoded_bytes().starts_with(b"CARGO")
 }
 
 /// `initdb` and `postgres` refuse to run as root: the user to be instead.
