@@ -24,8 +24,6 @@ use crate::link::frame::{
 
 /// How long reading a chunk may take: for so long its snapshot holds up vacuum, and its lock a schema change.
 const LONGEST: Duration = Duration::from_millis(5);
-/// The most bytes of a chunk, so that live events don't wait long while it is journaled; one row may always be read.
-const MOST_BYTES: usize = 128 * 1024;
 /// How many rows are fetched at once.
 const ROWS_AT_ONCE: i64 = 100;
 
@@ -43,6 +41,8 @@ pub struct Reading<'a> {
     pub start: Option<&'a str>,
     /// The most rows.
     pub rows: i64,
+    /// When to stop, by the bytes of what has been read; one row may always be read.
+    pub bytes: usize,
     /// Knows the subscription that the rows are for; and under other names, who else must want a row for it to be sent.
     pub router: &'a Router,
     /// The versions of schemas.
@@ -328,7 +328,7 @@ unsafe fn scan(
                     break 'chunk;
                 }
                 let is_last = place + 1 == found;
-                let is_full = rows.out.len() - begin >= MOST_BYTES;
+                let is_full = rows.out.len() - begin >= reading.bytes;
                 let is_over = is_last && (Instant::now() >= deadline || rows.read as i64 >= reading.rows);
                 if is_full || is_over {
                     position = Ok(Some(position_of(tuple, desc, order)));

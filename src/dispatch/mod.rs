@@ -12,6 +12,7 @@ mod latency;
 mod listed;
 mod order;
 mod outcome;
+mod pacing;
 mod position;
 mod rate;
 mod replay;
@@ -32,6 +33,7 @@ pub use order::{Keys, Order, Ordering};
 pub use outcome::{
     Disabled, Effect, End, Failure, FailureClass, Members, Record, Sifted, Skipped, SubscriptionId, Success,
 };
+pub use pacing::{Pacing, ProcessorTime};
 pub use position::{Counts, DeliveryId, Mode, Pending, Position};
 pub use rate::PerSecond;
 pub use replay::{KeyFilter, ReplayProgress};

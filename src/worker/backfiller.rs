@@ -68,7 +68,8 @@ fn serve(database: &'static Database) {
             }
             backfill => {
                 process::report_busy(c"reading rows");
-                read_chunk(&installation, &mut schemas, backfill, &mut out);
+                let bytes = database.backfill_bytes.load(Ordering::SeqCst) as usize;
+                read_chunk(&installation, &mut schemas, (backfill, bytes), &mut out);
             }
         }
         if queue.send(&out).is_err() {
@@ -115,8 +116,13 @@ fn leave() {
     }
 }
 
-/// Reads the next chunk of a backfill, or finds out why there is none.
-fn read_chunk(installation: &Installation, schemas: &mut Schemas, backfill: i64, out: &mut Vec<u8>) {
+/// Reads the next chunk of a backfill, of about so many bytes, or finds out why there is none.
+fn read_chunk(
+    installation: &Installation,
+    schemas: &mut Schemas,
+    (backfill, bytes): (i64, usize),
+    out: &mut Vec<u8>,
+) {
     let read = journal::with_tables(|extension| {
         if extension != installation.extension {
             return Err(NoChunk::Later);
@@ -131,10 +137,10 @@ fn read_chunk(installation: &Installation, schemas: &mut Schemas, backfill: i64,
     });
     match read.unwrap_or(Err(NoChunk::Later)) {
         Ok(Some(task)) => match task.next {
-            Some(_) => read_table(installation, schemas, backfill, &task, out),
+            Some(_) => read_table(installation, schemas, (backfill, bytes), &task, out),
             None => write_no_chunk(out, backfill, &NoChunk::End),
         },
-        Ok(None) => read_chunk(installation, schemas, backfill, out),
+        Ok(None) => read_chunk(installation, schemas, (backfill, bytes), out),
         Err(why) => write_no_chunk(out, backfill, &why),
     }
 }
@@ -142,7 +148,7 @@ fn read_chunk(installation: &Installation, schemas: &mut Schemas, backfill: i64,
 fn read_table(
     installation: &Installation,
     schemas: &Schemas,
-    backfill: i64,
+    (backfill, bytes): (i64, usize),
     task: &BackfillTask,
     out: &mut Vec<u8>,
 ) {
@@ -170,6 +176,7 @@ fn read_table(
             order_by: task.order_by.as_deref(),
             start: task.start.as_deref(),
             rows: task.chunk_size.map_or(MOST_ROWS, i64::from),
+            bytes,
             router: &router,
             versions: &schemas.versions,
             subscription: task.subscription,

@@ -17,7 +17,7 @@ use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
 use super::shmem::Database;
-use crate::dispatch::{Load, Mode, SubscriptionId, Watch};
+use crate::dispatch::{Load, Mode, Pacing, SubscriptionId, Watch};
 use crate::event::{Cell, Event, Fingerprint, Transaction};
 use crate::journal::{self, BackfillState, OpenBackfill};
 use crate::link::frame::{ChunkEnd, Failure, Item, NoChunk, Stream};
@@ -33,6 +33,11 @@ const MOST_PENDING: u64 = 4_000;
 const MOST_PENDING_BYTES: u64 = 2 << 20;
 /// No chunk is ordered while more than this share of the memory for events is taken.
 const MOST_MEMORY: f64 = 0.5;
+/// The bytes of a chunk; and while there are live events, which wait when it is journaled and when its batches are sent.
+const CHUNK_BYTES: u32 = 128 << 10;
+const SMALL_CHUNK_BYTES: u32 = 12 << 10;
+/// For how long after a live event others are expected.
+const LIVE: Duration = Duration::from_millis(100);
 /// The bytes of the queue from the backfiller.
 const QUEUE_BYTES: usize = 256 * 1024;
 /// A backfill that has waited longer than this was not at work.
@@ -42,11 +47,16 @@ const LONGEST_STEP: f64 = 1.0;
 pub struct Backfilling {
     database: &'static Database,
     open: BTreeMap<i64, Open>,
-    /// The one whose chunk is being read.
-    ordered: Option<i64>,
+    /// The one whose chunk is being read, and since when.
+    ordered: Option<(i64, Instant)>,
     /// The one that was last ordered; the next one's turn is next.
     last: i64,
     link: Option<Link>,
+    pacing: Pacing,
+    /// When the last live event came.
+    live_at: Option<Instant>,
+    /// When the next chunk may be ordered.
+    rests_until: Instant,
     /// When a backfiller may be started.
     not_before: Instant,
     /// Ends that could not be noted, since somebody held a lock.
@@ -85,6 +95,9 @@ impl Backfilling {
             ordered: None,
             last: 0,
             link: None,
+            pacing: Pacing::new(),
+            live_at: None,
+            rests_until: Instant::now(),
             not_before: Instant::now(),
             unnoted: Vec::new(),
         }
@@ -121,6 +134,7 @@ impl Backfilling {
         if self.open.is_empty() {
             return;
         }
+        self.live_at = Some(Instant::now());
         let moved = moved_in_part(item);
         for (id, open) in &mut self.open {
             let is_target = item.targets().iter().any(|target| target.subscription == open.subscription);
@@ -182,6 +196,7 @@ impl Backfilling {
     pub fn next_wakeup(&self) -> Option<Instant> {
         let waiting = self.open.values().filter(|open| open.is_ready()).map(|open| open.not_before);
         let next = waiting.min().map(|next| next.max(self.not_before));
+        let next = next.map(|next| next.max(self.rests_until));
         next.filter(|next| self.ordered.is_none() && *next > Instant::now())
     }
 
@@ -210,7 +225,12 @@ impl Backfilling {
             }
         }
         for (backfill, what) in told {
-            self.ordered.take_if(|ordered| *ordered == backfill);
+            if let Some((_, since)) = self.ordered.take_if(|ordered| ordered.0 == backfill) {
+                let pid = self.database.backfiller_pid.load(Ordering::SeqCst);
+                let counted = process::processor_time(pid);
+                self.rests_until =
+                    Instant::now() + self.pacing.rest(since.elapsed(), self.is_live(), counted);
+            }
             match what {
                 Ok(chunk) => self.take_chunk(backfill, chunk),
                 Err(why) => self.no_chunk(backfill, why),
@@ -341,7 +361,7 @@ impl Backfilling {
         if let Some(link) = self.link.take() {
             link.receiver.close();
         }
-        if let Some(open) = self.ordered.take().and_then(|id| self.open.get_mut(&id)) {
+        if let Some(open) = self.ordered.take().and_then(|(id, _)| self.open.get_mut(&id)) {
             open.let_go();
         }
     }
@@ -353,6 +373,9 @@ impl Backfilling {
             return false;
         }
         let now = Instant::now();
+        if self.rests_until > now {
+            return false;
+        }
         let may = |open: &Open| {
             open.is_ready()
                 && open.not_before <= now
@@ -369,10 +392,17 @@ impl Backfilling {
                 self.note_state(id, BackfillState::Running, None);
             }
         }
-        (self.ordered, self.last) = (Some(id), id);
+        (self.ordered, self.last) = (Some((id, now)), id);
+        let bytes = if self.is_live() { SMALL_CHUNK_BYTES } else { CHUNK_BYTES };
+        self.database.backfill_bytes.store(bytes, Ordering::SeqCst);
         self.database.backfill_order.store(id, Ordering::SeqCst);
         self.database.backfiller.wake();
         true
+    }
+
+    /// Whether there are live events.
+    fn is_live(&self) -> bool {
+        self.live_at.is_some_and(|at| at.elapsed() < LIVE)
     }
 
     fn note_again(&mut self) {

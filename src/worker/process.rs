@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_sys};
 
+use crate::dispatch::ProcessorTime;
 use crate::settings;
 
 /// Settings every worker pins for itself, since it would inherit `ALTER DATABASE … SET` and `ALTER ROLE … SET`.
@@ -296,4 +297,14 @@ pub fn on_failure(tell: impl Fn(&str) + RefUnwindSafe, action: impl FnOnce()) {
             error.rethrow()
         })
         .execute();
+}
+
+/// The processor time of a process, as the kernel counts it (`Documentation/scheduler/sched-stats.rst`); none where it
+/// doesn't.
+pub fn processor_time(pid: i32) -> Option<ProcessorTime> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    let mut numbers = text.split_whitespace().map_while(|number| number.parse::<u64>().ok());
+    let (ran, waited, times) = (numbers.next()?, numbers.next()?, numbers.next()?);
+    let (ran, waited) = (Duration::from_nanos(ran), Duration::from_nanos(waited));
+    Some(ProcessorTime { ran, waited, times: times as u32 })
 }

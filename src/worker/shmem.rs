@@ -147,6 +147,8 @@ pub struct Database {
     pub backfiller_pid: AtomicI32,
     /// The backfill of which the backfiller is to read the next chunk; 0 for none, -1 when it is to end.
     pub backfill_order: AtomicI64,
+    /// How many bytes of rows it should read.
+    pub backfill_bytes: AtomicU32,
     /// The segment of the queue from the backfiller.
     pub backfill_queue: AtomicU32,
     /// The dispatcher's process id, 0 for none.
