@@ -14,6 +14,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::order::{Keys, Order};
 pub(super) use batch::Members;
@@ -48,6 +49,40 @@ struct Table {
     barriers: VecDeque<Barrier>,
 }
 
+/// Those of which something is outstanding, by oid: mostly one.
+#[derive(Default)]
+struct Tables(SmallVec<[(u32, Table); 1]>);
+
+impl Tables {
+    fn place(&self, oid: u32) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&oid, |(oid, _)| *oid)
+    }
+
+    /// A table, which is there from now on.
+    fn of(&mut self, oid: u32) -> &mut Table {
+        let place = self.place(oid).unwrap_or_else(|place| {
+            self.0.insert(place, (oid, Table::default()));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    fn get_mut(&mut self, oid: u32) -> Option<&mut Table> {
+        let place = self.place(oid).ok()?;
+        Some(&mut self.0[place].1)
+    }
+
+    fn get(&self, oid: u32) -> Option<&Table> {
+        Some(&self.0[self.place(oid).ok()?].1)
+    }
+
+    fn remove(&mut self, oid: u32) {
+        if let Ok(place) = self.place(oid) {
+            self.0.remove(place);
+        }
+    }
+}
+
 /// A barrier that is not done yet.
 struct Barrier {
     slot: Slot,
@@ -58,9 +93,9 @@ struct Barrier {
 /// The items of one subscription, from arrival to success.
 pub(super) struct Lanes<T> {
     items: Slab<Item<T>>,
-    /// The last item of each key's lane.
+    /// The last item of each key's lane; an only item is found without.
     last: FxHashMap<u64, Slot>,
-    tables: FxHashMap<u32, Table>,
+    tables: Tables,
     /// Barriers over all tables: mostly none.
     barriers: usize,
     /// What could be taken when it arrived, in order of arrival.
@@ -82,7 +117,7 @@ impl<T> Default for Lanes<T> {
         Lanes {
             items: Slab::new(),
             last: FxHashMap::default(),
-            tables: FxHashMap::default(),
+            tables: Tables::default(),
             barriers: 0,
             fresh: VecDeque::new(),
             woken: BinaryHeap::new(),
@@ -101,7 +136,7 @@ impl<T> Lanes<T> {
     pub const ITEM_BYTES: usize = 2 * size_of::<Item<T>>();
 
     /// Bytes that lanes take which hold a single item, besides it.
-    pub const BYTES: usize = size_of::<Self>() + 320;
+    pub const BYTES: usize = size_of::<Self>() + 32;
 
     /// Queues an item behind everything it must not overtake, all of which has arrived before it.
     pub fn arrive(&mut self, seq: u64, order: Order, value: T) {
@@ -255,7 +290,7 @@ impl<T> Lanes<T> {
 
     /// How many items the memory held on to would have room for.
     pub fn capacity(&self) -> usize {
-        self.items.capacity().max(self.last.capacity()).max(self.tables.capacity())
+        self.items.capacity().max(self.last.capacity()).max(self.tables.0.capacity())
     }
 
     fn item(&mut self, slot: Slot) -> &mut Item<T> {
@@ -305,6 +340,16 @@ impl<T> Lanes<T> {
 
     /// Puts an item at the end of its keys' lanes; how many of them it is not the first of.
     fn queue_behind_keys(&mut self, slot: Slot, keys: Keys) -> u8 {
+        if self.items.len() == 1 {
+            // Of a hundred thousand subscriptions most have one at a time.
+            return 0;
+        }
+        if self.items.len() == 2 && self.last.is_empty() {
+            let item = &self.items[slot as usize];
+            let other = if item.older == NOBODY { item.newer } else { item.older };
+            let keys = self.items[other as usize].keys;
+            self.last.extend(keys.as_slice().iter().map(|&key| (key, other)));
+        }
         let mut waits_for = 0;
         for &key in keys.as_slice() {
             if let Some(ahead) = self.last.insert(key, slot) {
@@ -318,7 +363,7 @@ impl<T> Lanes<T> {
 
     /// Counts an item to its table; 1 if a barrier holds it, or it is one and not alone.
     fn queue_behind_barrier(&mut self, slot: Slot, table: u32, barrier: bool) -> u8 {
-        let table = self.tables.entry(table).or_default();
+        let table = self.tables.of(table);
         if barrier {
             let must_wait = table.open > 0 || !table.barriers.is_empty();
             table.barriers.push_back(Barrier { slot, held: Vec::new() });
@@ -335,7 +380,7 @@ impl<T> Lanes<T> {
 
     /// Takes a done item off its table's count, and lets go what this was the last to hold back.
     fn leave_table(&mut self, item: &Item<T>) {
-        let Some(table) = self.tables.get_mut(&item.table) else { return };
+        let Some(table) = self.tables.get_mut(item.table) else { return };
         let mut released = Vec::new();
         if !item.barrier {
             table.open -= 1;
@@ -347,7 +392,7 @@ impl<T> Lanes<T> {
         if table.open == 0 {
             match table.barriers.front() {
                 Some(next) => released.push(next.slot),
-                None => _ = self.tables.remove(&item.table),
+                None => self.tables.remove(item.table),
             }
         }
         for slot in released {
@@ -372,7 +417,7 @@ impl<T> Lanes<T> {
             self.peak = self.items.len();
             self.items.shrink_to_fit();
             self.last.shrink_to(room);
-            self.tables.shrink_to(room);
+            self.tables.0.shrink_to_fit();
             self.fresh.shrink_to(room);
             self.woken.shrink_to(room);
         }

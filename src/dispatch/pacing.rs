@@ -105,6 +105,6 @@ mod tests {
 
     #[test]
     fn where_nothing_is_counted_nothing_is_held_back() {
-        assert_eq!(Pacing::new().rest(10 * MS, true, None), Duration::ZERO);
+        assert_eq!(Pacing::new().rest(10 * MS, false, None), Duration::ZERO);
     }
 }

@@ -20,10 +20,22 @@ pub fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or_default())
 }
 
-/// The time of day at an instant.
-pub fn at(instant: Instant) -> Timestamp {
-    let now_instant = Instant::now();
-    let ahead = instant.saturating_duration_since(now_instant).as_micros() as i64;
-    let behind = now_instant.saturating_duration_since(instant).as_micros() as i64;
-    Timestamp(now().0 + ahead - behind)
+/// The time of day at instants, as of one look at both clocks.
+pub struct Clock {
+    instant: Instant,
+    time: Timestamp,
+}
+
+impl Clock {
+    /// Looks at the clocks.
+    pub fn now() -> Clock {
+        Clock { instant: Instant::now(), time: now() }
+    }
+
+    /// The time of day at an instant.
+    pub fn at(&self, instant: Instant) -> Timestamp {
+        let ahead = instant.saturating_duration_since(self.instant).as_micros() as i64;
+        let behind = self.instant.saturating_duration_since(instant).as_micros() as i64;
+        Timestamp(self.time.0 + ahead - behind)
+    }
 }

@@ -6,11 +6,12 @@
 //! place is another's by now finds nothing.
 
 use std::cell::UnsafeCell;
-use std::collections::HashMap;
+use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use pgrx::pg_sys;
+use rustc_hash::FxHashMap;
 
 use super::shmem::Database;
 
@@ -57,14 +58,14 @@ pub struct Figures {
     pub probing: u32,
     /// How much of `error` is in use.
     pub error_bytes: u32,
-    /// What the last failure was.
-    pub error: [u8; ERROR_BYTES],
     /// Where the oldest pending event's transaction committed; 0 when nothing is pending.
     pub oldest_lsn: u64,
     /// See [`Figures::set_words`].
     pub mode: Text,
     /// See [`Figures::set_words`].
     pub bottleneck: Text,
+    /// What the last failure was. Last, since it is half of all and mostly not there.
+    pub error: [u8; ERROR_BYTES],
 }
 
 /// A word in shared memory.
@@ -137,7 +138,7 @@ const FIRST_CAPACITY: u32 = 64;
 pub struct Publisher {
     database: &'static Database,
     segment: *mut pg_sys::dsm_segment,
-    places: HashMap<i64, u32>,
+    places: FxHashMap<i64, u32>,
     free: Vec<u32>,
     /// Slots of the index in use, those of subscriptions that are gone included.
     indexed: u32,
@@ -147,7 +148,7 @@ impl Publisher {
     /// Makes an empty array and says where it is.
     pub fn new(database: &'static Database) -> Publisher {
         let segment = create(FIRST_CAPACITY);
-        let publisher = Publisher { database, segment, places: HashMap::new(), free: Vec::new(), indexed: 0 };
+        let publisher = Publisher { database, segment, places: FxHashMap::default(), free: Vec::new(), indexed: 0 };
         publisher.announce();
         publisher
     }
@@ -190,7 +191,10 @@ impl Publisher {
             let entry = &*entries(self.segment).add(place as usize);
             entry.version.fetch_add(1, Ordering::AcqRel);
             fence(Ordering::SeqCst);
-            ptr::write_volatile(entry.figures.get(), *figures);
+            let (from, to) = (ptr::from_ref(figures), entry.figures.get());
+            let used = offset_of!(Figures, error) + figures.error_bytes as usize;
+            ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast::<u8>(), used);
+            fence(Ordering::SeqCst);
             entry.version.fetch_add(1, Ordering::AcqRel);
         }
     }

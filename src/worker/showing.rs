@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
 
-use super::clock;
+use super::clock::Clock;
 use super::figures::{Figures, Publisher};
 use super::sending::Payload;
 use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
@@ -13,8 +13,8 @@ use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
 const PUBLISH_EVERY: Duration = Duration::from_millis(5);
 /// Of so many subscriptions figures are shown that often; of more, less often.
 const MANY: usize = 256;
-/// How many times less often at most.
-const LEAST_OFTEN: u32 = 20;
+/// How many times less often at most: twice a second.
+const LEAST_OFTEN: u32 = 100;
 /// Before everything: nothing has been reached.
 const NOWHERE: u64 = 1;
 
@@ -49,8 +49,9 @@ impl Showing {
         }
         self.last = Instant::now();
         self.gone.drain(..).for_each(|id| publisher.withdraw(id));
+        let clock = Clock::now();
         for id in self.changed.drain() {
-            match figures(engine, id) {
+            match figures(engine, id, &clock) {
                 Some(figures) => publisher.publish(&figures),
                 None => publisher.withdraw(id),
             }
@@ -70,11 +71,11 @@ impl Showing {
     }
 }
 
-fn figures(engine: &Engine<Payload>, id: i64) -> Option<Figures> {
+fn figures(engine: &Engine<Payload>, id: i64, clock: &Clock) -> Option<Figures> {
     let subscription = SubscriptionId(id);
     let counters = engine.counters(subscription)?;
     let oldest = engine.oldest(subscription);
-    let wall = |at: Option<Instant>| at.map_or(0, |at| clock::at(at).0);
+    let wall = |at: Option<Instant>| at.map_or(0, |at| clock.at(at).0);
     let micros =
         |time: Option<Duration>| time.map_or(0, |time| time.as_micros().clamp(1, u32::MAX.into()) as u32);
     let mut figures = Figures {

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use pgrx::pg_sys;
+use rustc_hash::FxHashMap;
 
 use super::clock;
 use super::sending::Payload;
@@ -28,7 +29,7 @@ struct Place {
 /// The dispatcher's end.
 pub struct Tallies {
     places: &'static [Place],
-    taken: HashMap<i64, usize>,
+    taken: FxHashMap<i64, usize>,
     free: BTreeSet<usize>,
 }
 
@@ -45,7 +46,7 @@ impl Tallies {
             address.cast::<u8>().write_bytes(0, size);
             address.cast::<u64>().write(1 + own as u64);
             database.tallies.store(pg_sys::dsm_segment_handle(segment), Ordering::SeqCst);
-            Tallies { places: places(segment), taken: HashMap::new(), free: (1..=own).collect() }
+            Tallies { places: places(segment), taken: FxHashMap::default(), free: (1..=own).collect() }
         }
     }
 

@@ -107,7 +107,7 @@ impl<T> Lanes<T> {
 
     /// A barrier is free when all between it and the barrier before is chosen; it frees what it holds.
     fn pass_barriers(&self, selection: &mut Selection, item: &Item<T>) {
-        let Some(table) = self.tables.get(&item.table) else { return };
+        let Some(table) = self.tables.get(item.table) else { return };
         if table.barriers.is_empty() {
             return;
         }

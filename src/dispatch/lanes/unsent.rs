@@ -53,7 +53,7 @@ impl<T> Lanes<T> {
         }
         let items = &self.items;
         let held = |slot: Slot| items[slot as usize].held;
-        self.tables.retain(|number, table| {
+        self.tables.0.retain(|(number, table)| {
             table.barriers.retain(|barrier| held(barrier.slot));
             let mut open = open.get(number).copied().unwrap_or_default();
             for barrier in &mut table.barriers {
@@ -63,6 +63,6 @@ impl<T> Lanes<T> {
             table.open = open;
             open > 0 || !table.barriers.is_empty()
         });
-        self.barriers = self.tables.values().map(|table| table.barriers.len()).sum();
+        self.barriers = self.tables.0.iter().map(|(_, table)| table.barriers.len()).sum();
     }
 }
