@@ -38,12 +38,14 @@ pub struct Pacing {
     counted: Option<ProcessorTime>,
 }
 
-impl Pacing {
+impl Default for Pacing {
     /// As if nobody else wanted anything.
-    pub fn new() -> Pacing {
+    fn default() -> Pacing {
         Pacing { share: SHARES.1, counted: None }
     }
+}
 
+impl Pacing {
     /// How long to rest after a chunk that took so long. `is_live`: there are live events. `counted`: for the process that
     /// reads; where that is not known, nothing is held back.
     pub fn rest(&mut self, took: Duration, is_live: bool, counted: Option<ProcessorTime>) -> Duration {
@@ -87,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_backfill_that_waits_for_processors_rests_and_one_that_does_not_goes_on_at_once() {
-        let mut pacing = Pacing::new();
+        let mut pacing = Pacing::default();
         assert_eq!(rest_after(&mut pacing, 5, false, MS / 5), Duration::ZERO);
         assert_eq!(rest_after(&mut pacing, 1, false, MS), 10 * MS);
         assert_eq!(rest_after(&mut pacing, 20, false, MS), 90 * MS);
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn beside_live_events_it_rests_sooner() {
-        let mut pacing = Pacing::new();
+        let mut pacing = Pacing::default();
         assert!(rest_after(&mut pacing, 5, true, MS / 20) > 50 * MS);
         assert_eq!(rest_after(&mut pacing, 1, false, MS / 20), Duration::ZERO);
         assert_eq!(rest_after(&mut pacing, 20, true, MS / 5), 90 * MS);
@@ -105,6 +107,6 @@ mod tests {
 
     #[test]
     fn where_nothing_is_counted_nothing_is_held_back() {
-        assert_eq!(Pacing::new().rest(10 * MS, false, None), Duration::ZERO);
+        assert_eq!(Pacing::default().rest(10 * MS, false, None), Duration::ZERO);
     }
 }

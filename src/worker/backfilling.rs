@@ -95,7 +95,7 @@ impl Backfilling {
             ordered: None,
             last: 0,
             link: None,
-            pacing: Pacing::new(),
+            pacing: Pacing::default(),
             live_at: None,
             rests_until: Instant::now(),
             not_before: Instant::now(),

@@ -148,7 +148,8 @@ impl Publisher {
     /// Makes an empty array and says where it is.
     pub fn new(database: &'static Database) -> Publisher {
         let segment = create(FIRST_CAPACITY);
-        let publisher = Publisher { database, segment, places: FxHashMap::default(), free: Vec::new(), indexed: 0 };
+        let publisher =
+            Publisher { database, segment, places: FxHashMap::default(), free: Vec::new(), indexed: 0 };
         publisher.announce();
         publisher
     }

@@ -5,6 +5,7 @@
 //! tables or roles has changed, which they do before the command that changed it is done.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use pgrx::pg_sys::{self, Oid};
 use rustc_hash::FxHashMap;
@@ -14,15 +15,20 @@ use crate::decode::access::{self, Access, Lack};
 use crate::decode::route::Grantee;
 use crate::event::Event;
 
+/// So many are kept, whoever has them.
+const FEW: usize = 64;
+
 thread_local! {
     /// Counts what the caches tell.
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What was found of subscriptions and tables.
+/// What was found of roles and tables.
 pub struct Permission {
-    /// By subscription and oid of the table.
-    found: FxHashMap<i64, FxHashMap<u32, Found>>,
+    /// By oid of the table: a hundred thousand subscriptions may belong to one role.
+    found: FxHashMap<Arc<Grantee>, FxHashMap<u32, Found>>,
+    /// Those that no subscription has any more are forgotten when there are so many.
+    tidy_at: usize,
 }
 
 struct Found {
@@ -45,7 +51,7 @@ impl Permission {
                 pg_sys::CacheRegisterSyscacheCallback(cache as _, Some(role_changed), pg_sys::Datum::null());
             }
         }
-        Permission { found: FxHashMap::default() }
+        Permission { found: FxHashMap::default(), tidy_at: FEW }
     }
 
     /// Hears of what has been committed until now. Outside of any transaction.
@@ -56,21 +62,18 @@ impl Permission {
 
     /// Why an event may not be sent now; none when it may. `again`: it is not sent for the first time. Outside of any
     /// transaction.
-    pub fn refusal(
-        &mut self,
-        subscription: i64,
-        grantee: &Grantee,
-        event: &Event,
-        again: bool,
-    ) -> Option<String> {
+    pub fn refusal(&mut self, grantee: &Arc<Grantee>, event: &Event, again: bool) -> Option<String> {
         if !event.action.is_of_rows() {
             return None;
         }
         let table = event.relation.oid;
-        let known = self.found.entry(subscription).or_default();
-        if let Some(found) = known.get(&table).filter(|found| found.at == CHANGES.get()) {
+        if let Some(found) = self.found.get(grantee).and_then(|known| known.get(&table))
+            && found.at == CHANGES.get()
+        {
             return found.refusal.clone();
         }
+        self.tidy();
+        let known = self.found.entry(Arc::clone(grantee)).or_default();
         let judged = process::in_bare_transaction(|| judge(grantee, event));
         let refusal = match judged {
             Some(refusal) => refusal,
@@ -84,9 +87,11 @@ impl Permission {
         refusal
     }
 
-    /// Forgets a subscription, or that it was another one.
-    pub fn forget(&mut self, subscription: i64) {
-        self.found.remove(&subscription);
+    fn tidy(&mut self) {
+        if self.found.len() >= self.tidy_at {
+            self.found.retain(|grantee, _| Arc::strong_count(grantee) > 1);
+            self.tidy_at = FEW.max(2 * self.found.len());
+        }
     }
 }
 

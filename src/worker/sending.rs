@@ -169,7 +169,6 @@ impl Sending {
             self.with_functions += usize::from(destination.functions.is_some());
             let before = self.endpoints.insert(row.id, destination);
             self.with_functions -= usize::from(before.is_some_and(|before| before.functions.is_some()));
-            self.permission.forget(row.id);
         }
         self.tallies.admit(row.id);
         self.showing.changed(row.id);
@@ -190,7 +189,6 @@ impl Sending {
         }
         let gone = self.endpoints.remove(&id);
         self.with_functions -= usize::from(gone.is_some_and(|gone| gone.functions.is_some()));
-        self.permission.forget(id);
         for request in self.rendering.remove(id).collect::<Vec<_>>() {
             self.sift(request.number, Vec::new(), Duration::ZERO);
         }

@@ -49,15 +49,14 @@ impl Sending {
     pub(super) fn keep_permitted(
         &mut self,
         number: usize,
-        grantee: &Grantee,
+        grantee: &Arc<Grantee>,
         members: &mut Members,
         replay: Option<i64>,
     ) {
-        let Some(&(_, subscription)) = self.under_way.get(number) else { return };
         let denied: Vec<(DeliveryId, Sifted)> = members
             .iter()
             .filter_map(|(id, (event, _))| {
-                let error = self.permission.refusal(subscription, grantee, event, replay.is_some())?;
+                let error = self.permission.refusal(grantee, event, replay.is_some())?;
                 Some((*id, Sifted::Failed(Failure { kind: "denied", error, ..Failure::default() })))
             })
             .collect();
