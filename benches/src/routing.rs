@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Client, Cluster, DECODER, DISPATCHER, Receiver};
+use harness::{Client, Cluster, DECODER, DISPATCHER, Receiver, Stop};
 
 const TABLE: &str =
     "CREATE TABLE notifications (id bigint PRIMARY KEY, user_id bigint NOT NULL, message text)";
@@ -75,6 +75,16 @@ fn one_table(subscriptions: u64) {
     let begin = Instant::now();
     cluster.value("SELECT state FROM pgwh.status WHERE name = 'user-7'");
     println!("    status of one by name: {:?}", begin.elapsed());
+    drop(client);
+    cluster.stop(Stop::Fast);
+    let begin = Instant::now();
+    cluster.begin();
+    let began = begin.elapsed();
+    first_event(&receiver, &mut cluster.connect(), 30_000_000, 7);
+    println!(
+        "    the server takes connections {began:?} after its start, and an event has arrived after {:?}",
+        begin.elapsed()
+    );
 }
 
 /// Subscriptions of the users `first` to `last`, each to what its filter says.

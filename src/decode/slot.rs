@@ -6,7 +6,7 @@ use pgrx::{PgSqlErrorCode, pg_sys, spi};
 
 use super::route::Spec;
 use super::text::Texts;
-use super::{raw, reader};
+use super::{commits, raw, reader};
 use crate::event::Lsn;
 
 /// Name of the library, as slots know their plugin.
@@ -182,7 +182,7 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
             pg_sys::DecodingContextFindStartpoint(ctx);
             let slot = &(*pg_sys::MyReplicationSlot).data;
             let (begin, consistent) = (Lsn(slot.restart_lsn), Lsn(slot.confirmed_flush));
-            if tries < TRIES && reader::changes_catalogs(begin, consistent) {
+            if tries < TRIES && commits::change_catalogs(begin, consistent) {
                 pg_sys::FreeDecodingContext(ctx);
                 pg_sys::CommitTransactionCommand();
                 // It is ephemeral as yet, and goes.
