@@ -5,7 +5,7 @@
 //! places, probed one by one from where the id hashes to. What it says is held against the entry, so that one whose
 //! place is another's by now finds nothing.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -258,7 +258,7 @@ pub fn read_one(database: &Database, subscription_id: i64) -> Option<Figures> {
     with_segment(database, find).flatten()
 }
 
-/// Shows a copy of the figures of each subscription of a database, which must raise nothing.
+/// Shows a copy of the figures of each subscription of a database.
 pub fn each(database: &Database, mut show: impl FnMut(&Figures)) {
     // SAFETY: the segment is attached, and holds as many entries as its header says.
     with_segment(database, |segment| unsafe {
@@ -270,7 +270,21 @@ pub fn each(database: &Database, mut show: impl FnMut(&Figures)) {
     });
 }
 
-/// Looks at the array, which must raise nothing; none when there is none.
+thread_local! {
+    /// The array that this process has attached: of many subscriptions each is looked up for itself.
+    static ATTACHED: Cell<*mut pg_sys::dsm_segment> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Lets go of what was attached to be read; at the end of each transaction.
+pub fn let_go() {
+    let segment = ATTACHED.replace(ptr::null_mut());
+    if !segment.is_null() {
+        // SAFETY: it is attached, and nobody refers to it.
+        unsafe { pg_sys::dsm_detach(segment) };
+    }
+}
+
+/// Looks at the array; none when there is none.
 fn with_segment<T>(database: &Database, look: impl FnOnce(*mut pg_sys::dsm_segment) -> T) -> Option<T> {
     // The dispatcher may replace the array between our two looks; the next look finds the new one.
     for _ in 0..100 {
@@ -278,16 +292,21 @@ fn with_segment<T>(database: &Database, look: impl FnOnce(*mut pg_sys::dsm_segme
         if handle == 0 {
             break;
         }
-        // SAFETY: a segment that can be attached holds an array, and stays until detached; this process has not
-        // attached it already, since only the dispatcher keeps it.
+        let attached = ATTACHED.get();
+        // SAFETY: a segment that can be attached holds an array, and stays until detached; pinned, it belongs to no
+        // resource owner. This process has not attached another one, since only the dispatcher keeps its own.
         unsafe {
+            if !attached.is_null() && pg_sys::dsm_segment_handle(attached) == handle {
+                return Some(look(attached));
+            }
+            let_go();
             let segment = pg_sys::dsm_attach(handle);
             if segment.is_null() {
                 continue;
             }
-            let seen = look(segment);
-            pg_sys::dsm_detach(segment);
-            return Some(seen);
+            pg_sys::dsm_pin_mapping(segment);
+            ATTACHED.set(segment);
+            return Some(look(segment));
         }
     }
     None

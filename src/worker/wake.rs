@@ -11,7 +11,7 @@ use std::sync::atomic::{Ordering, fence};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Database};
-use super::{dropped, quiesce, statement};
+use super::{dropped, figures, quiesce, statement};
 use crate::decode::plugin::DO_NOT_REPLICATE;
 
 thread_local! {
@@ -87,6 +87,7 @@ unsafe extern "C-unwind" fn after_release(
     }
     quiesce::let_back();
     dropped::forget();
+    figures::let_go();
     let wishes = AT_COMMIT.replace(AtCommit::NOTHING);
     if is_commit {
         act_on(wishes);
