@@ -19,6 +19,7 @@ mod change;
 pub(crate) mod chunk;
 #[cfg(feature = "server")]
 mod column;
+#[cfg(feature = "server")]
 mod commits;
 #[cfg(feature = "server")]
 pub(crate) mod condition;

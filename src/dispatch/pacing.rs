@@ -19,6 +19,9 @@ const MOST_BESIDE_LIVE: f64 = 0.15;
 const LESS: f64 = 0.5;
 const MORE: f64 = 0.05;
 
+/// How long a rest is at most, whatever reading takes.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
 /// What the kernel has counted for a process since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessorTime {
@@ -65,7 +68,7 @@ impl Pacing {
             _ => self.counted = counted,
         }
         let share = if is_live { self.share.min(MOST_BESIDE_LIVE) } else { self.share };
-        took.mul_f64(1.0 / share - 1.0)
+        took.min(LONGEST_REST).mul_f64(1.0 / share - 1.0).min(LONGEST_REST)
     }
 }
 
@@ -103,6 +106,12 @@ mod tests {
         assert_eq!(rest_after(&mut pacing, 1, false, MS / 20), Duration::ZERO);
         assert_eq!(rest_after(&mut pacing, 20, true, MS / 5), 90 * MS);
         assert_eq!(rest_after(&mut pacing, 20, false, MS / 5), Duration::ZERO);
+    }
+
+    #[test]
+    fn no_rest_is_long_however_long_reading_took() {
+        let mut pacing = Pacing::default();
+        assert_eq!(pacing.rest(Duration::MAX, true, None), Duration::from_secs(1));
     }
 
     #[test]
