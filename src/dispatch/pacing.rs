@@ -14,7 +14,7 @@ const JUDGED_AFTER: Duration = Duration::from_millis(10);
 const SHARES: (f64, f64) = (0.1, 1.0);
 /// The share that it takes at most while there are live events: what they wait for a chunk then is
 /// seen in their 99th percentile and not in their median.
-const MOST_BESIDE_LIVE: f64 = 0.15;
+const MOST_BESIDE_LIVE: f64 = 0.3;
 /// How its share shrinks while processors are scarce, and grows while they are not.
 const LESS: f64 = 0.5;
 const MORE: f64 = 0.05;
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn beside_live_events_it_rests_sooner() {
         let mut pacing = Pacing::default();
-        assert!(rest_after(&mut pacing, 5, true, MS / 20) > 50 * MS);
+        assert!(rest_after(&mut pacing, 5, true, MS / 20) > 20 * MS);
         assert_eq!(rest_after(&mut pacing, 1, false, MS / 20), Duration::ZERO);
         assert_eq!(rest_after(&mut pacing, 20, true, MS / 5), 90 * MS);
         assert_eq!(rest_after(&mut pacing, 20, false, MS / 5), Duration::ZERO);

@@ -35,7 +35,7 @@ const MOST_PENDING_BYTES: u64 = 2 << 20;
 const MOST_MEMORY: f64 = 0.5;
 /// The bytes of a chunk; and while there are live events, which wait when it is journaled and when its batches are sent.
 const CHUNK_BYTES: u32 = 128 << 10;
-const SMALL_CHUNK_BYTES: u32 = 8 << 10;
+const SMALL_CHUNK_BYTES: u32 = 12 << 10;
 /// For how long after a live event others are expected.
 const LIVE: Duration = Duration::from_millis(100);
 /// The bytes of the queue from the backfiller.
