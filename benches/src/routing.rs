@@ -7,8 +7,9 @@ use harness::{Client, Cluster, DECODER, DISPATCHER, Receiver, Stop};
 
 const TABLE: &str =
     "CREATE TABLE notifications (id bigint PRIMARY KEY, user_id bigint NOT NULL, message text)";
-/// How many rows are written for each rate.
+/// How many rows are written for each rate, and how often: the median counts. Autovacuum looks at what was subscribed.
 const ROWS: u64 = 60_000;
+const TURNS: u64 = 7;
 /// How many subscriptions are made in one transaction.
 const TRANSACTION: u64 = 10_000;
 
@@ -123,14 +124,22 @@ fn rate(cluster: &Cluster, receiver: &Receiver, client: &mut Client, users: u64)
     receiver.wait_for(20_000, Duration::from_secs(600)).expect("the warm-up arrives");
     receiver.clear();
     let cpu = || cluster.process(DECODER).cpu() + cluster.process(DISPATCHER).cpu();
-    let before = cpu();
-    write(client, 1_000_000, ROWS);
-    receiver.wait_for(ROWS, Duration::from_secs(600)).expect("all arrive");
-    let each = (cpu() - before) / ROWS as u32;
-    let stats = receiver.stats();
-    receiver.clear();
-    let (Some(first), Some(last)) = (stats.first, stats.last) else { return Rate { events: f64::NAN, each } };
-    Rate { events: ROWS as f64 / (last - first).as_secs_f64(), each }
+    let mut rates: Vec<Rate> = (1..=TURNS)
+        .map(|turn| {
+            let before = cpu();
+            write(client, 1_000_000 * turn, ROWS);
+            receiver.wait_for(ROWS, Duration::from_secs(600)).expect("all arrive");
+            let each = (cpu() - before) / ROWS as u32;
+            let stats = receiver.stats();
+            receiver.clear();
+            let (Some(first), Some(last)) = (stats.first, stats.last) else {
+                return Rate { events: f64::NAN, each };
+            };
+            Rate { events: ROWS as f64 / (last - first).as_secs_f64(), each }
+        })
+        .collect();
+    rates.sort_by(|one, other| one.events.total_cmp(&other.events));
+    rates.swap_remove(rates.len() / 2)
 }
 
 /// One against the other.
