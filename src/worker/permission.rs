@@ -27,7 +27,8 @@ thread_local! {
 pub struct Permission {
     /// By oid of the table: a hundred thousand subscriptions may belong to one role.
     found: FxHashMap<Arc<Grantee>, FxHashMap<u32, Found>>,
-    /// Those that no subscription has any more are forgotten when there are so many.
+    /// Those that no subscription has any more are forgotten when there are so many. Who was refused is not: of a table
+    /// that is gone meanwhile nobody could say so again.
     tidy_at: usize,
 }
 
@@ -89,7 +90,9 @@ impl Permission {
 
     fn tidy(&mut self) {
         if self.found.len() >= self.tidy_at {
-            self.found.retain(|grantee, _| Arc::strong_count(grantee) > 1);
+            self.found.retain(|grantee, known| {
+                Arc::strong_count(grantee) > 1 || known.values().any(|found| found.refusal.is_some())
+            });
             self.tidy_at = FEW.max(2 * self.found.len());
         }
     }

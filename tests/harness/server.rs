@@ -146,9 +146,11 @@ fn build(checkout: &Path, major: &str) -> PathBuf {
     PathBuf::from(OsStr::new(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
-/// Whether cargo sets such a variable for what it runs.
+/// Whether cargo sets such a variable for what it runs. Others are its user's.
 fn is_of_cargo(name: &OsStr) -> bool {
-    name != "CARGO_HOME" && name.as_encoded_bytes().starts_with(b"CARGO")
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_TARGET_DIR"]
+        .iter()
+        .any(|of_cargo| name.as_encoded_bytes().starts_with(of_cargo.as_bytes()))
 }
 
 /// `initdb` and `postgres` refuse to run as root: the user to be instead.
