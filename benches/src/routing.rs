@@ -7,9 +7,9 @@ use harness::{Client, Cluster, DECODER, DISPATCHER, Receiver, Stop};
 
 const TABLE: &str =
     "CREATE TABLE notifications (id bigint PRIMARY KEY, user_id bigint NOT NULL, message text)";
-/// How many rows are written for each rate, and how often: the median counts. Autovacuum looks at what was subscribed.
+/// How many rows are written for each rate, and how often: the median counts.
 const ROWS: u64 = 60_000;
-const TURNS: u64 = 7;
+const TURNS: u64 = 15;
 /// How many subscriptions are made in one transaction.
 const TRANSACTION: u64 = 10_000;
 
@@ -28,10 +28,8 @@ fn stage() -> (Cluster, Receiver, Client) {
 }
 
 fn one_table(subscriptions: u64) {
-    let (cluster, receiver, mut client) = stage();
-    subscribe_users(&mut client, &receiver, 1, 1, "user_id >= 0");
-    let one = rate(&cluster, &receiver, &mut client, 1);
-    drop((cluster, receiver, client));
+    let (alone, its_receiver, mut its_client) = stage();
+    subscribe_users(&mut its_client, &its_receiver, 1, 1, "user_id >= 0");
 
     let (cluster, receiver, mut client) = stage();
     let before = decoder_memory(&cluster);
@@ -52,11 +50,13 @@ fn one_table(subscriptions: u64) {
             "user_id = %s",
         );
     }
-    let many = rate(&cluster, &receiver, &mut client, subscriptions);
+    let many = Burst { cluster: &cluster, receiver: &receiver, client: &mut client, users: subscriptions };
+    let one = Burst { cluster: &alone, receiver: &its_receiver, client: &mut its_client, users: 1 };
     println!(
         "    {subscriptions} subscriptions user_id = N, against one subscription: {}",
-        compared(&many, &one)
+        compare(many, one)
     );
+    drop((alone, its_receiver, its_client));
     let after = decoder_memory(&cluster);
     println!(
         "    the decoder takes {:.0} MB more, {:.0} bytes a subscription",
@@ -109,43 +109,59 @@ struct Rate {
     each: Duration,
 }
 
-/// For rows for so many users in turn.
-fn rate(cluster: &Cluster, receiver: &Receiver, client: &mut Client, users: u64) -> Rate {
-    let write = |client: &mut Client, first: u64, rows: u64| {
+/// A cluster that is sent rows for so many users in turn.
+struct Burst<'a> {
+    cluster: &'a Cluster,
+    receiver: &'a Receiver,
+    client: &'a mut Client,
+    users: u64,
+}
+
+impl Burst<'_> {
+    fn write(&mut self, first: u64, rows: u64) {
+        let users = self.users;
         for from in (first..first + rows).step_by(10_000) {
             let to = (from + 10_000).min(first + rows) - 1;
             let sql = format!(
                 "INSERT INTO notifications SELECT n, 1 + n::bigint * 7919 % {users}, 'hello' FROM generate_series({from}, {to}) n"
             );
-            client.batch_execute(&sql).expect("rows go in");
+            self.client.batch_execute(&sql).expect("rows go in");
         }
-    };
-    write(client, 0, 20_000);
-    receiver.wait_for(20_000, Duration::from_secs(600)).expect("the warm-up arrives");
-    receiver.clear();
-    let cpu = || cluster.process(DECODER).cpu() + cluster.process(DISPATCHER).cpu();
-    let mut rates: Vec<Rate> = (1..=TURNS)
-        .map(|turn| {
-            let before = cpu();
-            write(client, 1_000_000 * turn, ROWS);
-            receiver.wait_for(ROWS, Duration::from_secs(600)).expect("all arrive");
-            let each = (cpu() - before) / ROWS as u32;
-            let stats = receiver.stats();
-            receiver.clear();
-            let (Some(first), Some(last)) = (stats.first, stats.last) else {
-                return Rate { events: f64::NAN, each };
-            };
-            Rate { events: ROWS as f64 / (last - first).as_secs_f64(), each }
-        })
-        .collect();
-    rates.sort_by(|one, other| one.events.total_cmp(&other.events));
-    rates.swap_remove(rates.len() / 2)
+    }
+
+    fn warm_up(&mut self) {
+        self.write(0, 20_000);
+        self.receiver.wait_for(20_000, Duration::from_secs(600)).expect("the warm-up arrives");
+        self.receiver.clear();
+    }
+
+    fn rate(&mut self, turn: u64) -> Rate {
+        let cpu = |cluster: &Cluster| cluster.process(DECODER).cpu() + cluster.process(DISPATCHER).cpu();
+        let before = cpu(self.cluster);
+        self.write(1_000_000 * turn, ROWS);
+        self.receiver.wait_for(ROWS, Duration::from_secs(600)).expect("all arrive");
+        let each = (cpu(self.cluster) - before) / ROWS as u32;
+        let stats = self.receiver.stats();
+        self.receiver.clear();
+        let events = match (stats.first, stats.last) {
+            (Some(first), Some(last)) => ROWS as f64 / (last - first).as_secs_f64(),
+            _ => f64::NAN,
+        };
+        Rate { events, each }
+    }
 }
 
-/// One against the other.
-fn compared(this: &Rate, that: &Rate) -> String {
+/// One against the other, in turns, since the machine is now faster and now slower: the turn whose ratio is the median.
+fn compare(mut this: Burst<'_>, mut that: Burst<'_>) -> String {
+    this.warm_up();
+    that.warm_up();
+    let mut turns: Vec<(Rate, Rate)> = (1..=TURNS).map(|turn| (this.rate(turn), that.rate(turn))).collect();
+    let ratio = |(this, that): &(Rate, Rate)| this.events / that.events;
+    turns.sort_by(|one, other| ratio(one).total_cmp(&ratio(other)));
+    let (least, most) = (ratio(&turns[0]), ratio(&turns[turns.len() - 1]));
+    let (this, that) = &turns[turns.len() / 2];
     format!(
-        "{:.0} events/s against {:.0} ({}), {:?} of processor time an event against {:?}",
+        "{:.0} events/s against {:.0} ({}, between {least:.2} and {most:.2} in {TURNS} turns), {:?} of processor time an event against {:?}",
         this.events,
         that.events,
         crate::ratio(this.events, that.events),
@@ -210,22 +226,23 @@ fn many_tables(tables: u64, each: u64) {
 }
 
 fn disabled(subscriptions: u64) {
+    let (alone, its_receiver, mut its_client) = stage();
+    subscribe_users(&mut its_client, &its_receiver, 1, 1, "user_id >= 0");
     let (cluster, receiver, mut client) = stage();
     subscribe_users(&mut client, &receiver, 1, 1, "user_id >= 0");
-    let alone = rate(&cluster, &receiver, &mut client, 1);
     let url = receiver.url("/disabled");
     client
         .batch_execute(&format!(
             "INSERT INTO pgwh.subscriptions (name, url, tables, event_types, headers, timeout, max_in_flight, enabled)
              SELECT 'disabled-' || n, '{url}', '{{*.*}}', '{{insert}}', '{{}}', '15 s', 16, false
-             FROM generate_series(1, {subscriptions}) n;
-             TRUNCATE notifications"
+             FROM generate_series(1, {subscriptions}) n"
         ))
         .expect("they are subscribed");
-    let beside = rate(&cluster, &receiver, &mut client, 1);
+    let beside = Burst { cluster: &cluster, receiver: &receiver, client: &mut client, users: 1 };
+    let alone = Burst { cluster: &alone, receiver: &its_receiver, client: &mut its_client, users: 1 };
     println!(
         "    one subscription beside {subscriptions} to *.* that are disabled, against alone: {}",
-        compared(&beside, &alone)
+        compare(beside, alone)
     );
 }
 
