@@ -48,7 +48,7 @@ struct Key {
 /// The conditions of one shape.
 struct Shaped {
     key: Key,
-    members: BTreeMap<i64, Member>,
+    members: FxHashMap<i64, Member>,
     variants: [Variant; 2],
     /// The numbers of the columns of which one must have changed; none until that was looked up.
     changed: Option<Result<Vec<i16>, Raised>>,
@@ -163,7 +163,7 @@ impl Routes {
         let place = *self.by_key.entry(key.clone()).or_insert_with(|| {
             self.shapes.insert(Shaped {
                 key,
-                members: BTreeMap::new(),
+                members: FxHashMap::default(),
                 variants: Default::default(),
                 changed: None,
                 memory: Memory::new(c"pgwh filter"),
@@ -236,6 +236,7 @@ impl Routes {
             }
         }
         targets.sort_unstable_by_key(|target| target.subscription);
+        refused.sort_unstable_by_key(|refused| refused.target.subscription);
     }
 
     /// Compiles what is not compiled, and reads what is not read.
@@ -372,7 +373,7 @@ impl Shaped {
         Ok(Prepared::Together)
     }
 
-    /// Who may get the change, in order. Raises what the filters raise.
+    /// Who may get the change. Raises what the filters raise.
     unsafe fn candidates(&mut self, bare: Bare, rows: &Rows) -> Vec<i64> {
         let variant = &mut self.variants[bare as usize];
         let everybody = || self.members.keys().copied().collect();
@@ -388,8 +389,10 @@ impl Shaped {
         if !variant.broken.is_empty() {
             found.extend(variant.broken.keys());
         }
-        found.sort_unstable();
-        found.dedup();
+        if found.len() > 1 {
+            found.sort_unstable();
+            found.dedup();
+        }
         found
     }
 
