@@ -514,8 +514,10 @@ impl Dispatcher {
         let (frontier, confirmable) = (self.recording.frontier(), self.recording.proven());
         // Who looks at the frontier and then at figures must not find figures from before it; and who finds something in
         // the figures must find it in the journal.
-        if self.recording.is_written() && self.sending.publish(&mut self.publisher) {
-            self.database.frontier.store(frontier.0, Ordering::Release);
+        if self.recording.is_written()
+            && let Some(shown) = self.sending.publish(&mut self.publisher, frontier)
+        {
+            self.database.frontier.store(shown.0, Ordering::Release);
         }
         self.database.confirmable.store(confirmable.0, Ordering::Release);
         self.sending.tell(&self.database.dispatched);

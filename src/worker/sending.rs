@@ -30,8 +30,8 @@ use crate::dispatch::{
     At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Load, Order, Page, Position, Read,
     ReadWhat, SubscriptionId, Success, Ticket,
 };
-use crate::event::Event;
 use crate::event::format::Source;
+use crate::event::{Event, Lsn};
 use crate::journal::wishes::Wanted;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
 use crate::link::frame::{self, LaneKeys};
@@ -456,9 +456,10 @@ impl Sending {
         effects
     }
 
-    /// Shows how subscriptions fare; false if it is too early.
-    pub fn publish(&mut self, publisher: &mut Publisher) -> bool {
-        self.showing.publish(&self.engine, publisher)
+    /// Shows how subscriptions fare, when everything up to the frontier has arrived: what all that is shown has reached,
+    /// when it is something else.
+    pub fn publish(&mut self, publisher: &mut Publisher, frontier: Lsn) -> Option<Lsn> {
+        self.showing.publish(&self.engine, publisher, frontier)
     }
 
     /// Tells how much is in memory and under way.

@@ -8,13 +8,14 @@ use super::clock::Clock;
 use super::figures::{Figures, Publisher};
 use super::sending::Payload;
 use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
+use crate::event::Lsn;
 
 /// How often figures are shown while there is work; a commit that waits for them is shown at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(5);
-/// Of so many subscriptions figures are shown that often; of more, less often.
-const MANY: usize = 256;
-/// How many times less often at most: twice a second.
-const LEAST_OFTEN: u32 = 100;
+/// Whose figures are shown in one go: those of a hundred thousand subscriptions keep nothing else waiting for longer than
+/// a fraction of a millisecond. While there is work that is a go each time the journal is written, and they are up to a
+/// few seconds old.
+const AT_ONCE: usize = 256;
 /// Before everything: nothing has been reached.
 const NOWHERE: u64 = 1;
 
@@ -22,13 +23,23 @@ const NOWHERE: u64 = 1;
 pub struct Showing {
     changed: FxHashSet<i64>,
     gone: Vec<i64>,
-    last: Instant,
+    pass: Pass,
+}
+
+/// What is shown together.
+struct Pass {
+    /// Who has not been shown yet.
+    left: Vec<i64>,
+    began_at: Instant,
+    /// What had arrived when it began.
+    frontier: Lsn,
 }
 
 impl Showing {
     /// Nobody's.
     pub fn new() -> Showing {
-        Showing { changed: FxHashSet::default(), gone: Vec::new(), last: Instant::now() }
+        let pass = Pass { left: Vec::new(), began_at: Instant::now(), frontier: Lsn(0) };
+        Showing { changed: FxHashSet::default(), gone: Vec::new(), pass }
     }
 
     /// Something happened to a subscription.
@@ -42,32 +53,38 @@ impl Showing {
         self.gone.push(subscription);
     }
 
-    /// Shows how subscriptions fare. While there is work this is not done each round; true if it was.
-    pub fn publish(&mut self, engine: &Engine<Payload>, publisher: &mut Publisher) -> bool {
-        if self.last.elapsed() < self.pause() && engine.in_flight() > 0 {
-            return false;
+    /// Shows how some subscriptions fare, when everything up to the frontier has arrived. While there is work this is not
+    /// done each round. The frontier that all that is shown has reached, when it is another one.
+    pub fn publish(
+        &mut self,
+        engine: &Engine<Payload>,
+        publisher: &mut Publisher,
+        frontier: Lsn,
+    ) -> Option<Lsn> {
+        let pass = &mut self.pass;
+        if pass.left.is_empty() {
+            if pass.began_at.elapsed() < PUBLISH_EVERY && engine.in_flight() > 0 {
+                return None;
+            }
+            (pass.began_at, pass.frontier) = (Instant::now(), frontier);
+            self.gone.drain(..).for_each(|id| publisher.withdraw(id));
+            pass.left.extend(self.changed.drain());
         }
-        self.last = Instant::now();
-        self.gone.drain(..).for_each(|id| publisher.withdraw(id));
         let clock = Clock::now();
-        for id in self.changed.drain() {
+        for id in pass.left.drain(pass.left.len().saturating_sub(AT_ONCE)..) {
             match figures(engine, id, &clock) {
                 Some(figures) => publisher.publish(&figures),
                 None => publisher.withdraw(id),
             }
         }
-        true
+        pass.left.is_empty().then_some(pass.frontier)
     }
 
     /// When there is something to be shown that was not yet.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        (!self.changed.is_empty()).then(|| self.last + self.pause())
-    }
-
-    /// Meanwhile what changes again is shown once.
-    fn pause(&self) -> Duration {
-        let times = u32::try_from(self.changed.len() / MANY).unwrap_or(LEAST_OFTEN);
-        PUBLISH_EVERY * (1 + times).min(LEAST_OFTEN)
+        let next = if self.pass.left.is_empty() { PUBLISH_EVERY } else { Duration::ZERO };
+        let is_any = !(self.changed.is_empty() && self.pass.left.is_empty());
+        is_any.then(|| self.pass.began_at + next)
     }
 }
 
