@@ -12,7 +12,7 @@ mod latency;
 mod listed;
 mod order;
 mod outcome;
-mod pacing;
+pub mod pacing;
 mod position;
 mod rate;
 mod replay;

@@ -2,7 +2,7 @@
 //!
 //! A process that could run and had to wait for a processor tells that there are not enough for all, whoever takes them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Processors are scarce when it waits for one longer than this each time.
 const SCARCE: Duration = Duration::from_micros(500);
@@ -21,6 +21,16 @@ const MORE: f64 = 0.05;
 
 /// How long a rest is at most, whatever reading takes.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// So long after a live event it is on its way and needs the processors: nothing of a chunk is done then,
+const QUIET: Duration = Duration::from_millis(1);
+/// unless that has been put off for so long.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// When to do what could be done since then, so that the last live event passes.
+pub fn behind(live_at: Instant, since: Instant) -> Instant {
+    since.max(live_at + QUIET).min(since + PATIENCE)
+}
 
 /// What the kernel has counted for a process since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +116,16 @@ mod tests {
         assert_eq!(rest_after(&mut pacing, 1, false, MS / 20), Duration::ZERO);
         assert_eq!(rest_after(&mut pacing, 20, true, MS / 5), 90 * MS);
         assert_eq!(rest_after(&mut pacing, 20, false, MS / 5), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_live_event_passes_and_a_stream_of_them_does_not_hold_a_chunk_back_for_ever() {
+        let (then, step) = (Instant::now(), MS / 10);
+        assert_eq!(behind(then, then + 3 * MS), then + 3 * MS);
+        assert_eq!(behind(then, then + step), then + QUIET);
+        assert_eq!(behind(then + step, then), then + step + QUIET);
+        let last = (0..100).map(|n| behind(then + n * step, then)).last();
+        assert_eq!(last, Some(then + PATIENCE));
     }
 
     #[test]

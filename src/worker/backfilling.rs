@@ -17,7 +17,7 @@ use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
 use super::shmem::Database;
-use crate::dispatch::{Load, Mode, Pacing, SubscriptionId, Watch};
+use crate::dispatch::{Load, Mode, Pacing, SubscriptionId, Watch, pacing};
 use crate::event::{Cell, Event, Fingerprint, Transaction};
 use crate::journal::{self, BackfillState, OpenBackfill};
 use crate::link::frame::{ChunkEnd, Failure, Item, NoChunk, Stream};
@@ -73,8 +73,8 @@ struct Open {
     watch: Option<Watch>,
     /// Tables that have to be read again when they have been read to their end.
     again: HashSet<u32>,
-    /// The chunk that was read, and waits until all that it shows has arrived.
-    chunk: Option<(Box<ChunkEnd>, Vec<Item>)>,
+    /// The chunk that was read, and waits until all that it shows has arrived; and since when.
+    chunk: Option<(Box<ChunkEnd>, Vec<Item>, Instant)>,
 }
 
 /// The backfiller, and what it sends.
@@ -195,9 +195,12 @@ impl Backfilling {
     /// When there is something to do though nothing arrives.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let waiting = self.open.values().filter(|open| open.is_ready()).map(|open| open.not_before);
-        let next = waiting.min().map(|next| next.max(self.not_before));
-        let next = next.map(|next| next.max(self.rests_until));
-        next.filter(|next| self.ordered.is_none() && *next > Instant::now())
+        let next = waiting.min().filter(|_| self.ordered.is_none());
+        let order = next.map(|next| self.passes_at(next.max(self.not_before).max(self.rests_until)));
+        let chunks = self.open.values().filter_map(|open| open.chunk.as_ref());
+        let taken = chunks.map(|(.., since)| self.passes_at(*since)).min();
+        let now = Instant::now();
+        [order, taken].into_iter().flatten().filter(|next| *next > now).min()
     }
 
     fn receive(&mut self) -> bool {
@@ -239,10 +242,10 @@ impl Backfilling {
         any
     }
 
-    fn take_chunk(&mut self, backfill: i64, chunk: (Box<ChunkEnd>, Vec<Item>)) {
+    fn take_chunk(&mut self, backfill: i64, (end, rows): (Box<ChunkEnd>, Vec<Item>)) {
         // One that was paused meanwhile has no watch: its chunk is read again.
         if let Some(open) = self.open.get_mut(&backfill).filter(|open| open.watch.is_some()) {
-            open.chunk = Some(chunk);
+            open.chunk = Some((end, rows, Instant::now()));
         }
     }
 
@@ -282,18 +285,23 @@ impl Backfilling {
     /// Sends the chunks of which all that they show has arrived.
     fn send(&mut self, sending: &mut Sending, recording: &mut Recording) -> bool {
         let frontier = recording.frontier();
-        let ready = self
-            .open
-            .iter()
-            .find(|(_, open)| open.chunk.as_ref().is_some_and(|(end, _)| end.high <= frontier));
-        let Some(id) = ready.map(|(id, _)| *id) else {
+        let ready = self.open.iter().find_map(|(id, open)| {
+            let (end, _, since) = open.chunk.as_ref()?;
+            (end.high <= frontier).then_some((*id, *since))
+        });
+        let Some((id, since)) = ready else {
             if self.open.values().any(|open| open.chunk.is_some()) {
                 self.database.ask_for_progress();
             }
             return false;
         };
+        if self.passes_at(since) > Instant::now() {
+            return false;
+        }
         let Some(open) = self.open.get_mut(&id) else { return false };
-        let (Some((end, rows)), Some(watch)) = (open.chunk.take(), open.watch.take()) else { return false };
+        let (Some((end, rows, _)), Some(watch)) = (open.chunk.take(), open.watch.take()) else {
+            return false;
+        };
         let seconds = open.since.elapsed().as_secs_f64().min(LONGEST_STEP);
         open.since = Instant::now();
         let read = end.read;
@@ -373,7 +381,7 @@ impl Backfilling {
             return false;
         }
         let now = Instant::now();
-        if self.rests_until > now {
+        if self.passes_at(self.rests_until) > now {
             return false;
         }
         let may = |open: &Open| {
@@ -403,6 +411,11 @@ impl Backfilling {
     /// Whether there are live events.
     fn is_live(&self) -> bool {
         self.live_at.is_some_and(|at| at.elapsed() < LIVE)
+    }
+
+    /// When what could be done since then is done, which lets live events pass.
+    fn passes_at(&self, since: Instant) -> Instant {
+        self.live_at.map_or(since, |at| pacing::behind(at, since))
     }
 
     fn note_again(&mut self) {

@@ -174,6 +174,8 @@ impl Dispatcher {
             self.tell_of_gaps();
             self.obey();
             self.sending.test(self.database);
+            // What happens does not wait for what was there before: a chunk is often complete by the very event that came.
+            busy |= self.sending.submit();
             busy |= self.backfilling.go_on(&mut self.sending, &mut self.recording, !self.within);
             busy |= self.sending.submit();
             busy |= self.sending.render();
