@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_void};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
+use smallvec::SmallVec;
 
 use super::equality::Equality;
 use super::filter::{self, Bare, Uses, nodes};
@@ -45,6 +46,9 @@ pub enum Value {
     /// The datum points to it; in words, so that it is aligned.
     Stored(Box<[u64]>),
 }
+
+/// The values of a filter's parameters: mostly one, which then is at hand with the filter.
+pub type Values = SmallVec<[Value; 1]>;
 
 impl Value {
     fn datum(&self) -> Datum {
@@ -110,7 +114,7 @@ impl Compiled {
     ///
     /// # Safety
     /// A transaction is in progress.
-    pub unsafe fn values(&self, literals: &[Literal]) -> Box<[Value]> {
+    pub unsafe fn values(&self, literals: &[Literal]) -> Values {
         let pairs = self.kinds.iter().zip(literals);
         // SAFETY: as the caller promises; the kinds were found by literals of these kinds.
         pairs.map(|(kind, literal)| unsafe { keep(kind, kind.read(&literal.value)) }).collect()

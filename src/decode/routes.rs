@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::condition::{Answer, Compiled, Value};
+use super::condition::{Answer, Compiled, Values};
 use super::equality::RowKey;
 use super::filter::Bare;
 use super::memory::Memory;
@@ -59,7 +59,7 @@ struct Member {
     interest: Interest,
     filter: Option<Arc<str>>,
     /// Its literals, once they were read.
-    values: Option<Box<[Value]>>,
+    values: Option<Values>,
 }
 
 /// A shape as compiled for one meaning of bare columns.
