@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use smallvec::SmallVec;
 use ureq::http::{HeaderName, HeaderValue, Uri};
 use url::{Host, Url};
 
@@ -83,7 +84,7 @@ pub struct Endpoint {
     pub(super) target: Target,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) timeout: Duration,
-    pub(super) keys: Vec<SigningKey>,
+    pub(super) keys: SmallVec<[SigningKey; 1]>,
     pub(super) identity: Option<Identity>,
     pub(super) format: Format,
     pub(super) columns: Shown,
@@ -124,6 +125,13 @@ impl Endpoint {
             max_response_size: settings.max_response_size,
             guard: settings.guard,
         })
+    }
+
+    /// Keeps no copy of where it sends when another one has the same: thousands may send to one place.
+    pub fn share(&mut self, other: &Endpoint) {
+        if self.target == other.target {
+            self.target = other.target.clone();
+        }
     }
 
     /// Whether requests go to the same place, and ask it for the same under the same conditions.
@@ -178,7 +186,7 @@ pub struct Server {
 }
 
 /// A URL that requests can be sent to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub(super) uri: Uri,
     pub(super) server: Arc<Server>,

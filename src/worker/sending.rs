@@ -131,13 +131,18 @@ impl Sending {
         // The same ones have metrics of their own after each start.
         rows.sort_unstable_by_key(|row| row.id);
         let surroundings = Surroundings::now();
+        let mut one_before: Option<Arc<Endpoint>> = None;
         for row in rows {
-            let endpoint = endpoints::endpoint_of(&self.source, &row, &surroundings);
+            let endpoint = endpoints::endpoint_of(&self.source, &row, &surroundings).map(|mut endpoint| {
+                one_before.iter().for_each(|other| endpoint.share(other));
+                Arc::new(endpoint)
+            });
             // What is stored has been checked, so somebody has gone round the checks. What is pending is kept.
             if let Err(problem) = &endpoint {
                 pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
             }
-            self.take_up(&row, endpoint.ok().map(Arc::new), last);
+            self.take_up(&row, endpoint.as_ref().ok().cloned(), last);
+            one_before = endpoint.ok().or(one_before);
         }
         self.rendering.set_wanted(self.with_functions > 0);
     }
