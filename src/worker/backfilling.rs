@@ -55,6 +55,8 @@ pub struct Backfilling {
     pacing: Pacing,
     /// When the last live event came.
     live_at: Option<Instant>,
+    /// When it was last looked for what can be done.
+    looked_at: Instant,
     /// When the next chunk may be ordered.
     rests_until: Instant,
     /// When a backfiller may be started.
@@ -97,6 +99,7 @@ impl Backfilling {
             link: None,
             pacing: Pacing::default(),
             live_at: None,
+            looked_at: Instant::now(),
             rests_until: Instant::now(),
             not_before: Instant::now(),
             unnoted: Vec::new(),
@@ -184,6 +187,7 @@ impl Backfilling {
         if self.open.is_empty() && self.link.is_none() {
             return false;
         }
+        self.looked_at = Instant::now();
         let mut busy = self.receive();
         if between {
             busy |= self.send(sending, recording);
@@ -192,15 +196,15 @@ impl Backfilling {
         busy | self.order(sending)
     }
 
-    /// When there is something to do though nothing arrives.
+    /// When there is something to do though nothing arrives; perhaps since it was last looked. What could have been done by
+    /// then and was not waits for something else.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let waiting = self.open.values().filter(|open| open.is_ready()).map(|open| open.not_before);
         let next = waiting.min().filter(|_| self.ordered.is_none());
         let order = next.map(|next| self.passes_at(next.max(self.not_before).max(self.rests_until)));
         let chunks = self.open.values().filter_map(|open| open.chunk.as_ref());
         let taken = chunks.map(|(.., since)| self.passes_at(*since)).min();
-        let now = Instant::now();
-        [order, taken].into_iter().flatten().filter(|next| *next > now).min()
+        [order, taken].into_iter().flatten().filter(|next| *next > self.looked_at).min()
     }
 
     fn receive(&mut self) -> bool {
