@@ -293,6 +293,24 @@ mod tests {
     }
 
     #[test]
+    fn only_endpoints_with_the_very_same_url_share_where_they_send() {
+        let at = |url: &str| Endpoint::new(crate::send::tests::settings(url)).unwrap();
+        let other = at("https://example.com/Hook?to=A");
+        let share = |url: &str| {
+            let mut endpoint = at(url);
+            endpoint.share(&other);
+            assert_eq!(endpoint.target.uri.to_string(), url);
+            Arc::ptr_eq(endpoint.server(), other.server())
+        };
+        assert!(share("https://example.com/Hook?to=A"));
+        for url in
+            ["https://example.com/hook?to=A", "https://example.com/Hook?to=a", "http://example.com/Hook?to=A"]
+        {
+            assert!(!share(url), "{url}");
+        }
+    }
+
+    #[test]
     fn what_is_no_url_is_refused_in_words() {
         for (url, detail) in [
             ("", "not a URL"),

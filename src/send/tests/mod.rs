@@ -43,7 +43,7 @@ fn event(ordinal: u64) -> Arc<Event> {
     })
 }
 
-fn settings(url: &str) -> EndpointSettings {
+pub(super) fn settings(url: &str) -> EndpointSettings {
     EndpointSettings {
         subscription_id: 42,
         subscription: "orders-to-billing".to_owned(),
