@@ -403,3 +403,18 @@ fn addresses_outside_the_allowed_networks_are_refused() {
         );
     }
 }
+
+#[test]
+fn status_shows_what_became_of_each_of_a_thousand_subscriptions() {
+    let cluster = Cluster::start();
+    cluster.each(&["CREATE EXTENSION pgstream_hooks", "CREATE TABLE t (id int PRIMARY KEY)"]);
+    let receiver = Receiver::start().unwrap();
+    // More than are shown in one go.
+    cluster.sql(&format!(
+        "INSERT INTO pgwh.subscriptions (name, url, tables, event_types, headers, timeout, max_in_flight)
+         SELECT 's' || n, '{}', '{{t}}', '{{insert}}', '{{}}', '15 s', 4 FROM generate_series(1, 1000) n",
+        receiver.url("/")
+    ));
+    cluster.sql("INSERT INTO t VALUES (1)");
+    cluster.wait_true("SELECT count(*) = 1000 FROM pgwh.status WHERE delivered = 1 AND pending = 0");
+}
