@@ -1,7 +1,8 @@
 //! The extension comes, works, survives and goes by itself, with two lines of configuration.
 
 use harness::{
-    Cluster, DECODER, DISPATCHER, Database, LAUNCHER, PATIENCE, Process, Receiver, Setup, Stop, eventually,
+    Answer, Cluster, DECODER, DISPATCHER, Database, LAUNCHER, PATIENCE, Process, Receiver, Script, Setup,
+    Stop, eventually,
 };
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
@@ -189,6 +190,35 @@ fn a_stop_takes_no_longer_than_without_us() {
     cluster.stop(Stop::Fast);
     assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(!cluster.log().contains("PANIC"), "no panic");
+}
+
+#[test]
+fn what_was_committed_is_confirmed_before_a_stop_however_often_workers_are_told_to_end() {
+    let cluster = Cluster::with_extension();
+    let receiver = Receiver::start().unwrap();
+    receiver.behave(Script::always(Answer::Hang));
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    cluster.subscribe(&receiver, "s", "");
+    cluster.sql("INSERT INTO t VALUES (1)");
+    // The pair waits a little for its answer before it ends.
+    receiver.wait_for(1, PATIENCE).unwrap();
+    let pair = [DISPATCHER, DECODER].map(|kind| cluster.process(kind));
+    let says = || std::fs::read_to_string(cluster.data().join("postmaster.pid"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // As the postmaster does: first it writes so, then it signals.
+            eventually("the server goes down", || {
+                says().is_ok_and(|text| text.contains("stopping")).then_some(())
+            });
+            while pair.iter().any(|process| process.is_alive()) {
+                pair.iter().for_each(|process| process.terminate());
+            }
+        });
+        cluster.stop(Stop::Fast);
+    });
+    for kind in [DISPATCHER, DECODER] {
+        assert!(!cluster.log().contains(&format!("terminating background worker \"{kind}\"")), "{kind}");
+    }
 }
 
 #[test]

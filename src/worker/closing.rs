@@ -5,7 +5,7 @@
 //! once.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -23,7 +23,8 @@ const LOCK_FILE: &std::ffi::CStr = c"postmaster.pid";
 const STATUS_LINE: usize = 8;
 const STOPPING: &[u8] = b"stopping";
 
-static CLOSING: AtomicBool = AtomicBool::new(false);
+/// When the time is up, in nanoseconds of the monotonic clock; 0 while nobody has asked.
+static UNTIL: AtomicI64 = AtomicI64::new(0);
 static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Lets this worker finish when the server is shut down. Once, after the ordinary handlers are installed.
@@ -43,7 +44,7 @@ pub fn prepare() {
 
 /// Whether the server is going down and this worker has to finish.
 pub fn is_asked() -> bool {
-    CLOSING.load(Ordering::Relaxed)
+    UNTIL.load(Ordering::Relaxed) != 0
 }
 
 /// Whether sessions of the database may still commit, `since` the server began to go down. They are ended as we are; those
@@ -54,20 +55,34 @@ pub fn others_may_commit(database: pg_sys::Oid, since: Instant) -> bool {
 }
 
 /// Calls only what a signal handler may call (signal-safety(7)), and what Postgres' own call.
+///
+/// The postmaster signals each process and its group (`postmaster/postmaster.c`, signal_child), which is twice to one that
+/// runs; so only the signal that comes when the time is up ends what has begun.
 unsafe extern "C-unwind" fn on_sigterm(signal: c_int) {
     // SAFETY: `die` is the server's own handler; the timer was made before the handler was installed.
     unsafe {
         let errno = *libc::__errno_location();
-        if CLOSING.load(Ordering::Relaxed) || !server_goes_down() {
-            raw::die(signal);
-        } else {
-            CLOSING.store(true, Ordering::Relaxed);
+        let until = UNTIL.load(Ordering::Relaxed);
+        if until == 0 && server_goes_down() {
+            UNTIL.store(monotonic() + PATIENCE.as_nanos() as i64, Ordering::Relaxed);
             let mut time: libc::itimerspec = std::mem::zeroed();
             time.it_value.tv_sec = PATIENCE.as_secs() as _;
             libc::timer_settime(TIMER.load(Ordering::Relaxed), 0, &time, std::ptr::null_mut());
             raw::unguarded::SetLatch(pg_sys::MyLatch);
+        } else if monotonic() >= until {
+            raw::die(signal);
         }
         *libc::__errno_location() = errno;
+    }
+}
+
+/// Nanoseconds of the clock that the timer goes by.
+fn monotonic() -> i64 {
+    // SAFETY: the time is written before it is read.
+    unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
     }
 }
 

@@ -39,6 +39,11 @@ impl Process {
         self.signal(libc::SIGCONT);
     }
 
+    /// Tells it to end, as the postmaster and `pg_terminate_backend` do.
+    pub fn terminate(self) {
+        self.signal(libc::SIGTERM);
+    }
+
     pub(crate) fn signal(self, signal: i32) {
         // SAFETY: kill(2) takes any numbers.
         unsafe { libc::kill(self.0, signal) };
