@@ -369,7 +369,8 @@ CREATE TABLE pgwh.slices (
     done_at timestamptz,
     first_id bigint,
     before_lsn pg_lsn,
-    before_ordinal bigint
+    before_ordinal bigint,
+    before_at timestamptz
 );
 COMMENT ON TABLE pgwh.slices IS 'what each slice of the journal holds; a slice is a partition of each of its tables, and is truncated as a whole';
 COMMENT ON COLUMN pgwh.slices.slice IS 'its place in the ring';
@@ -379,6 +380,7 @@ COMMENT ON COLUMN pgwh.slices.done_at IS 'since when all its deliveries are done
 COMMENT ON COLUMN pgwh.slices.first_id IS 'number of the first delivery that it may hold';
 COMMENT ON COLUMN pgwh.slices.before_lsn IS 'commit of the last event before it';
 COMMENT ON COLUMN pgwh.slices.before_ordinal IS 'place of that event in its transaction';
+COMMENT ON COLUMN pgwh.slices.before_at IS 'when the last event before it was committed';
 INSERT INTO pgwh.slices (slice, generation, opened_at, first_id)
 SELECT n, CASE n WHEN 0 THEN 1 END, CASE n WHEN 0 THEN now() END, CASE n WHEN 0 THEN 1 END
 FROM pg_catalog.generate_series(0, 7) n;

@@ -64,15 +64,22 @@ pub fn first_delivery(event: &EventId, subscription: i64) -> Result<Option<Deliv
     Ok(deliveries.find(|(_, target)| target.subscription == subscription).map(|(id, _)| id))
 }
 
+/// The commit of an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Commit {
+    /// Where.
+    pub lsn: Lsn,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// The oldest event that the journal has.
 #[derive(Clone, Copy, Debug)]
 pub struct Oldest {
-    /// The number of its first delivery. Greater than 1 if older events have been there and are gone.
+    /// The number of its first delivery.
     pub first: DeliveryId,
-    /// Where it was committed.
-    pub lsn: Lsn,
-    /// When it was committed.
-    pub at: Timestamp,
+    /// Where and when it was committed.
+    pub commit: Commit,
 }
 
 /// The oldest event of the first chunk whose last delivery is `from` or comes behind it. None behind the end.
@@ -88,21 +95,40 @@ pub fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
         let mut oldest = None;
         for row in rows {
             let at = Timestamp(row.get(3)?.unwrap_or_default());
-            oldest = Some(Oldest { first: id(row.get(1)?), lsn: lsn(row.get(2)?), at });
+            oldest = Some(Oldest { first: id(row.get(1)?), commit: Commit { lsn: lsn(row.get(2)?), at } });
         }
         Ok(oldest)
     })
 }
 
-/// Where the newest event was committed.
-pub fn newest_lsn() -> Result<Option<Lsn>> {
+/// The last event that was committed before then, of those that the journal has.
+pub fn last_before_time(before: Timestamp) -> Result<Option<Commit>> {
+    commit(
+        "last_lsn",
+        "last_at",
+        "pgwh.event_chunks WHERE last_at < $1 ORDER BY last_at DESC, last_id DESC",
+        &[writer::time(before)],
+    )
+}
+
+/// The last event that went with a slice that was cleared. None when none was.
+pub fn last_recycled() -> Result<Option<Commit>> {
+    commit("before_lsn", "before_at", "pgwh.slices WHERE generation IS NOT NULL ORDER BY generation", &[])
+}
+
+fn commit(lsn: &str, at: &str, from: &str, values: &[DatumWithOid<'_>]) -> Result<Option<Commit>> {
+    let query = format!(
+        "SELECT {lsn}::text, (extract(epoch FROM {at} - '2000-01-01 00:00:00+00') * 1000000)::bigint
+         FROM {from} LIMIT 1"
+    );
     Spi::connect(|client| {
-        let query = "SELECT last_lsn::text FROM pgwh.event_chunks ORDER BY last_id DESC LIMIT 1";
-        let mut newest = None;
-        for row in client.select(query, Some(1), &[])? {
-            newest = Some(lsn(row.get(1)?));
+        let mut found = None;
+        for row in client.select(query.as_str(), Some(1), values)? {
+            let at: Option<i64> = row.get(2)?;
+            let lsn = self::lsn(row.get(1)?);
+            found = at.map(|at| Commit { lsn, at: Timestamp(at) });
         }
-        Ok(newest)
+        Ok(found)
     })
 }
 

@@ -121,7 +121,9 @@ fn tell_opened(slice: &Slice, generation: i64) -> Result<()> {
     };
     Spi::run_with_args(
         "UPDATE pgwh.slices SET generation = $2, opened_at = clock_timestamp(), done_at = NULL, first_id = $3,
-             before_lsn = CASE WHEN $5 IS NOT NULL THEN $4 END, before_ordinal = $5 WHERE slice = $1",
+             before_lsn = CASE WHEN $5 IS NOT NULL THEN $4 END, before_ordinal = $5,
+             before_at = coalesce((SELECT max(last_at) FROM pgwh.event_chunks), (SELECT max(before_at) FROM pgwh.slices))
+         WHERE slice = $1",
         &[
             slice.number.into(),
             generation.into(),
@@ -159,7 +161,7 @@ fn truncate(number: i16) -> Result<bool> {
     Spi::run(&format!("TRUNCATE {}", tables.join(", ")))?;
     Spi::run_with_args(
         "UPDATE pgwh.slices SET generation = NULL, opened_at = NULL, done_at = NULL, first_id = NULL,
-             before_lsn = NULL, before_ordinal = NULL WHERE slice = $1",
+             before_lsn = NULL, before_ordinal = NULL, before_at = NULL WHERE slice = $1",
         &[number.into()],
     )?;
     Ok(true)

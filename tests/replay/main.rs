@@ -254,6 +254,51 @@ fn a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be() {
     assert!(refusal.detail.contains(&year) || refusal.hint.contains(&year), "names the oldest: {refusal:?}");
 }
 
+/// Of what was committed at the time of `gone` nothing is there, of what is from `quiet` on everything; then `quiet`.
+#[track_caller]
+fn begins_after(cluster: &Cluster, receiver: &Receiver, gone: &str, quiet: &str) {
+    cluster.sql("INSERT INTO t VALUES (1)");
+    cluster.delivered(receiver, "s");
+    let oldest = cluster.value("SELECT committed_at FROM pgwh.events WHERE key::text LIKE '%: 1}'");
+    receiver.clear();
+    replay(cluster, receiver, &format!("since => '{quiet}'::timestamptz"), 1);
+    let refusal = cluster.refused(&format!("SELECT pgwh.replay('s', since => '{gone}'::timestamptz)"));
+    assert_eq!(refusal.code, "22023", "{refusal:?}");
+    assert!(refusal.hint.contains(&oldest), "names {oldest}: {refusal:?}");
+    receiver.clear();
+    replay(cluster, receiver, &format!("since => '{oldest}'::timestamptz"), 1);
+}
+
+#[test]
+fn a_replay_may_begin_in_a_quiet_time_longer_than_the_retention() {
+    let cluster = Setup::new().set("pgwh.retention = '5s'").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "");
+    let since = now(&cluster);
+    cluster.sql("INSERT INTO t VALUES (0)");
+    cluster.delivered(&receiver, "s");
+    let quiet = now(&cluster);
+    cluster.wait_true(&format!("SELECT clock_timestamp() > '{quiet}'::timestamptz + interval '5 s'"));
+    begins_after(&cluster, &receiver, &since, &quiet);
+}
+
+#[test]
+fn a_replay_may_begin_behind_what_was_recycled() {
+    let cluster = Setup::new().set("pgwh.retention = '1s'").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "");
+    let since = now(&cluster);
+    cluster.sql("INSERT INTO t VALUES (0)");
+    cluster.delivered(&receiver, "s");
+    let quiet = now(&cluster);
+    cluster.wait_true("SELECT count(*) = 0 FROM pgwh.events");
+    cluster.set("pgwh.retention = '1h'");
+    cluster.reload();
+    begins_after(&cluster, &receiver, &since, &quiet);
+}
+
 #[test]
 fn a_subscription_of_longer_retention_keeps_its_own() {
     let cluster = Setup::new().set("pgwh.retention = '1s'").start();

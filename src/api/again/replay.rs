@@ -1,5 +1,7 @@
 //! `pgwh.replay` and `pgwh.redeliver`.
 
+use std::fmt::Display;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -13,7 +15,7 @@ use crate::decode::text::{self, Text};
 use crate::dispatch::DeliveryId;
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};
-use crate::journal::inspect::{self, Oldest};
+use crate::journal::inspect::{self, Commit};
 use crate::journal::{CommandKind, outcome};
 use crate::link::frame::Item;
 use crate::settings;
@@ -37,10 +39,7 @@ fn replay_times(
     }
     let (only, tables) = (word(only)?, patterns(tables)?);
     let floor = as_owner(|| Floor::of(subscription))?;
-    let begin = i64::from(since);
-    if floor.passes(|floor| begin < floor.at.0) {
-        return Err(floor.refusal(&since.to_string())?.into());
-    }
+    floor.check(&since, i64::from(since), |commit| commit.at.0)?;
     let replay = store(
         "INSERT INTO pgwh.replays (subscription_id, subscription, \"only\", tables, since, until)
          SELECT id, name, $2, $3, $4, $5 FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1
@@ -74,9 +73,7 @@ fn replay_lsns(
     }
     let (only, tables) = (word(only)?, patterns(tables)?);
     let floor = as_owner(|| Floor::of(subscription))?;
-    if floor.passes(|floor| since < floor.lsn) {
-        return Err(floor.refusal(&since.to_string())?.into());
-    }
+    floor.check(&since, since, |commit| commit.lsn)?;
     let replay = store(
         "INSERT INTO pgwh.replays (subscription_id, subscription, \"only\", tables, since_lsn, until_lsn)
          SELECT id, name, $2, $3, $4::pg_catalog.pg_lsn, $5::pg_catalog.pg_lsn FROM pgwh.subscriptions
@@ -172,7 +169,7 @@ fn gone(delivery: DeliveryId) -> Result<Error, Error> {
             "this delivery is not in the journal any more",
             format!(
                 "The oldest event that is there was committed at {} and has delivery {}; {} is older.",
-                time(oldest.at)?,
+                time(oldest.commit.at)?,
                 oldest.first.0,
                 delivery.0
             ),
@@ -224,16 +221,16 @@ fn backwards(since: &str, until: Option<String>) -> Error {
     )
 }
 
-/// What is still there for a subscription; older events have been there and are gone, or count as gone.
+/// What can't be sent to a subscription again: it was journaled, and is gone or counts as gone.
 struct Floor {
     /// None when nothing that was sent to the subscription is gone.
-    oldest: Option<Oldest>,
+    gone: Option<Commit>,
+    /// The oldest that is there. None when nothing is.
+    oldest: Option<Commit>,
 }
 
 impl Floor {
     fn of(subscription: i64) -> Result<Floor, Error> {
-        let oldest = inspect::oldest(DeliveryId(0))?;
-        let recycled = oldest.filter(|oldest| oldest.first > DeliveryId(1));
         let default = settings::retention().as_micros() as i64;
         let (created, kept_since) = Spi::connect(|client| {
             client
@@ -250,44 +247,45 @@ impl Floor {
         })?;
         let created = Timestamp(created.unwrap_or_default());
         let kept_since = Timestamp(kept_since.unwrap_or_default());
-        // The later of the two ends of what is gone.
-        let mut floor = recycled;
-        if oldest.is_some_and(|oldest| oldest.at < kept_since) {
-            floor = match inspect::first_since_time(kept_since)? {
-                Some(first) => inspect::oldest(first)?,
-                // All of it counts as gone.
-                None => inspect::newest_lsn()?.map(|newest| Oldest {
-                    first: DeliveryId(u64::MAX),
-                    lsn: Lsn(newest.0 + 1),
-                    at: kept_since,
-                }),
-            };
+        let gone = match inspect::last_before_time(kept_since)? {
+            None => inspect::last_recycled()?,
+            expired => expired,
+        };
+        let oldest = match inspect::first_since_time(kept_since)? {
+            Some(first) => inspect::oldest(first)?.map(|oldest| oldest.commit),
+            None => None,
+        };
+        Ok(Floor { gone: gone.filter(|gone| created <= gone.at), oldest })
+    }
+
+    /// Refuses what begins with something that is gone. When nothing was committed for a long time before the oldest that
+    /// is there, a replay may begin in that time, too. Where of one transaction, or of two at the same time, a part is gone,
+    /// the rest can be had.
+    fn check<T: PartialOrd>(
+        &self,
+        typed: &impl Display,
+        since: T,
+        part: impl Fn(&Commit) -> T,
+    ) -> Result<(), Error> {
+        let Some(gone) = self.gone.filter(|gone| since <= part(gone)) else { return Ok(()) };
+        if self.oldest.is_some_and(|oldest| since >= part(&oldest)) {
+            return Ok(());
         }
-        Ok(Floor { oldest: floor.filter(|floor| created < floor.at) })
-    }
-
-    /// Whether something that is asked for is gone.
-    fn passes(&self, is_before: impl Fn(&Oldest) -> bool) -> bool {
-        self.oldest.as_ref().is_some_and(is_before)
-    }
-
-    fn refusal(&self, since: &str) -> Result<Error, Error> {
-        let Some(oldest) = &self.oldest else { return Err(Error::Internal("nothing is gone".to_owned())) };
-        Ok(refused(
+        let (detail, from) = match self.oldest {
+            Some(Commit { lsn, at }) => {
+                (format!("the oldest event that is there was committed at {} ({lsn})", time(at)?), at)
+            }
+            None => (
+                format!("the last event that is gone was committed at {} ({})", time(gone.at)?, gone.lsn),
+                Timestamp(gone.at.0 + 1),
+            ),
+        };
+        Err(refused(
             "events of that time are not kept any more",
-            match oldest.first {
-                DeliveryId(u64::MAX) => {
-                    format!("since is {since}; no event is kept from before {}.", time(oldest.at)?)
-                }
-                _ => format!(
-                    "since is {since}; the oldest event that is there was committed at {} ({}).",
-                    time(oldest.at)?,
-                    oldest.lsn
-                ),
-            },
+            format!("since is {typed}; {detail}."),
             format!(
                 "Replay from there: since => '{}'. Raise pgwh.retention, or the subscription's own, to keep events longer.",
-                time(oldest.at)?
+                time(from)?
             ),
         ))
     }
