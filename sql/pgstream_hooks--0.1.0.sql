@@ -323,11 +323,15 @@ CREATE FUNCTION pgwh.seal_secrets() RETURNS bigint
     END;
 COMMENT ON FUNCTION pgwh.seal_secrets() IS 'encrypts all secrets by the first key of pgwh.encryption_key_file; returns how many subscriptions have some';
 
-CREATE FUNCTION pgwh.secret_problems(
-    of_subscription bigint DEFAULT NULL, OUT subscription_id bigint, OUT problem text
-) RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'secret_problems_wrapper';
-COMMENT ON FUNCTION pgwh.secret_problems(bigint) IS 'subscriptions whose requests can''t be signed or made, or one of them, and why';
+CREATE FUNCTION pgwh.secret_problems(OUT subscription_id bigint, OUT problem text) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'secret_problems_wrapper';
+COMMENT ON FUNCTION pgwh.secret_problems() IS 'subscriptions whose requests can''t be signed or made, and why';
+
+CREATE FUNCTION pgwh.secret_problem(
+    subscription_id bigint, headers jsonb, secret text, hidden text, client_certificate text
+) RETURNS text
+    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'secret_problem_wrapper';
+COMMENT ON FUNCTION pgwh.secret_problem(bigint, jsonb, text, text, text) IS 'why a subscription''s requests can''t be signed or made, given its headers and what pgwh.secrets has; null when they can';
 
 CREATE FUNCTION pgwh.adopt(pending text DEFAULT 'send') RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'adopt_wrapper';
@@ -789,35 +793,39 @@ COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data,
 -- ---------------------------------------------------------------------------------------------------------------
 -- Looking
 
-CREATE FUNCTION pgwh.subscription_problem(url text, tables text[]) RETURNS text
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'subscription_problem_wrapper';
-COMMENT ON FUNCTION pgwh.subscription_problem(text, text[]) IS 'why a subscription that was once accepted would be refused today; null when it would not';
+CREATE FUNCTION pgwh.url_problem(url text) RETURNS text
+    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
+COMMENT ON FUNCTION pgwh.url_problem(text) IS 'why a URL that was once accepted would be refused today; null when it would not';
+
+CREATE FUNCTION pgwh.tables_problem(tables text[]) RETURNS text
+    LANGUAGE c STABLE COST 50 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
+COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today; null when they would not';
 
 CREATE FUNCTION pgwh.condition_problem(
     tables text[], event_types text[], filter text, changed text[], key_columns text[]
 ) RETURNS text
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
+    LANGUAGE c STABLE COST 100 AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
 COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
 
 CREATE FUNCTION pgwh.permission_problem(
     owner text, tables text[], event_types text[], filter text, changed text[], columns text[], exclude_columns text[],
     key_columns text[], OUT problem text, OUT cure text, OUT stops boolean
-) RETURNS SETOF record
-    LANGUAGE c STABLE ROWS 1 AS 'MODULE_PATHNAME', 'permission_problem_wrapper';
-COMMENT ON FUNCTION pgwh.permission_problem(text, text[], text[], text, text[], text[], text[], text[]) IS 'the first table that a subscription gets nothing of since its owner may not read it, what to type, and whether it names that table; no row when there is none';
+) RETURNS record
+    LANGUAGE c STABLE COST 50 AS 'MODULE_PATHNAME', 'permission_problem_wrapper';
+COMMENT ON FUNCTION pgwh.permission_problem(text, text[], text[], text, text[], text[], text[], text[]) IS 'the first table that a subscription gets nothing of since its owner may not read it, what to type, and whether it names that table; null when there is none';
 
 CREATE FUNCTION pgwh.capture_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
 
 CREATE FUNCTION pgwh.delivery_stats(
-    of_subscription bigint DEFAULT NULL, OUT subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
+    subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
     OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
     OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
     OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
-) RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
-COMMENT ON FUNCTION pgwh.delivery_stats(bigint) IS 'what the dispatcher of this database counts for each subscription, or for one; pgwh.status() shows it in plain words';
+) RETURNS record
+    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
+COMMENT ON FUNCTION pgwh.delivery_stats(bigint) IS 'what the dispatcher of this database counts for a subscription, null while it does not know of it; pgwh.status() shows it in plain words';
 
 CREATE TABLE pgwh.backfill_requests (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1018,15 +1026,16 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
         WITH subscription AS MATERIALIZED (
-            SELECT s.name, s.home <> pgwh.home() AS held,
-                CASE WHEN s.enabled THEN coalesce(pgwh.subscription_problem(s.url, s.tables), u.problem,
+            SELECT s.name, s.home <> h.home AS held,
+                CASE WHEN s.enabled THEN coalesce(pgwh.url_problem(s.url), pgwh.tables_problem(s.tables), u.problem,
                     pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns),
-                    (SELECT q.problem FROM pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
-                        s.columns, s.exclude_columns, s.key_columns) q)) END AS problem, s.updated_at
-            FROM pgwh.subscriptions s LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
+                    (pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
+                        s.columns, s.exclude_columns, s.key_columns)).problem) END AS problem, s.updated_at
+            FROM pgwh.subscriptions s CROSS JOIN (SELECT pgwh.home() AS home OFFSET 0) h
+                LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
         ), endpoint AS MATERIALIZED (
-            SELECT s.name, t.last_success_at, t.last_failure_at, t.last_error
-            FROM pgwh.delivery_stats() t JOIN pgwh.subscriptions s ON s.id = t.subscription_id WHERE s.enabled
+            SELECT s.name, (t.stats).last_success_at, (t.stats).last_failure_at, (t.stats).last_error
+            FROM pgwh.subscriptions s, LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t WHERE s.enabled
         )
         SELECT c.* FROM pgwh.capture_health() c
         UNION ALL
@@ -1074,80 +1083,106 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
     END;
 COMMENT ON FUNCTION pgwh.health() IS 'one row a check: whether it is well, what was found, and what to type';
 
-CREATE VIEW pgwh.status WITH (security_barrier) AS
+-- The barrier of pgwh.status: a caller's conditions are asked of these rows, and of the rows that are left what takes longer.
+CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
+    SELECT id, name, url, tables, event_types, filter, changed, columns, exclude_columns,
+        headers, key_columns, enabled, paused, disabled_reason, owner, home
+    FROM pgwh.subscriptions WHERE pgwh.sees(owner);
+COMMENT ON VIEW pgwh.visible_subscriptions IS 'the subscriptions that the caller is shown, with what pgwh.status needs of them';
+COMMENT ON COLUMN pgwh.visible_subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
+COMMENT ON COLUMN pgwh.visible_subscriptions.name IS 'its name; made from url, tables and filter when left out';
+COMMENT ON COLUMN pgwh.visible_subscriptions.url IS 'where to POST';
+COMMENT ON COLUMN pgwh.visible_subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
+COMMENT ON COLUMN pgwh.visible_subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read, system (default the first four)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.headers IS 'extra request headers: an object of strings (default {}); values of sensitive ones, such as authorization, are shown as hidden:...';
+COMMENT ON COLUMN pgwh.visible_subscriptions.key_columns IS 'columns by which changes are kept in order when ordering is key (default the primary key)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.enabled IS 'whether changes are captured for it';
+COMMENT ON COLUMN pgwh.visible_subscriptions.paused IS 'whether changes are kept for later instead of being sent';
+COMMENT ON COLUMN pgwh.visible_subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
+COMMENT ON COLUMN pgwh.visible_subscriptions.owner IS 'name of the role that it belongs to';
+COMMENT ON COLUMN pgwh.visible_subscriptions.home IS 'where it was made or last armed, see pgwh.home(); SET home = DEFAULT arms it here, pgwh.adopt() all that are held';
+
+CREATE VIEW pgwh.status AS
     WITH broken AS MATERIALIZED (
         SELECT h.detail, h.hint FROM pgwh.capture_health() h
         WHERE NOT h.ok AND h.check_name IN ('preloaded', 'wal_level', 'worker running', 'slot present and valid', 'slot plugin')
         LIMIT 1
     ), here AS MATERIALIZED (
-        SELECT pgwh.home() AS home, current_setting('pgwh.enabled')::boolean AS enabled,
-            CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
+        SELECT pgwh.home() AS home, pgwh.installed() AS installed, current_setting('pgwh.enabled')::boolean AS enabled,
+            pg_is_in_recovery() AS is_standby, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
+            clock_timestamp() AS now
     )
-    SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce(t.mode, 'live') AS mode,
+    SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce((j.stats).mode, 'live') AS mode,
         CASE j.state
             WHEN 'held' THEN CASE
-                WHEN NOT starts_with(j.home, pgwh.installed() || '/') THEN 'it was made in another database, of which this one is a copy'
-                WHEN pg_is_in_recovery() THEN 'this server is a standby: its primary sends'
+                WHEN NOT starts_with(j.home, h.installed || '/') THEN 'it was made in another database, of which this one is a copy'
+                WHEN h.is_standby THEN 'this server is a standby: its primary sends'
                 WHEN split_part(j.home, '/', 3) <> split_part(h.home, '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
                 ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
-            WHEN 'error' THEN coalesce(j.refused, j.unsigned, (SELECT b.detail FROM broken b), j.denied)
-            WHEN 'retrying' THEN CASE WHEN t.mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce(t.last_error, 'status ' || t.last_status)
-            ELSE coalesce(j.missing, j.unfit, j.denied, (SELECT format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason)
-                FROM pgwh.open_gaps l WHERE l.subscription_id = j.id ORDER BY l.from_lsn DESC LIMIT 1)) END AS reason,
+            WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), (j.denial).problem)
+            WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
+            ELSE coalesce(pgwh.tables_problem(j.tables), pgwh.condition_problem(j.tables, j.event_types, j.filter, j.changed, j.key_columns), (j.denial).problem,
+                CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END) END AS reason,
         CASE j.state
-            WHEN 'held' THEN CASE WHEN NOT pg_is_in_recovery() THEN 'SELECT pgwh.adopt();' END
+            WHEN 'held' THEN CASE WHEN NOT h.is_standby THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
                 ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
             WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE
-                WHEN j.refused IS NULL AND j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
-                WHEN j.refused IS NULL AND j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
-                WHEN j.refused IS NULL AND j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
-                WHEN j.refused IS NULL THEN coalesce((SELECT b.hint FROM broken b), j.cure)
-                ELSE format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name) END
-            ELSE CASE WHEN j.missing IS NOT NULL
+                WHEN pgwh.url_problem(j.url) IS NOT NULL THEN format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name)
+                WHEN j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
+                WHEN j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
+                WHEN j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
+                ELSE coalesce((SELECT b.hint FROM broken b), (j.denial).cure) END
+            ELSE CASE WHEN pgwh.tables_problem(j.tables) IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
-                WHEN j.unfit IS NOT NULL
+                WHEN pgwh.condition_problem(j.tables, j.event_types, j.filter, j.changed, j.key_columns) IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name)
-                ELSE coalesce(j.cure, (SELECT l.next_step FROM pgwh.open_gaps l WHERE l.subscription_id = j.id LIMIT 1)) END
+                ELSE coalesce((j.denial).cure, l.next_step) END
             END AS next_step,
-        coalesce(t.pending, 0) AS pending,
-        coalesce(t.retrying, 0) AS retrying,
-        coalesce(t.in_flight, 0) AS in_flight,
-        coalesce(t.delivered, 0) AS delivered,
-        coalesce(t.dropped, 0) AS dropped,
-        coalesce(t.dead, 0) AS dead,
-        coalesce(t.blocked_keys, 0) AS blocked_keys,
-        t.bottleneck,
-        (SELECT format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason)
-            FROM pgwh.gaps g WHERE g.subscription_id = j.id ORDER BY g.from_lsn DESC LIMIT 1) AS gap,
-        t.oldest_pending,
-        CASE WHEN t.reached IS NOT NULL THEN greatest(pg_wal_lsn_diff(h.lsn, '0/0'::pg_lsn + t.reached), 0)::bigint END AS lag_bytes,
-        CASE WHEN t.subscription_id IS NOT NULL
-            THEN coalesce(extract(epoch FROM clock_timestamp() - t.oldest_pending), 0)::double precision END AS lag_seconds,
-        t.last_success_at, t.last_failure_at, t.last_status, t.last_error, t.next_attempt_at, t.p50_ms, t.p99_ms
+        coalesce((j.stats).pending, 0) AS pending,
+        coalesce((j.stats).retrying, 0) AS retrying,
+        coalesce((j.stats).in_flight, 0) AS in_flight,
+        coalesce((j.stats).delivered, 0) AS delivered,
+        coalesce((j.stats).dropped, 0) AS dropped,
+        coalesce((j.stats).dead, 0) AS dead,
+        coalesce((j.stats).blocked_keys, 0) AS blocked_keys,
+        (j.stats).bottleneck,
+        CASE WHEN g.reason IS NOT NULL THEN format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
+        (j.stats).oldest_pending,
+        CASE WHEN (j.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff(h.lsn, '0/0'::pg_lsn + (j.stats).reached), 0)::bigint END AS lag_bytes,
+        CASE WHEN (j.stats).reached IS NOT NULL
+            THEN coalesce(extract(epoch FROM h.now - (j.stats).oldest_pending), 0)::double precision END AS lag_seconds,
+        (j.stats).last_success_at, (j.stats).last_failure_at, (j.stats).last_status, (j.stats).last_error, (j.stats).next_attempt_at, (j.stats).p50_ms, (j.stats).p99_ms
     FROM (
-        -- Not in WITH, so that of a caller's conditions those on the table come first; what is asked of each is asked of
-        -- what they leave.
-        SELECT s.*, t AS stats, CASE
+        -- Not in WITH, so that a caller's conditions come first. Behind OFFSET 0, what has many columns is asked once, and
+        -- not at all when nobody wants them.
+        SELECT s.*, t.stats, CASE
             WHEN s.home <> h.home THEN 'held'
             WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
             WHEN s.paused THEN 'paused'
-            WHEN p.refused IS NOT NULL OR u.problem IS NOT NULL OR q.stops OR EXISTS (SELECT FROM broken) THEN 'error'
-            WHEN t.retrying > 0 OR t.mode = 'open' THEN 'retrying'
-            ELSE 'active' END AS state,
-            p.refused, p.missing, p.unfit, u.problem AS unsigned, q.problem AS denied, q.cure, q.stops
-        FROM pgwh.subscriptions s CROSS JOIN here h LEFT JOIN LATERAL pgwh.delivery_stats(s.id) t ON true
-            LEFT JOIN LATERAL pgwh.secret_problems(s.id) u ON true,
             -- Without its url nothing can be sent; without one of its tables the others still are.
-            LATERAL (SELECT pgwh.subscription_problem(s.url, '{}'), pgwh.subscription_problem(s.url, s.tables),
-                pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns)) p (refused, missing, unfit)
-            LEFT JOIN LATERAL pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
-                s.exclude_columns, s.key_columns) q ON true
-        WHERE pgwh.sees(s.owner)
-    ) j CROSS JOIN here h CROSS JOIN LATERAL (SELECT (j.stats).*) t
+            WHEN pgwh.url_problem(s.url) IS NOT NULL OR u.problem IS NOT NULL OR (q.denial).stops OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN (t.stats).retrying > 0 OR (t.stats).mode = 'open' THEN 'retrying'
+            ELSE 'active' END AS state,
+            u.problem AS unsigned, q.denial
+        FROM pgwh.visible_subscriptions s CROSS JOIN here h LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id,
+            LATERAL (SELECT pgwh.secret_problem(s.id, CASE WHEN s.headers <> '{}' THEN s.headers END, k.secret, k.headers,
+                k.client_certificate) AS problem) u,
+            LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t,
+            LATERAL (SELECT pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
+                s.exclude_columns, s.key_columns) AS denial OFFSET 0) q
+    ) j CROSS JOIN here h
+        LEFT JOIN (SELECT DISTINCT ON (g.subscription_id) g.subscription_id, g.from_lsn, g.to_lsn, g.reason
+            FROM pgwh.gaps g ORDER BY g.subscription_id, g.from_lsn DESC) g ON g.subscription_id = j.id
+        LEFT JOIN (SELECT DISTINCT ON (l.subscription_id) l.subscription_id, l.from_lsn, l.to_lsn, l.reason, l.next_step
+            FROM pgwh.open_gaps l ORDER BY l.subscription_id, l.from_lsn DESC) l ON l.subscription_id = j.id
     ORDER BY j.id;
 COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';

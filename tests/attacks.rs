@@ -341,7 +341,7 @@ fn each_role_sees_its_own_subscriptions_and_what_became_of_them_whatever_is_gran
     assert!(relations.len() > 40);
     let functions = [
         "pgwh.status()",
-        "pgwh.delivery_stats()",
+        "(SELECT (pgwh.delivery_stats(n)).* FROM generate_series(1, 40) n)",
         "pgwh.secret_problems()",
         "pgwh.pending_deliveries()",
         "pgwh.metric_samples()",
@@ -382,6 +382,16 @@ fn each_role_sees_its_own_subscriptions_and_what_became_of_them_whatever_is_gran
             );
         }
         assert!(seen.contains(role), "{seen}");
+        // However many are asked for in one command.
+        for asked in [1, 40] {
+            let figures = |of: &str| {
+                let id = cluster.value(&format!("SELECT id FROM pgwh.subscriptions WHERE name = '{of}'"));
+                cluster.as_role(role).value(&format!(
+                    "SELECT count((pgwh.delivery_stats({id})).pending) FROM generate_series(1, {asked})"
+                ))
+            };
+            assert_eq!((figures(role), figures(other)), (asked.to_string(), "0".into()), "{role} of {other}");
+        }
         let shown =
             seen.lines().filter(|line| !line.starts_with("pgwh.schema_")).find(|line| line.contains(other));
         assert_eq!(shown, None, "{role} sees of {other}");
@@ -536,6 +546,12 @@ fn a_view_shows_of_an_event_no_more_than_who_looks_may_read_by_now() {
         bob.sql(&format!(
             "CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE 'leaked %', $1; END $$;
              SELECT * FROM pgwh.{view} x WHERE pg_temp.leak(x::text)"
+        ));
+    }
+    for column in ["name", "url", "state", "reason"] {
+        bob.sql(&format!(
+            "CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE 'leaked %', $1; END $$;
+             SELECT * FROM pgwh.status WHERE pg_temp.leak({column})"
         ));
     }
     assert!(

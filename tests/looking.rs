@@ -71,6 +71,40 @@ fn status_follows_a_subscription_through_its_days() {
 }
 
 #[test]
+fn status_asks_what_takes_time_of_those_only_that_a_condition_leaves() {
+    let (cluster, receiver) = stage();
+    cluster.sql(&format!(
+        "SELECT pgwh.subscribe('{}', name => 's' || n, tables => '{{t}}', filter => 'id = ' || n) FROM generate_series(1, 120) n",
+        receiver.url("/")
+    ));
+    let calls = |query: &str| {
+        let mut session = cluster.connect();
+        session.batch_execute(&format!("SET track_functions = 'all'; BEGIN; {query}")).unwrap();
+        let rows = session
+            .query(
+                "SELECT funcname, calls FROM pg_stat_xact_user_functions WHERE schemaname = 'pgwh'
+                 AND funcname IN ('delivery_stats', 'permission_problem', 'url_problem', 'condition_problem', 'secret_problem')",
+                &[],
+            )
+            .unwrap();
+        rows.iter().map(|row| row.get::<_, i64>(1)).max().unwrap_or(0)
+    };
+    for one in [
+        "name = 's7'",
+        "name LIKE 's7_x' OR name = 's77'",
+        "url LIKE '%s7' OR name = 's7'",
+        "subscription_id = 7",
+    ] {
+        // The address is asked for in the state, the reason and the next step.
+        let asked = calls(&format!("SELECT * FROM pgwh.status() WHERE {one}"));
+        assert!((1..=3).contains(&asked), "{one}: {asked}");
+    }
+    assert_eq!(calls("SELECT count(*) FROM pgwh.status"), 0);
+    assert_eq!(calls("SELECT name FROM pgwh.status WHERE pending > 0"), 120);
+    assert_eq!(calls("SELECT name, reason, next_step FROM pgwh.status WHERE state = 'error'"), 120);
+}
+
+#[test]
 fn a_healthy_database_says_so_in_every_check() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "");

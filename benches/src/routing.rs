@@ -73,9 +73,7 @@ fn one_table(subscriptions: u64) {
         "    one more takes effect, from its commit to its first event: median {:?}, longest {:?}; an event of one that is there takes {:?} and {:?}",
         took[10], took[19], usual[10], usual[19]
     );
-    let begin = Instant::now();
-    cluster.value("SELECT state FROM pgwh.status WHERE name = 'user-7'");
-    println!("    status of one by name: {:?}", begin.elapsed());
+    looked_at(&mut client);
     drop(client);
     cluster.stop(Stop::Fast);
     let begin = Instant::now();
@@ -86,6 +84,33 @@ fn one_table(subscriptions: u64) {
         "    the server takes connections {began:?} after its start, and an event has arrived after {:?}",
         begin.elapsed()
     );
+}
+
+/// How long looking at the subscriptions takes by what is asked of them, and how long at the table that they are in.
+fn looked_at(client: &mut Client) {
+    let view = "SELECT * FROM pgwh.status()";
+    for (what, query) in [
+        ("the table alone", "SELECT count(*), max(filter) FROM pgwh.subscriptions".to_owned()),
+        ("by name", format!("{view} WHERE name = 'user-7'")),
+        ("by a pattern of names", format!("{view} WHERE name LIKE 'user-77_'")),
+        ("how many", "SELECT count(*) FROM pgwh.status()".to_owned()),
+        ("by what is pending", format!("{view} WHERE pending > 0")),
+        ("by state", format!("{view} WHERE state <> 'active'")),
+        ("how many in each state", "SELECT state, count(*) FROM pgwh.status() GROUP BY state".to_owned()),
+        ("by reason", format!("{view} WHERE reason IS NOT NULL")),
+        ("all of all", format!("SELECT count(s::text) FROM ({view}) s")),
+        ("health", "SELECT * FROM pgwh.health()".to_owned()),
+    ] {
+        let mut took: Vec<Duration> = (0..5)
+            .map(|_| {
+                let begin = Instant::now();
+                client.query(&query, &[]).expect("a look");
+                begin.elapsed()
+            })
+            .collect();
+        took.sort();
+        println!("    status, {what}: {:.1} ms", took[2].as_secs_f64() * 1e3);
+    }
 }
 
 /// Subscriptions of the users `first` to `last`, each to what its filter says.

@@ -1,9 +1,11 @@
 //! Acting for a user: whom they may act as, and doing for them what they may not do themselves.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use pgrx::prelude::*;
 
+use super::conditions::Moment;
 use crate::decode::access::{self, Access};
 use crate::decode::text::{Text, in_server_encoding, list};
 use crate::error::Error;
@@ -55,24 +57,12 @@ pub enum Visible {
 impl Visible {
     /// Those of now.
     pub fn now() -> Result<Visible, Error> {
-        Visible::now_of(None)
-    }
-
-    /// Those of now; when only one is asked for, that one alone is looked for.
-    pub fn now_of(one: Option<i64>) -> Result<Visible, Error> {
         if sees_everything() {
             return Ok(Visible::All);
         }
         // Row-level security shows what is to be seen.
         Ok(Spi::connect(|client| {
-            let all = "SELECT id FROM pgwh.subscriptions";
-            let rows = match one {
-                None => client.select(all, None, &[])?,
-                Some(id) => {
-                    let query = format!("{all} WHERE id OPERATOR(pg_catalog.=) $1");
-                    client.select(query.as_str(), None, &[id.into()])?
-                }
-            };
+            let rows = client.select("SELECT id FROM pgwh.subscriptions", None, &[])?;
             let ids = rows.map(|row| Ok(row.get::<i64>(1)?.unwrap_or_default()));
             ids.collect::<spi::Result<_>>().map(Visible::Only)
         })?)
@@ -85,6 +75,50 @@ impl Visible {
             Visible::Only(ids) => ids.contains(&subscription),
         }
     }
+}
+
+/// So many are asked for one by one in a command before all that the role is shown are looked for.
+const MOST_ASKED_FOR: u32 = 16;
+
+thread_local! {
+    /// What a role was shown in the command that runs: a view asks of each of its rows.
+    static SHOWN: RefCell<Option<Shown>> = const { RefCell::new(None) };
+}
+
+struct Shown {
+    moment: Moment,
+    role: pg_sys::Oid,
+    asked: u32,
+    all: Option<Visible>,
+}
+
+/// Whether the present role is shown the subscription.
+pub fn is_visible(subscription: i64) -> Result<bool, Error> {
+    if sees_everything() {
+        return Ok(true);
+    }
+    // SAFETY: reads the state of this process.
+    let (moment, role) = (Moment::now(), unsafe { pg_sys::GetUserId() });
+    // Taken out meanwhile, since a query asks, too.
+    let known = SHOWN.take().filter(|shown| shown.moment == moment && shown.role == role);
+    let mut shown = known.unwrap_or(Shown { moment, role, asked: 0, all: None });
+    shown.asked += 1;
+    if shown.asked > MOST_ASKED_FOR && shown.all.is_none() {
+        shown.all = Some(Visible::now()?);
+    }
+    let is_visible = match &shown.all {
+        Some(all) => all.has(subscription),
+        None => is_shown(subscription)?,
+    };
+    SHOWN.set(Some(shown));
+    Ok(is_visible)
+}
+
+fn is_shown(subscription: i64) -> Result<bool, Error> {
+    let query = "SELECT FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1";
+    Ok(Spi::connect(|client| {
+        Ok::<_, spi::Error>(!client.select(query, Some(1), &[subscription.into()])?.is_empty())
+    })?)
 }
 
 /// The columns of a table that the present role may read, by name; none: all.

@@ -32,16 +32,20 @@ fn preloaded() -> bool {
     settings::preloaded()
 }
 
-/// Why a subscription that was once accepted would be refused today.
+/// Why a URL that was once accepted would be refused today.
 #[pg_extern(sql = false)]
-fn subscription_problem(url: Text, tables: Vec<Text>) -> Option<Text> {
-    let refusal = check_url(&url.0, &settings::guard()).map(drop).map_err(Error::from);
-    tables
-        .iter()
-        .map(|table| tables::check(&table.0))
-        .fold(refusal, Result::and)
-        .err()
-        .map(|error| error.in_one_line().into())
+fn url_problem(url: Text) -> Option<Text> {
+    in_one_line(check_url(&url.0, &settings::guard()))
+}
+
+/// Why tables that were once accepted would be refused today.
+#[pg_extern(sql = false)]
+fn tables_problem(tables: Vec<Text>) -> Option<Text> {
+    in_one_line(tables.iter().try_for_each(|table| tables::check(&table.0)))
+}
+
+fn in_one_line<T>(judged: Result<T, impl Into<Error>>) -> Option<Text> {
+    judged.err().map(|error| error.into().in_one_line().into())
 }
 
 /// What of a subscription's filter and columns doesn't fit its tables today.

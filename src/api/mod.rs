@@ -44,6 +44,8 @@ mod permission;
 #[cfg(feature = "server")]
 mod preview;
 #[cfg(feature = "server")]
+mod row;
+#[cfg(feature = "server")]
 mod schema_changes;
 #[cfg(feature = "server")]
 mod secrets;

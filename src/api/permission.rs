@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::conditions::{Conditions, Moment, name_of};
 use super::event_types::MESSAGE_PREFIX;
+use super::row::Row;
 use super::tables::tables_of;
 use crate::decode::access::{self, Access, Lack};
 use crate::decode::permits::{self, Missing};
@@ -204,7 +205,7 @@ impl Denied {
 
 /// Why a subscription gets nothing of a table today, what to type, and whether that table is one that it names.
 #[pg_extern(sql = false)]
-#[allow(clippy::type_complexity, clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments)]
 fn permission_problem(
     owner: Text,
     tables: Vec<Text>,
@@ -214,8 +215,7 @@ fn permission_problem(
     columns: Option<Vec<Text>>,
     exclude_columns: Option<Vec<Text>>,
     key_columns: Option<Vec<Text>>,
-) -> Result<TableIterator<'static, (name!(problem, Text), name!(cure, Text), name!(stops, bool))>, ErrorReport>
-{
+) -> Result<Option<Row>, ErrorReport> {
     let conditions = Conditions {
         tables: strings(tables),
         event_types: strings(event_types),
@@ -225,8 +225,8 @@ fn permission_problem(
     };
     let (columns, exclude_columns) = (columns.map(strings), exclude_columns.map(strings));
     let denied = Claim::new(owner.into(), conditions, columns, exclude_columns).denied()?;
-    Ok(TableIterator::new(denied.into_iter().map(|denied| {
+    Ok(denied.map(|denied| {
         let (why, cure) = denied.words();
-        (why.into(), cure.into(), denied.is_named)
-    })))
+        Row::with_capacity(3).and(Text::from(why)).and(Text::from(cure)).and(denied.is_named)
+    }))
 }

@@ -8,11 +8,10 @@ use pgrx::AllocatedByRust;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use pgrx::spi::OwnedPreparedStatement;
-use pgrx::{PgOid, pg_sys};
 
 use super::acting::{Visible, as_owner, owns};
 use super::again::tell;
+use super::conditions::Moment;
 use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
@@ -20,7 +19,7 @@ use super::subscribe::id_of;
 use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;
 use crate::journal::CommandKind;
-use crate::secret::{Hidden, Keys, reveal, stored};
+use crate::secret::{Hidden, Keys, is_sealed, reveal, stored};
 use crate::send::Identity;
 use crate::send::signature::{self, Scheme, SigningKey};
 use crate::settings;
@@ -98,54 +97,52 @@ const DOUBTFUL: &str = "
     WHERE (k.secret IS NULL OR k.secret LIKE 'sealed:%' OR k.client_certificate LIKE 'sealed:%'
         OR s.headers::text LIKE '%hidden:%')";
 
-thread_local! {
-    /// The query for one of them, prepared, since a view asks it for each of its rows.
-    static DOUBTFUL_ONE: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
-}
-
-/// Subscriptions whose requests can't be signed or made, or one of them, and why.
+/// Subscriptions whose requests can't be signed or made, and why.
 #[pg_extern(sql = false)]
-fn secret_problems(
-    of_subscription: Option<i64>,
-) -> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, Text))>, ErrorReport> {
-    let visible = Visible::now_of(of_subscription)?;
+fn secret_problems()
+-> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, Text))>, ErrorReport> {
+    let visible = Visible::now()?;
     let problems = as_owner(|| {
-        let mut keys = None;
         let mut problems = Vec::new();
         Spi::connect(|client| {
-            let rows = match of_subscription {
-                None => client.select(DOUBTFUL, None, &[])?,
-                Some(one) => DOUBTFUL_ONE.with_borrow_mut(|plan| {
-                    let plan = match plan {
-                        Some(plan) => plan,
-                        None => {
-                            let query = format!("{DOUBTFUL} AND s.id OPERATOR(pg_catalog.=) $1");
-                            plan.insert(
-                                client.prepare(query.as_str(), &[PgOid::from(pg_sys::INT8OID)])?.keep(),
-                            )
-                        }
-                    };
-                    client.select(&*plan, None, &[one.into()])
-                })?,
-            };
-            for row in rows {
-                let keys = keys.get_or_insert_with(self::keys);
+            for row in client.select(DOUBTFUL, None, &[])? {
                 let id = row.get::<i64>(1)?.unwrap_or_default();
-                if !visible.has(id) {
-                    continue;
+                if visible.has(id) {
+                    let headers = row.text(2)?.unwrap_or_default();
+                    let opened = Opened::now(id, row.text(3)?, row.text(4)?, row.text(5)?);
+                    problems.extend(problem_of(opened, &headers).map(|problem| (id, problem.into())));
                 }
-                let opened = keys
-                    .as_ref()
-                    .map_err(Clone::clone)
-                    .and_then(|keys| Opened::of(id, keys, row.text(3)?, row.text(4)?, row.text(5)?));
-                let headers = row.text(2)?.unwrap_or_default();
-                problems.extend(problem_of(opened, &headers).map(|problem| (id, problem.into())));
             }
             Ok::<_, pgrx::spi::Error>(())
         })?;
         Ok(problems)
     })?;
     Ok(TableIterator::new(problems))
+}
+
+/// The same of one subscription, of which the caller has read what there is.
+#[pg_extern(sql = false)]
+fn secret_problem(
+    subscription: i64,
+    headers: Option<Jsonb>,
+    secret: Option<Text>,
+    hidden: Option<Text>,
+    client_certificate: Option<Text>,
+) -> Option<Text> {
+    let [secret, hidden, certificate] =
+        [secret, hidden, client_certificate].map(|text| text.map(String::from));
+    let headers = headers.map_or_else(String::new, |headers| headers.0.to_string());
+    problem_of(Opened::now(subscription, secret, hidden, certificate), &headers).map(Text::from)
+}
+
+/// The keys as a command has found them, which may open thousands of secrets with them.
+struct Found {
+    moment: Moment,
+    keys: Result<Option<Keys>, Error>,
+}
+
+thread_local! {
+    static FOUND: RefCell<Option<Found>> = const { RefCell::new(None) };
 }
 
 fn problem_of(opened: Result<Opened, Error>, headers: &str) -> Option<String> {
@@ -258,6 +255,26 @@ impl Opened {
         let [secret, headers, certificate] =
             [secret, headers, certificate].map(|text| text.map(String::from));
         Opened::of(id, keys, secret, headers, certificate)
+    }
+
+    /// Opens what is stored by the keys as they are in the command that runs.
+    fn now(
+        id: i64,
+        secret: Option<String>,
+        headers: Option<String>,
+        certificate: Option<String>,
+    ) -> Result<Opened, Error> {
+        if ![&secret, &headers, &certificate].into_iter().flatten().any(|text| is_sealed(text)) {
+            return Opened::of(id, &None, secret, headers, certificate);
+        }
+        let moment = Moment::now();
+        FOUND.with_borrow_mut(|found| {
+            if found.as_ref().is_none_or(|found| found.moment != moment) {
+                *found = Some(Found { moment, keys: keys() });
+            }
+            let keys = found.as_ref().map_or(&Ok(None), |found| &found.keys);
+            Opened::of(id, keys.as_ref().map_err(Clone::clone)?, secret, headers, certificate)
+        })
     }
 
     /// Opens what is stored.

@@ -134,27 +134,10 @@ pub struct Standing {
 
 /// How a subscription fares; none while its dispatcher doesn't know of it.
 pub fn standing(subscription_id: i64) -> Option<Standing> {
-    standings(|frontier, database| {
-        figures::read_one(database, subscription_id).map(|it| stand(frontier, it))
-    })?
-}
-
-/// How all subscriptions of this database fare.
-pub fn all_standings() -> Vec<Standing> {
-    standings(|frontier, database| {
-        figures::read(database).into_iter().map(|figures| stand(frontier, figures)).collect()
-    })
-    .unwrap_or_default()
-}
-
-/// The dispatcher shows a subscription's figures before the frontier they belong to: look the other way round.
-fn standings<T>(look: impl FnOnce(u64, &Database) -> T) -> Option<T> {
     let database = shmem::my_database()?;
+    // The dispatcher shows a subscription's figures before the frontier they belong to: look the other way round.
     let frontier = database.frontier.load(Ordering::Acquire);
-    Some(look(frontier, database))
-}
-
-fn stand(frontier: u64, figures: Figures) -> Standing {
+    let figures = figures::read_one(database, subscription_id)?;
     let reached = if figures.oldest_lsn == 0 { frontier } else { figures.oldest_lsn.min(frontier) };
-    Standing { figures, reached }
+    Some(Standing { figures, reached })
 }

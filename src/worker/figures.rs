@@ -237,13 +237,6 @@ impl Publisher {
     }
 }
 
-/// Copies the figures of all subscriptions of a database.
-pub fn read(database: &Database) -> Vec<Figures> {
-    let mut found = Vec::new();
-    each(database, |figures| found.push(*figures));
-    found
-}
-
 /// Copies the figures of one subscription.
 pub fn read_one(database: &Database, subscription_id: i64) -> Option<Figures> {
     // SAFETY: the segment is attached, and places in its index are within it.
