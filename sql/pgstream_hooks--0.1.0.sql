@@ -843,6 +843,7 @@ CREATE TABLE pgwh.backfill_requests (
     finished_at timestamptz
 );
 CREATE INDEX backfill_requests_open ON pgwh.backfill_requests (id) WHERE state IN ('waiting', 'running', 'paused');
+CREATE INDEX backfill_requests_of ON pgwh.backfill_requests (subscription_id);
 COMMENT ON TABLE pgwh.backfill_requests IS 'what was asked for by pgwh.backfill(); pgwh.backfills shows how far it is';
 COMMENT ON COLUMN pgwh.backfill_requests.id IS 'its id';
 COMMENT ON COLUMN pgwh.backfill_requests.subscription_id IS 'who gets the rows';
@@ -858,25 +859,37 @@ COMMENT ON COLUMN pgwh.backfill_requests.created_at IS 'when it was asked for';
 COMMENT ON COLUMN pgwh.backfill_requests.started_at IS 'when it began';
 COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
 
-CREATE FUNCTION pgwh.unclosed_gaps(
-    OUT subscription_id bigint, OUT from_lsn pg_lsn, OUT to_lsn pg_lsn, OUT since timestamptz, OUT reason text
-) RETURNS SETOF record
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    BEGIN ATOMIC
-        SELECT g.subscription_id, g.from_lsn, g.to_lsn, g.since, g.reason
-        FROM pgwh.gaps g JOIN pgwh.subscriptions s ON s.id = g.subscription_id
-        WHERE g.lost AND NOT s.tables <@ ARRAY(
-            SELECT unnest(r.tables) FROM pgwh.backfill_requests r
-            WHERE r.subscription_id = s.id AND r.created_at > g.until AND r.filter IS NULL AND r.start IS NULL
-                AND r.state NOT IN ('cancelled', 'failed'));
-    END;
-COMMENT ON FUNCTION pgwh.unclosed_gaps() IS 'what was lost with write-ahead log, and no backfill of all tables of its subscription has sent since';
+-- The barrier of pgwh.status: a caller's conditions are asked of these rows, and of the rows that are left what takes longer.
+CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
+    SELECT id, name, url, tables, event_types, filter, changed, columns, exclude_columns,
+        headers, key_columns, enabled, paused, disabled_reason, owner, home
+    FROM pgwh.subscriptions WHERE pgwh.sees(owner);
+COMMENT ON VIEW pgwh.visible_subscriptions IS 'the subscriptions that the caller is shown, with what pgwh.status needs of them';
+COMMENT ON COLUMN pgwh.visible_subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
+COMMENT ON COLUMN pgwh.visible_subscriptions.name IS 'its name; made from url, tables and filter when left out';
+COMMENT ON COLUMN pgwh.visible_subscriptions.url IS 'where to POST';
+COMMENT ON COLUMN pgwh.visible_subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
+COMMENT ON COLUMN pgwh.visible_subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read, system (default the first four)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.headers IS 'extra request headers: an object of strings (default {}); values of sensitive ones, such as authorization, are shown as hidden:...';
+COMMENT ON COLUMN pgwh.visible_subscriptions.key_columns IS 'columns by which changes are kept in order when ordering is key (default the primary key)';
+COMMENT ON COLUMN pgwh.visible_subscriptions.enabled IS 'whether changes are captured for it';
+COMMENT ON COLUMN pgwh.visible_subscriptions.paused IS 'whether changes are kept for later instead of being sent';
+COMMENT ON COLUMN pgwh.visible_subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
+COMMENT ON COLUMN pgwh.visible_subscriptions.owner IS 'name of the role that it belongs to';
+COMMENT ON COLUMN pgwh.visible_subscriptions.home IS 'where it was made or last armed, see pgwh.home(); SET home = DEFAULT arms it here, pgwh.adopt() all that are held';
 
 CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
     SELECT g.subscription_id, s.name, g.from_lsn, g.to_lsn, g.since, g.reason,
         format('SELECT pgwh.backfill(%L);', s.name) AS next_step
-    FROM pgwh.unclosed_gaps() g JOIN pgwh.subscriptions s ON s.id = g.subscription_id
-    WHERE pgwh.sees(s.owner);
+    FROM pgwh.gaps g JOIN pgwh.visible_subscriptions s ON s.id = g.subscription_id
+    WHERE g.lost AND NOT s.tables <@ ARRAY(
+        SELECT unnest(r.tables) FROM pgwh.backfill_requests r
+        WHERE r.subscription_id = s.id AND r.created_at > g.until AND r.filter IS NULL AND r.start IS NULL
+            AND r.state NOT IN ('cancelled', 'failed'));
 COMMENT ON VIEW pgwh.open_gaps IS 'what subscriptions have lost with write-ahead log, and no backfill of all their tables has sent since';
 COMMENT ON COLUMN pgwh.open_gaps.subscription_id IS 'the subscription';
 COMMENT ON COLUMN pgwh.open_gaps.name IS 'its name';
@@ -885,6 +898,15 @@ COMMENT ON COLUMN pgwh.open_gaps.to_lsn IS 'up to this one';
 COMMENT ON COLUMN pgwh.open_gaps.since IS 'when it was noted';
 COMMENT ON COLUMN pgwh.open_gaps.reason IS 'how it came about';
 COMMENT ON COLUMN pgwh.open_gaps.next_step IS 'what to type: it sends the rows that there are; of those that were deleted nobody knows';
+
+CREATE FUNCTION pgwh.unclosed_gaps(
+    OUT subscription_id bigint, OUT from_lsn pg_lsn, OUT to_lsn pg_lsn, OUT since timestamptz, OUT reason text
+) RETURNS SETOF record
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT g.subscription_id, g.from_lsn, g.to_lsn, g.since, g.reason FROM pgwh.open_gaps g;
+    END;
+COMMENT ON FUNCTION pgwh.unclosed_gaps() IS 'what was lost with write-ahead log, and no backfill of all tables of its subscription has sent since';
 
 CREATE FUNCTION pgwh.slot_name() RETURNS name
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -1083,29 +1105,6 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
     END;
 COMMENT ON FUNCTION pgwh.health() IS 'one row a check: whether it is well, what was found, and what to type';
 
--- The barrier of pgwh.status: a caller's conditions are asked of these rows, and of the rows that are left what takes longer.
-CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
-    SELECT id, name, url, tables, event_types, filter, changed, columns, exclude_columns,
-        headers, key_columns, enabled, paused, disabled_reason, owner, home
-    FROM pgwh.subscriptions WHERE pgwh.sees(owner);
-COMMENT ON VIEW pgwh.visible_subscriptions IS 'the subscriptions that the caller is shown, with what pgwh.status needs of them';
-COMMENT ON COLUMN pgwh.visible_subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
-COMMENT ON COLUMN pgwh.visible_subscriptions.name IS 'its name; made from url, tables and filter when left out';
-COMMENT ON COLUMN pgwh.visible_subscriptions.url IS 'where to POST';
-COMMENT ON COLUMN pgwh.visible_subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
-COMMENT ON COLUMN pgwh.visible_subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read, system (default the first four)';
-COMMENT ON COLUMN pgwh.visible_subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
-COMMENT ON COLUMN pgwh.visible_subscriptions.changed IS 'updates only when one of these columns changed (default all updates)';
-COMMENT ON COLUMN pgwh.visible_subscriptions.columns IS 'columns that payloads hold, besides the key (default all)';
-COMMENT ON COLUMN pgwh.visible_subscriptions.exclude_columns IS 'columns that payloads leave out; the key stays (default none)';
-COMMENT ON COLUMN pgwh.visible_subscriptions.headers IS 'extra request headers: an object of strings (default {}); values of sensitive ones, such as authorization, are shown as hidden:...';
-COMMENT ON COLUMN pgwh.visible_subscriptions.key_columns IS 'columns by which changes are kept in order when ordering is key (default the primary key)';
-COMMENT ON COLUMN pgwh.visible_subscriptions.enabled IS 'whether changes are captured for it';
-COMMENT ON COLUMN pgwh.visible_subscriptions.paused IS 'whether changes are kept for later instead of being sent';
-COMMENT ON COLUMN pgwh.visible_subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
-COMMENT ON COLUMN pgwh.visible_subscriptions.owner IS 'name of the role that it belongs to';
-COMMENT ON COLUMN pgwh.visible_subscriptions.home IS 'where it was made or last armed, see pgwh.home(); SET home = DEFAULT arms it here, pgwh.adopt() all that are held';
-
 CREATE VIEW pgwh.status AS
     WITH broken AS MATERIALIZED (
         SELECT h.detail, h.hint FROM pgwh.capture_health() h
@@ -1144,7 +1143,7 @@ CREATE VIEW pgwh.status AS
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
                 WHEN pgwh.condition_problem(j.tables, j.event_types, j.filter, j.changed, j.key_columns) IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name)
-                ELSE coalesce((j.denial).cure, l.next_step) END
+                ELSE coalesce((j.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', j.name) END) END
             END AS next_step,
         coalesce((j.stats).pending, 0) AS pending,
         coalesce((j.stats).retrying, 0) AS retrying,
@@ -1179,10 +1178,10 @@ CREATE VIEW pgwh.status AS
             LATERAL (SELECT pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
                 s.exclude_columns, s.key_columns) AS denial OFFSET 0) q
     ) j CROSS JOIN here h
-        LEFT JOIN (SELECT DISTINCT ON (g.subscription_id) g.subscription_id, g.from_lsn, g.to_lsn, g.reason
-            FROM pgwh.gaps g ORDER BY g.subscription_id, g.from_lsn DESC) g ON g.subscription_id = j.id
-        LEFT JOIN (SELECT DISTINCT ON (l.subscription_id) l.subscription_id, l.from_lsn, l.to_lsn, l.reason, l.next_step
-            FROM pgwh.open_gaps l ORDER BY l.subscription_id, l.from_lsn DESC) l ON l.subscription_id = j.id
+        LEFT JOIN pgwh.gaps g ON g.subscription_id = j.id AND g.from_lsn = (
+            SELECT max(n.from_lsn) FROM pgwh.gaps n WHERE n.subscription_id = g.subscription_id)
+        LEFT JOIN pgwh.gaps l ON l.subscription_id = j.id AND l.lost AND l.from_lsn = (
+            SELECT max(o.from_lsn) FROM pgwh.open_gaps o WHERE o.subscription_id = l.subscription_id)
     ORDER BY j.id;
 COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';

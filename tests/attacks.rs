@@ -548,9 +548,16 @@ fn a_view_shows_of_an_event_no_more_than_who_looks_may_read_by_now() {
              SELECT * FROM pgwh.{view} x WHERE pg_temp.leak(x::text)"
         ));
     }
-    for column in ["name", "url", "state", "reason"] {
+    // Of what is joined neither, whether a null could get that far or not.
+    cluster.sql("INSERT INTO pgwh.gaps (subscription_id, from_lsn, lost, reason) SELECT id, '0/1', true, 'a secret' FROM pgwh.subscriptions");
+    assert!(cluster.status("s", "gap").contains("a secret"));
+    for (column, strict) in
+        ["name", "url", "state", "reason", "next_step", "gap", "last_error", "pending::text"]
+            .into_iter()
+            .flat_map(|column| [(column, "STRICT"), (column, "")])
+    {
         bob.sql(&format!(
-            "CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE 'leaked %', $1; END $$;
+            "CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql {strict} COST 0.0001 AS $$ BEGIN RAISE 'leaked %', $1; END $$;
              SELECT * FROM pgwh.status WHERE pg_temp.leak({column})"
         ));
     }
