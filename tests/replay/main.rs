@@ -269,34 +269,33 @@ fn begins_after(cluster: &Cluster, receiver: &Receiver, gone: &str, quiet: &str)
     replay(cluster, receiver, &format!("since => '{oldest}'::timestamptz"), 1);
 }
 
-#[test]
-fn a_replay_may_begin_in_a_quiet_time_longer_than_the_retention() {
-    let cluster = Setup::new().set("pgwh.retention = '5s'").start();
+/// A cluster where one event was sent; a time before it, and one behind it.
+fn stage_with_one_event(retention: &str) -> (Cluster, Receiver, String, String) {
+    let cluster = Setup::new().set(&format!("pgwh.retention = '{retention}'")).start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = Receiver::start().unwrap();
     cluster.subscribe(&receiver, "s", "");
-    let since = now(&cluster);
+    let before = now(&cluster);
     cluster.sql("INSERT INTO t VALUES (0)");
     cluster.delivered(&receiver, "s");
-    let quiet = now(&cluster);
+    let behind = now(&cluster);
+    (cluster, receiver, before, behind)
+}
+
+#[test]
+fn a_replay_may_begin_in_a_quiet_time_longer_than_the_retention() {
+    let (cluster, receiver, gone, quiet) = stage_with_one_event("5s");
     cluster.wait_true(&format!("SELECT clock_timestamp() > '{quiet}'::timestamptz + interval '5 s'"));
-    begins_after(&cluster, &receiver, &since, &quiet);
+    begins_after(&cluster, &receiver, &gone, &quiet);
 }
 
 #[test]
 fn a_replay_may_begin_behind_what_was_recycled() {
-    let cluster = Setup::new().set("pgwh.retention = '1s'").start();
-    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
-    let receiver = Receiver::start().unwrap();
-    cluster.subscribe(&receiver, "s", "");
-    let since = now(&cluster);
-    cluster.sql("INSERT INTO t VALUES (0)");
-    cluster.delivered(&receiver, "s");
-    let quiet = now(&cluster);
+    let (cluster, receiver, gone, quiet) = stage_with_one_event("1s");
     cluster.wait_true("SELECT count(*) = 0 FROM pgwh.events");
     cluster.set("pgwh.retention = '1h'");
     cluster.reload();
-    begins_after(&cluster, &receiver, &since, &quiet);
+    begins_after(&cluster, &receiver, &gone, &quiet);
 }
 
 #[test]
