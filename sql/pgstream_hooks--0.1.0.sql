@@ -917,6 +917,10 @@ CREATE FUNCTION pgwh.slot_name() RETURNS name
     END;
 COMMENT ON FUNCTION pgwh.slot_name() IS 'name of this database''s replication slot';
 
+CREATE FUNCTION pgwh.slot_is_ephemeral(slot name) RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'slot_is_ephemeral_wrapper';
+COMMENT ON FUNCTION pgwh.slot_is_ephemeral(name) IS 'whether a replication slot is being made: it may be given up and made anew, which pg_replication_slots does not show';
+
 -- What a check of health needs and who asks may not look at: without it, an application's role would have to be granted
 -- a look at everybody's commands.
 CREATE FUNCTION pgwh.server_processes(OUT type text, OUT pid integer, OUT is_here boolean) RETURNS SETOF record
@@ -981,7 +985,7 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
                 WHEN s.wal_status = 'lost' THEN 'invalid'
                 WHEN pg_is_in_recovery() AND s.temporary THEN 'being synchronized'
                 WHEN pg_is_in_recovery() AND NOT coalesce((to_jsonb(s) ->> 'synced')::boolean, true) THEN 'not synchronized'
-                WHEN s.confirmed_flush_lsn IS NULL THEN 'being created' ELSE 'valid' END AS state,
+                WHEN s.confirmed_flush_lsn IS NULL OR pgwh.slot_is_ephemeral(s.slot_name) THEN 'being created' ELSE 'valid' END AS state,
                 pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                     ELSE pg_current_wal_lsn() END, s.restart_lsn) AS retained
             FROM (SELECT pgwh.slot_name() AS wanted) n

@@ -193,6 +193,28 @@ fn a_stop_takes_no_longer_than_without_us() {
 }
 
 #[test]
+fn a_slot_is_called_valid_when_it_stays() {
+    let cluster = Cluster::start();
+    // A slot is consistent when who writes has ended; its decoder keeps it when the dispatcher has stored an image.
+    let mut writer = cluster.connect();
+    writer.batch_execute("BEGIN; SELECT txid_current()").unwrap();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.wait_true("SELECT count(*) = 1 FROM pg_replication_slots");
+    let dispatcher = cluster.process(DISPATCHER);
+    dispatcher.pause();
+    writer.batch_execute("COMMIT").unwrap();
+    cluster.wait_true("SELECT confirmed_flush_lsn IS NOT NULL FROM pg_replication_slots");
+    let said = cluster
+        .rows("SELECT ok, detail FROM pgwh.health() WHERE check_name = 'slot present and valid'")
+        .remove(0);
+    dispatcher.resume();
+    assert_eq!(said[0].as_deref(), Some("f"));
+    assert!(said[1].as_ref().unwrap().contains("is being created"), "{said:?}");
+    cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    cluster.sql("CREATE TABLE t (); SELECT pgwh.subscribe('https://example.com/')");
+}
+
+#[test]
 fn what_was_committed_is_confirmed_before_a_stop_however_often_workers_are_told_to_end() {
     let cluster = Cluster::with_extension();
     let receiver = Receiver::start().unwrap();

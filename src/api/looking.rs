@@ -10,6 +10,7 @@ use super::conditions::Conditions;
 use super::gate;
 use super::subscribe::id_of;
 use super::tables;
+use crate::decode::slot;
 use crate::decode::text::{Text, strings};
 use crate::error::Error;
 use crate::send::check_url;
@@ -30,6 +31,12 @@ fn version() -> &'static str {
 #[pg_extern(sql = false)]
 fn preloaded() -> bool {
     settings::preloaded()
+}
+
+/// Whether a replication slot is being made.
+#[pg_extern(sql = false)]
+fn slot_is_ephemeral(slot: &std::ffi::CStr) -> bool {
+    slot::is_ephemeral(slot)
 }
 
 /// Why a URL that was once accepted would be refused today.

@@ -46,6 +46,15 @@ pub fn keeps(name: &CStr) -> bool {
     }
 }
 
+/// Whether a slot of that name is being made, and goes if that is given up.
+pub fn is_ephemeral(name: &CStr) -> bool {
+    // SAFETY: looks through shared memory under its lock; a slot is never unmapped.
+    unsafe {
+        let slot = pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true);
+        !slot.is_null() && (*slot).data.persistency == pg_sys::ReplicationSlotPersistency::RS_EPHEMERAL
+    }
+}
+
 /// Slots of our plugin in a database, by name.
 pub fn of_database(database: pg_sys::Oid) -> Vec<std::ffi::CString> {
     let mut names = Vec::new();
