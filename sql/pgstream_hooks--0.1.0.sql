@@ -330,7 +330,7 @@ COMMENT ON FUNCTION pgwh.secret_problems() IS 'subscriptions whose requests can'
 CREATE FUNCTION pgwh.secret_problem(
     subscription_id bigint, headers jsonb, secret text, hidden text, client_certificate text
 ) RETURNS text
-    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'secret_problem_wrapper';
+    LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'secret_problem_wrapper';
 COMMENT ON FUNCTION pgwh.secret_problem(bigint, jsonb, text, text, text) IS 'why a subscription''s requests can''t be signed or made, given its headers and what pgwh.secrets has; null when they can';
 
 CREATE FUNCTION pgwh.adopt(pending text DEFAULT 'send') RETURNS bigint
@@ -794,24 +794,24 @@ COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data,
 -- Looking
 
 CREATE FUNCTION pgwh.url_problem(url text) RETURNS text
-    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
+    LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
 COMMENT ON FUNCTION pgwh.url_problem(text) IS 'why a URL that was once accepted would be refused today; null when it would not';
 
 CREATE FUNCTION pgwh.tables_problem(tables text[]) RETURNS text
-    LANGUAGE c STABLE COST 50 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
+    LANGUAGE c STABLE COST 10 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
 COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today; null when they would not';
 
 CREATE FUNCTION pgwh.condition_problem(
     tables text[], event_types text[], filter text, changed text[], key_columns text[]
 ) RETURNS text
-    LANGUAGE c STABLE COST 100 AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
+    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
 COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
 
 CREATE FUNCTION pgwh.permission_problem(
     owner text, tables text[], event_types text[], filter text, changed text[], columns text[], exclude_columns text[],
     key_columns text[], OUT problem text, OUT cure text, OUT stops boolean
 ) RETURNS record
-    LANGUAGE c STABLE COST 50 AS 'MODULE_PATHNAME', 'permission_problem_wrapper';
+    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'permission_problem_wrapper';
 COMMENT ON FUNCTION pgwh.permission_problem(text, text[], text[], text, text[], text[], text[], text[]) IS 'the first table that a subscription gets nothing of since its owner may not read it, what to type, and whether it names that table; null when there is none';
 
 CREATE FUNCTION pgwh.capture_problem() RETURNS text
@@ -824,7 +824,7 @@ CREATE FUNCTION pgwh.delivery_stats(
     OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
     OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
 ) RETURNS record
-    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
+    LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
 COMMENT ON FUNCTION pgwh.delivery_stats(bigint) IS 'what the dispatcher of this database counts for a subscription, null while it does not know of it; pgwh.status() shows it in plain words';
 
 CREATE TABLE pgwh.backfill_requests (
@@ -1176,8 +1176,9 @@ CREATE VIEW pgwh.status AS
             ELSE 'active' END AS state,
             u.problem AS unsigned, q.denial
         FROM pgwh.visible_subscriptions s CROSS JOIN here h LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id,
-            LATERAL (SELECT pgwh.secret_problem(s.id, CASE WHEN s.headers <> '{}' THEN s.headers END, k.secret, k.headers,
-                k.client_certificate) AS problem) u,
+            -- Most keys are there and in the clear, and most headers no secrets.
+            LATERAL (SELECT CASE WHEN k.secret IS NULL OR starts_with(k.secret, 'sealed:') OR starts_with(k.client_certificate, 'sealed:')
+                OR s.headers <> '{}' THEN pgwh.secret_problem(s.id, s.headers, k.secret, k.headers, k.client_certificate) END AS problem) u,
             LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t,
             LATERAL (SELECT pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
                 s.exclude_columns, s.key_columns) AS denial OFFSET 0) q

@@ -1,11 +1,13 @@
 //! The settings `pgwh.*`: one documented static each. All of them can be changed by a reload.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -296,11 +298,22 @@ pub fn enabled() -> bool {
     ENABLED.get()
 }
 
+thread_local! {
+    /// What the setting was when it was last asked for, and what it means.
+    static GUARD: RefCell<(CString, Arc<Guard>)> = RefCell::default();
+}
+
 /// Where requests may go.
-pub fn guard() -> Guard {
+pub fn guard() -> Arc<Guard> {
     let list = ALLOWED_NETWORKS.get().unwrap_or_default();
-    // What the check let pass parses; were it not so, the guard that opens nothing is the safe one.
-    Guard::parse(&list.to_string_lossy()).unwrap_or_default()
+    GUARD.with_borrow_mut(|(known, guard)| {
+        if *known != list {
+            // What the check let pass parses; were it not so, the guard that opens nothing is the safe one.
+            *guard = Arc::new(Guard::parse(&list.to_string_lossy()).unwrap_or_default());
+            *known = list;
+        }
+        guard.clone()
+    })
 }
 
 /// The keys by which secrets are sealed, read from their file; none when there are to be none.

@@ -64,7 +64,7 @@ pub struct Surroundings {
 impl Surroundings {
     /// Those of now.
     pub fn now() -> Surroundings {
-        Surroundings { guard: Arc::new(settings::guard()), keys: settings::encryption_keys() }
+        Surroundings { guard: settings::guard(), keys: settings::encryption_keys() }
     }
 }
 

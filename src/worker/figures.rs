@@ -315,8 +315,14 @@ fn probe(id: i64, index: &[AtomicU32]) -> impl Iterator<Item = &AtomicU32> {
 fn copy(entry: &Entry) -> Figures {
     loop {
         let before = entry.version.load(Ordering::Acquire);
-        // SAFETY: the memory is attached; a torn copy is thrown away.
-        let figures = unsafe { ptr::read_volatile(entry.figures.get()) };
+        let mut figures = Figures::default();
+        // SAFETY: the memory is attached; a torn copy is thrown away, and says of an error no more than there is room for.
+        unsafe {
+            let from = entry.figures.get().cast_const().cast::<u8>();
+            ptr::copy_nonoverlapping(from, (&raw mut figures).cast::<u8>(), offset_of!(Figures, error));
+            let error = (figures.error_bytes as usize).min(ERROR_BYTES);
+            ptr::copy_nonoverlapping(from.add(offset_of!(Figures, error)), figures.error.as_mut_ptr(), error);
+        }
         fence(Ordering::Acquire);
         if before.is_multiple_of(2) && entry.version.load(Ordering::Relaxed) == before {
             return figures;
