@@ -794,11 +794,11 @@ COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data,
 -- Looking
 
 CREATE FUNCTION pgwh.url_problem(url text) RETURNS text
-    LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
+    LANGUAGE c STABLE STRICT COST 5 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
 COMMENT ON FUNCTION pgwh.url_problem(text) IS 'why a URL that was once accepted would be refused today; null when it would not';
 
 CREATE FUNCTION pgwh.tables_problem(tables text[]) RETURNS text
-    LANGUAGE c STABLE COST 10 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
+    LANGUAGE c STABLE STRICT COST 10 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
 COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today; null when they would not';
 
 CREATE FUNCTION pgwh.condition_problem(
@@ -918,7 +918,7 @@ CREATE FUNCTION pgwh.slot_name() RETURNS name
 COMMENT ON FUNCTION pgwh.slot_name() IS 'name of this database''s replication slot';
 
 CREATE FUNCTION pgwh.slot_is_ephemeral(slot name) RETURNS boolean
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'slot_is_ephemeral_wrapper';
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'slot_is_ephemeral_wrapper';
 COMMENT ON FUNCTION pgwh.slot_is_ephemeral(name) IS 'whether a replication slot is being made: it may be given up and made anew, which pg_replication_slots does not show';
 
 -- What a check of health needs and who asks may not look at: without it, an application's role would have to be granted

@@ -677,3 +677,38 @@ fn no_statement_of_the_extension_shows_a_secret_to_statistics_of_statements() {
         cluster.column("SELECT query FROM pg_stat_activity WHERE backend_type LIKE 'pgstream%'").join("\n");
     assert!(!active.contains("s3cret") && !active.contains("pr1vate"), "{active}");
 }
+
+#[test]
+fn no_function_panics_or_crashes_whatever_it_is_given() {
+    let cluster = Cluster::with_extension();
+    // By the category of each argument's type (pg_type.typcategory): nulls, arrays of nulls, and the odd values.
+    let values = [
+        "'NULL'",
+        "CASE category WHEN 'A' THEN '''{NULL}''' ELSE 'NULL' END",
+        "CASE category WHEN 'A' THEN '''{}''' WHEN 'N' THEN '''-1''' WHEN 'B' THEN 'true' WHEN 'D' THEN '''infinity'''
+            WHEN 'T' THEN '''-178000000 years''' WHEN 'S' THEN '''''' ELSE 'NULL' END",
+    ];
+    let mut internal = Vec::new();
+    for value in values {
+        let calls = cluster.column(&format!(
+            "SELECT proname || '(' || coalesce(string_agg({value} || '::' || format_type(type, NULL), ', ' ORDER BY n), '') || ')'
+             FROM pg_proc p LEFT JOIN LATERAL unnest(proargtypes::oid[]) WITH ORDINALITY a (type, n) ON true
+                 LEFT JOIN LATERAL (SELECT typcategory FROM pg_type t WHERE t.oid = type) t (category) ON true
+             WHERE pronamespace = 'pgwh'::regnamespace AND prokind = 'f'
+                 AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
+             GROUP BY p.oid, proname ORDER BY proname"
+        ));
+        assert!(calls.len() > 50);
+        for call in calls {
+            let mut session = cluster.connect();
+            let call = format!("SET statement_timeout = '10 s'; BEGIN; SELECT pgwh.{call}");
+            if let Err(error) = session.batch_execute(&call)
+                && error.code().is_none_or(|code| code.code() == "XX000")
+            {
+                internal.push(format!("{call}: {error:?}"));
+            }
+        }
+    }
+    assert_eq!(internal, [] as [&str; 0]);
+    assert!(!cluster.log().contains("was terminated by signal"));
+}

@@ -11,7 +11,7 @@ use super::gate;
 use super::subscribe::id_of;
 use super::tables;
 use crate::decode::slot;
-use crate::decode::text::{Text, strings};
+use crate::decode::text::{Text, present};
 use crate::error::Error;
 use crate::send::check_url;
 use crate::settings;
@@ -47,8 +47,8 @@ fn url_problem(url: Text) -> Option<Text> {
 
 /// Why tables that were once accepted would be refused today.
 #[pg_extern(sql = false)]
-fn tables_problem(tables: Vec<Text>) -> Option<Text> {
-    in_one_line(tables.iter().try_for_each(|table| tables::check(&table.0)))
+fn tables_problem(tables: Vec<Option<Text>>) -> Option<Text> {
+    in_one_line(tables.iter().flatten().try_for_each(|table| tables::check(&table.0)))
 }
 
 fn in_one_line<T>(judged: Result<T, impl Into<Error>>) -> Option<Text> {
@@ -58,18 +58,18 @@ fn in_one_line<T>(judged: Result<T, impl Into<Error>>) -> Option<Text> {
 /// What of a subscription's filter and columns doesn't fit its tables today.
 #[pg_extern(sql = false)]
 fn condition_problem(
-    tables: Vec<Text>,
-    event_types: Vec<Text>,
+    tables: Option<Vec<Option<Text>>>,
+    event_types: Option<Vec<Option<Text>>>,
     filter: Option<Text>,
-    changed: Option<Vec<Text>>,
-    key_columns: Option<Vec<Text>>,
+    changed: Option<Vec<Option<Text>>>,
+    key_columns: Option<Vec<Option<Text>>>,
 ) -> Result<Option<Text>, ErrorReport> {
     let conditions = Conditions {
-        tables: strings(tables),
-        event_types: strings(event_types),
+        tables: tables.map(present).unwrap_or_default(),
+        event_types: event_types.map(present).unwrap_or_default(),
         filter: filter.map(String::from),
-        changed: changed.map(strings),
-        key_columns: key_columns.map(strings),
+        changed: changed.map(present),
+        key_columns: key_columns.map(present),
     };
     Ok(conditions.problem()?.map(Text::from))
 }

@@ -16,7 +16,7 @@ use crate::decode::access::{self, Access, Lack};
 use crate::decode::permits::{self, Missing};
 use crate::decode::raw;
 use crate::decode::route::{Condition, Grantee, Terms};
-use crate::decode::text::{Text, strings};
+use crate::decode::text::{Text, present};
 use crate::error::Error;
 
 /// As many subscriptions are remembered as permitted.
@@ -207,24 +207,25 @@ impl Denied {
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn permission_problem(
-    owner: Text,
-    tables: Vec<Text>,
-    event_types: Vec<Text>,
+    owner: Option<Text>,
+    tables: Option<Vec<Option<Text>>>,
+    event_types: Option<Vec<Option<Text>>>,
     filter: Option<Text>,
-    changed: Option<Vec<Text>>,
-    columns: Option<Vec<Text>>,
-    exclude_columns: Option<Vec<Text>>,
-    key_columns: Option<Vec<Text>>,
+    changed: Option<Vec<Option<Text>>>,
+    columns: Option<Vec<Option<Text>>>,
+    exclude_columns: Option<Vec<Option<Text>>>,
+    key_columns: Option<Vec<Option<Text>>>,
 ) -> Result<Option<Row>, ErrorReport> {
     let conditions = Conditions {
-        tables: strings(tables),
-        event_types: strings(event_types),
+        tables: tables.map(present).unwrap_or_default(),
+        event_types: event_types.map(present).unwrap_or_default(),
         filter: filter.map(String::from),
-        changed: changed.map(strings),
-        key_columns: key_columns.map(strings),
+        changed: changed.map(present),
+        key_columns: key_columns.map(present),
     };
-    let (columns, exclude_columns) = (columns.map(strings), exclude_columns.map(strings));
-    let denied = Claim::new(owner.into(), conditions, columns, exclude_columns).denied()?;
+    let (columns, exclude_columns) = (columns.map(present), exclude_columns.map(present));
+    let denied =
+        Claim::new(owner.unwrap_or_default().into(), conditions, columns, exclude_columns).denied()?;
     Ok(denied.map(|denied| {
         let (why, cure) = denied.words();
         Row::with_capacity(3).and(Text::from(why)).and(Text::from(cure)).and(denied.is_named)

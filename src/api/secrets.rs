@@ -123,7 +123,7 @@ fn secret_problems()
 /// The same of one subscription, of which the caller has read what there is.
 #[pg_extern(sql = false)]
 fn secret_problem(
-    subscription: i64,
+    subscription: Option<i64>,
     headers: Option<Jsonb>,
     secret: Option<Text>,
     hidden: Option<Text>,
@@ -132,7 +132,7 @@ fn secret_problem(
     let [secret, hidden, certificate] =
         [secret, hidden, client_certificate].map(|text| text.map(String::from));
     let headers = headers.map_or_else(String::new, |headers| headers.0.to_string());
-    problem_of(Opened::now(subscription, secret, hidden, certificate), &headers).map(Text::from)
+    problem_of(Opened::now(subscription?, secret, hidden, certificate), &headers).map(Text::from)
 }
 
 /// The keys as a command has found them, which may open thousands of secrets with them.

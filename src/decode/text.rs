@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, pg_enc};
 
-pub(crate) use value::{Text, Texts, argument, array, list, optional, optional_array, strings};
+pub(crate) use value::{Text, Texts, argument, array, list, optional, optional_array, present, strings};
 
 /// `bytes`, in the encoding of the database that this process is connected to, as UTF-8.
 ///

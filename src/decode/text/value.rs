@@ -65,6 +65,11 @@ pub(crate) fn strings(texts: Vec<Text>) -> Vec<String> {
     texts.into_iter().map(String::from).collect()
 }
 
+/// The same texts from SQL, without nulls.
+pub(crate) fn present(texts: Vec<Option<Text>>) -> Vec<String> {
+    texts.into_iter().flatten().map(String::from).collect()
+}
+
 /// The columns of a row that are texts.
 pub(crate) trait Texts {
     /// The text in a column.
