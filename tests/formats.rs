@@ -47,7 +47,7 @@ fn live_through_it_all(cluster: &Cluster) {
 #[test]
 fn pgstream_receivers_get_what_pgstream_sends() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "s", "format => 'pgstream'");
+    cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'pgstream'");
     live_through_it_all(&cluster);
     let bodies = bodies(&cluster, &receiver, "s");
     let data: Vec<&Value> = bodies.iter().map(|body| &body["Data"]).collect();
@@ -89,7 +89,7 @@ fn pgstream_receivers_get_what_pgstream_sends() {
 #[test]
 fn each_row_of_a_transaction_has_its_own_position_and_idempotency_key() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "s", "format => 'pgstream', tables => '{public.t}'");
+    cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'pgstream', tables => '{public.t}'");
     let before = cluster.value("SELECT pg_current_wal_lsn()");
     cluster.sql("BEGIN; INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); UPDATE t SET name = 'x' WHERE id = 1; COMMIT");
     let requests = requests(&cluster, &receiver, "s");
@@ -230,7 +230,7 @@ fn pgstream_values_are_as_the_types_print_them() {
         columns.iter().zip(&expressions).map(|(column, value)| format!("{value} AS {column}")).collect();
     let select = select.join(", ");
     cluster.sql(&format!("CREATE TABLE v AS SELECT {select} LIMIT 0"));
-    cluster.subscribe(&receiver, "s", "format => 'pgstream', tables => '{public.v}'");
+    cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'pgstream', tables => '{public.v}'");
     cluster.sql(&format!("INSERT INTO v SELECT {select}"));
     let bodies = bodies(&cluster, &receiver, "s");
     let sent = bodies[0]["Data"]["columns"].as_array().unwrap();
@@ -254,7 +254,7 @@ fn pgstream_values_are_as_the_types_print_them() {
 fn pgstream_has_base64_for_bytea_and_null_for_what_is_no_number() {
     let (cluster, receiver) = stage();
     cluster.sql("CREATE TABLE v (a bytea, b float8, c numeric, d real, e text)");
-    cluster.subscribe(&receiver, "s", "format => 'pgstream', tables => '{public.v}'");
+    cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'pgstream', tables => '{public.v}'");
     cluster.sql("INSERT INTO v VALUES ('\\x00ff10', 'NaN', 'NaN', '-Infinity', NULL)");
     let bodies = bodies(&cluster, &receiver, "s");
     let sent = bodies[0]["Data"]["columns"].as_array().unwrap();
@@ -268,7 +268,7 @@ fn sequin_receivers_get_what_sequin_sends() {
     cluster.sql(
         "CREATE TABLE n (id int PRIMARY KEY, price numeric, prices numeric[], at timestamptz, note text)",
     );
-    cluster.subscribe(&receiver, "s", "format => 'sequin', tables => '{public.n}'");
+    cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'sequin', tables => '{public.n}'");
     cluster.each(&[
         "INSERT INTO n VALUES (1, 1.50, '{1.50,NULL}', '2025-04-22 00:26:11.975318+00')",
         "UPDATE n SET note = 'x'",
@@ -318,7 +318,7 @@ fn sequin_receivers_get_what_sequin_sends() {
 #[test]
 fn supabase_receivers_get_what_supabase_sends() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "s", "format => 'supabase'");
+    cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'supabase'");
     live_through_it_all(&cluster);
     cluster.each(&[
         "ALTER TABLE t REPLICA IDENTITY FULL",
@@ -345,8 +345,8 @@ fn supabase_receivers_get_what_supabase_sends() {
 #[test]
 fn cloudevents_are_the_same_events_in_an_envelope() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "plain", "");
-    cluster.subscribe(&receiver, "s", "format => 'cloudevents'");
+    cluster.subscribe(&receiver, "plain", "ordering => 'strict'");
+    cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'cloudevents'");
     live_through_it_all(&cluster);
     let plain = bodies(&cluster, &receiver, "plain");
     let events = bodies(&cluster, &receiver, "s");
