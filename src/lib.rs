@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod event;
 pub mod journal;
 pub mod link;
+mod prefetch;
 #[forbid(unsafe_code)]
 pub mod metrics;
 #[forbid(unsafe_code)]

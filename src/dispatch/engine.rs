@@ -19,6 +19,7 @@ use super::replay::Replay;
 use super::subscription::{At, Fate, Settings, Shared, Subscription};
 use super::timers::Timers;
 use super::turns::{Pace, Turns};
+use crate::prefetch::prefetch;
 
 pub use counters::{Bottleneck, Counters, Load};
 pub use reading::{Item, Page, Read, ReadWhat};
@@ -382,6 +383,17 @@ impl<P: Clone> Engine<P> {
     /// Bytes charged for all that is in memory.
     pub fn memory_used(&self) -> usize {
         self.shared.memory_used
+    }
+
+    /// Subscriptions that have something to send and wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.turns.waiting()
+    }
+
+    /// Has the processor bring what these subscriptions are decided by into its caches, of all at once: with a hundred
+    /// thousand of them, it would wait for the memory of each.
+    pub fn prefetch(&self, ids: &[i64]) {
+        ids.iter().filter_map(|id| self.subscription(SubscriptionId(*id))).for_each(prefetch);
     }
 
     /// Requests under way, those of removed subscriptions included.

@@ -27,6 +27,8 @@ pub(super) struct Turns {
     hosts: Hosts,
     seats: Vec<Seat>,
     in_flight: usize,
+    /// How many have something to send, and may.
+    offered: usize,
     /// Requests under way by pace.
     by_pace: [usize; 3],
     limit: usize,
@@ -59,6 +61,7 @@ impl Turns {
             hosts: Hosts::default(),
             seats: Vec::new(),
             in_flight: 0,
+            offered: 0,
             by_pace: [0; 3],
             limit,
             next: 0,
@@ -101,7 +104,7 @@ impl Turns {
     /// This one has something to send to this host and may; it waits its turn behind the others.
     pub fn offer(&mut self, who: u32, host: u64, pace: Pace) {
         let seat = self.seat(who);
-        seat.offered = true;
+        let is_new = !std::mem::replace(&mut seat.offered, true);
         if seat.place != Some((pace, host)) {
             seat.place = Some((pace, host));
             seat.number = seat.number.wrapping_add(1);
@@ -113,11 +116,18 @@ impl Turns {
             }
             queue.push_back(entry);
         }
+        self.offered += usize::from(is_new);
     }
 
     /// This one has nothing to send, or may not.
     pub fn withdraw(&mut self, who: u32) {
-        self.seat(who).offered = false;
+        let was_offered = std::mem::take(&mut self.seat(who).offered);
+        self.offered -= usize::from(was_offered);
+    }
+
+    /// How many have something to send and wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.offered
     }
 
     /// Whose turn it is, if the pool has room. It has to be offered again for another turn.
@@ -136,6 +146,7 @@ impl Turns {
                     seat.place = None;
                     if std::mem::take(&mut seat.offered) {
                         self.next = (ring + 1) % 3;
+                        self.offered -= 1;
                         return Some(who);
                     }
                 }

@@ -13,6 +13,7 @@ use super::problem::Problem;
 use super::signature::SigningKey;
 use crate::event::Event;
 use crate::event::format::{Format, RenderContext, Shown, Source};
+use crate::prefetch::prefetch;
 use crate::secret::is_sensitive;
 
 /// The longest URL in bytes: more than servers commonly take.
@@ -159,6 +160,12 @@ impl Endpoint {
         let mut out = Vec::new();
         Format::Pgwh.render_one(&mut out, event, level, &self.context());
         out
+    }
+
+    /// Has the processor bring what it points to into its caches.
+    pub fn prefetch(&self) {
+        self.keys.iter().for_each(SigningKey::prefetch);
+        self.subscription.as_bytes().first().into_iter().for_each(prefetch);
     }
 
     /// The subscription's id.

@@ -13,6 +13,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::Sha256;
 
 use super::problem::Problem;
+use crate::prefetch::prefetch;
 
 /// What every symmetric secret of Standard Webhooks begins with.
 const SYMMETRIC: &str = "whsec_";
@@ -82,6 +83,14 @@ impl SigningKey {
     /// The same key, which signs no more from that time on.
     pub fn until(self, time: SystemTime) -> SigningKey {
         SigningKey { until: time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(), ..self }
+    }
+
+    /// Has the processor bring what it signs by into its caches.
+    pub(super) fn prefetch(&self) {
+        match &self.algorithm {
+            Algorithm::Hmac(keyed) => prefetch(&**keyed),
+            Algorithm::Ed25519(pair) => prefetch(&**pair),
+        }
     }
 
     /// How it signs.

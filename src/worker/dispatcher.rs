@@ -10,6 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::backfilling::Backfilling;
 use super::counts;
 use super::figures::Publisher;
+use super::intake::Intake;
 use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
@@ -20,7 +21,7 @@ use crate::decode::raw;
 use crate::dispatch::Effect;
 use crate::event::Lsn;
 use crate::journal::{self, Command, CommandKind, Version};
-use crate::link::frame::{Item, Stream};
+use crate::link::frame::Item;
 use crate::link::mq::Receiver;
 use crate::settings;
 
@@ -30,8 +31,6 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 /// How long it waits at most for the decoder to have news when the server goes down.
 const CLOSING_WAIT: Duration = Duration::from_millis(50);
-/// How many items are taken from the decoder before outcomes are looked at again.
-const ITEMS_A_ROUND: usize = 512;
 
 /// The dispatcher's main function; the argument is the database's oid.
 #[pg_guard]
@@ -97,7 +96,7 @@ fn leave() {
 struct Dispatcher {
     database: &'static Database,
     decoder: WorkerHandle,
-    stream: Stream,
+    intake: Intake,
     recording: Recording,
     sending: Sending,
     backfilling: Backfilling,
@@ -131,7 +130,7 @@ impl Dispatcher {
         let mut dispatcher = Dispatcher {
             database,
             decoder,
-            stream: Stream::new(),
+            intake: Intake::new(),
             recording,
             sending,
             backfilling: Backfilling::new(database),
@@ -169,7 +168,8 @@ impl Dispatcher {
                 break;
             }
             let mut busy = self.sending.collect_outcomes();
-            busy |= self.receive(receiver);
+            let rests = self.intake.rests(&self.sending);
+            busy |= !rests && self.receive(receiver);
             self.store_versions();
             self.tell_of_gaps();
             self.obey();
@@ -191,6 +191,7 @@ impl Dispatcher {
                 let wakeups = sending
                     .into_iter()
                     .chain(self.recording.next_wakeup())
+                    .chain(rests.then(|| self.intake.rests_until(&self.sending)))
                     .chain(statistics)
                     .chain(backfills);
                 wait_set.wait(wakeups.min(), starting::RECHECK_EVERY);
@@ -300,26 +301,17 @@ impl Dispatcher {
         }
     }
 
-    /// Takes what the decoder has sent, until it is time to write. Returns whether there was anything.
+    /// Takes a round of what the decoder has sent, unless it is time to write. Returns whether there was anything.
     fn receive(&mut self, receiver: &mut Receiver) -> bool {
-        let mut items = 0;
-        while items < ITEMS_A_ROUND && !self.recording.is_full() {
-            match self.stream.next() {
-                Ok(Some(item)) => self.take(item),
-                Ok(None) => match receiver.receive() {
-                    Ok(Some(piece)) => {
-                        counts::add(&self.database.dispatched.unqueued, piece.len() as u64);
-                        self.stream.push(piece);
-                    }
-                    Ok(None) => break,
-                    // Its end is noticed in the next round.
-                    Err(_) => break,
-                },
-                Err(error) => pgrx::error!("the decoder of this database is not understood: {error}"),
-            }
-            items += 1;
+        if self.recording.is_full() {
+            return false;
         }
-        items > 0
+        let items = self.intake.take(receiver, self.database, &self.sending);
+        let targets = items.iter().flat_map(Item::targets);
+        self.sending.prefetch(targets.map(|target| target.subscription));
+        let any = !items.is_empty();
+        items.into_iter().for_each(|item| self.take(item));
+        any
     }
 
     fn take(&mut self, item: Item) {

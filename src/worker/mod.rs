@@ -15,6 +15,7 @@ pub mod endpoints;
 mod figures;
 mod files;
 pub mod function;
+mod intake;
 mod launcher;
 mod permission;
 pub mod place;

@@ -35,6 +35,7 @@ use crate::event::{Event, Lsn};
 use crate::journal::wishes::Wanted;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
 use crate::link::frame::{self, LaneKeys};
+use crate::prefetch::prefetch;
 use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
 use crate::settings;
 use shaping::Destination;
@@ -73,6 +74,8 @@ pub struct Sending {
     under_way: Slab<(Ticket, i64)>,
     shown: UnderWay,
     outcomes: Vec<Outcome>,
+    /// Deliveries that were given to be sent.
+    sent: u64,
     wishes: Wishes,
     /// When the log was last read for them.
     passed_at: Instant,
@@ -102,6 +105,7 @@ impl Sending {
             under_way: Slab::new(),
             shown: UnderWay::new(database, settings.max_threads),
             outcomes: Vec::new(),
+            sent: 0,
             wishes: Wishes::default(),
             passed_at: Instant::now(),
             replaying: Replaying::default(),
@@ -312,6 +316,26 @@ impl Sending {
         true
     }
 
+    /// Has the processor bring what these subscriptions will be sent by into its caches, of all at once: with a hundred
+    /// thousand of them, it would wait for the memory of each.
+    pub fn prefetch(&self, subscriptions: impl Iterator<Item = i64>) {
+        let ids: Vec<i64> = subscriptions.collect();
+        self.engine.prefetch(&ids);
+        let destinations: Vec<&Destination> = ids.iter().filter_map(|id| self.endpoints.get(id)).collect();
+        destinations.iter().for_each(|destination| prefetch(&*destination.endpoint));
+        destinations.iter().for_each(|destination| destination.endpoint.prefetch());
+    }
+
+    /// How many subscriptions have something to send and wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.engine.waiting()
+    }
+
+    /// How many deliveries were given to be sent so far, each time that they were.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Hands to the pool what may be sent now. Returns whether there was anything.
     pub fn submit(&mut self) -> bool {
         let now = Instant::now();
@@ -325,6 +349,7 @@ impl Sending {
                 continue;
             };
             let number = self.under_way.insert((request.ticket, id));
+            self.sent += request.members.len() as u64;
             if let Some((first, _)) = request.members.first() {
                 self.shown.begin(number, *first);
             }

@@ -71,7 +71,9 @@ impl Showing {
             pass.left.extend(self.changed.drain());
         }
         let clock = Clock::now();
-        for id in pass.left.drain(pass.left.len().saturating_sub(AT_ONCE)..) {
+        let now = pass.left.split_off(pass.left.len().saturating_sub(AT_ONCE));
+        engine.prefetch(&now);
+        for id in now {
             match figures(engine, id, &clock) {
                 Some(figures) => publisher.publish(&figures),
                 None => publisher.withdraw(id),
