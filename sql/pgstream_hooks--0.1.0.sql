@@ -807,6 +807,10 @@ CREATE FUNCTION pgwh.condition_problem(
     LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
 COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
 
+CREATE FUNCTION pgwh.reads_everything(owner text) RETURNS boolean
+    LANGUAGE c STABLE STRICT COST 5 AS 'MODULE_PATHNAME', 'reads_everything_wrapper';
+COMMENT ON FUNCTION pgwh.reads_everything(text) IS 'whether a role may read whatever there is: superusers may';
+
 CREATE FUNCTION pgwh.permission_problem(
     owner text, tables text[], event_types text[], filter text, changed text[], columns text[], exclude_columns text[],
     key_columns text[], OUT problem text, OUT cure text, OUT stops boolean
@@ -826,6 +830,10 @@ CREATE FUNCTION pgwh.delivery_stats(
 ) RETURNS record
     LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
 COMMENT ON FUNCTION pgwh.delivery_stats(bigint) IS 'what the dispatcher of this database counts for a subscription, null while it does not know of it; pgwh.status() shows it in plain words';
+
+CREATE FUNCTION pgwh.is_failing(subscription_id bigint) RETURNS boolean
+    LANGUAGE c STABLE STRICT COST 5 AS 'MODULE_PATHNAME', 'is_failing_wrapper';
+COMMENT ON FUNCTION pgwh.is_failing(bigint) IS 'whether requests of a subscription fail: some wait for their next attempt, or the endpoint fails as a whole';
 
 CREATE TABLE pgwh.backfill_requests (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -863,7 +871,7 @@ COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
 CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
     SELECT id, name, url, tables, event_types, filter, changed, columns, exclude_columns,
         headers, key_columns, enabled, paused, disabled_reason, owner, home
-    FROM pgwh.subscriptions WHERE pgwh.sees(owner);
+    FROM pgwh.subscriptions WHERE (SELECT pgwh.sees(NULL)) OR pgwh.sees(owner);
 COMMENT ON VIEW pgwh.visible_subscriptions IS 'the subscriptions that the caller is shown, with what pgwh.status needs of them';
 COMMENT ON COLUMN pgwh.visible_subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
 COMMENT ON COLUMN pgwh.visible_subscriptions.name IS 'its name; made from url, tables and filter when left out';
@@ -1172,16 +1180,16 @@ CREATE VIEW pgwh.status AS
             WHEN s.paused THEN 'paused'
             -- Without its url nothing can be sent; without one of its tables the others still are.
             WHEN pgwh.url_problem(s.url) IS NOT NULL OR u.problem IS NOT NULL OR (q.denial).stops OR EXISTS (SELECT FROM broken) THEN 'error'
-            WHEN (t.stats).retrying > 0 OR (t.stats).mode = 'open' THEN 'retrying'
+            WHEN pgwh.is_failing(s.id) THEN 'retrying'
             ELSE 'active' END AS state,
             u.problem AS unsigned, q.denial
         FROM pgwh.visible_subscriptions s CROSS JOIN here h LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id,
             -- Most keys are there and in the clear, and most headers no secrets.
             LATERAL (SELECT CASE WHEN k.secret IS NULL OR starts_with(k.secret, 'sealed:') OR starts_with(k.client_certificate, 'sealed:')
                 OR s.headers <> '{}' THEN pgwh.secret_problem(s.id, s.headers, k.secret, k.headers, k.client_certificate) END AS problem) u,
-            LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t,
-            LATERAL (SELECT pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
-                s.exclude_columns, s.key_columns) AS denial OFFSET 0) q
+            LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t
+            LEFT JOIN LATERAL (SELECT pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
+                s.exclude_columns, s.key_columns) AS denial WHERE NOT pgwh.reads_everything(s.owner) OFFSET 0) q ON true
     ) j CROSS JOIN here h
         LEFT JOIN pgwh.gaps g ON g.subscription_id = j.id AND g.from_lsn = (
             SELECT max(n.from_lsn) FROM pgwh.gaps n WHERE n.subscription_id = g.subscription_id)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use pgrx::prelude::*;
 
-use super::conditions::Moment;
+use super::moment::Moment;
 use crate::decode::access::{self, Access};
 use crate::decode::text::{Text, in_server_encoding, list};
 use crate::error::Error;

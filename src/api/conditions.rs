@@ -2,11 +2,12 @@
 //! the tables of today, and need nothing that write-ahead log doesn't have.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
+use super::moment::Well;
 use super::near::near;
 use super::tables::tables_of;
 use crate::decode::filter::{self, Bare, Uses};
@@ -29,31 +30,8 @@ pub struct Conditions {
     pub key_columns: Option<Vec<String>>,
 }
 
-/// As many conditions are remembered as fitting.
-const MOST_KNOWN: usize = 10_000;
-
 thread_local! {
-    static KNOWN_TO_FIT: RefCell<(Moment, HashSet<Conditions>)> = RefCell::default();
-}
-
-/// A command of this session: while it runs, it sees no change of a table.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Moment {
-    statement: i64,
-    command: u32,
-}
-
-impl Moment {
-    /// The one that runs.
-    pub fn now() -> Moment {
-        // SAFETY: globals of this process; a transaction is in progress.
-        unsafe {
-            Moment {
-                statement: pg_sys::GetCurrentStatementStartTimestamp(),
-                command: pg_sys::GetCurrentCommandId(false),
-            }
-        }
-    }
+    static FITTING: RefCell<Well<Conditions>> = RefCell::default();
 }
 
 /// How long a table that is looked at keeps its definition.
@@ -124,19 +102,11 @@ impl Conditions {
 
     /// Whether the same was found to fit in this very command. Numbers in the filter make no difference.
     fn is_known_to_fit(&self) -> bool {
-        let now = Moment::now();
-        KNOWN_TO_FIT.with_borrow(|(moment, known)| *moment == now && known.contains(&self.without_numbers()))
+        FITTING.with_borrow(|fitting| fitting.is(&self.without_numbers()))
     }
 
     fn remember_that_it_fits(&self) {
-        let now = Moment::now();
-        KNOWN_TO_FIT.with_borrow_mut(|(moment, known)| {
-            if *moment != now || known.len() >= MOST_KNOWN {
-                *moment = now;
-                known.clear();
-            }
-            known.insert(self.without_numbers());
-        });
+        FITTING.with_borrow_mut(|fitting| fitting.add(self.without_numbers()));
     }
 
     /// The same but for numbers in the filter, which make no difference to what fits.

@@ -1,5 +1,6 @@
 //! `pgwh.wait` and what `pgwh.health` asks.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use pgrx::datum::Interval;
@@ -8,18 +9,24 @@ use pgrx::prelude::*;
 
 use super::conditions::Conditions;
 use super::gate;
+use super::moment::Well;
 use super::subscribe::id_of;
 use super::tables;
 use crate::decode::slot;
 use crate::decode::text::{Text, present};
 use crate::error::Error;
-use crate::send::check_url;
+use crate::send::{check_url, deciding_part};
 use crate::settings;
 use crate::worker::{ask, process};
 
 /// The first and the longest pause between two looks at what the dispatcher says.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// What decides of URLs that they pass.
+    static PASSING: RefCell<Well<String>> = RefCell::default();
+}
 
 /// Version of this library.
 #[pg_extern(sql = false)]
@@ -42,7 +49,15 @@ fn slot_is_ephemeral(slot: &std::ffi::CStr) -> bool {
 /// Why a URL that was once accepted would be refused today.
 #[pg_extern(sql = false)]
 fn url_problem(url: Text) -> Option<Text> {
-    in_one_line(check_url(&url.0, &settings::guard()))
+    let deciding = deciding_part(&url.0);
+    if deciding.is_some_and(|part| PASSING.with_borrow(|passing| passing.is(part))) {
+        return None;
+    }
+    let problem = in_one_line(check_url(&url.0, &settings::guard()));
+    if let (Some(part), None) = (deciding, &problem) {
+        PASSING.with_borrow_mut(|passing| passing.add(part.to_owned()));
+    }
+    problem
 }
 
 /// Why tables that were once accepted would be refused today.

@@ -38,6 +38,8 @@ pub mod messages;
 #[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
+mod moment;
+#[cfg(feature = "server")]
 mod near;
 #[cfg(feature = "server")]
 mod permission;

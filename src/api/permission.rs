@@ -2,14 +2,14 @@
 //! conditions look at. Judged when somebody subscribes, and by the decoder again as of each change.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::conditions::{Conditions, Moment, name_of};
+use super::conditions::{Conditions, name_of};
 use super::event_types::MESSAGE_PREFIX;
+use super::moment::Well;
 use super::row::Row;
 use super::tables::tables_of;
 use crate::decode::access::{self, Access, Lack};
@@ -19,12 +19,8 @@ use crate::decode::route::{Condition, Grantee, Terms};
 use crate::decode::text::{Text, present};
 use crate::error::Error;
 
-/// As many subscriptions are remembered as permitted.
-const MOST_KNOWN: usize = 10_000;
-
 thread_local! {
-    /// What was found to be permitted in the command that runs.
-    static PERMITTED: RefCell<(Moment, HashSet<Claim>)> = RefCell::default();
+    static PERMITTED: RefCell<Well<Claim>> = RefCell::default();
 }
 
 /// What a subscription reads, and on whose behalf.
@@ -75,13 +71,11 @@ impl Claim {
             return Ok(None);
         }
         let role = access::role_of(&self.grantee.owner);
-        // SAFETY: a syscache look-up in a transaction.
-        if role != pg_sys::InvalidOid && unsafe { pg_sys::superuser_arg(role) } {
+        if access::is_superuser(role) {
             return Ok(None);
         }
-        let now = Moment::now();
         let remembered = self.without_numbers();
-        if PERMITTED.with_borrow(|(moment, known)| *moment == now && known.contains(&remembered)) {
+        if PERMITTED.with_borrow(|permitted| permitted.is(&remembered)) {
             return Ok(None);
         }
         let mut first = None;
@@ -95,13 +89,7 @@ impl Claim {
             }
         }
         if first.is_none() {
-            PERMITTED.with_borrow_mut(|(moment, known)| {
-                if *moment != now || known.len() >= MOST_KNOWN {
-                    *moment = now;
-                    known.clear();
-                }
-                known.insert(remembered);
-            });
+            PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered));
         }
         Ok(first)
     }
@@ -201,6 +189,12 @@ impl Denied {
         let (why, cure) = self.words();
         Error::MayNotRead { table: self.table, why: format!("The subscription can't have it: {why}."), cure }
     }
+}
+
+/// Whether a role may read whatever there is, so that nobody has to ask for what.
+#[pg_extern(sql = false)]
+fn reads_everything(owner: Text) -> bool {
+    access::is_superuser(access::role_of(&owner.0))
 }
 
 /// Why a subscription gets nothing of a table today, what to type, and whether that table is one that it names.

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::acting::{Visible, as_owner, owns};
 use super::again::tell;
-use super::conditions::Moment;
+use super::moment::Moment;
 use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;

@@ -39,6 +39,13 @@ fn delivery_stats(subscription: Option<i64>) -> Result<Option<Row>, ErrorReport>
     Ok(Some(row))
 }
 
+/// Whether requests of a subscription of this database fail.
+#[pg_extern(sql = false)]
+fn is_failing(subscription: i64) -> Result<bool, ErrorReport> {
+    let Some(Standing { figures, .. }) = ask::standing(subscription) else { return Ok(false) };
+    Ok((figures.retrying > 0 || figures.is_open()) && is_visible(subscription)?)
+}
+
 /// Microseconds since 2000 as SQL has it; 0 stands for never.
 fn time(at: i64) -> Result<Option<TimestampWithTimeZone>, Error> {
     let at = (at != 0).then_some(at);

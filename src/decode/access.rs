@@ -39,6 +39,12 @@ pub fn role_of(name: &str) -> Oid {
     unsafe { pg_sys::get_role_oid(name.as_ptr(), true) }
 }
 
+/// Whether the role may do everything; one that is not there may not. Inside a transaction.
+pub fn is_superuser(role: Oid) -> bool {
+    // SAFETY: a syscache look-up.
+    role != pg_sys::InvalidOid && unsafe { pg_sys::superuser_arg(role) }
+}
+
 /// Whether there is a table of that oid. Inside a transaction.
 pub fn exists(table: Oid) -> bool {
     // SAFETY: a syscache look-up.

@@ -244,6 +244,14 @@ pub fn check_url(url: &str, guard: &Guard) -> Result<Target, Problem> {
     Ok(target)
 }
 
+/// What of a URL decides whether [`check_url`] lets it pass, when what follows is a plain path; none when it is not.
+pub fn deciding_part(url: &str) -> Option<&str> {
+    let host = url.find("://")? + "://".len();
+    let end = url[host..].find('/').map_or(url.len(), |length| host + length);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    (url.len() <= MAX_URL && url.bytes().skip(end).all(is_plain)).then(|| &url[..end])
+}
+
 /// Checks one of a subscription's extra request headers.
 ///
 /// Values may be secrets, so no error repeats them.
@@ -297,6 +305,34 @@ mod tests {
         assert_eq!(target.server.port, 443);
         assert_eq!(target.server.host, Host::Domain("example.com".to_owned()));
         assert!(check_url("https://bücher.example/", &Guard::default()).is_ok());
+    }
+
+    #[test]
+    fn urls_that_differ_in_a_plain_path_only_pass_or_not_together() {
+        let verdict = |url: &str| check_url(url, &Guard::default()).map(drop).map_err(|problem| problem.detail);
+        for beginning in [
+            "https://example.com",
+            "https://example.com:8443",
+            "https://user@example.com",
+            "https://example.com?to=",
+            "https://example.com#",
+            "http://example.com",
+            "https://10.0.0.1",
+            "https://exa mple.com",
+            "ftp://example.com",
+            "https://",
+        ] {
+            for path in ["", "/", "/hook", "/a/b-c_d.e~f/1", "/..", "//example.org"] {
+                let url = format!("{beginning}{path}");
+                if let Some(deciding) = deciding_part(&url) {
+                    assert_eq!(verdict(&url).is_ok(), verdict(&format!("{deciding}/x")).is_ok(), "{url}");
+                }
+            }
+        }
+        for url in ["https://example.com/a b", "https://example.com/%", "https://example.com/?q", "example.com/x"] {
+            assert_eq!(deciding_part(url), None, "{url}");
+        }
+        assert_eq!(deciding_part(&format!("https://example.com/{}", "x".repeat(MAX_URL))), None);
     }
 
     #[test]

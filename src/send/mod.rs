@@ -26,7 +26,7 @@ mod threads;
 mod transport;
 
 pub use compose::{Composed, compose};
-pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url};
+pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url, deciding_part};
 pub use guard::Guard;
 pub use identity::Identity;
 pub use job::{Job, Prepared};

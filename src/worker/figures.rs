@@ -71,6 +71,9 @@ pub struct Figures {
 /// A word in shared memory.
 pub type Text = [u8; WORD_BYTES];
 
+/// The word for the mode of one whose endpoint fails as a whole.
+pub const OPEN: &str = "open";
+
 /// The longest word.
 const WORD_BYTES: usize = 24;
 
@@ -100,6 +103,11 @@ impl Figures {
     /// What it does with its deliveries.
     pub fn mode(&self) -> String {
         word(&self.mode)
+    }
+
+    /// Whether the endpoint fails as a whole.
+    pub fn is_open(&self) -> bool {
+        self.mode.starts_with(OPEN.as_bytes())
     }
 
     /// What limits its speed; none if nothing does.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashSet;
 
 use super::clock::Clock;
-use super::figures::{Figures, Publisher};
+use super::figures::{Figures, OPEN, Publisher};
 use super::sending::Payload;
 use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
 use crate::event::Lsn;
@@ -133,7 +133,7 @@ fn mode_word(mode: Mode) -> &'static str {
     match mode {
         Mode::Live => "live",
         Mode::Draining | Mode::Paused | Mode::Stopped => "draining",
-        Mode::Open => "open",
+        Mode::Open => OPEN,
     }
 }
 
