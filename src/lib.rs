@@ -11,9 +11,9 @@ pub mod dispatch;
 pub mod event;
 pub mod journal;
 pub mod link;
-mod prefetch;
 #[forbid(unsafe_code)]
 pub mod metrics;
+mod prefetch;
 #[forbid(unsafe_code)]
 pub mod secret;
 #[forbid(unsafe_code)]

@@ -161,3 +161,27 @@ fn a_lowered_file_limit_does_not_keep_the_server_from_opening_its_files() {
         assert!(!log.contains(trouble), "{trouble} in the log");
     }
 }
+
+#[test]
+fn what_is_committed_is_journaled_while_hundreds_wait_for_a_connection() {
+    let cluster = Setup::new().set("pgwh.max_connections = 16").start();
+    cluster.each(&[
+        "CREATE EXTENSION pgstream_hooks",
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE TABLE u (id int PRIMARY KEY)",
+    ]);
+    let receiver = everywhere();
+    receiver.behave(Script::always(Answer::Hang));
+    let port = receiver.address().port();
+    subscribe(&cluster, &(0..400).collect::<Vec<_>>(), port, "timeout => '5 min'");
+    cluster.subscribe(&Receiver::start().unwrap(), "later", "tables => '{public.u}'");
+    cluster.sql("SELECT pgwh.pause('later')");
+    cluster.sql("INSERT INTO t VALUES (1)");
+    cluster.wait_true(
+        "SELECT sum(in_flight) > 0 AND count(*) FILTER (WHERE pending = 1) = 400 FROM pgwh.status",
+    );
+    cluster.sql("INSERT INTO u SELECT n FROM generate_series(1, 20000) n");
+    cluster.wait_confirmed();
+    assert_eq!(cluster.value("SELECT pending FROM pgwh.status WHERE name = 'later'"), "20000");
+    assert_eq!(cluster.value("SELECT sum(pending) FROM pgwh.status WHERE name <> 'later'"), "400");
+}

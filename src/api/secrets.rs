@@ -11,10 +11,10 @@ use pgrx::prelude::*;
 
 use super::acting::{Visible, as_owner, owns};
 use super::again::tell;
-use super::moment::Moment;
 use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
+use super::moment::Moment;
 use super::subscribe::id_of;
 use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;

@@ -300,7 +300,9 @@ mod tests {
     fn offering_twice_gives_one_turn() {
         let mut turns = Turns::new(100);
         [7, 7, 2].into_iter().for_each(|who| turns.offer(who, 1, Pace::Swift));
+        assert_eq!(turns.waiting(), 2);
         assert_eq!([turns.next(), turns.next(), turns.next()], [Some(7), Some(2), None]);
+        assert_eq!(turns.waiting(), 0);
     }
 
     #[test]
@@ -308,11 +310,13 @@ mod tests {
         let mut turns = Turns::new(100);
         turns.offer(1, 1, Pace::Swift);
         turns.withdraw(1);
-        assert_eq!(turns.next(), None);
+        turns.withdraw(1);
+        assert_eq!((turns.waiting(), turns.next()), (0, None));
         turns.offer(1, 1, Pace::Swift);
         turns.withdraw(1);
         turns.offer(1, 1, Pace::Slow);
         turns.offer(1, 1, Pace::Swift);
+        assert_eq!(turns.waiting(), 1);
         assert_eq!([turns.next(), turns.next()], [Some(1), None]);
     }
 

@@ -309,7 +309,8 @@ mod tests {
 
     #[test]
     fn urls_that_differ_in_a_plain_path_only_pass_or_not_together() {
-        let verdict = |url: &str| check_url(url, &Guard::default()).map(drop).map_err(|problem| problem.detail);
+        let verdict =
+            |url: &str| check_url(url, &Guard::default()).map(drop).map_err(|problem| problem.detail);
         for beginning in [
             "https://example.com",
             "https://example.com:8443",
@@ -329,7 +330,9 @@ mod tests {
                 }
             }
         }
-        for url in ["https://example.com/a b", "https://example.com/%", "https://example.com/?q", "example.com/x"] {
+        for url in
+            ["https://example.com/a b", "https://example.com/%", "https://example.com/?q", "example.com/x"]
+        {
             assert_eq!(deciding_part(url), None, "{url}");
         }
         assert_eq!(deciding_part(&format!("https://example.com/{}", "x".repeat(MAX_URL))), None);
