@@ -9,7 +9,7 @@ const TABLE: &str =
     "CREATE TABLE notifications (id bigint PRIMARY KEY, user_id bigint NOT NULL, message text)";
 /// How many rows are written for each rate, and how often: the median counts.
 const ROWS: u64 = 60_000;
-const TURNS: u64 = 15;
+const TURNS: u64 = 41;
 /// How many subscriptions are made in one transaction.
 const TRANSACTION: u64 = 10_000;
 
@@ -163,7 +163,7 @@ impl Burst<'_> {
     fn rate(&mut self, turn: u64) -> Rate {
         let cpu = |cluster: &Cluster| cluster.process(DECODER).cpu() + cluster.process(DISPATCHER).cpu();
         let before = cpu(self.cluster);
-        self.write(1_000_000 * turn, ROWS);
+        self.write(100_000 * turn, ROWS);
         self.receiver.wait_for(ROWS, Duration::from_secs(600)).expect("all arrive");
         let each = (cpu(self.cluster) - before) / ROWS as u32;
         let stats = self.receiver.stats();
