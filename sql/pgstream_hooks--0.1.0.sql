@@ -807,10 +807,6 @@ CREATE FUNCTION pgwh.condition_problem(
     LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
 COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
 
-CREATE FUNCTION pgwh.reads_everything(owner text) RETURNS boolean
-    LANGUAGE c STABLE STRICT COST 5 AS 'MODULE_PATHNAME', 'reads_everything_wrapper';
-COMMENT ON FUNCTION pgwh.reads_everything(text) IS 'whether a role may read whatever there is: superusers may';
-
 CREATE FUNCTION pgwh.permission_problem(
     owner text, tables text[], event_types text[], filter text, changed text[], columns text[], exclude_columns text[],
     key_columns text[], OUT problem text, OUT cure text, OUT stops boolean
@@ -823,17 +819,13 @@ CREATE FUNCTION pgwh.capture_problem() RETURNS text
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
 
 CREATE FUNCTION pgwh.delivery_stats(
-    subscription_id bigint, OUT mode text, OUT bottleneck text, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
-    OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT oldest_pending timestamptz, OUT last_success_at timestamptz,
-    OUT last_failure_at timestamptz, OUT last_status integer, OUT last_error text, OUT next_attempt_at timestamptz,
-    OUT p50_ms double precision, OUT p99_ms double precision, OUT reached bigint
+    subscription_id bigint, OUT is_failing boolean, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
+    OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT reached bigint, OUT oldest_pending timestamptz,
+    OUT last_success_at timestamptz, OUT last_failure_at timestamptz, OUT next_attempt_at timestamptz, OUT last_status integer,
+    OUT p50_ms double precision, OUT p99_ms double precision, OUT mode text, OUT bottleneck text, OUT last_error text
 ) RETURNS record
     LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'delivery_stats_wrapper';
 COMMENT ON FUNCTION pgwh.delivery_stats(bigint) IS 'what the dispatcher of this database counts for a subscription, null while it does not know of it; pgwh.status() shows it in plain words';
-
-CREATE FUNCTION pgwh.is_failing(subscription_id bigint) RETURNS boolean
-    LANGUAGE c STABLE STRICT COST 5 AS 'MODULE_PATHNAME', 'is_failing_wrapper';
-COMMENT ON FUNCTION pgwh.is_failing(bigint) IS 'whether requests of a subscription fail: some wait for their next attempt, or the endpoint fails as a whole';
 
 CREATE TABLE pgwh.backfill_requests (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -871,7 +863,9 @@ COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
 CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
     SELECT id, name, url, tables, event_types, filter, changed, columns, exclude_columns,
         headers, key_columns, enabled, paused, disabled_reason, owner, home
-    FROM pgwh.subscriptions WHERE (SELECT pgwh.sees(NULL)) OR pgwh.sees(owner);
+    FROM pgwh.subscriptions WHERE (SELECT pgwh.sees(NULL)) OR pgwh.sees(owner)
+    -- As pgwh.status shows them: in here, the order comes from the index instead of from sorting all of them with all they say.
+    ORDER BY id;
 COMMENT ON VIEW pgwh.visible_subscriptions IS 'the subscriptions that the caller is shown, with what pgwh.status needs of them';
 COMMENT ON COLUMN pgwh.visible_subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
 COMMENT ON COLUMN pgwh.visible_subscriptions.name IS 'its name; made from url, tables and filter when left out';
@@ -1126,76 +1120,83 @@ CREATE VIEW pgwh.status AS
         SELECT pgwh.home() AS home, pgwh.installed() AS installed, current_setting('pgwh.enabled')::boolean AS enabled,
             pg_is_in_recovery() AS is_standby, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
             clock_timestamp() AS now
-    )
-    SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce((j.stats).mode, 'live') AS mode,
-        CASE j.state
-            WHEN 'held' THEN CASE
-                WHEN NOT starts_with(j.home, h.installed || '/') THEN 'it was made in another database, of which this one is a copy'
-                WHEN h.is_standby THEN 'this server is a standby: its primary sends'
-                WHEN split_part(j.home, '/', 3) <> split_part(h.home, '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
-                ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
-            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
-            WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
-            WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), (j.denial).problem)
-            WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
-            ELSE coalesce(pgwh.tables_problem(j.tables), pgwh.condition_problem(j.tables, j.event_types, j.filter, j.changed, j.key_columns), (j.denial).problem,
-                CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END) END AS reason,
-        CASE j.state
-            WHEN 'held' THEN CASE WHEN NOT h.is_standby THEN 'SELECT pgwh.adopt();' END
-            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
-                ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
-            WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
-            WHEN 'error' THEN CASE
-                WHEN pgwh.url_problem(j.url) IS NOT NULL THEN format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name)
-                WHEN j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
-                WHEN j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
-                WHEN j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
-                ELSE coalesce((SELECT b.hint FROM broken b), (j.denial).cure) END
-            ELSE CASE WHEN pgwh.tables_problem(j.tables) IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
-                WHEN pgwh.condition_problem(j.tables, j.event_types, j.filter, j.changed, j.key_columns) IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name)
-                ELSE coalesce((j.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', j.name) END) END
-            END AS next_step,
-        coalesce((j.stats).pending, 0) AS pending,
-        coalesce((j.stats).retrying, 0) AS retrying,
-        coalesce((j.stats).in_flight, 0) AS in_flight,
-        coalesce((j.stats).delivered, 0) AS delivered,
-        coalesce((j.stats).dropped, 0) AS dropped,
-        coalesce((j.stats).dead, 0) AS dead,
-        coalesce((j.stats).blocked_keys, 0) AS blocked_keys,
-        (j.stats).bottleneck,
-        CASE WHEN g.reason IS NOT NULL THEN format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
-        (j.stats).oldest_pending,
-        CASE WHEN (j.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff(h.lsn, '0/0'::pg_lsn + (j.stats).reached), 0)::bigint END AS lag_bytes,
-        CASE WHEN (j.stats).reached IS NOT NULL
-            THEN coalesce(extract(epoch FROM h.now - (j.stats).oldest_pending), 0)::double precision END AS lag_seconds,
-        (j.stats).last_success_at, (j.stats).last_failure_at, (j.stats).last_status, (j.stats).last_error, (j.stats).next_attempt_at, (j.stats).p50_ms, (j.stats).p99_ms
-    FROM (
-        -- Not in WITH, so that a caller's conditions come first. Behind OFFSET 0, what has many columns is asked once, and
-        -- not at all when nobody wants them.
-        SELECT s.*, t.stats, CASE
-            WHEN s.home <> h.home THEN 'held'
-            WHEN NOT s.enabled OR NOT h.enabled THEN 'disabled'
-            WHEN s.paused THEN 'paused'
-            -- Without its url nothing can be sent; without one of its tables the others still are.
-            WHEN pgwh.url_problem(s.url) IS NOT NULL OR u.problem IS NOT NULL OR (q.denial).stops OR EXISTS (SELECT FROM broken) THEN 'error'
-            WHEN pgwh.is_failing(s.id) THEN 'retrying'
-            ELSE 'active' END AS state,
-            u.problem AS unsigned, q.denial
-        FROM pgwh.visible_subscriptions s CROSS JOIN here h LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id,
+    ),
+    -- Step by step, each in the same order, which keeps the steps apart: a condition of the caller's is asked in the first
+    -- that knows what it is about, the next is taken for what that leaves, and what nobody wants is not asked at all.
+    counted AS NOT MATERIALIZED (
+        SELECT s.*, pgwh.delivery_stats(s.id) AS stats FROM pgwh.visible_subscriptions s ORDER BY s.id
+    ), permitted AS NOT MATERIALIZED (
+        SELECT c.*, pgwh.permission_problem(c.owner, c.tables, c.event_types, c.filter, c.changed, c.columns, c.exclude_columns,
+                c.key_columns) AS denial,
             -- Most keys are there and in the clear, and most headers no secrets.
-            LATERAL (SELECT CASE WHEN k.secret IS NULL OR starts_with(k.secret, 'sealed:') OR starts_with(k.client_certificate, 'sealed:')
-                OR s.headers <> '{}' THEN pgwh.secret_problem(s.id, s.headers, k.secret, k.headers, k.client_certificate) END AS problem) u,
-            LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t
-            LEFT JOIN LATERAL (SELECT pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
-                s.exclude_columns, s.key_columns) AS denial WHERE NOT pgwh.reads_everything(s.owner) OFFSET 0) q ON true
-    ) j CROSS JOIN here h
-        LEFT JOIN pgwh.gaps g ON g.subscription_id = j.id AND g.from_lsn = (
+            CASE WHEN k.secret IS NULL OR starts_with(k.secret, 'sealed:') OR starts_with(k.client_certificate, 'sealed:')
+                OR c.headers <> '{}' THEN pgwh.secret_problem(c.id, c.headers, k.secret, k.headers, k.client_certificate) END AS unsigned
+        FROM counted c LEFT JOIN pgwh.secrets k ON k.subscription_id = c.id ORDER BY c.id
+    ), judged AS NOT MATERIALIZED (
+        SELECT p.*, CASE
+            WHEN p.home <> (SELECT h.home FROM here h) THEN 'held'
+            WHEN NOT p.enabled OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
+            WHEN p.paused THEN 'paused'
+            -- Without its url nothing can be sent; without one of its tables the others still are.
+            WHEN pgwh.url_problem(p.url) IS NOT NULL OR p.unsigned IS NOT NULL OR (p.denial).stops OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN (p.stats).is_failing THEN 'retrying'
+            ELSE 'active' END AS state
+        FROM permitted p ORDER BY p.id
+    ), fitted AS NOT MATERIALIZED (
+        SELECT j.*, CASE j.state WHEN 'active' THEN pgwh.tables_problem(j.tables) END AS unknown_table,
+            CASE j.state WHEN 'active' THEN pgwh.condition_problem(j.tables, j.event_types, j.filter, j.changed, j.key_columns) END AS misfit
+        FROM judged j ORDER BY j.id
+    )
+    SELECT f.id AS subscription_id, f.name, f.url, f.state, coalesce((f.stats).mode, 'live') AS mode,
+        CASE f.state
+            WHEN 'held' THEN CASE
+                WHEN NOT starts_with(f.home, (SELECT h.installed FROM here h) || '/') THEN 'it was made in another database, of which this one is a copy'
+                WHEN (SELECT h.is_standby FROM here h) THEN 'this server is a standby: its primary sends'
+                WHEN split_part(f.home, '/', 3) <> split_part((SELECT h.home FROM here h), '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
+                ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
+            WHEN 'disabled' THEN CASE WHEN f.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(f.disabled_reason, 'it is not enabled') END
+            WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
+            WHEN 'error' THEN coalesce(pgwh.url_problem(f.url), f.unsigned, (SELECT b.detail FROM broken b), (f.denial).problem)
+            WHEN 'retrying' THEN CASE WHEN (f.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((f.stats).last_error, 'status ' || (f.stats).last_status)
+            ELSE coalesce(f.unknown_table, f.misfit, (f.denial).problem,
+                CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END) END AS reason,
+        CASE f.state
+            WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
+            WHEN 'disabled' THEN CASE WHEN f.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
+                ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', f.name) END
+            WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', f.name)
+            WHEN 'error' THEN CASE
+                WHEN pgwh.url_problem(f.url) IS NOT NULL THEN format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', f.name)
+                WHEN f.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', f.name)
+                WHEN f.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', f.name)
+                WHEN f.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
+                ELSE coalesce((SELECT b.hint FROM broken b), (f.denial).cure) END
+            ELSE CASE WHEN f.unknown_table IS NOT NULL
+                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', f.name)
+                WHEN f.misfit IS NOT NULL
+                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', f.name)
+                ELSE coalesce((f.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', f.name) END) END
+            END AS next_step,
+        coalesce((f.stats).pending, 0) AS pending,
+        coalesce((f.stats).retrying, 0) AS retrying,
+        coalesce((f.stats).in_flight, 0) AS in_flight,
+        coalesce((f.stats).delivered, 0) AS delivered,
+        coalesce((f.stats).dropped, 0) AS dropped,
+        coalesce((f.stats).dead, 0) AS dead,
+        coalesce((f.stats).blocked_keys, 0) AS blocked_keys,
+        (f.stats).bottleneck,
+        CASE WHEN g.reason IS NOT NULL THEN format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
+        (f.stats).oldest_pending,
+        CASE WHEN (f.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff((SELECT h.lsn FROM here h), '0/0'::pg_lsn + (f.stats).reached), 0)::bigint END AS lag_bytes,
+        CASE WHEN (f.stats).reached IS NOT NULL
+            THEN coalesce(extract(epoch FROM (SELECT h.now FROM here h) - (f.stats).oldest_pending), 0)::double precision END AS lag_seconds,
+        (f.stats).last_success_at, (f.stats).last_failure_at, (f.stats).last_status, (f.stats).last_error, (f.stats).next_attempt_at, (f.stats).p50_ms, (f.stats).p99_ms
+    FROM fitted f
+        LEFT JOIN pgwh.gaps g ON g.subscription_id = f.id AND g.from_lsn = (
             SELECT max(n.from_lsn) FROM pgwh.gaps n WHERE n.subscription_id = g.subscription_id)
-        LEFT JOIN pgwh.gaps l ON l.subscription_id = j.id AND l.lost AND l.from_lsn = (
+        LEFT JOIN pgwh.gaps l ON l.subscription_id = f.id AND l.lost AND l.from_lsn = (
             SELECT max(o.from_lsn) FROM pgwh.open_gaps o WHERE o.subscription_id = l.subscription_id)
-    ORDER BY j.id;
+    ORDER BY f.id;
 COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
 COMMENT ON COLUMN pgwh.status.name IS 'its name';

@@ -498,6 +498,39 @@ fn what_no_longer_fits_makes_dead_letters_until_it_is_mended() {
 }
 
 #[test]
+fn of_filters_that_differ_in_literals_only_each_is_judged_by_its_own() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TYPE mood AS ENUM ('x', 'y'); CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let literals = [
+        "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        "{a0eebc999c0b4ef8bb6d6bb9bd380a11}",
+        "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1g",
+        "7",
+        "x",
+        "2026-01-31",
+        "y",
+        "8",
+    ];
+    for (place, literal) in literals.iter().enumerate() {
+        cluster.subscribe(
+            &receiver,
+            &format!("s{place}"),
+            &format!("tables => '{{t}}', event_types => '{{insert}}', filter => 'v = ''{literal}'''"),
+        );
+    }
+    for kind in ["text", "varchar", "varchar(2)", "char(2)", "uuid", "integer", "date", "mood"] {
+        cluster.sql(&format!("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v {kind})"));
+        let is_unfit = |place: &usize| {
+            cluster.try_sql(&format!("SELECT FROM t WHERE v = '{}'", literals[*place])).is_err()
+        };
+        let expected: Vec<String> =
+            (0..literals.len()).filter(is_unfit).map(|place| format!("s{place}")).collect();
+        let told = "SELECT name FROM pgwh.status WHERE reason IS NOT NULL ORDER BY name";
+        assert_eq!(cluster.column(told), expected, "{kind}");
+    }
+}
+
+#[test]
 fn health_names_the_tables_that_a_filter_does_not_fit() {
     let (cluster, receiver) = stage();
     cluster.subscribe(

@@ -7,9 +7,10 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
-use super::moment::Well;
+use super::moment::Found;
 use super::near::near;
 use super::tables::tables_of;
+use crate::decode::condition::Kinds;
 use crate::decode::filter::{self, Bare, Uses};
 use crate::decode::memory::Memory;
 use crate::decode::relation::{Identity, identity_of};
@@ -31,7 +32,8 @@ pub struct Conditions {
 }
 
 thread_local! {
-    static FITTING: RefCell<Well<Conditions>> = RefCell::default();
+    /// What fits, but for numbers in filters.
+    static FITTING: RefCell<Found<Conditions, ()>> = RefCell::default();
 }
 
 /// How long a table that is looked at keeps its definition.
@@ -64,7 +66,9 @@ impl Conditions {
     /// Checks them against each table that there is. A table that a wildcard leads to, and that they don't fit, is not
     /// meant, as long as they fit another.
     pub fn check(&self) -> Result<(), Error> {
-        if self.is_known_to_fit() {
+        // Of many that are made in one command, most are the same but for numbers.
+        let remembered = self.without_numbers();
+        if FITTING.with_borrow(|fitting| fitting.get(&remembered)).is_some() {
             return Ok(());
         }
         let mut misfit = None;
@@ -80,7 +84,7 @@ impl Conditions {
         match misfit.filter(|_| !fits) {
             Some(error) => Err(error),
             None => {
-                self.remember_that_it_fits();
+                FITTING.with_borrow_mut(|fitting| fitting.add(remembered, ()));
                 Ok(())
             }
         }
@@ -88,35 +92,60 @@ impl Conditions {
 
     /// The first table that they don't fit today, and why, in one line.
     pub fn problem(&self) -> Result<Option<String>, Error> {
-        if self.is_known_to_fit() {
-            return Ok(None);
-        }
         for (table, _) in self.tables()? {
             if let Err(problem) = self.fit(table, Lock::Brief) {
                 return Ok(Some(problem.into_error().in_one_line()));
             }
         }
-        self.remember_that_it_fits();
         Ok(None)
     }
 
-    /// Whether the same was found to fit in this very command. Numbers in the filter make no difference.
-    fn is_known_to_fit(&self) -> bool {
-        FITTING.with_borrow(|fitting| fitting.is(&self.without_numbers()))
+    /// The types of the filter's literals in each of the tables, which it fits; none when they can't be told.
+    pub fn kinds(&self) -> Result<Option<Vec<Kinds>>, Error> {
+        let Some(filter) = &self.filter else { return Ok(Some(Vec::new())) };
+        let (text, shape) = (text::in_server_encoding(filter), Shape::of(filter));
+        let memory = Memory::new(c"pgwh filter literals");
+        let mut kinds = Vec::new();
+        for (table, _) in self.tables()? {
+            let found = in_subtransaction(memory.context(), || {
+                // SAFETY: a table that has gone meanwhile raises nothing, and what is opened is closed.
+                unsafe {
+                    let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+                    if relation.is_null() {
+                        return Some(Vec::new());
+                    }
+                    let of =
+                        |bare| Kinds::of(filter::resolve(&text, relation, bare).ok()?.node, &shape.literals);
+                    let found = self.bares().into_iter().map(of).collect::<Option<Vec<Kinds>>>();
+                    pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+                    found
+                }
+            });
+            match found {
+                Ok(Some(more)) => kinds.extend(more),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(kinds))
     }
 
-    fn remember_that_it_fits(&self) {
-        FITTING.with_borrow_mut(|fitting| fitting.add(self.without_numbers()));
+    /// What columns mean in the changes that are wanted. Whoever wants truncates only still has to write a filter that means
+    /// something.
+    fn bares(&self) -> Vec<Bare> {
+        let is_old = self.wants("delete") && !self.wants("insert") && !self.wants("update");
+        let is_both = self.wants("delete") && !is_old;
+        if is_old {
+            vec![Bare::Old]
+        } else if is_both {
+            vec![Bare::New, Bare::Old]
+        } else {
+            vec![Bare::New]
+        }
     }
 
-    /// The same but for numbers in the filter, which make no difference to what fits.
+    /// The same but for numbers in the filter.
     pub fn without_numbers(&self) -> Conditions {
-        let shape = |filter: &String| {
-            let shape = Shape::of(filter);
-            let is_number = |literal: &Literal| !matches!(literal.value, LiteralValue::Text(_));
-            if shape.literals.iter().all(is_number) { shape.text } else { filter.clone() }
-        };
-        Conditions { filter: self.filter.as_ref().map(shape), ..self.clone() }
+        Conditions { filter: self.filter.as_deref().map(without_numbers), ..self.clone() }
     }
 
     /// The tables that they are about, and whether each is named without a wildcard; none when there are no conditions.
@@ -185,11 +214,7 @@ impl Conditions {
         table: &Table,
     ) -> Result<(), Problem> {
         let text = text::in_server_encoding(filter);
-        // Whoever wants truncates only still has to write a filter that means something.
-        let is_old = self.wants("delete") && !self.wants("insert") && !self.wants("update");
-        let bares = if is_old { vec![Bare::Old] } else { vec![Bare::New] };
-        let also_old = (self.wants("delete") && !is_old).then_some(Bare::Old);
-        for bare in bares.into_iter().chain(also_old) {
+        for bare in self.bares() {
             let misfit = |raised| Problem::Misfit(self.filter_error(raised, table.oid));
             // SAFETY: as the caller promises.
             let uses = unsafe { compile_twice(&text, relation, bare).map_err(misfit)? };
@@ -256,6 +281,13 @@ unsafe fn compile_twice(text: &CStr, relation: pg_sys::Relation, bare: Bare) -> 
         );
         Err(raised)
     }
+}
+
+/// A filter but for its numbers, which make no difference to what fits.
+pub fn without_numbers(filter: &str) -> String {
+    let shape = Shape::of(filter);
+    let is_number = |literal: &Literal| !matches!(literal.value, LiteralValue::Text(_));
+    if shape.literals.iter().all(is_number) { shape.text } else { filter.to_owned() }
 }
 
 /// The table's qualified name.

@@ -243,10 +243,10 @@ fn own_figures(figures: &Figures, totals: Totals, now: i64) -> SubscriptionFigur
         let micros = figures.last_success_at.rem_euclid(1_000_000) as f64;
         own.last_success = Timestamp(figures.last_success_at).unix_seconds() as f64 + micros / 1e6;
     }
-    own.breaker = Some(match figures.mode().as_str() {
-        "open" if figures.probing != 0 => BreakerState::HalfOpen,
-        "open" => BreakerState::Open,
-        _ => BreakerState::Closed,
+    own.breaker = Some(match (figures.is_open(), figures.probing) {
+        (false, _) => BreakerState::Closed,
+        (true, 0) => BreakerState::Open,
+        (true, _) => BreakerState::HalfOpen,
     });
     own
 }

@@ -54,6 +54,8 @@ mod secrets;
 #[cfg(feature = "server")]
 pub mod status;
 #[cfg(feature = "server")]
+mod stored;
+#[cfg(feature = "server")]
 mod subscribe;
 #[cfg(feature = "server")]
 mod subscription;

@@ -1,7 +1,7 @@
 //! What is true while a command runs, and need not be found out for each of its rows.
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::Hash;
 
 use pgrx::pg_sys;
@@ -29,34 +29,34 @@ impl Moment {
 /// As much is remembered.
 const MOST: usize = 10_000;
 
-/// What was found to be well in the command that runs.
-pub struct Well<T> {
+/// What was found out in the command that runs.
+pub struct Found<K, V> {
     moment: Moment,
-    known: HashSet<T>,
+    known: HashMap<K, V>,
 }
 
-impl<T> Default for Well<T> {
-    fn default() -> Well<T> {
-        Well { moment: Moment::default(), known: HashSet::new() }
+impl<K, V> Default for Found<K, V> {
+    fn default() -> Found<K, V> {
+        Found { moment: Moment::default(), known: HashMap::new() }
     }
 }
 
-impl<T: Eq + Hash> Well<T> {
-    /// Whether it was found to be well in this very command.
-    pub fn is<Q: Eq + Hash + ?Sized>(&self, what: &Q) -> bool
+impl<K: Eq + Hash, V: Clone> Found<K, V> {
+    /// What was found of it in this very command.
+    pub fn get<Q: Eq + Hash + ?Sized>(&self, of: &Q) -> Option<V>
     where
-        T: Borrow<Q>,
+        K: Borrow<Q>,
     {
-        self.moment == Moment::now() && self.known.contains(what)
+        if self.moment == Moment::now() { self.known.get(of).cloned() } else { None }
     }
 
-    /// It was found to be well.
-    pub fn add(&mut self, what: T) {
+    /// It was found of it.
+    pub fn add(&mut self, of: K, what: V) {
         let now = Moment::now();
         if self.moment != now || self.known.len() >= MOST {
             self.moment = now;
             self.known.clear();
         }
-        self.known.insert(what);
+        self.known.insert(of, what);
     }
 }

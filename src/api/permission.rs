@@ -1,26 +1,33 @@
 //! What a subscription's owner must be allowed to read: each table, and of it each column that payloads show and that
 //! conditions look at. Judged when somebody subscribes, and by the decoder again as of each change.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::conditions::{Conditions, name_of};
+use super::conditions::{Conditions, name_of, without_numbers};
 use super::event_types::MESSAGE_PREFIX;
-use super::moment::Well;
+use super::moment::Found;
 use super::row::Row;
+use super::stored::{Key, Stored};
 use super::tables::tables_of;
 use crate::decode::access::{self, Access, Lack};
 use crate::decode::permits::{self, Missing};
 use crate::decode::raw;
 use crate::decode::route::{Condition, Grantee, Terms};
-use crate::decode::text::{Text, present};
+use crate::decode::text::Text;
 use crate::error::Error;
 
 thread_local! {
-    static PERMITTED: RefCell<Well<Claim>> = RefCell::default();
+    /// What reads nothing that its owner may not read.
+    static PERMITTED: RefCell<Found<Claim, ()>> = RefCell::default();
+    /// Owners, and lists of tables that they may read as a whole.
+    static OPEN: RefCell<Found<Key, ()>> = RefCell::default();
+    /// What was found of others, whatever numbers are in their filters.
+    static JUDGED: RefCell<Found<Key, Option<Arc<Denial>>>> = RefCell::default();
 }
 
 /// What a subscription reads, and on whose behalf.
@@ -59,9 +66,17 @@ impl Claim {
         if listens && !access::may_read_log(access::role_of(&self.grantee.owner)) {
             return Err(Error::MayNotListen(self.grantee.owner.clone()));
         }
+        // Of many that are made in one command, most are the same but for numbers.
+        let remembered = self.without_numbers();
+        if PERMITTED.with_borrow(|permitted| permitted.get(&remembered)).is_some() {
+            return Ok(());
+        }
         match self.denied()? {
             Some(denied) => Err(denied.into_error()),
-            None => Ok(()),
+            None => {
+                PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered, ()));
+                Ok(())
+            }
         }
     }
 
@@ -74,10 +89,6 @@ impl Claim {
         if access::is_superuser(role) {
             return Ok(None);
         }
-        let remembered = self.without_numbers();
-        if PERMITTED.with_borrow(|permitted| permitted.is(&remembered)) {
-            return Ok(None);
-        }
         let mut first = None;
         for (table, is_named) in tables_of(&self.conditions.tables)? {
             if let Some(missing) = self.missing(table, role) {
@@ -87,9 +98,6 @@ impl Claim {
                 }
                 first = first.or(Some(denied));
             }
-        }
-        if first.is_none() {
-            PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered));
         }
         Ok(first)
     }
@@ -191,37 +199,71 @@ impl Denied {
     }
 }
 
-/// Whether a role may read whatever there is, so that nobody has to ask for what.
-#[pg_extern(sql = false)]
-fn reads_everything(owner: Text) -> bool {
-    access::is_superuser(access::role_of(&owner.0))
-}
-
 /// Why a subscription gets nothing of a table today, what to type, and whether that table is one that it names.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn permission_problem(
     owner: Option<Text>,
-    tables: Option<Vec<Option<Text>>>,
-    event_types: Option<Vec<Option<Text>>>,
-    filter: Option<Text>,
-    changed: Option<Vec<Option<Text>>>,
-    columns: Option<Vec<Option<Text>>>,
-    exclude_columns: Option<Vec<Option<Text>>>,
-    key_columns: Option<Vec<Option<Text>>>,
+    tables: Option<Stored>,
+    event_types: Option<Stored>,
+    filter: Option<Stored>,
+    changed: Option<Stored>,
+    columns: Option<Stored>,
+    exclude_columns: Option<Stored>,
+    key_columns: Option<Stored>,
 ) -> Result<Option<Row>, ErrorReport> {
+    let owner = owner.unwrap_or_default().0;
+    let role = access::role_of(&owner);
+    if access::is_superuser(role) {
+        return Ok(None);
+    }
+    let whole = Key::new().and(Some(owner.as_bytes())).and_stored(&tables);
+    if OPEN.with_borrow(|open| open.get(&whole)).is_some() {
+        return Ok(None);
+    }
+    let filter = filter.as_ref().map(Stored::text);
+    let terms = [&tables, &event_types, &changed, &columns, &exclude_columns, &key_columns];
+    let key = terms.into_iter().fold(Key::new().and(Some(owner.as_bytes())), Key::and_stored);
+    let key = key.and(filter.as_deref().map(without_numbers).as_deref().map(str::as_bytes));
+    if let Some(known) = JUDGED.with_borrow(|judged| judged.get(&key)) {
+        return Ok(known.as_deref().map(Denial::row));
+    }
+    let texts = |stored: Option<Stored>| stored.map(|stored| stored.texts());
     let conditions = Conditions {
-        tables: tables.map(present).unwrap_or_default(),
-        event_types: event_types.map(present).unwrap_or_default(),
-        filter: filter.map(String::from),
-        changed: changed.map(present),
-        key_columns: key_columns.map(present),
+        tables: texts(tables).unwrap_or_default(),
+        event_types: texts(event_types).unwrap_or_default(),
+        filter: filter.map(Cow::into_owned),
+        changed: texts(changed),
+        key_columns: texts(key_columns),
     };
-    let (columns, exclude_columns) = (columns.map(present), exclude_columns.map(present));
-    let denied =
-        Claim::new(owner.unwrap_or_default().into(), conditions, columns, exclude_columns).denied()?;
-    Ok(denied.map(|denied| {
+    let may_read = |(table, _): &(pg_sys::Oid, bool)| matches!(access::of(*table, role), Access::All);
+    if tables_of(&conditions.tables)?.iter().all(may_read) {
+        OPEN.with_borrow_mut(|open| open.add(whole, ()));
+        return Ok(None);
+    }
+    let denied = Claim::new(owner, conditions, texts(columns), texts(exclude_columns)).denied()?;
+    let denial = denied.map(|denied| Arc::new(Denial::of(&denied)));
+    JUDGED.with_borrow_mut(|judged| judged.add(key, denial.clone()));
+    Ok(denial.as_deref().map(Denial::row))
+}
+
+/// What is told of a table that may not be read.
+struct Denial {
+    why: String,
+    cure: String,
+    stops: bool,
+}
+
+impl Denial {
+    fn of(denied: &Denied) -> Denial {
         let (why, cure) = denied.words();
-        Row::with_capacity(3).and(Text::from(why)).and(Text::from(cure)).and(denied.is_named)
-    }))
+        Denial { why, cure, stops: denied.is_named }
+    }
+
+    fn row(&self) -> Row {
+        Row::with_capacity(3)
+            .and(Text::from(self.why.as_str()))
+            .and(Text::from(self.cure.as_str()))
+            .and(self.stops)
+    }
 }

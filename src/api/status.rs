@@ -7,19 +7,22 @@ use super::acting::is_visible;
 use super::row::Row;
 use crate::decode::text::Text;
 use crate::error::Error;
-use crate::worker::ask::{self, Standing};
+use crate::worker::ask::{self, Figures};
 
 /// The statistics of a subscription of this database.
 #[pg_extern(sql = false)]
 fn delivery_stats(subscription: Option<i64>) -> Result<Option<Row>, ErrorReport> {
     let Some(id) = subscription else { return Ok(None) };
-    let Some(Standing { figures, reached }) = ask::standing(id) else { return Ok(None) };
     if !is_visible(id)? {
         return Ok(None);
     }
-    let row = Row::with_capacity(18)
-        .and(figures.mode())
-        .and(figures.bottleneck())
+    Ok(ask::standing(id, row_of).transpose()?)
+}
+
+/// What has always the same width comes first, so that a column of it is found without looking at those before it.
+fn row_of(figures: &Figures, reached: u64) -> Result<Row, Error> {
+    let row = Row::with_capacity(19)
+        .and(figures.retrying > 0 || figures.is_open())
         .and(figures.pending as i64)
         .and(figures.retrying as i64)
         .and(figures.in_flight as i64)
@@ -27,23 +30,18 @@ fn delivery_stats(subscription: Option<i64>) -> Result<Option<Row>, ErrorReport>
         .and(figures.dropped as i64)
         .and(figures.dead as i64)
         .and(figures.blocked_keys as i64)
+        .and(reached as i64)
         .and(time(figures.oldest_pending)?)
         .and(time(figures.last_success_at)?)
         .and(time(figures.last_failure_at)?)
-        .and((figures.last_status != 0).then_some(figures.last_status as i32))
-        .and(figures.error().map(Text::from))
         .and(time(figures.next_attempt_at)?)
+        .and((figures.last_status != 0).then_some(figures.last_status as i32))
         .and(milliseconds(figures.p50_us))
         .and(milliseconds(figures.p99_us))
-        .and(reached as i64);
-    Ok(Some(row))
-}
-
-/// Whether requests of a subscription of this database fail.
-#[pg_extern(sql = false)]
-fn is_failing(subscription: i64) -> Result<bool, ErrorReport> {
-    let Some(Standing { figures, .. }) = ask::standing(subscription) else { return Ok(false) };
-    Ok((figures.retrying > 0 || figures.is_open()) && is_visible(subscription)?)
+        .and(figures.mode().map(Text::from))
+        .and(figures.bottleneck().map(Text::from))
+        .and(figures.error().map(Text::from));
+    Ok(row)
 }
 
 /// Microseconds since 2000 as SQL has it; 0 stands for never.

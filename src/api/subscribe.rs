@@ -259,7 +259,7 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
 fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
     gate::changes()?;
     let id = id_of(name.clone())?;
-    let pending = ask::standing(id).map_or(0, |standing| standing.figures.pending as i64);
+    let pending = ask::standing(id, |figures, _| figures.pending as i64).unwrap_or(0);
     Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])
         .map_err(Error::from)?;
     if pending > 0 {

@@ -19,7 +19,7 @@ pub struct Compiled {
     /// The parts that an index can answer.
     pub equality: Option<Equality>,
     parameters: pg_sys::ParamListInfo,
-    kinds: Vec<Kind>,
+    kinds: Kinds,
 }
 
 /// One of the conditions that must all be true.
@@ -38,6 +38,10 @@ struct Kind {
     input: Oid,
     io_parameter: Oid,
 }
+
+/// The types that the literals of a filter have in a relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kinds(Vec<Kind>);
 
 /// The value of a parameter.
 pub enum Value {
@@ -91,8 +95,8 @@ impl Compiled {
         unsafe {
             let condition = filter::resolve(text, relation, bare)?;
             let Some(kinds) = parametrise(condition.node, literals) else { return Ok(None) };
-            let parameters = pg_sys::makeParamList(kinds.len() as i32);
-            for (place, kind) in kinds.iter().enumerate() {
+            let parameters = pg_sys::makeParamList(kinds.0.len() as i32);
+            for (place, kind) in kinds.0.iter().enumerate() {
                 *(*parameters).params.as_mut_ptr().add(place) = pg_sys::ParamExternData {
                     value: Datum::null(),
                     isnull: false,
@@ -115,7 +119,7 @@ impl Compiled {
     /// # Safety
     /// A transaction is in progress.
     pub unsafe fn values(&self, literals: &[Literal]) -> Values {
-        let pairs = self.kinds.iter().zip(literals);
+        let pairs = self.kinds.0.iter().zip(literals);
         // SAFETY: as the caller promises; the kinds were found by literals of these kinds.
         pairs.map(|(kind, literal)| unsafe { keep(kind, kind.read(&literal.value)) }).collect()
     }
@@ -128,7 +132,7 @@ impl Compiled {
         // SAFETY: the list has as many parameters as there are kinds.
         unsafe {
             (*rows.context).ecxt_param_list_info = self.parameters;
-            for (place, value) in values.iter().enumerate().take(self.kinds.len()) {
+            for (place, value) in values.iter().enumerate().take(self.kinds.0.len()) {
                 (*(*self.parameters).params.as_mut_ptr().add(place)).value = value.datum();
             }
         }
@@ -203,37 +207,85 @@ unsafe extern "C-unwind" fn collect_uses(node: *mut pg_sys::Node, context: *mut 
     }
 }
 
-/// Puts a parameter in the place of each literal; none when one has no constant of its own, or not one that it makes by
-/// itself. Nothing is changed then.
-unsafe fn parametrise(node: *mut pg_sys::Node, literals: &[Literal]) -> Option<Vec<Kind>> {
-    let mut constants: Vec<*mut pg_sys::Const> = Vec::new();
+/// Puts a parameter in the place of each literal; none when that can't be. Nothing is changed then.
+unsafe fn parametrise(node: *mut pg_sys::Node, literals: &[Literal]) -> Option<Kinds> {
     // SAFETY: as `Compiled::new`; constants are nodes of their own, larger than parameters.
     unsafe {
-        collect_constants(node, (&raw mut constants).cast());
-        let mut kinds = Vec::with_capacity(literals.len());
-        for literal in literals {
-            let mut own = constants.iter().filter(|constant| (***constant).location == literal.offset as i32);
-            let first = &**own.next()?;
-            let kind = Kind::of(first, &literal.value)?;
-            if !own.all(|other| Kind::of(&**other, &literal.value) == Some(kind)) {
-                return None;
-            }
-            kinds.push(kind);
-        }
+        let kinds = Kinds::of(node, literals)?;
+        let constants = constants_of(node);
         for (place, literal) in literals.iter().enumerate() {
-            for constant in
-                constants.iter().filter(|constant| (***constant).location == literal.offset as i32)
-            {
-                become_parameter(*constant, place as i32 + 1);
+            for constant in made_by(literal, &constants) {
+                become_parameter(constant, place as i32 + 1);
             }
         }
         Some(kinds)
     }
 }
 
+impl Kinds {
+    /// Those of a filter's literals; none when one has no constant of its own, or not one that it makes by itself.
+    ///
+    /// # Safety
+    /// `node` is an expression out of [`filter::resolve`], and a transaction is in progress.
+    pub unsafe fn of(node: *mut pg_sys::Node, literals: &[Literal]) -> Option<Kinds> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let constants = constants_of(node);
+            let mut kinds = Vec::with_capacity(literals.len());
+            for literal in literals {
+                let mut own = made_by(literal, &constants);
+                let kind = Kind::of(&*own.next()?, &literal.value)?;
+                if !own.all(|other| Kind::of(&*other, &literal.value) == Some(kind)) {
+                    return None;
+                }
+                kinds.push(kind);
+            }
+            Some(Kinds(kinds))
+        }
+    }
+
+    /// Whether it is certain, without asking the types, that literals of another filter of the same shape are values, too.
+    pub fn surely_take(&self, literals: &[Literal]) -> bool {
+        self.0.len() == literals.len()
+            && self.0.iter().zip(literals).all(|(kind, literal)| match &literal.value {
+                LiteralValue::Integer(_) | LiteralValue::Bigint(_) => true,
+                LiteralValue::Text(_) if kind.type_oid == pg_sys::TEXTOID => true,
+                LiteralValue::Text(_) if kind.type_oid == pg_sys::VARCHAROID => kind.typmod < 0,
+                LiteralValue::Text(text) => kind.type_oid == pg_sys::UUIDOID && is_plain_uuid(text),
+            })
+    }
+}
+
+/// Whether it is a UUID as it is usually written; the type takes others, too (`string_to_uuid`, uuid.c).
+fn is_plain_uuid(text: &str) -> bool {
+    let fits = |(place, byte): (usize, u8)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(fits)
+}
+
+/// The constants in an expression.
+unsafe fn constants_of(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Const> {
+    let mut constants = Vec::new();
+    // SAFETY: the caller passes an expression.
+    unsafe { collect_constants(node, (&raw mut constants).cast()) };
+    constants
+}
+
+/// Those that were made where a literal stands.
+unsafe fn made_by<'a>(
+    literal: &Literal,
+    constants: &'a [*mut pg_sys::Const],
+) -> impl Iterator<Item = *mut pg_sys::Const> + use<'a> {
+    let place = literal.offset as i32;
+    // SAFETY: the caller passes nodes that are there.
+    constants.iter().copied().filter(move |constant| unsafe { (**constant).location } == place)
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn collect_constants(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    // SAFETY: the walker passes nodes, and the context is that of `parametrise`.
+    // SAFETY: the walker passes nodes, and the context is that of `constants_of`.
     unsafe {
         if node.is_null() {
             return false;

@@ -124,20 +124,14 @@ pub fn about_workers() -> Option<(&'static Shared, &'static Database)> {
     Some((shmem::shared()?, shmem::my_database()?))
 }
 
-/// How a subscription fares, and up to where everything that ended has reached it.
-pub struct Standing {
-    /// Its figures.
-    pub figures: Figures,
-    /// That position.
-    pub reached: u64,
-}
-
-/// How a subscription fares; none while its dispatcher doesn't know of it.
-pub fn standing(subscription_id: i64) -> Option<Standing> {
+/// Looks at how a subscription fares, and up to where everything that ended has reached it; none while its dispatcher
+/// doesn't know of it.
+pub fn standing<T>(subscription_id: i64, look: impl FnOnce(&Figures, u64) -> T) -> Option<T> {
     let database = shmem::my_database()?;
     // The dispatcher shows a subscription's figures before the frontier they belong to: look the other way round.
     let frontier = database.frontier.load(Ordering::Acquire);
-    let figures = figures::read_one(database, subscription_id)?;
-    let reached = if figures.oldest_lsn == 0 { frontier } else { figures.oldest_lsn.min(frontier) };
-    Some(Standing { figures, reached })
+    figures::read_one(database, subscription_id, |figures| {
+        let reached = if figures.oldest_lsn == 0 { frontier } else { figures.oldest_lsn.min(frontier) };
+        look(figures, reached)
+    })
 }

@@ -2,13 +2,15 @@
 //!
 //! The dispatcher alone writes. A reader copies an entry and looks whether it was written meanwhile; when the array is
 //! full a larger one takes its place. An index in front of it says where a subscription's entry is: a hash table of
-//! places, probed one by one from where the id hashes to. What it says is held against the entry, so that one whose
-//! place is another's by now finds nothing.
+//! places. What it says is held against the entry, so that one whose place is another's by now finds nothing. In both, a
+//! subscription is where its id says, or in the next place that is free: ids follow one another, so who asks of all in
+//! turn finds each beside the one before.
 
 use std::cell::{Cell, UnsafeCell};
+use std::collections::BTreeSet;
 use std::mem::offset_of;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use pgrx::pg_sys;
 use rustc_hash::FxHashMap;
@@ -100,8 +102,8 @@ impl Figures {
         }
     }
 
-    /// What it does with its deliveries.
-    pub fn mode(&self) -> String {
+    /// What it does with its deliveries; none: it just sends them.
+    pub fn mode(&self) -> Option<String> {
         word(&self.mode)
     }
 
@@ -112,7 +114,7 @@ impl Figures {
 
     /// What limits its speed; none if nothing does.
     pub fn bottleneck(&self) -> Option<String> {
-        Some(word(&self.bottleneck)).filter(|word| !word.is_empty())
+        word(&self.bottleneck)
     }
 
     /// What the last failure was; none if there was none.
@@ -122,15 +124,15 @@ impl Figures {
     }
 }
 
-fn word(text: &Text) -> String {
-    String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
+fn word(text: &Text) -> Option<String> {
+    let length = text.iter().position(|byte| *byte == 0).unwrap_or(WORD_BYTES);
+    (length > 0).then(|| String::from_utf8_lossy(&text[..length]).into_owned())
 }
 
 #[repr(C)]
 struct Header {
-    count: AtomicU32,
     /// How many entries there is room for; the index has twice as many slots.
-    capacity: u32,
+    capacity: u64,
 }
 
 #[repr(C)]
@@ -140,14 +142,14 @@ struct Entry {
     figures: UnsafeCell<Figures>,
 }
 
-const FIRST_CAPACITY: u32 = 64;
+const FIRST_CAPACITY: u64 = 64;
 
 /// The dispatcher's end.
 pub struct Publisher {
     database: &'static Database,
     segment: *mut pg_sys::dsm_segment,
     places: FxHashMap<i64, u32>,
-    free: Vec<u32>,
+    free: BTreeSet<u32>,
     /// Slots of the index in use, those of subscriptions that are gone included.
     indexed: u32,
 }
@@ -156,8 +158,8 @@ impl Publisher {
     /// Makes an empty array and says where it is.
     pub fn new(database: &'static Database) -> Publisher {
         let segment = create(FIRST_CAPACITY);
-        let publisher =
-            Publisher { database, segment, places: FxHashMap::default(), free: Vec::new(), indexed: 0 };
+        let free = (0..FIRST_CAPACITY as u32).collect();
+        let publisher = Publisher { database, segment, places: FxHashMap::default(), free, indexed: 0 };
         publisher.announce();
         publisher
     }
@@ -175,10 +177,8 @@ impl Publisher {
             Some(place) => self.write(*place, figures),
             None => {
                 self.make_room();
-                // SAFETY: there is room for one more.
-                let place = self.free.pop().unwrap_or_else(|| unsafe {
-                    (*header(self.segment)).count.fetch_add(1, Ordering::AcqRel)
-                });
+                let Some(place) = self.place_for(id) else { return };
+                self.free.remove(&place);
                 self.places.insert(id, place);
                 self.write(place, figures);
                 self.index(id, place);
@@ -186,11 +186,19 @@ impl Publisher {
         }
     }
 
+    /// The free place that is next to where the id says.
+    fn place_for(&self, id: i64) -> Option<u32> {
+        // SAFETY: the segment is attached.
+        let capacity = unsafe { (*header(self.segment)).capacity };
+        let wanted = (id as u64 % capacity) as u32;
+        self.free.range(wanted..).next().or_else(|| self.free.first()).copied()
+    }
+
     /// Takes a subscription's figures away.
     pub fn withdraw(&mut self, subscription_id: i64) {
         if let Some(place) = self.places.remove(&subscription_id) {
             self.write(place, &Figures::default());
-            self.free.push(place);
+            self.free.insert(place);
         }
     }
 
@@ -214,7 +222,7 @@ impl Publisher {
         let index = unsafe { index(self.segment) };
         let free = probe(id, index).find(|slot| slot.load(Ordering::Relaxed) == 0);
         if let Some(slot) = free {
-            slot.store(place + 1, Ordering::Release);
+            slot.store(Indexed { id: id as u32, place }.pack(), Ordering::Release);
             self.indexed += 1;
         }
     }
@@ -224,17 +232,14 @@ impl Publisher {
         // SAFETY: both segments are attached and hold what their headers say; entries are plain memory, which only this
         // process writes.
         unsafe {
-            let (count, capacity) = {
-                let header = &*header(self.segment);
-                (header.count.load(Ordering::Relaxed), header.capacity)
-            };
-            let is_full = count == capacity && self.free.is_empty();
-            if !is_full && self.indexed < capacity / 2 * 3 {
+            let capacity = (*header(self.segment)).capacity;
+            let is_full = self.free.is_empty();
+            if !is_full && u64::from(self.indexed) < capacity / 2 * 3 {
                 return;
             }
             let larger = create(if is_full { capacity * 2 } else { capacity });
             ptr::copy_nonoverlapping(entries(self.segment), entries(larger), capacity as usize);
-            (*header(larger)).count.store(count, Ordering::Release);
+            self.free.extend(capacity as u32..(*header(larger)).capacity as u32);
             let smaller = std::mem::replace(&mut self.segment, larger);
             self.indexed = 0;
             let places: Vec<(i64, u32)> = self.places.iter().map(|(id, place)| (*id, *place)).collect();
@@ -245,17 +250,19 @@ impl Publisher {
     }
 }
 
-/// Copies the figures of one subscription.
-pub fn read_one(database: &Database, subscription_id: i64) -> Option<Figures> {
+/// Shows a copy of the figures of one subscription; none when there are none.
+pub fn read_one<T>(database: &Database, subscription_id: i64, look: impl FnOnce(&Figures) -> T) -> Option<T> {
     // SAFETY: the segment is attached, and places in its index are within it.
     let find = |segment| unsafe {
-        let index = index(segment);
-        let places = probe(subscription_id, index).map(|slot| slot.load(Ordering::Acquire));
-        let mut candidates = places.take_while(|place| *place != 0);
-        candidates.find_map(|place| {
-            let figures = copy(&*entries(segment).add(place as usize - 1));
-            (figures.subscription_id == subscription_id).then_some(figures)
-        })
+        let slots = probe(subscription_id, index(segment))
+            .map_while(|slot| Indexed::unpack(slot.load(Ordering::Acquire)));
+        for indexed in slots.filter(|indexed| indexed.id == subscription_id as u32) {
+            let figures = copy(&*entries(segment).add(indexed.place as usize));
+            if figures.subscription_id == subscription_id {
+                return Some(look(&figures));
+            }
+        }
+        None
     };
     with_segment(database, find).flatten()
 }
@@ -264,8 +271,7 @@ pub fn read_one(database: &Database, subscription_id: i64) -> Option<Figures> {
 pub fn each(database: &Database, mut show: impl FnMut(&Figures)) {
     // SAFETY: the segment is attached, and holds as many entries as its header says.
     with_segment(database, |segment| unsafe {
-        let count = (*header(segment)).count.load(Ordering::Acquire);
-        (0..count as usize)
+        (0..(*header(segment)).capacity as usize)
             .map(|place| copy(&*entries(segment).add(place)))
             .filter(|figures| figures.subscription_id != 0)
             .for_each(|figures| show(&figures));
@@ -314,9 +320,28 @@ fn with_segment<T>(database: &Database, look: impl FnOnce(*mut pg_sys::dsm_segme
     None
 }
 
+/// What a slot of the index says.
+struct Indexed {
+    /// The lower half of a subscription's id: all of it is in its entry.
+    id: u32,
+    place: u32,
+}
+
+impl Indexed {
+    /// Never 0, which stands for a free slot.
+    fn pack(&self) -> u64 {
+        u64::from(self.id) << 32 | u64::from(self.place + 1)
+    }
+
+    fn unpack(slot: u64) -> Option<Indexed> {
+        let place = (slot as u32).checked_sub(1)?;
+        Some(Indexed { id: (slot >> 32) as u32, place })
+    }
+}
+
 /// The slots of the index where a subscription's place may be, in turn; each once.
-fn probe(id: i64, index: &[AtomicU32]) -> impl Iterator<Item = &AtomicU32> {
-    let begin = xxhash_rust::xxh3::xxh3_64(&id.to_le_bytes()) as usize % index.len();
+fn probe(id: i64, index: &[AtomicU64]) -> impl Iterator<Item = &AtomicU64> {
+    let begin = id as usize % index.len();
     index[begin..].iter().chain(&index[..begin])
 }
 
@@ -339,8 +364,10 @@ fn copy(entry: &Entry) -> Figures {
     }
 }
 
-fn create(capacity: u32) -> *mut pg_sys::dsm_segment {
-    let size = size_of::<Header>() + (2 * size_of::<AtomicU32>() + size_of::<Entry>()) * capacity as usize;
+fn create(capacity: u64) -> *mut pg_sys::dsm_segment {
+    let size = size_of::<Header>()
+        + slots(capacity) * size_of::<AtomicU64>()
+        + size_of::<Entry>() * capacity as usize;
     // SAFETY: the segment is large enough for a header and its entries, and is zeroed, which is an empty array; the
     // mapping lives as long as the process.
     unsafe {
@@ -348,7 +375,7 @@ fn create(capacity: u32) -> *mut pg_sys::dsm_segment {
         pg_sys::dsm_pin_mapping(segment);
         let address = pg_sys::dsm_segment_address(segment);
         ptr::write_bytes(address.cast::<u8>(), 0, size);
-        address.cast::<Header>().write(Header { count: AtomicU32::new(0), capacity });
+        address.cast::<Header>().write(Header { capacity });
         segment
     }
 }
@@ -362,17 +389,22 @@ unsafe fn header(segment: *mut pg_sys::dsm_segment) -> *mut Header {
 
 /// # Safety
 /// The segment is attached and was made by `create`, and stays so as long as the index is looked at.
-unsafe fn index<'a>(segment: *mut pg_sys::dsm_segment) -> &'a [AtomicU32] {
+unsafe fn index<'a>(segment: *mut pg_sys::dsm_segment) -> &'a [AtomicU64] {
     // SAFETY: as the caller promises.
-    unsafe {
-        let header = header(segment);
-        std::slice::from_raw_parts(header.add(1).cast(), 2 * (*header).capacity as usize)
-    }
+    unsafe { std::slice::from_raw_parts(header(segment).add(1).cast(), slots((*header(segment)).capacity)) }
 }
 
 /// # Safety
 /// The segment is attached and was made by `create`.
 unsafe fn entries(segment: *mut pg_sys::dsm_segment) -> *mut Entry {
     // SAFETY: as the caller promises; sizes of header and index are multiples of an entry's alignment.
-    unsafe { header(segment).add(1 + (*header(segment)).capacity as usize).cast() }
+    unsafe {
+        let index = header(segment).add(1).cast::<AtomicU64>();
+        index.add(slots((*header(segment)).capacity)).cast()
+    }
+}
+
+/// How many slots the index of so many entries has.
+fn slots(capacity: u64) -> usize {
+    2 * capacity as usize
 }

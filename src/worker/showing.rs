@@ -128,10 +128,10 @@ fn figures(engine: &Engine<Payload>, id: i64, clock: &Clock) -> Option<Figures> 
     Some(figures)
 }
 
-/// As the column `mode` of `pgwh.status` shows it.
+/// As the column `mode` of `pgwh.status` shows it; empty for the usual one.
 fn mode_word(mode: Mode) -> &'static str {
     match mode {
-        Mode::Live => "live",
+        Mode::Live => "",
         Mode::Draining | Mode::Paused | Mode::Stopped => "draining",
         Mode::Open => OPEN,
     }
