@@ -1,6 +1,7 @@
 //! What a subscription says of rows and columns beyond their tables: `filter`, `changed` and `key_columns`. Each must fit
 //! the tables of today, and need nothing that write-ahead log doesn't have.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -9,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::moment::Found;
 use super::near::near;
+use super::stored::Stored;
 use super::tables::tables_of;
 use crate::decode::condition::Kinds;
 use crate::decode::filter::{self, Bare, Uses};
@@ -63,6 +65,24 @@ impl Problem {
 }
 
 impl Conditions {
+    /// As a subscription's row has them.
+    pub fn read(
+        tables: &Option<Stored>,
+        event_types: &Option<Stored>,
+        filter: Option<Cow<str>>,
+        changed: &Option<Stored>,
+        key_columns: &Option<Stored>,
+    ) -> Conditions {
+        let texts = |stored: &Option<Stored>| stored.as_ref().map(Stored::texts);
+        Conditions {
+            tables: texts(tables).unwrap_or_default(),
+            event_types: texts(event_types).unwrap_or_default(),
+            filter: filter.map(Cow::into_owned),
+            changed: texts(changed),
+            key_columns: texts(key_columns),
+        }
+    }
+
     /// Checks them against each table that there is. A table that a wildcard leads to, and that they don't fit, is not
     /// meant, as long as they fit another.
     pub fn check(&self) -> Result<(), Error> {

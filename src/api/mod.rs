@@ -46,6 +46,8 @@ mod permission;
 #[cfg(feature = "server")]
 mod preview;
 #[cfg(feature = "server")]
+mod problems;
+#[cfg(feature = "server")]
 mod row;
 #[cfg(feature = "server")]
 mod schema_changes;

@@ -1,7 +1,6 @@
 //! What a subscription's owner must be allowed to read: each table, and of it each column that payloads show and that
 //! conditions look at. Judged when somebody subscribes, and by the decoder again as of each change.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -228,20 +227,14 @@ fn permission_problem(
     if let Some(known) = JUDGED.with_borrow(|judged| judged.get(&key)) {
         return Ok(known.as_deref().map(Denial::row));
     }
-    let texts = |stored: Option<Stored>| stored.map(|stored| stored.texts());
-    let conditions = Conditions {
-        tables: texts(tables).unwrap_or_default(),
-        event_types: texts(event_types).unwrap_or_default(),
-        filter: filter.map(Cow::into_owned),
-        changed: texts(changed),
-        key_columns: texts(key_columns),
-    };
+    let conditions = Conditions::read(&tables, &event_types, filter, &changed, &key_columns);
     let may_read = |(table, _): &(pg_sys::Oid, bool)| matches!(access::of(*table, role), Access::All);
     if tables_of(&conditions.tables)?.iter().all(may_read) {
         OPEN.with_borrow_mut(|open| open.add(whole, ()));
         return Ok(None);
     }
-    let denied = Claim::new(owner, conditions, texts(columns), texts(exclude_columns)).denied()?;
+    let texts = |stored: &Option<Stored>| stored.as_ref().map(Stored::texts);
+    let denied = Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied()?;
     let denial = denied.map(|denied| Arc::new(Denial::of(&denied)));
     JUDGED.with_borrow_mut(|judged| judged.add(key, denial.clone()));
     Ok(denial.as_deref().map(Denial::row))
