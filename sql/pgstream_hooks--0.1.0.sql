@@ -1121,82 +1121,79 @@ CREATE VIEW pgwh.status AS
             pg_is_in_recovery() AS is_standby, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
             clock_timestamp() AS now
     ),
-    -- Step by step, each in the same order, which keeps the steps apart: a condition of the caller's is asked in the first
-    -- that knows what it is about, the next is taken for what that leaves, and what nobody wants is not asked at all.
-    counted AS NOT MATERIALIZED (
-        SELECT s.*, pgwh.delivery_stats(s.id) AS stats FROM pgwh.visible_subscriptions s ORDER BY s.id
-    ), permitted AS NOT MATERIALIZED (
-        SELECT c.*, pgwh.permission_problem(c.owner, c.tables, c.event_types, c.filter, c.changed, c.columns, c.exclude_columns,
-                c.key_columns) AS denial,
+    -- What takes long is asked here, once for each that the caller's conditions leave and not at all if nobody wants it: the
+    -- order of its own keeps this step apart, and conditions are asked as soon as what they are about is known.
+    asked AS NOT MATERIALIZED (
+        SELECT s.*, pgwh.delivery_stats(s.id) AS stats,
             -- Most keys are there and in the clear, and most headers no secrets.
             CASE WHEN k.secret IS NULL OR starts_with(k.secret, 'sealed:') OR starts_with(k.client_certificate, 'sealed:')
-                OR c.headers <> '{}' THEN pgwh.secret_problem(c.id, c.headers, k.secret, k.headers, k.client_certificate) END AS unsigned
-        FROM counted c LEFT JOIN pgwh.secrets k ON k.subscription_id = c.id ORDER BY c.id
+                OR s.headers <> '{}' THEN pgwh.secret_problem(s.id, s.headers, k.secret, k.headers, k.client_certificate) END AS unsigned,
+            pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns, s.exclude_columns,
+                s.key_columns) AS denial,
+            pgwh.tables_problem(s.tables) AS unknown_table,
+            pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit
+        FROM pgwh.visible_subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id ORDER BY s.id
     ), judged AS NOT MATERIALIZED (
-        SELECT p.*, CASE
-            WHEN p.home <> (SELECT h.home FROM here h) THEN 'held'
-            WHEN NOT p.enabled OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
-            WHEN p.paused THEN 'paused'
+        SELECT a.*, CASE
+            WHEN a.home <> (SELECT h.home FROM here h) THEN 'held'
+            WHEN NOT a.enabled OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
+            WHEN a.paused THEN 'paused'
             -- Without its url nothing can be sent; without one of its tables the others still are.
-            WHEN pgwh.url_problem(p.url) IS NOT NULL OR p.unsigned IS NOT NULL OR (p.denial).stops OR EXISTS (SELECT FROM broken) THEN 'error'
-            WHEN (p.stats).is_failing THEN 'retrying'
+            WHEN pgwh.url_problem(a.url) IS NOT NULL OR a.unsigned IS NOT NULL OR (a.denial).stops OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN (a.stats).is_failing THEN 'retrying'
             ELSE 'active' END AS state
-        FROM permitted p ORDER BY p.id
-    ), fitted AS NOT MATERIALIZED (
-        SELECT j.*, CASE j.state WHEN 'active' THEN pgwh.tables_problem(j.tables) END AS unknown_table,
-            CASE j.state WHEN 'active' THEN pgwh.condition_problem(j.tables, j.event_types, j.filter, j.changed, j.key_columns) END AS misfit
-        FROM judged j ORDER BY j.id
+        FROM asked a ORDER BY a.id
     )
-    SELECT f.id AS subscription_id, f.name, f.url, f.state, coalesce((f.stats).mode, 'live') AS mode,
-        CASE f.state
+    SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce((j.stats).mode, 'live') AS mode,
+        CASE j.state
             WHEN 'held' THEN CASE
-                WHEN NOT starts_with(f.home, (SELECT h.installed FROM here h) || '/') THEN 'it was made in another database, of which this one is a copy'
+                WHEN NOT starts_with(j.home, (SELECT h.installed FROM here h) || '/') THEN 'it was made in another database, of which this one is a copy'
                 WHEN (SELECT h.is_standby FROM here h) THEN 'this server is a standby: its primary sends'
-                WHEN split_part(f.home, '/', 3) <> split_part((SELECT h.home FROM here h), '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
+                WHEN split_part(j.home, '/', 3) <> split_part((SELECT h.home FROM here h), '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
                 ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
-            WHEN 'disabled' THEN CASE WHEN f.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(f.disabled_reason, 'it is not enabled') END
+            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
-            WHEN 'error' THEN coalesce(pgwh.url_problem(f.url), f.unsigned, (SELECT b.detail FROM broken b), (f.denial).problem)
-            WHEN 'retrying' THEN CASE WHEN (f.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((f.stats).last_error, 'status ' || (f.stats).last_status)
-            ELSE coalesce(f.unknown_table, f.misfit, (f.denial).problem,
+            WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), (j.denial).problem)
+            WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
+            ELSE coalesce(j.unknown_table, j.misfit, (j.denial).problem,
                 CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END) END AS reason,
-        CASE f.state
+        CASE j.state
             WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
-            WHEN 'disabled' THEN CASE WHEN f.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
-                ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', f.name) END
-            WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', f.name)
+            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
+                ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
+            WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE
-                WHEN pgwh.url_problem(f.url) IS NOT NULL THEN format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', f.name)
-                WHEN f.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', f.name)
-                WHEN f.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', f.name)
-                WHEN f.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
-                ELSE coalesce((SELECT b.hint FROM broken b), (f.denial).cure) END
-            ELSE CASE WHEN f.unknown_table IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', f.name)
-                WHEN f.misfit IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', f.name)
-                ELSE coalesce((f.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', f.name) END) END
+                WHEN pgwh.url_problem(j.url) IS NOT NULL THEN format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name)
+                WHEN j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
+                WHEN j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
+                WHEN j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
+                ELSE coalesce((SELECT b.hint FROM broken b), (j.denial).cure) END
+            ELSE CASE WHEN j.unknown_table IS NOT NULL
+                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
+                WHEN j.misfit IS NOT NULL
+                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name)
+                ELSE coalesce((j.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', j.name) END) END
             END AS next_step,
-        coalesce((f.stats).pending, 0) AS pending,
-        coalesce((f.stats).retrying, 0) AS retrying,
-        coalesce((f.stats).in_flight, 0) AS in_flight,
-        coalesce((f.stats).delivered, 0) AS delivered,
-        coalesce((f.stats).dropped, 0) AS dropped,
-        coalesce((f.stats).dead, 0) AS dead,
-        coalesce((f.stats).blocked_keys, 0) AS blocked_keys,
-        (f.stats).bottleneck,
+        coalesce((j.stats).pending, 0) AS pending,
+        coalesce((j.stats).retrying, 0) AS retrying,
+        coalesce((j.stats).in_flight, 0) AS in_flight,
+        coalesce((j.stats).delivered, 0) AS delivered,
+        coalesce((j.stats).dropped, 0) AS dropped,
+        coalesce((j.stats).dead, 0) AS dead,
+        coalesce((j.stats).blocked_keys, 0) AS blocked_keys,
+        (j.stats).bottleneck,
         CASE WHEN g.reason IS NOT NULL THEN format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
-        (f.stats).oldest_pending,
-        CASE WHEN (f.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff((SELECT h.lsn FROM here h), '0/0'::pg_lsn + (f.stats).reached), 0)::bigint END AS lag_bytes,
-        CASE WHEN (f.stats).reached IS NOT NULL
-            THEN coalesce(extract(epoch FROM (SELECT h.now FROM here h) - (f.stats).oldest_pending), 0)::double precision END AS lag_seconds,
-        (f.stats).last_success_at, (f.stats).last_failure_at, (f.stats).last_status, (f.stats).last_error, (f.stats).next_attempt_at, (f.stats).p50_ms, (f.stats).p99_ms
-    FROM fitted f
-        LEFT JOIN pgwh.gaps g ON g.subscription_id = f.id AND g.from_lsn = (
+        (j.stats).oldest_pending,
+        CASE WHEN (j.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff((SELECT h.lsn FROM here h), '0/0'::pg_lsn + (j.stats).reached), 0)::bigint END AS lag_bytes,
+        CASE WHEN (j.stats).reached IS NOT NULL
+            THEN coalesce(extract(epoch FROM (SELECT h.now FROM here h) - (j.stats).oldest_pending), 0)::double precision END AS lag_seconds,
+        (j.stats).last_success_at, (j.stats).last_failure_at, (j.stats).last_status, (j.stats).last_error, (j.stats).next_attempt_at, (j.stats).p50_ms, (j.stats).p99_ms
+    FROM judged j
+        LEFT JOIN pgwh.gaps g ON g.subscription_id = j.id AND g.from_lsn = (
             SELECT max(n.from_lsn) FROM pgwh.gaps n WHERE n.subscription_id = g.subscription_id)
-        LEFT JOIN pgwh.gaps l ON l.subscription_id = f.id AND l.lost AND l.from_lsn = (
+        LEFT JOIN pgwh.gaps l ON l.subscription_id = j.id AND l.lost AND l.from_lsn = (
             SELECT max(o.from_lsn) FROM pgwh.open_gaps o WHERE o.subscription_id = l.subscription_id)
-    ORDER BY f.id;
+    ORDER BY j.id;
 COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
 COMMENT ON COLUMN pgwh.status.name IS 'its name';
