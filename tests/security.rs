@@ -134,6 +134,42 @@ fn a_subscription_and_its_keys_are_its_owners() {
 }
 
 #[test]
+fn status_judges_the_rights_of_each_owner_and_of_each_choice_of_columns() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    create_roles(&cluster, &["ann", "bob", "cid"]);
+    cluster.sql("GRANT SELECT ON other TO ann, bob, cid");
+    let subscriptions = [
+        ("ann", "tables => '{t}'", ""),
+        ("bob", "tables => '{t}'", "its owner bob may not read note of public.t"),
+        ("bob", "tables => '{t}', exclude_columns => '{note}'", ""),
+        ("bob", "tables => '{t}', columns => '{id}'", ""),
+        (
+            "bob",
+            "tables => '{t}', columns => '{id}', event_types => '{insert}', filter => 'note = ''x'''",
+            "its owner bob may not read note of public.t",
+        ),
+        ("bob", "tables => '{t}', columns => '{id}', event_types => '{insert}', filter => 'id = 1'", ""),
+        ("bob", "tables => '{t}', columns => '{id,note}'", "its owner bob may not read note of public.t"),
+        ("cid", "tables => '{t}'", "its owner cid may not read public.t"),
+        ("cid", "tables => '{other}'", ""),
+        ("cid", "tables => '{t}', event_types => '{ddl}'", ""),
+        ("ann", "tables => '{other,t}'", ""),
+    ];
+    for (place, (owner, arguments, _)) in subscriptions.iter().enumerate() {
+        cluster.as_role(owner).subscribe(&receiver, &format!("s{place:02}"), arguments);
+    }
+    cluster.sql("REVOKE SELECT ON t FROM bob, cid; GRANT SELECT (id) ON t TO bob");
+    // Asked of all in one command, and of each alone.
+    let told = |query: &str| cluster.column(&format!("SELECT coalesce(reason, '') FROM {query}"));
+    let expected: Vec<&str> = subscriptions.iter().map(|(_, _, reason)| *reason).collect();
+    assert_eq!(told("pgwh.status ORDER BY name"), expected);
+    for (place, reason) in expected.iter().enumerate() {
+        assert_eq!(told(&format!("pgwh.status WHERE name = 's{place:02}'")), [*reason], "s{place:02}");
+    }
+}
+
+#[test]
 fn nobody_has_functions_of_their_own_run_with_the_rights_of_the_extension() {
     let (cluster, receiver) = stage();
     create_roles(&cluster, &["eve"]);
