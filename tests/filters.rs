@@ -531,6 +531,33 @@ fn of_filters_that_differ_in_literals_only_each_is_judged_by_its_own() {
 }
 
 #[test]
+fn status_judges_the_same_filter_by_its_tables_its_events_and_its_columns() {
+    let (cluster, receiver) = stage();
+    let table = "(id int PRIMARY KEY, v int, w int); ALTER TABLE";
+    cluster.sql(&format!(
+        "CREATE TABLE a {table} a REPLICA IDENTITY FULL; CREATE TABLE b {table} b REPLICA IDENTITY FULL"
+    ));
+    let subscriptions = [
+        ("tables => '{a}', filter => 'w = 1', event_types => '{insert}'", false),
+        ("tables => '{b}', filter => 'w = 1', event_types => '{insert}'", true),
+        ("tables => '{a,b}', filter => 'w = 1', event_types => '{insert}'", false),
+        ("tables => '{a}', filter => 'v = 1', event_types => '{insert}'", true),
+        ("tables => '{a}', filter => 'v = 1', event_types => '{delete}'", false),
+        ("tables => '{a}', filter => 'v = 1', event_types => '{insert}', changed => '{w}'", false),
+        ("tables => '{a}', filter => 'v = 1', event_types => '{insert}', changed => '{v}'", true),
+        ("tables => '{a}', filter => 'v = 1', event_types => '{insert}', key_columns => '{w}'", false),
+        ("tables => '{a}', filter => 'v = 1', event_types => '{insert}', key_columns => '{v}'", true),
+        ("tables => '{a}'", true),
+    ];
+    for (place, (arguments, _)) in subscriptions.iter().enumerate() {
+        cluster.subscribe(&receiver, &format!("s{place}"), arguments);
+    }
+    cluster.sql("DROP TABLE a; CREATE TABLE a (id int PRIMARY KEY, v int)");
+    let fits: Vec<String> = subscriptions.iter().map(|(_, fits)| fits.to_string()).collect();
+    assert_eq!(cluster.column("SELECT (reason IS NULL)::text FROM pgwh.status ORDER BY name"), fits);
+}
+
+#[test]
 fn health_names_the_tables_that_a_filter_does_not_fit() {
     let (cluster, receiver) = stage();
     cluster.subscribe(
