@@ -25,8 +25,6 @@ use crate::link::mq::Receiver;
 
 /// How long until a backfill is tried again whose table is locked, or for which there was no worker process.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long until what is in the journal's buffer is written for sure.
-const SOON: Duration = Duration::from_millis(20);
 /// A backfill is read on when no more than so much is pending of its subscription.
 const MOST_PENDING: u64 = 4_000;
 /// The same in bytes.
@@ -73,8 +71,10 @@ struct Open {
     since: Instant,
     /// What its subscription got since the chunk was ordered.
     watch: Option<Watch>,
-    /// Tables that have to be read again when they have been read to their end.
+    /// Tables of which has been noted, since the chunk was ordered, that they have to be read again.
     again: HashSet<u32>,
+    /// Whether such a note may not be written yet.
+    unwritten: bool,
     /// The chunk that was read, and waits until all that it shows has arrived; and since when.
     chunk: Option<(Box<ChunkEnd>, Vec<Item>, Instant)>,
 }
@@ -117,6 +117,7 @@ impl Backfilling {
                 since: now,
                 watch: None,
                 again: HashSet::new(),
+                unwritten: false,
                 chunk: None,
             });
         }
@@ -149,6 +150,7 @@ impl Backfilling {
             }
             if let Some(table) = moved.filter(|table| open.again.insert(*table)) {
                 recording.backfill_again(*id, table);
+                open.unwritten = true;
             }
         }
     }
@@ -193,7 +195,7 @@ impl Backfilling {
             busy |= self.send(sending, recording);
         }
         self.see_to_worker();
-        busy | self.order(sending)
+        busy | self.order(sending, recording)
     }
 
     /// When there is something to do though nothing arrives; perhaps since it was last looked. What could have been done by
@@ -258,8 +260,8 @@ impl Backfilling {
         open.let_go();
         match why {
             NoChunk::Later => open.not_before = Instant::now() + PAUSE,
-            // What was found to be read again is in the journal's buffer.
-            NoChunk::End if !open.again.is_empty() => open.not_before = Instant::now() + SOON,
+            // The backfiller may not have seen what there is to be read again.
+            NoChunk::End if open.unwritten => {}
             NoChunk::End => self.end(backfill, BackfillState::Done, None),
             NoChunk::Failed(reason) => self.end(backfill, BackfillState::Failed, Some(reason)),
         }
@@ -314,8 +316,10 @@ impl Backfilling {
             let sent = rows.len() as u64;
             let rows = stand_behind(recording, rows);
             let ChunkEnd { table, position, .. } = *end;
-            if position.is_none() {
-                open.again.remove(&table);
+            // Nothing was there to note it in if this is the first that is read of the table.
+            if open.again.contains(&table) {
+                recording.backfill_again(id, table);
+                open.unwritten = true;
             }
             let mut arrived = Vec::with_capacity(rows.len());
             for row in rows {
@@ -379,7 +383,7 @@ impl Backfilling {
     }
 
     /// Has the next chunk read, of each backfill in its turn.
-    fn order(&mut self, sending: &Sending) -> bool {
+    fn order(&mut self, sending: &Sending, recording: &mut Recording) -> bool {
         self.note_again();
         if self.link.is_none() || self.ordered.is_some() || sending.memory_share() > MOST_MEMORY {
             return false;
@@ -397,6 +401,12 @@ impl Backfilling {
         let next = later.or_else(|| self.open.iter().find(|(_, open)| may(open))).map(|(id, _)| *id);
         let Some(id) = next else { return false };
         if let Some(open) = self.open.get_mut(&id) {
+            if open.unwritten && !recording.write() {
+                self.database.recheck.store(true, Ordering::SeqCst);
+                return false;
+            }
+            open.unwritten = false;
+            open.again.clear();
             open.watch = Some(Watch::default());
             if open.state == BackfillState::Waiting {
                 open.state = BackfillState::Running;

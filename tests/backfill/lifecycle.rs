@@ -6,6 +6,7 @@ use harness::{
     Cluster, DISPATCHER, PATIENCE, Receiver, Reply, Request, Script, Stop, distinct, events, eventually,
 };
 
+use crate::replica::Replica;
 use crate::{BACKFILLER, backfill, done, ended, stage};
 
 fn rows(cluster: &Cluster, count: u32) {
@@ -149,4 +150,30 @@ fn who_unsubscribes_is_not_read_for() {
     );
     // The worker goes when there is nothing to read.
     eventually("no backfiller", || cluster.processes(BACKFILLER).is_empty().then_some(()));
+}
+
+#[test]
+fn a_row_that_moves_to_where_has_been_read_comes_whole_though_others_moved_before_anything_was_read() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "ALTER TABLE t ALTER v SET STORAGE EXTERNAL;
+         INSERT INTO t SELECT n, repeat('l', 5000) FROM generate_series(20001, 20002) n",
+    );
+    rows(&cluster, 20_000);
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
+    slow(&receiver);
+    // Nothing is read for a subscription that is paused, but what happens arrives.
+    cluster.sql("SELECT pgwh.pause('s')");
+    let id = backfill(&cluster, "'s', chunk_size => 200");
+    cluster.sql("UPDATE t SET id = 20003 WHERE id = 20002");
+    cluster.wait_true("SELECT pending = 1 FROM pgwh.status");
+    cluster.sql("SELECT pgwh.resume('s')");
+    // What is pending bounds how far it has been read by then.
+    receiver.wait_for(100, PATIENCE).unwrap();
+    cluster.sql("SELECT pgwh.pause('s')");
+    assert_eq!(state(&cluster, &id), "running");
+    cluster.sql("UPDATE t SET id = 0 WHERE id = 20001; SELECT pgwh.resume('s')");
+    done(&cluster, &id);
+    let replica = Replica::of(&cluster.delivered(&receiver, "s"));
+    replica.must_equal(&cluster.rows("SELECT jsonb_build_object('id', id), to_jsonb(t) FROM t"));
 }
