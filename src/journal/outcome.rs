@@ -42,6 +42,9 @@ pub struct Outcome {
 /// Stands for the status of what was not sent, since its subscription's transform dropped it.
 pub const DROPPED: u16 = 0;
 
+/// The word for deliveries of which their subscription's filter could not say whether they are to be made.
+pub const FILTER: &str = "filter";
+
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -65,6 +68,11 @@ impl Outcome {
     /// All its deliveries.
     pub fn members(&self) -> impl Iterator<Item = DeliveryId> {
         std::iter::once(self.id).chain(self.others.iter().copied())
+    }
+
+    /// Whether it was given up since its subscription's filter could not say whether it is to be made.
+    pub fn is_undecided(&self) -> bool {
+        self.replay.is_none() && matches!(&self.end, End::Dead { class, .. } if class == FILTER)
     }
 
     /// Its events, as far as it tells them: of a replay all, else the first.

@@ -2,7 +2,7 @@
 //!
 //! A replay is read twice: once for the keys that have to wait for it, then page by page for what it sends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use pgrx::Spi;
 use pgrx::datum::TimestampWithTimeZone;
@@ -300,11 +300,23 @@ impl ReplayReader {
             Only::All => self.all(journal, max_bytes)?,
             Only::Dead | Only::Undelivered => self.some(journal, max_bytes)?,
         };
+        let undecided = self.undecided(journal, &found)?;
         found.retain(|found| match &found.what {
-            What::Event { event, keys, barrier } => self.sieve.passes(found.id, event, *keys, *barrier),
+            What::Event { event, keys, barrier } => {
+                self.sieve.passes(found.id, event, *keys, *barrier)
+                    && (!undecided.contains(&found.id) || self.sieve.names(found.id))
+            }
             What::Failed(_) => false,
         });
         Some(ReplayPage { found, upto: self.at, at_end: self.at >= self.range.last })
+    }
+
+    /// What the subscription's filter could not judge: it may be for somebody else's eyes, so it is sent only where it is
+    /// asked for by its own number.
+    fn undecided(&self, journal: &Journal, found: &[Found]) -> Option<HashSet<DeliveryId>> {
+        let Some((first, last)) = found.first().zip(found.last()) else { return Some(HashSet::new()) };
+        let range = Range { first: first.id, last: last.id };
+        journal.with_tables(|| check("dead letters can't be read", undecided(self.subscription, range)))
     }
 
     /// Whatever is in the log.
@@ -369,11 +381,32 @@ fn given_up(subscription: i64, range: Range) -> Result<BTreeMap<DeliveryId, Even
     let mut found = BTreeMap::new();
     inspect::each_outcome(&of("dead", subscription), |outcome| {
         let is_dead = matches!(outcome.end, End::Dead { .. }) && outcome.replay.is_none();
-        if is_dead && outcome.subscription == subscription && range.contains(outcome.id) {
+        if is_dead
+            && !outcome.is_undecided()
+            && outcome.subscription == subscription
+            && range.contains(outcome.id)
+        {
             found.insert(outcome.id, outcome.event);
             if found.len() > LISTED_AT_ONCE {
                 found.pop_last();
             }
+        }
+    })?;
+    Ok(found)
+}
+
+/// The deliveries of the range that the subscription's filter could not judge. Inside a transaction.
+fn undecided(subscription: i64, range: Range) -> Result<HashSet<DeliveryId>> {
+    let mut found = HashSet::new();
+    let among = format!(
+        "{} AND int8range(lowest_id, highest_id, '[]') && int8range({}, {}, '[]')",
+        of("dead", subscription),
+        range.first.0,
+        range.last.0
+    );
+    inspect::each_outcome(&among, |outcome| {
+        if outcome.is_undecided() && outcome.subscription == subscription {
+            found.insert(outcome.id);
         }
     })?;
     Ok(found)

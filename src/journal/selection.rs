@@ -171,18 +171,20 @@ impl Sieve {
         self.standing.as_ref().is_none_or(|standing| standing.may_be_out(id))
     }
 
+    /// Whether the delivery was asked for by its own number.
+    pub fn names(&self, id: DeliveryId) -> bool {
+        self.selection.deliveries.as_ref().is_some_and(|deliveries| deliveries.binary_search(&id).is_ok())
+    }
+
     /// Whether the replay has the delivery of this event.
     pub fn passes(&mut self, id: DeliveryId, event: &Event, keys: LaneKeys, barrier: bool) -> bool {
         if !self.range.contains(id) || !self.may_be_out(id) {
             return false;
         }
-        match &self.selection.deliveries {
-            Some(deliveries) => {
-                let is_asked_for = deliveries.binary_search(&id).is_ok();
-                self.rows.concern(is_asked_for, event.relation.root_oid, keys, barrier)
-            }
-            None => self.selection.wants(event),
+        if self.has_memory() {
+            return self.rows.concern(self.names(id), event.relation.root_oid, keys, barrier);
         }
+        self.selection.wants(event)
     }
 }
 

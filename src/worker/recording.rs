@@ -6,7 +6,7 @@ use super::sending::Payload;
 use super::{clock, process};
 use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::{Event, EventId, Lsn, Transaction};
-use crate::journal::outcome::{DROPPED, End, Outcome};
+use crate::journal::outcome::{DROPPED, End, FILTER, Outcome};
 use crate::journal::{self, Attempt, Journal, Loaded, Retention, Retentions, SubscriptionRow};
 use crate::link::frame::{Failure, Item};
 use crate::settings;
@@ -179,7 +179,7 @@ impl Recording {
 
     /// Takes that nobody can say whether the subscription should get an event.
     pub fn record_refused(&mut self, id: DeliveryId, subscription: i64, event: &Event, reason: &str) {
-        self.record_dead(id, subscription, event.id(), &event.transaction, "filter", reason);
+        self.record_dead(id, subscription, event.id(), &event.transaction, FILTER, reason);
     }
 
     /// Takes that a change could not be encoded, so that this delivery can't be made.

@@ -53,7 +53,8 @@ impl Replaying {
         let mut busy = began;
         if let Some(running) = self.running.values_mut().find(|running| running.keys.is_some()) {
             busy = true;
-            if running.read_keys(journal) {
+            // What filters could not judge must be told apart from here on, so that has to be there to be read.
+            if running.read_keys(journal) && journal.flush().is_some() {
                 running.begin(engine);
             }
         }

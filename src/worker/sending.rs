@@ -32,6 +32,7 @@ use crate::dispatch::{
 };
 use crate::event::format::Source;
 use crate::event::{Event, Lsn};
+use crate::journal::outcome::FILTER;
 use crate::journal::wishes::Wanted;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
 use crate::link::frame::{self, LaneKeys};
@@ -223,7 +224,7 @@ impl Sending {
                 let charge = event.memory();
                 for (id, target) in numbers.zip(&targets) {
                     if let Some(reason) = refusals.get(&target.subscription) {
-                        self.arrive_dead(id, target.subscription, "filter");
+                        self.arrive_dead(id, target.subscription, FILTER);
                         recording.record_refused(id, target.subscription, &event, reason);
                         continue;
                     }
