@@ -254,6 +254,81 @@ fn a_filter_that_fails_on_a_row_makes_that_event_a_dead_letter() {
 }
 
 #[test]
+fn what_a_filter_could_not_judge_is_sent_where_it_is_asked_for_by_its_number_only() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE parts (id int PRIMARY KEY, n int)");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "tables => '{parts}', filter => '10 / n > 1', event_types => '{insert, update}'",
+    );
+    cluster.sql("INSERT INTO parts VALUES (1, 1), (2, 0), (3, 2); UPDATE parts SET n = 0 WHERE id = 1");
+    assert_eq!(told(&cluster.delivered(&receiver, "s")), ["insert 1", "insert 3"]);
+    let again = |what: &str| {
+        receiver.clear();
+        cluster.sql(what);
+        cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh.replays");
+        told(&cluster.delivered(&receiver, "s"))
+    };
+    assert_eq!(again("SELECT pgwh.replay('s', now() - interval '1 hour')"), ["insert 1", "insert 3"]);
+    for only in ["dead", "undelivered"] {
+        let replay = format!("SELECT pgwh.replay('s', now() - interval '1 hour', \"only\" => '{only}')");
+        assert!(again(&replay).is_empty(), "{only}");
+    }
+    // What followed of the row comes along, but not what nobody has judged.
+    let first =
+        "SELECT pgwh.redeliver(min(id)) FROM pgwh.deliveries WHERE subscription = 's' AND replay IS NULL";
+    assert_eq!(again(first), ["insert 1"]);
+    let dead = "SELECT pgwh.redeliver(max(id)) FROM pgwh.dead_letters";
+    assert_eq!(again(dead), ["update 1"]);
+    assert_eq!(cluster.value("SELECT key ->> 'id' FROM pgwh.dead_letters"), "2");
+}
+
+#[test]
+fn a_filter_that_takes_too_long_makes_a_dead_letter_and_holds_up_nobody() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE texts (id int PRIMARY KEY, t text)");
+    // Backtracks for hours over many x.
+    let slow = r"t ~ '^(x*)(x*)(x*)\1\2\3$'";
+    cluster.subscribe(
+        &receiver,
+        "slow",
+        &format!("tables => '{{texts}}', filter => $${slow}$$, event_types => '{{insert}}'"),
+    );
+    cluster.subscribe(&receiver, "all", "tables => '{texts}'");
+    cluster.sql("INSERT INTO texts VALUES (1, 'xx'), (2, repeat('x', 4001)), (3, 'xxxx')");
+    assert_eq!(told(&cluster.delivered(&receiver, "all")), ["insert 1", "insert 2", "insert 3"]);
+    assert_eq!(told(&cluster.delivered(&receiver, "slow")), ["insert 1", "insert 3"]);
+    let dead = cluster.rows("SELECT key ->> 'id', error_class, reason FROM pgwh.dead_letters");
+    let dead: Vec<&str> = dead.iter().flatten().flatten().map(String::as_str).collect();
+    assert_eq!(dead, ["2", "filter", "the filter took longer than a filter may take for one row, 100 ms"]);
+}
+
+#[test]
+fn a_session_whose_filter_check_is_cut_short_goes_on() {
+    let (cluster, receiver) = stage();
+    let url = receiver.url("/s");
+    let subscribe = |filter: &str| {
+        format!(
+            "SELECT pgwh.subscribe('{url}', tables => '{{orders}}', event_types => '{{insert}}', filter => '{filter}')"
+        )
+    };
+    let mut locking = cluster.connect();
+    locking.batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").unwrap();
+    let mut session = cluster.connect();
+    session.batch_execute("SET statement_timeout = '200ms'").unwrap();
+    let deep = format!("{}(total > 1)", "not ".repeat(5000));
+    for (filter, code) in [("total > 1", "57014"), (deep.as_str(), "54001")] {
+        let error = session.batch_execute(&subscribe(filter)).unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some(code), "{error}");
+        session.batch_execute("SELECT 1; ROLLBACK; SELECT 1").unwrap();
+        locking.batch_execute("ROLLBACK").unwrap();
+        session.batch_execute("RESET statement_timeout").unwrap();
+    }
+    session.batch_execute(&subscribe("total > 1")).unwrap();
+}
+
+#[test]
 fn a_large_value_that_wal_leaves_out_is_taken_from_the_old_row_or_makes_a_dead_letter() {
     let (cluster, receiver) = stage();
     cluster.sql(

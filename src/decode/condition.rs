@@ -186,7 +186,7 @@ pub unsafe fn evaluate(state: *mut pg_sys::ExprState, context: *mut pg_sys::Expr
 pub unsafe fn uses_of(node: *mut pg_sys::Node) -> Uses {
     let mut uses = Uses::default();
     // SAFETY: as the caller promises.
-    unsafe { collect_uses(node, (&raw mut uses).cast()) };
+    unsafe { raw::walk(node, collect_uses, (&raw mut uses).cast()) };
     uses
 }
 
@@ -269,7 +269,7 @@ fn is_plain_uuid(text: &str) -> bool {
 unsafe fn constants_of(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Const> {
     let mut constants = Vec::new();
     // SAFETY: the caller passes an expression.
-    unsafe { collect_constants(node, (&raw mut constants).cast()) };
+    unsafe { raw::walk(node, collect_constants, (&raw mut constants).cast()) };
     constants
 }
 

@@ -144,7 +144,7 @@ unsafe fn check(node: *mut pg_sys::Node, text: &CStr, relation: pg_sys::Relation
             .map(|attribute| attribute.attnum)
             .collect();
         let mut walk = Walk { uses: Uses::default(), unstored, refused: None, text: text.as_ptr() };
-        visit(node, (&raw mut walk).cast());
+        super::raw::walk(node, visit, (&raw mut walk).cast());
         let Some((what, hint, location)) = walk.refused else { return Ok(walk.uses) };
         POSITION.set(character_at(text, location));
         let mut raised = Raised::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, what);

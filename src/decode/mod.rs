@@ -56,4 +56,6 @@ pub(crate) mod subtransaction;
 #[cfg(feature = "server")]
 pub(crate) mod text;
 #[cfg(feature = "server")]
+pub(crate) mod time_limit;
+#[cfg(feature = "server")]
 pub(crate) mod value;

@@ -124,6 +124,19 @@ pub unsafe fn die(signal: c_int) {
     unsafe { c::die(signal) }
 }
 
+/// What a walk through a tree of nodes calls for each of them; true ends it.
+type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+/// Begins a walk with this node. A callback is guarded for being called from C: were it called as it is, what it raises
+/// would pass by everything up to the last call of Rust from C.
+///
+/// # Safety
+/// The walker takes the node and the context.
+pub unsafe fn walk(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { pg_guard_ffi_boundary(|| walker(node, context)) }
+}
+
 /// The first number of a timeout that is not the server's own, or one beyond (`utils/timeout.h`: 12 before 17).
 const USER_TIMEOUT: c_int = 13;
 

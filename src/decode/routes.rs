@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 use rustc_hash::FxHashMap;
@@ -20,6 +21,7 @@ use super::rows::Rows;
 use super::shape::Shape;
 use super::subtransaction::{Raised, in_subtransaction};
 use super::text::in_server_encoding;
+use super::time_limit::TimeLimit;
 use crate::event::Action;
 use crate::link::frame::Target;
 
@@ -103,7 +105,12 @@ struct Progress {
     /// Who is to be asked; none before they have been found.
     candidates: Option<Vec<i64>>,
     next: usize,
+    /// How often the judging was cut off where it stands.
+    cut_off: u32,
 }
+
+/// The processor time that a filter may take for one row: while it runs, nothing else of the database is decoded.
+const LONGEST_JUDGEMENT: Duration = Duration::from_millis(100);
 
 /// What preparing was about when it raised.
 enum Stage {
@@ -229,10 +236,20 @@ impl Routes {
             rows.fill(change.action, change.old, change.new);
             self.prepare(change, rows, memory);
             let mut progress = Progress::default();
-            while let Err(raised) =
-                in_subtransaction(memory, || self.judge(change, rows, &mut progress, targets, refused))
-            {
-                self.get_over(&mut progress, raised, refused);
+            loop {
+                let limit = TimeLimit::start(LONGEST_JUDGEMENT * (1 << progress.cut_off.min(10)));
+                let judged =
+                    in_subtransaction(memory, || self.judge(change, rows, &mut progress, targets, refused));
+                let taken = limit.stop();
+                let Err(raised) = judged else { break };
+                match taken {
+                    None => self.get_over(&mut progress, raised, refused),
+                    Some(taken) if progress.cut_off > 0 && taken >= LONGEST_JUDGEMENT => {
+                        self.get_over(&mut progress, took_too_long(), refused);
+                    }
+                    // Others may have taken the time, or the processor: it gets more, for itself.
+                    Some(_) => progress.cut_off += 1,
+                }
             }
         }
         targets.sort_unstable_by_key(|target| target.subscription);
@@ -302,6 +319,7 @@ impl Routes {
                         None => {}
                     }
                     progress.next += 1;
+                    progress.cut_off = 0;
                 }
             }
             *progress = Progress { shape: progress.shape + 1, ..Progress::default() };
@@ -310,6 +328,7 @@ impl Routes {
 
     /// Goes on behind what has raised.
     fn get_over(&self, progress: &mut Progress, why: Raised, refused: &mut Vec<Refused>) {
+        progress.cut_off = 0;
         let Some(shaped) = self.shapes.get(progress.shape) else { return };
         match &progress.candidates {
             // What the index looks at can't be had, so everybody has to be asked.
@@ -436,6 +455,13 @@ impl Shaped {
             )),
         }
     }
+}
+
+/// Why a filter is not asked any further.
+fn took_too_long() -> Raised {
+    let limit = LONGEST_JUDGEMENT.as_millis();
+    let message = format!("the filter took longer than a filter may take for one row, {limit} ms");
+    Raised::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message)
 }
 
 /// The numbers of columns that `changed` names.

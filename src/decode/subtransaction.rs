@@ -5,6 +5,8 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
+use super::time_limit;
+
 /// An ERROR that was caught.
 #[derive(Clone, Debug)]
 pub struct Raised {
@@ -24,7 +26,7 @@ impl Raised {
 }
 
 /// Runs the action so that an ERROR in it undoes whatever it holds of Postgres: locks, pins, memory. Cancellation and
-/// lack of memory are not the row's fault and are thrown on.
+/// lack of memory are not the row's fault and are thrown on, once undone.
 pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce() -> T) -> Result<T, Raised> {
     // SAFETY: a callback of the reorder buffer runs in a transaction; begin and end pair up, and what the end changes
     // behind our back is restored.
@@ -33,25 +35,7 @@ pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce()
         let context = pg_sys::CurrentMemoryContext;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(memory);
-        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(action())))
-            .catch_others(|error| match &error {
-                CaughtError::PostgresError(report)
-                    if !matches!(
-                        report.sql_error_code(),
-                        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-                            | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
-                            | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
-                    ) =>
-                {
-                    Err(Raised {
-                        code: report.sql_error_code(),
-                        message: report.message().to_owned(),
-                        hint: report.hint().map(str::to_owned),
-                    })
-                }
-                _ => error.rethrow(),
-            })
-            .execute();
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(action()))).catch_others(Err).execute();
         match result {
             Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
             Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
@@ -59,7 +43,27 @@ pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce()
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
         pg_sys::MemoryContextReset(memory);
-        result
+        result.map_err(raised)
+    }
+}
+
+/// What a caught error says, unless it is thrown on.
+fn raised(error: CaughtError) -> Raised {
+    match &error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            match report.sql_error_code() {
+                PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY => {
+                    error.rethrow()
+                }
+                PgSqlErrorCode::ERRCODE_QUERY_CANCELED if !time_limit::is_up() => error.rethrow(),
+                code => Raised {
+                    code,
+                    message: report.message().to_owned(),
+                    hint: report.hint().map(str::to_owned),
+                },
+            }
+        }
+        CaughtError::RustPanic { .. } => error.rethrow(),
     }
 }
 

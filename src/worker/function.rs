@@ -7,14 +7,13 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
-use crate::decode::{raw, text};
+use crate::decode::text;
+use crate::decode::time_limit::TimeLimit;
 use crate::event::jsonb;
 
 /// Settings that a function finds, whoever calls it; its own SET clauses come after them.
@@ -58,7 +57,7 @@ impl Functions {
         unsafe {
             let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
             pg_sys::BeginInternalSubTransaction(std::ptr::null());
-            let timer = Timer::start(call.limit);
+            let limit = TimeLimit::start(call.limit);
             let result = PgTryBuilder::new(AssertUnwindSafe(|| self.run(call, event)))
                 .catch_others(|error| match &error {
                     CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
@@ -67,7 +66,7 @@ impl Functions {
                     _ => error.rethrow(),
                 })
                 .execute();
-            let timed_out = timer.stop();
+            let timed_out = limit.stop().is_some();
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
             pg_sys::MemoryContextSwitchTo(memory);
             pg_sys::CurrentResourceOwner = owner;
@@ -161,42 +160,5 @@ impl Drop for Functions {
             // SAFETY: kept by `plan`, and used no more.
             unsafe { pg_sys::SPI_freeplan(*plan) };
         }
-    }
-}
-
-static TIME_IS_UP: AtomicBool = AtomicBool::new(false);
-
-/// Cancels what this process runs when the time is up.
-struct Timer(i32);
-
-impl Timer {
-    fn start(limit: Duration) -> Timer {
-        static ID: OnceLock<i32> = OnceLock::new();
-        // SAFETY: the handler does what one may do in a signal handler.
-        let id = *ID.get_or_init(|| unsafe { raw::register_timeout(time_is_up) });
-        TIME_IS_UP.store(false, Ordering::SeqCst);
-        raw::enable_timeout(id, limit.as_millis().clamp(1, i32::MAX as u128) as i32);
-        Timer(id)
-    }
-
-    /// Whether the time was up. A cancellation that came too late is forgotten.
-    fn stop(self) -> bool {
-        raw::disable_timeout(self.0);
-        let timed_out = TIME_IS_UP.load(Ordering::SeqCst);
-        if timed_out {
-            // SAFETY: a flag of this process that nobody else sets any more.
-            unsafe { pg_sys::QueryCancelPending = 0 };
-        }
-        timed_out
-    }
-}
-
-/// As a query that its user cancels (`StatementCancelHandler`).
-unsafe extern "C-unwind" fn time_is_up() {
-    TIME_IS_UP.store(true, Ordering::SeqCst);
-    // SAFETY: flags that signal handlers set.
-    unsafe {
-        pg_sys::QueryCancelPending = 1;
-        pg_sys::InterruptPending = 1;
     }
 }
