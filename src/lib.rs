@@ -38,8 +38,20 @@ pgrx::pg_module_magic!();
 #[cfg(feature = "server")]
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    without_backtraces();
     settings::init();
     if settings::preloaded() {
         worker::init();
+    }
+}
+
+/// pgrx would add a backtrace to the DETAIL of each ERROR of ours where the server was started with `RUST_BACKTRACE`, which
+/// is no news to who sees it, and takes time also where the ERROR is caught. Who wants them sets `RUST_LIB_BACKTRACE`.
+#[cfg(feature = "server")]
+fn without_backtraces() {
+    const SWITCH: &str = "RUST_LIB_BACKTRACE";
+    if std::env::var_os(SWITCH).is_none() {
+        // SAFETY: while the library is being loaded, nothing of it runs yet, and a server's process has one thread.
+        unsafe { std::env::set_var(SWITCH, "0") };
     }
 }

@@ -86,13 +86,15 @@ impl Server {
         if let Some(lib) = self.own_libpq() {
             command.env("LD_LIBRARY_PATH", lib);
         }
-        // Tests say all there is to say to a client; and a backtrace is no part of an error's detail.
+        // Tests say all there is to say to a client.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
-            if name.starts_with("PG") || name == "RUST_BACKTRACE" {
+            if name.starts_with("PG") {
                 command.env_remove(name.as_ref());
             }
         }
+        // As Rust developers have it: a backtrace is no part of an error's detail all the same.
+        command.env("RUST_BACKTRACE", "1").env_remove("RUST_LIB_BACKTRACE");
         command
     }
 
