@@ -468,3 +468,17 @@ fn messages_of_the_processes_are_logged_as_the_setting_says() {
     });
     assert!(!cluster.log().lines().any(|line| line.contains("client backend") && line.contains("DEBUG:")));
 }
+
+#[test]
+fn an_error_of_the_servers_that_passes_through_has_no_backtrace_in_its_detail() {
+    let (cluster, _receiver) = stage();
+    cluster.sql(
+        "CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA pgwh TO stranger;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO stranger",
+    );
+    for call in ["unsubscribe('s')", "subscribe('https://example.com/')", "pause('s')", "replay('s', now())"]
+    {
+        let refused = cluster.as_role("stranger").refused(&format!("SELECT pgwh.{call}"));
+        assert_eq!((refused.code.as_str(), refused.detail.as_str()), ("42501", ""), "{call}: {refused:?}");
+    }
+}
