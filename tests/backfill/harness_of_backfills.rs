@@ -1,6 +1,6 @@
 //! What the tests of backfills share.
 
-use harness::Database;
+use harness::{Database, PATIENCE, within};
 
 /// The process that reads rows.
 pub const BACKFILLER: &str = "pgstream_hooks backfiller";
@@ -21,8 +21,11 @@ pub fn done(database: &Database, id: &str) {
     assert_eq!(state[0][0].as_deref(), Some("done"), "{state:?}");
 }
 
-/// Waits until a backfill is over.
+/// Waits until a backfill is over: longer than for anything else, since it rests while processors are scarce.
 #[track_caller]
 pub fn ended(database: &Database, id: &str) {
-    database.wait_true(&format!("SELECT finished_at IS NOT NULL FROM pgwh.backfills WHERE id = {id}"));
+    within(5 * PATIENCE, "the end of the backfill", || {
+        let over = format!("SELECT finished_at IS NOT NULL FROM pgwh.backfills WHERE id = {id}");
+        (database.value(&over) == "t").then_some(())
+    });
 }
