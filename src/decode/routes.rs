@@ -21,7 +21,7 @@ use super::rows::Rows;
 use super::shape::Shape;
 use super::subtransaction::{Raised, in_subtransaction};
 use super::text::in_server_encoding;
-use super::time_limit::TimeLimit;
+use super::time_limit::{TimeLimit, processor_time};
 use crate::event::Action;
 use crate::link::frame::Target;
 
@@ -237,18 +237,19 @@ impl Routes {
             self.prepare(change, rows, memory);
             let mut progress = Progress::default();
             loop {
+                let begun = (progress.cut_off > 0).then(processor_time);
                 let limit = TimeLimit::start(LONGEST_JUDGEMENT * (1 << progress.cut_off.min(10)));
                 let judged =
                     in_subtransaction(memory, || self.judge(change, rows, &mut progress, targets, refused));
-                let taken = limit.stop();
+                let was_up = limit.stop();
                 let Err(raised) = judged else { break };
-                match taken {
-                    None => self.get_over(&mut progress, raised, refused),
-                    Some(taken) if progress.cut_off > 0 && taken >= LONGEST_JUDGEMENT => {
-                        self.get_over(&mut progress, took_too_long(), refused);
-                    }
-                    // Others may have taken the time, or the processor: it gets more, for itself.
-                    Some(_) => progress.cut_off += 1,
+                if !was_up {
+                    self.get_over(&mut progress, raised, refused);
+                } else if begun.is_some_and(|begun| processor_time() - begun >= LONGEST_JUDGEMENT) {
+                    self.get_over(&mut progress, took_too_long(), refused);
+                } else {
+                    // Others before it may have taken the time, or others the processor: it gets more, for itself.
+                    progress.cut_off += 1;
                 }
             }
         }

@@ -11,11 +11,7 @@ use super::raw;
 static TIME_IS_UP: AtomicBool = AtomicBool::new(false);
 
 /// Cancels what this process runs when the time is up. One at a time.
-pub struct TimeLimit {
-    timeout: i32,
-    /// The processor time that the process had taken when it began.
-    begun: Duration,
-}
+pub struct TimeLimit(i32);
 
 impl TimeLimit {
     /// Begins.
@@ -25,18 +21,18 @@ impl TimeLimit {
         let timeout = *ID.get_or_init(|| unsafe { raw::register_timeout(cancel) });
         TIME_IS_UP.store(false, Ordering::SeqCst);
         raw::enable_timeout(timeout, limit.as_millis().clamp(1, i32::MAX as u128) as i32);
-        TimeLimit { timeout, begun: processor_time() }
+        TimeLimit(timeout)
     }
 
-    /// Ends. When the time was up, how long a processor was at work on it. A cancellation that came too late is forgotten.
-    pub fn stop(self) -> Option<Duration> {
-        raw::disable_timeout(self.timeout);
-        if !TIME_IS_UP.swap(false, Ordering::SeqCst) {
-            return None;
+    /// Ends; whether the time was up. A cancellation that came too late is forgotten.
+    pub fn stop(self) -> bool {
+        raw::disable_timeout(self.0);
+        let was_up = TIME_IS_UP.swap(false, Ordering::SeqCst);
+        if was_up {
+            // SAFETY: a flag of this process that nobody else sets any more.
+            unsafe { pg_sys::QueryCancelPending = 0 };
         }
-        // SAFETY: a flag of this process that nobody else sets any more.
-        unsafe { pg_sys::QueryCancelPending = 0 };
-        Some(processor_time().saturating_sub(self.begun))
+        was_up
     }
 }
 
@@ -55,8 +51,8 @@ unsafe extern "C-unwind" fn cancel() {
     }
 }
 
-/// What this thread has taken so far.
-fn processor_time() -> Duration {
+/// How long processors have been at work for this thread so far. Takes a call of the kernel.
+pub fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: fills in what it is given; where it can't, it is nothing.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };

@@ -66,7 +66,7 @@ impl Functions {
                     _ => error.rethrow(),
                 })
                 .execute();
-            let timed_out = limit.stop().is_some();
+            let timed_out = limit.stop();
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
             pg_sys::MemoryContextSwitchTo(memory);
             pg_sys::CurrentResourceOwner = owner;
