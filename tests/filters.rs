@@ -330,6 +330,36 @@ fn a_wildcard_means_the_tables_that_the_filter_fits() {
 }
 
 #[test]
+fn of_a_table_that_a_wildcard_s_filter_does_not_fit_truncate_is_not_sent_either() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    let all = "event_types => '{insert, truncate}'";
+    cluster.subscribe(
+        &receiver,
+        "wild",
+        &format!("tables => '{{public.*}}', filter => 'user_id = 7', {all}"),
+    );
+    cluster.subscribe(&receiver, "free", &format!("tables => '{{public.*}}', {all}"));
+    cluster.subscribe(&receiver, "inserts", "filter => 'user_id = 7', event_types => '{insert}'");
+    cluster.sql("TRUNCATE orders, other; INSERT INTO orders (id, user_id) VALUES (1, 7); TRUNCATE other; TRUNCATE orders");
+    let what = |name: &str| {
+        let mut events = cluster.delivered(&receiver, name);
+        events.sort_by_key(Event::place);
+        events.iter().map(Event::what).collect::<Vec<_>>()
+    };
+    assert_eq!(what("wild"), ["public.orders truncate", "public.orders insert", "public.orders truncate"]);
+    assert_eq!(what("free").len(), 5);
+    assert_eq!(what("inserts"), ["public.orders insert"]);
+
+    // Where the table is named, and was replaced by one that the filter doesn't fit, it is meant.
+    cluster.subscribe(&receiver, "named", &format!("tables => '{{orders}}', filter => 'user_id = 7', {all}"));
+    cluster.sql("DROP TABLE orders; CREATE TABLE orders (id int PRIMARY KEY)");
+    cluster.sql("TRUNCATE orders");
+    assert_eq!(what("named"), ["public.orders truncate"]);
+    assert_eq!(what("wild").len(), 3);
+}
+
+#[test]
 fn who_gives_no_name_means_the_subscription_with_the_same_filter() {
     let (cluster, receiver) = stage();
     let url = receiver.url("/s");
