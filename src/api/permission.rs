@@ -45,6 +45,8 @@ pub struct Denied {
     /// The role, as SQL spells it.
     owner: String,
     missing: Missing,
+    /// Whether the table is the role's own, which says that its policies hold for that, too.
+    is_forced: bool,
 }
 
 impl Claim {
@@ -111,7 +113,9 @@ impl Claim {
 
     fn deny(&self, table: pg_sys::Oid, is_named: bool, missing: Missing) -> Denied {
         let owner = pgrx::spi::quote_identifier(&self.grantee.owner);
-        Denied { table: self.table_to_grant(table), is_named, owner, missing }
+        let table = self.table_to_grant(table);
+        let is_forced = raw::owns_table(table, access::role_of(&self.grantee.owner));
+        Denied { table: name_of(table), is_named, owner, missing, is_forced }
     }
 
     fn missing(&self, table: pg_sys::Oid, role: pg_sys::Oid) -> Option<Missing> {
@@ -137,14 +141,14 @@ impl Claim {
     }
 
     /// Of a partition the topmost table above it, unless it is named itself.
-    fn table_to_grant(&self, table: pg_sys::Oid) -> String {
+    fn table_to_grant(&self, table: pg_sys::Oid) -> pg_sys::Oid {
         let name = name_of(table);
         // SAFETY: syscache look-ups in a transaction; the table is a partition.
         let root = unsafe {
             let is_part = !self.conditions.tables.contains(&name) && pg_sys::get_rel_relispartition(table);
             is_part.then(|| raw::partition_ancestors(table).pop()).flatten()
         };
-        root.map_or(name, name_of)
+        root.unwrap_or(table)
     }
 
     fn without_numbers(&self) -> Claim {
@@ -174,6 +178,10 @@ impl Denied {
             Missing::Table(Lack::Select) => (
                 format!("its owner {owner} may not read {table}"),
                 format!("GRANT SELECT ON {table} TO {owner};"),
+            ),
+            Missing::Table(Lack::RowSecurity) if self.is_forced => (
+                format!("row-level security is forced on {owner}, too, who owns {table}"),
+                format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; or: ALTER ROLE {owner} BYPASSRLS;"),
             ),
             Missing::Table(Lack::RowSecurity) => (
                 format!("row-level security shows its owner {owner} some rows of {table} only"),

@@ -386,6 +386,20 @@ pub fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether the table is the role's own. Inside a transaction.
+pub fn owns_table(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: look-ups in the system cache; a table that is not there is nobody's.
+    unsafe {
+        if role == pg_sys::InvalidOid || pg_sys::get_rel_relkind(table) == 0 {
+            return false;
+        }
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(table, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, role);
+    }
+}
+
 /// Whether the role has USAGE of the schema, which must be there.
 pub fn may_use_schema(schema: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     let usage = pg_sys::ACL_USAGE as pg_sys::AclMode;
