@@ -196,7 +196,7 @@ impl Conditions {
                 judged
             }
         });
-        judged.unwrap_or_else(|raised| Err(Problem::Misfit(self.filter_error(raised, table))))
+        judged.unwrap_or_else(|raised| Err(Problem::Misfit(self.filter_error(raised, Some(table)))))
     }
 
     /// # Safety
@@ -235,7 +235,7 @@ impl Conditions {
     ) -> Result<(), Problem> {
         let text = text::in_server_encoding(filter);
         for bare in self.bares() {
-            let misfit = |raised| Problem::Misfit(self.filter_error(raised, table.oid));
+            let misfit = |raised| Problem::Misfit(self.filter_error(raised, Some(table.oid)));
             // SAFETY: as the caller promises.
             let uses = unsafe { compile_twice(&text, relation, bare).map_err(misfit)? };
             let old: Vec<i16> = uses.old.into_iter().collect();
@@ -248,18 +248,25 @@ impl Conditions {
         Ok(())
     }
 
-    fn filter_error(&self, raised: Raised, table: pg_sys::Oid) -> Error {
+    fn filter_error(&self, raised: Raised, table: Option<pg_sys::Oid>) -> Error {
         let filter = self.filter.as_deref().unwrap_or_default();
         let place = match filter::position() {
             Some(position) => format!("At character {position} of the filter: {filter}"),
             None => format!("The filter is: {filter}"),
         };
-        let table = name_of(table);
+        let of_table = table.map_or_else(String::new, |table| format!(" (of table {})", name_of(table)));
+        let hint = match raised.code {
+            // Postgres says that NEW and OLD are the names of tables here, which is no help to who wrote the table's own.
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE => Some(
+                "Write columns without the table's name, or as NEW and OLD have them: total, NEW.total or OLD.total".to_owned(),
+            ),
+            _ => raised.hint,
+        };
         Error::Unfit(Box::new(Unfit {
             state: raised.code,
             message: raised.message,
-            detail: format!("{place} (of table {table})."),
-            hint: raised.hint.unwrap_or_else(|| {
+            detail: format!("{place}{of_table}."),
+            hint: hint.unwrap_or_else(|| {
                 "A filter is a condition over the table's columns, NEW and OLD, for example: filter => 'total > 100'".to_owned()
             }),
         }))
