@@ -517,6 +517,14 @@ fn a_table_keeps_what_a_subscription_needs_of_it() {
         assert_eq!(refused.code, "2BP01", "{command}: {refused:?}");
         assert!(refused.message.contains(subscription), "{command}: {refused:?}");
         assert!(refused.hint.contains(subscription), "{command}: {refused:?}");
+        let set = match subscription {
+            "totals" | "parts" | "moods" => "SET filter = '...'",
+            "moved" if command.contains("user_id") => "SET key_columns = '{...}'",
+            "moved" => "SET changed = '{...}'",
+            "shown" => "SET exclude_columns = '{...}'",
+            _ => "SET columns = '{...}'",
+        };
+        assert!(refused.hint.starts_with("Change") && refused.hint.contains(set), "{command}: {refused:?}");
     }
     // What nobody needs may change, and so may what is needed as long as it still fits.
     cluster.each(&[
