@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::conditions::{Conditions, name_of, without_numbers};
+use super::conditions::{Conditions, Lock, name_of, without_numbers};
 use super::event_types::MESSAGE_PREFIX;
 use super::moment::Found;
 use super::row::Row;
@@ -72,7 +72,7 @@ impl Claim {
         if PERMITTED.with_borrow(|permitted| permitted.get(&remembered)).is_some() {
             return Ok(());
         }
-        match self.denied()? {
+        match self.denied(Lock::Brief)? {
             Some(denied) => Err(denied.into_error()),
             None => {
                 PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered, ()));
@@ -82,7 +82,7 @@ impl Claim {
     }
 
     /// The first table of today that the owner may not read as it is wanted, one that is named before others.
-    pub fn denied(&self) -> Result<Option<Denied>, Error> {
+    fn denied(&self, lock: Lock) -> Result<Option<Denied>, Error> {
         if !self.conditions.event_types.iter().any(|word| ROWS.contains(&word.as_str())) {
             return Ok(None);
         }
@@ -92,7 +92,7 @@ impl Claim {
         }
         let mut first = None;
         for (table, is_named) in tables_of(&self.conditions.tables)? {
-            if let Some(missing) = self.missing(table, role) {
+            if let Some(missing) = self.missing(table, role, lock) {
                 let denied = self.deny(table, is_named, missing);
                 if is_named {
                     return Ok(Some(denied));
@@ -105,7 +105,7 @@ impl Claim {
 
     /// Refuses one table that the owner may not read.
     pub fn check_table(&self, table: pg_sys::Oid) -> Result<(), Error> {
-        match self.missing(table, access::role_of(&self.grantee.owner)) {
+        match self.missing(table, access::role_of(&self.grantee.owner), Lock::Brief) {
             Some(missing) => Err(self.deny(table, true, missing).into_error()),
             None => Ok(()),
         }
@@ -118,7 +118,7 @@ impl Claim {
         Denied { table: name_of(table), is_named, owner, missing, is_forced }
     }
 
-    fn missing(&self, table: pg_sys::Oid, role: pg_sys::Oid) -> Option<Missing> {
+    fn missing(&self, table: pg_sys::Oid, role: pg_sys::Oid, lock: Lock) -> Option<Missing> {
         match access::of(table, role) {
             Access::All => return None,
             Access::Nothing(lack) => return access::exists(table).then_some(Missing::Table(lack)),
@@ -128,14 +128,14 @@ impl Claim {
         let condition = Condition { filter: filter.as_deref().map(Arc::from), changed: changed.clone() };
         let grantee = Arc::new(self.grantee.clone());
         let terms = Terms { condition: Some(&condition), grantee: &grantee };
-        // SAFETY: null when the table is gone; what is opened is closed.
+        // SAFETY: what is opened is closed.
         unsafe {
-            let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+            let relation = lock.open(table);
             if relation.is_null() {
                 return None;
             }
             let missing = permits::missing(relation, &terms);
-            pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+            lock.close(relation);
             missing
         }
     }
@@ -242,7 +242,8 @@ fn permission_problem(
         return Ok(None);
     }
     let texts = |stored: &Option<Stored>| stored.as_ref().map(Stored::texts);
-    let denied = Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied()?;
+    let denied =
+        Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied(Lock::IfFree)?;
     let denial = denied.map(|denied| Arc::new(Denial::of(&denied)));
     JUDGED.with_borrow_mut(|judged| judged.add(key, denial.clone()));
     Ok(denial.as_deref().map(Denial::row))

@@ -75,6 +75,60 @@ pub unsafe fn resolve(text: &CStr, relation: pg_sys::Relation, bare: Bare) -> Re
     }
 }
 
+/// Judges a condition by its text alone, as long as there is no table whose columns it could name: what no table would make
+/// right. Raises what Postgres' parser raises; [`position`] says where then.
+///
+/// # Errors
+///
+/// When the condition may not run within decoding.
+///
+/// # Safety
+/// A transaction is in progress.
+pub unsafe fn check_alone(text: &CStr) -> Result<(), Raised> {
+    // SAFETY: as the caller promises; what is parsed is text that ends in NUL.
+    unsafe {
+        let _position = NotingPosition::begin();
+        let mut found: Option<(Refusal, i32)> = None;
+        visit_raw(parse(text)?, (&raw mut found).cast());
+        found.map_or(Ok(()), |(refusal, location)| Err(refusal.raised(text, location)))
+    }
+}
+
+/// True ends the walk (`raw_expression_tree_walker`, nodeFuncs.c).
+#[pg_guard]
+unsafe extern "C-unwind" fn visit_raw(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: the walker passes nodes of the tree, and the context of `check_alone`; the tag says what a node is.
+    unsafe {
+        let refusal = match (*node).type_ {
+            NodeTag::T_SubLink => {
+                Some(Refusal::new("a filter can't have a subquery in it", ANOTHER_CONDITION))
+            }
+            NodeTag::T_FuncCall if is_aggregate(&*node.cast()) => Some(Refusal::new(
+                "a filter can't have aggregate or window functions in it",
+                "It is asked of one row at a time: use columns, constants and functions of these.",
+            )),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            *context.cast() = Some((refusal, pg_sys::exprLocation(node)));
+            return true;
+        }
+        pg_sys::raw_expression_tree_walker(node, Some(visit_raw), context)
+    }
+}
+
+/// Whether a call is written as only aggregate and window functions are called.
+fn is_aggregate(call: &pg_sys::FuncCall) -> bool {
+    call.agg_star
+        || call.agg_distinct
+        || !call.agg_order.is_null()
+        || !call.agg_filter.is_null()
+        || !call.over.is_null()
+}
+
 /// The expression that the text is, and nothing around it.
 unsafe fn parse(text: &CStr) -> Result<*mut pg_sys::Node, Raised> {
     // SAFETY: the parser gives a list of raw statements; in this mode, one SELECT (`gram.y`, PLpgSQL_Expr).
