@@ -802,10 +802,11 @@ CREATE FUNCTION pgwh.tables_problem(tables text[]) RETURNS text
 COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today; null when they would not';
 
 CREATE FUNCTION pgwh.condition_problem(
-    tables text[], event_types text[], filter text, changed text[], key_columns text[]
-) RETURNS text
+    tables text[], event_types text[], filter text, changed text[], key_columns text[],
+    OUT problem text, OUT stops boolean, OUT change text, OUT cure text
+) RETURNS record
     LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'condition_problem_wrapper';
-COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today; null when all does';
+COMMENT ON FUNCTION pgwh.condition_problem(text[], text[], text, text[], text[]) IS 'what of a subscription''s filter, changed and key_columns does not fit its tables today, whether it is wrong by that or only leaves out tables of its wildcards, what to set and what to type otherwise; null when all fits';
 
 CREATE FUNCTION pgwh.permission_problem(
     owner text, tables text[], event_types text[], filter text, changed text[], columns text[], exclude_columns text[],
@@ -1056,11 +1057,13 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         WITH subscription AS MATERIALIZED (
             SELECT s.name, s.home <> h.home AS held,
                 CASE WHEN s.enabled THEN coalesce(pgwh.url_problem(s.url), pgwh.tables_problem(s.tables), u.problem,
-                    pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns),
+                    CASE WHEN (c.misfit).stops THEN (c.misfit).problem END,
                     (pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
-                        s.columns, s.exclude_columns, s.key_columns)).problem) END AS problem, s.updated_at
+                        s.columns, s.exclude_columns, s.key_columns)).problem) END AS problem,
+                CASE WHEN s.enabled AND NOT (c.misfit).stops THEN (c.misfit).problem END AS note, s.updated_at
             FROM pgwh.subscriptions s CROSS JOIN (SELECT pgwh.home() AS home OFFSET 0) h
                 LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
+                CROSS JOIN LATERAL (SELECT pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit OFFSET 0) c
         ), endpoint AS MATERIALIZED (
             SELECT s.name, (t.stats).last_success_at, (t.stats).last_failure_at, (t.stats).last_error
             FROM pgwh.subscriptions s, LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t WHERE s.enabled
@@ -1094,7 +1097,10 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         UNION ALL
         SELECT 'subscriptions valid', NOT coalesce(bool_or(s.held OR s.problem IS NOT NULL), false),
             coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.held THEN 'held, made or armed elsewhere' ELSE s.problem END), '; ' ORDER BY s.name)
-                FILTER (WHERE s.held OR s.problem IS NOT NULL), format('%s subscriptions', count(*))),
+                FILTER (WHERE s.held OR s.problem IS NOT NULL), format('%s subscriptions', count(*)))
+                || coalesce('; ' || array_to_string((array_agg(format('%s: %s', s.name, s.note) ORDER BY s.name)
+                    FILTER (WHERE s.note IS NOT NULL))[:10], '; '), '')
+                || CASE WHEN count(s.note) > 10 THEN format('; and %s subscriptions more', count(s.note) - 10) ELSE '' END,
             CASE WHEN bool_or(s.held OR s.problem IS NOT NULL) THEN 'SELECT name, state, reason, next_step FROM pgwh.status();' END
         FROM subscription s
         UNION ALL
@@ -1151,16 +1157,20 @@ CREATE VIEW pgwh.status AS
                 WHEN (SELECT h.is_standby FROM here h) THEN 'this server is a standby: its primary sends'
                 WHEN split_part(j.home, '/', 3) <> split_part((SELECT h.home FROM here h), '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
                 ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
-            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled') END
+            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled')
+                || coalesce('; ' || CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, '; ' || (j.denial).problem, '') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), (j.denial).problem)
             WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
-            ELSE coalesce(j.unknown_table, j.misfit, (j.denial).problem,
-                CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END) END AS reason,
+            ELSE coalesce(j.unknown_table, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, (j.denial).problem,
+                CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END,
+                (j.misfit).problem) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
-                ELSE format('UPDATE pgwh.subscriptions SET enabled = true WHERE name = %L;', j.name) END
+                -- Enabled, it has to pass as a new one does.
+                ELSE coalesce((j.misfit).cure, CASE WHEN (j.misfit).change IS NULL THEN (j.denial).cure END,
+                    format('UPDATE pgwh.subscriptions SET %senabled = true WHERE name = %L;', (j.misfit).change || ', ', j.name)) END
             WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE
                 WHEN pgwh.url_problem(j.url) IS NOT NULL THEN format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name)
@@ -1170,8 +1180,8 @@ CREATE VIEW pgwh.status AS
                 ELSE coalesce((SELECT b.hint FROM broken b), (j.denial).cure) END
             ELSE CASE WHEN j.unknown_table IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
-                WHEN j.misfit IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', j.name)
+                WHEN (j.misfit).stops
+                THEN coalesce((j.misfit).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.misfit).change, j.name))
                 ELSE coalesce((j.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', j.name) END) END
             END AS next_step,
         coalesce((j.stats).pending, 0) AS pending,

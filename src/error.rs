@@ -100,6 +100,8 @@ pub enum Error {
         /// Names of its columns that look like it.
         near: Vec<String>,
     },
+    /// A filter without a condition in it.
+    EmptyFilter(String),
     /// A command takes from a table what a subscription needs.
     Needed {
         /// Whose need it is.
@@ -108,6 +110,10 @@ pub enum Error {
         table: String,
         /// What is wrong after the command.
         why: String,
+        /// The argument that needs it.
+        argument: &'static str,
+        /// What to type before the command, if that can do without changing the subscription.
+        first: Option<String>,
     },
     /// An old value is needed that write-ahead log doesn't have.
     OldValueUnknown {
@@ -418,22 +424,33 @@ impl Error {
                 format!("{argument} names {column:?}, which table {table} does not have."),
                 did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
             ),
-            Error::Needed { subscription, table, why } => (
-                ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-                format!("subscription {subscription:?} needs table {table} as it is"),
-                format!("After this command it would no longer fit: {why}"),
-                format!(
-                    "Change the subscription first, with UPDATE pgwh.subscriptions SET filter = '...' WHERE name = '{0}', or end it: SELECT pgwh.unsubscribe('{0}');",
-                    subscription.replace('\'', "''")
-                ),
+            Error::EmptyFilter(filter) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "the filter is empty".into(),
+                format!("It is {filter:?}, which is no condition."),
+                "Leave filter out, or give NULL, to get every change; or write a condition, for example: filter => 'total > 100'".into(),
             ),
+            Error::Needed { subscription, table, why, argument, first } => {
+                let name = subscription.replace('\'', "''");
+                let subscription_first = format!(
+                    "the subscription first, with UPDATE pgwh.subscriptions SET {} WHERE name = '{name}', or end it: SELECT pgwh.unsubscribe('{name}');",
+                    assignment(argument)
+                );
+                (
+                    ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                    format!("subscription {subscription:?} needs table {table} as it is"),
+                    format!("After this command it would no longer fit: {why}"),
+                    match first {
+                        Some(first) => format!("{first} makes it fit; or change {subscription_first}"),
+                        None => format!("Change {subscription_first}"),
+                    },
+                )
+            }
             Error::OldValueUnknown { argument, event_type, column, table } => (
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("{argument} needs old values that write-ahead log does not have"),
                 format!("Of {event_type}s of {table}, the old value of column {column:?} is not in write-ahead log."),
-                format!(
-                    "ALTER TABLE {table} REPLICA IDENTITY FULL; makes it possible, or leave {event_type} out of event_types."
-                ),
+                format!("{} makes it possible, or leave {event_type} out of event_types.", have_old_values(table)),
             ),
             Error::NoKeyColumn(column, whose, near, example) => (
                 ERRCODE_UNDEFINED_COLUMN,
@@ -499,11 +516,60 @@ impl Error {
         Words { state, message, detail, hint }
     }
 
+    /// The argument of a subscription that doesn't fit a table.
+    pub fn argument(&self) -> &'static str {
+        match self {
+            Error::NoColumnHere { argument, .. } | Error::OldValueUnknown { argument, .. } => argument,
+            _ => "filter",
+        }
+    }
+
+    /// What to set of a subscription that doesn't fit a table.
+    pub fn assignment(&self) -> String {
+        assignment(self.argument())
+    }
+
+    /// What to type so that it fits the table, if that is done to the table.
+    pub fn cure(&self) -> Option<String> {
+        match self {
+            Error::OldValueUnknown { table, .. } => Some(have_old_values(table)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is about columns that a table doesn't have, and nothing else.
+    pub fn is_of_columns(&self) -> bool {
+        match self {
+            Error::NoColumnHere { .. } => true,
+            Error::Unfit(unfit) => unfit.state == SqlState::ERRCODE_UNDEFINED_COLUMN,
+            _ => false,
+        }
+    }
+
+    /// Why conditions don't fit a table, where that is named beside it.
+    pub fn in_few_words(&self) -> String {
+        match self {
+            Error::NoColumnHere { column, .. } => format!("column {column:?} does not exist"),
+            other => other.words().message,
+        }
+    }
+
     /// Message and detail in one line.
     pub fn in_one_line(&self) -> String {
         let Words { message, detail, .. } = self.words();
         format!("{message}: {detail}")
     }
+}
+
+/// Has write-ahead log hold old rows of the table as a whole.
+fn have_old_values(table: &str) -> String {
+    format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")
+}
+
+/// Another value for an argument, to be filled in.
+fn assignment(argument: &str) -> String {
+    let value = if argument == "filter" { "'...'" } else { "'{...}'" };
+    format!("{argument} = {value}")
 }
 
 /// The words of all formats.

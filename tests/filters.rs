@@ -131,7 +131,7 @@ fn filters_take_every_type_and_what_is_built_in() {
 }
 
 /// (filter, SQLSTATE, part of the message, character, part of the hint)
-const REFUSED: [(&str, &str, &str, &str, &str); 22] = [
+const REFUSED: [(&str, &str, &str, &str, &str); 32] = [
     ("colour = 1", "42703", "column \"colour\" does not exist", "character 1 ", ""),
     ("stat = 'x'", "42703", "does not exist", "character 1 ", "status"),
     ("total +", "42601", "syntax error", "", "total > 100"),
@@ -140,13 +140,47 @@ const REFUSED: [(&str, &str, &str, &str, &str); 22] = [
     ("total > 1; DROP TABLE orders", "42601", "syntax error", "character 10 ", ""),
     ("total", "42804", "must be type boolean", "character 1 ", ""),
     ("id = 'abc'", "22P02", "invalid input syntax for type integer", "character 6 ", ""),
-    ("total > random()", "0A000", "not immutable", "character 9 ", "depend on the time"),
-    ("id = 1 AND now() > '2026-01-01'", "0A000", "not immutable", "character 12 ", ""),
+    ("orders.total > 1", "42P01", "invalid reference", "character 1 ", "NEW.total or OLD.total"),
+    ("total > random()", "0A000", "not immutable: random()", "character 9 ", "depend on the time"),
+    (
+        "id = 1 AND now() > '2026-01-01'",
+        "0A000",
+        "not immutable: now()",
+        "character 12 ",
+        "depend on the time",
+    ),
+    ("concat(id, status) = '1x'", "0A000", "not immutable: concat()", "character 1 ", "||"),
+    ("to_jsonb(id) = '1'", "0A000", "not immutable: to_jsonb()", "character 1 ", "depend on the time"),
+    ("to_tsvector(status) @@ 'x'", "0A000", "not immutable: to_tsvector()", "character 1 ", "'english'"),
+    ("mood::text = 'ok'", "0A000", "the cast from mood to text", "character 1 ", "Compare the enum itself"),
+    (
+        "made::date = '2026-01-01'",
+        "0A000",
+        "the cast from timestamp with time zone to date",
+        "character 1 ",
+        "AT TIME ZONE",
+    ),
+    (
+        "made + '1 day' > '2026-01-01Z'",
+        "0A000",
+        "not immutable: the operator +",
+        "character 1 ",
+        "AT TIME ZONE",
+    ),
+    ("status = user", "0A000", "can't have user in it", "character 10 ", "\"user\""),
+    (
+        "made > CURRENT_TIMESTAMP",
+        "0A000",
+        "can't have CURRENT_TIMESTAMP in it",
+        "character 8 ",
+        "\"current_timestamp\"",
+    ),
+    ("(pair).a = 1", "0A000", "look into a composite value", "character 2 ", "other columns"),
     ("total > (SELECT 1)", "0A000", "subquery", "character 9 ", ""),
     ("count(*) > 1", "42803", "aggregate functions", "character 1 ", ""),
     ("rank() OVER () > 1", "42P20", "window functions", "character 1 ", ""),
     ("generate_series(1, 2) = 1", "0A000", "set-returning", "character 1 ", ""),
-    ("mine(id)", "0A000", "user-defined", "character 1 ", "built into"),
+    ("mine(id)", "0A000", "user-defined functions or operators in it: mine()", "character 1 ", "built into"),
     ("mine2(id)", "42883", "does not exist", "character 1 ", ""),
     ("id = $1", "42P02", "parameter", "character 6 ", ""),
     ("xmin = '1'", "0A000", "system columns", "character 1 ", ""),
@@ -160,6 +194,8 @@ const REFUSED: [(&str, &str, &str, &str, &str); 22] = [
 fn what_can_not_be_a_filter_is_refused_with_its_position_and_what_to_do() {
     let (cluster, receiver) = stage();
     cluster.sql("CREATE FUNCTION mine(int) RETURNS bool IMMUTABLE LANGUAGE sql RETURN $1 > 1");
+    cluster.sql("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b int)");
+    cluster.sql("ALTER TABLE orders ADD mood mood, ADD made timestamptz, ADD pair pair");
     let url = receiver.url("/s");
     for (filter, code, message, position, hint) in REFUSED {
         let quoted = filter.replace('\'', "''");
@@ -175,6 +211,49 @@ fn what_can_not_be_a_filter_is_refused_with_its_position_and_what_to_do() {
         assert!(!refused.hint.is_empty() && refused.hint.contains(hint), "{filter}: {refused:?}");
     }
     assert_eq!(cluster.value("SELECT count(*) FROM pgwh.subscriptions"), "0");
+}
+
+#[test]
+fn a_filter_of_tables_to_come_must_be_a_condition_already() {
+    let (cluster, receiver) = stage();
+    let url = receiver.url("/s");
+    for (filter, code, message, position) in [
+        ("garbage(((", "42601", "syntax error", ""),
+        ("total >> ; 1", "42601", "syntax error", "character 10 "),
+        ("total > 1, true", "42601", "not one condition", ""),
+        ("total > (SELECT 1)", "0A000", "subquery", "character 9 "),
+        ("id IN (SELECT 1)", "0A000", "subquery", "character 1 "),
+        ("lower(x) = 'x' AND count(*) > 1", "0A000", "aggregate", "character 20 "),
+        ("CASE WHEN rank() OVER () > 1 THEN true END", "0A000", "window", "character 11 "),
+    ] {
+        let quoted = filter.replace('\'', "''");
+        let refused = cluster.refused(&format!(
+            "SELECT pgwh.subscribe('{url}', tables => '{{nope.*}}', filter => '{quoted}')"
+        ));
+        assert_eq!(refused.code, code, "{filter}: {refused:?}");
+        assert!(refused.message.contains(message) && !refused.hint.is_empty(), "{filter}: {refused:?}");
+        assert!(
+            refused.detail.contains(position) && refused.detail.contains(filter),
+            "{filter}: {refused:?}"
+        );
+    }
+    cluster.subscribe(&receiver, "s", "tables => '{nope.*}', filter => 'lower(x) = ''x'' AND total > 100'");
+    assert_eq!(cluster.refused("UPDATE pgwh.subscriptions SET filter = 'x = ('").code, "42601");
+}
+
+#[test]
+fn an_empty_filter_is_not_taken_for_none() {
+    let (cluster, receiver) = stage();
+    let url = receiver.url("/s");
+    for filter in ["", "  ", "\n"] {
+        let subscribe =
+            format!("SELECT pgwh.subscribe('{url}', tables => '{{orders}}', filter => '{filter}')");
+        let refused = cluster.refused(&subscribe);
+        assert_eq!(refused.code, "22023", "{refused:?}");
+        assert!(refused.message.contains("empty") && refused.hint.contains("NULL"), "{refused:?}");
+    }
+    cluster.subscribe(&receiver, "s", "tables => '{orders}', filter => NULL");
+    assert_eq!(cluster.refused("UPDATE pgwh.subscriptions SET filter = ' '").code, "22023");
 }
 
 #[test]
@@ -405,6 +484,36 @@ fn a_wildcard_means_the_tables_that_the_filter_fits() {
 }
 
 #[test]
+fn of_a_table_that_a_wildcard_s_filter_does_not_fit_truncate_is_not_sent_either() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    let all = "event_types => '{insert, truncate}'";
+    cluster.subscribe(
+        &receiver,
+        "wild",
+        &format!("tables => '{{public.*}}', filter => 'user_id = 7', {all}"),
+    );
+    cluster.subscribe(&receiver, "free", &format!("tables => '{{public.*}}', {all}"));
+    cluster.subscribe(&receiver, "inserts", "filter => 'user_id = 7', event_types => '{insert}'");
+    cluster.sql("TRUNCATE orders, other; INSERT INTO orders (id, user_id) VALUES (1, 7); TRUNCATE other; TRUNCATE orders");
+    let what = |name: &str| {
+        let mut events = cluster.delivered(&receiver, name);
+        events.sort_by_key(Event::place);
+        events.iter().map(Event::what).collect::<Vec<_>>()
+    };
+    assert_eq!(what("wild"), ["public.orders truncate", "public.orders insert", "public.orders truncate"]);
+    assert_eq!(what("free").len(), 5);
+    assert_eq!(what("inserts"), ["public.orders insert"]);
+
+    // Where the table is named, and was replaced by one that the filter doesn't fit, it is meant.
+    cluster.subscribe(&receiver, "named", &format!("tables => '{{orders}}', filter => 'user_id = 7', {all}"));
+    cluster.sql("DROP TABLE orders; CREATE TABLE orders (id int PRIMARY KEY)");
+    cluster.sql("TRUNCATE orders");
+    assert_eq!(what("named"), ["public.orders truncate"]);
+    assert_eq!(what("wild").len(), 3);
+}
+
+#[test]
 fn who_gives_no_name_means_the_subscription_with_the_same_filter() {
     let (cluster, receiver) = stage();
     let url = receiver.url("/s");
@@ -526,6 +635,14 @@ fn a_table_keeps_what_a_subscription_needs_of_it() {
         assert_eq!(refused.code, "2BP01", "{command}: {refused:?}");
         assert!(refused.message.contains(subscription), "{command}: {refused:?}");
         assert!(refused.hint.contains(subscription), "{command}: {refused:?}");
+        let set = match subscription {
+            "totals" | "parts" | "moods" => "SET filter = '...'",
+            "moved" if command.contains("user_id") => "SET key_columns = '{...}'",
+            "moved" => "SET changed = '{...}'",
+            "shown" => "SET exclude_columns = '{...}'",
+            _ => "SET columns = '{...}'",
+        };
+        assert!(refused.hint.starts_with("Change") && refused.hint.contains(set), "{command}: {refused:?}");
     }
     // What nobody needs may change, and so may what is needed as long as it still fits.
     cluster.each(&[
@@ -632,19 +749,147 @@ fn status_judges_the_same_filter_by_its_tables_its_events_and_its_columns() {
     assert_eq!(cluster.column("SELECT (reason IS NULL)::text FROM pgwh.status ORDER BY name"), fits);
 }
 
+/// What the check of subscriptions in `pgwh.health()` says.
+fn check(cluster: &Cluster, what: &str) -> String {
+    cluster.value(&format!("SELECT {what} FROM pgwh.health() WHERE check_name = 'subscriptions valid'"))
+}
+
 #[test]
-fn health_names_the_tables_that_a_filter_does_not_fit() {
+fn health_names_the_tables_that_a_wildcard_s_filter_does_not_fit_and_takes_no_harm() {
+    let (cluster, receiver) = stage();
+    let wild = "tables => '{public.*}', event_types => '{insert}'";
+    cluster.subscribe(&receiver, "s", &format!("{wild}, filter => 'user_id = 7'"));
+    cluster.subscribe(&receiver, "text", &format!("{wild}, filter => '''7'' = user_id::text'"));
+    let health = |what: &str| check(&cluster, what);
+    assert_eq!(health("ok AND detail = '2 subscriptions'"), "t");
+    cluster.sql("CREATE TABLE unfit (id int PRIMARY KEY); CREATE TABLE unlike (id int, user_id text)");
+    assert_eq!(health("ok AND hint IS NULL"), "t");
+    let detail = health("detail");
+    assert!(detail.starts_with("2 subscriptions; s: "), "{detail}");
+    assert!(detail.contains("public.unfit (column \"user_id\" does not exist)"), "{detail}");
+    assert!(detail.contains("public.unlike (operator does not exist"), "{detail}");
+    assert!(detail.contains("; text: "), "{detail}");
+    let reason = cluster.status("s", "reason");
+    assert!(reason.contains("public.unfit (") && reason.contains("public.unlike ("), "{reason}");
+    assert_eq!(cluster.status("s", "state = 'active' AND next_step IS NULL"), "t");
+    assert!(!cluster.status("text", "reason").contains("public.unlike"));
+
+    cluster.sql("SELECT pgwh.unsubscribe('text')");
+    cluster.sql("DO $$ BEGIN FOR n IN 10..30 LOOP EXECUTE format('CREATE TABLE more%s (id int)', n); END LOOP; END $$");
+    let detail = health("detail");
+    assert_eq!(detail.matches("public.").count(), 10, "{detail}");
+    assert!(detail.ends_with("and 13 more"), "{detail}");
+
+    // Nobody is left whom it fits: that is wrong.
+    cluster.sql("DROP TABLE orders");
+    assert_eq!(health("NOT ok AND hint IS NOT NULL"), "t");
+    assert!(health("detail").contains("user_id"));
+    assert_eq!(
+        cluster.status("s", "next_step"),
+        "UPDATE pgwh.subscriptions SET filter = '...' WHERE name = 's';"
+    );
+}
+
+#[test]
+fn health_and_status_of_many_name_the_same_tables_for_each() {
+    let (cluster, receiver) = stage();
+    cluster.sql(&format!(
+        "SELECT pgwh.subscribe('{}', name => format('s%s', n), tables => '{{public.*}}', event_types => '{{insert}}',
+                filter => format('user_id = %s', n)) FROM generate_series(1, 30) n",
+        receiver.url("/s")
+    ));
+    cluster.sql("CREATE TABLE unfit (id int PRIMARY KEY)");
+    assert_eq!(
+        cluster.value("SELECT count(*) FROM pgwh.status WHERE reason LIKE '%public.unfit (column%'"),
+        "30"
+    );
+    assert!(check(&cluster, "detail").ends_with("; and 20 subscriptions more"));
+    // One of them names the table: for that it is wrong.
+    cluster.sql("ALTER TABLE unfit ADD user_id int; UPDATE pgwh.subscriptions SET tables = '{public.*, unfit}' WHERE name = 's7'");
+    cluster.sql("DROP TABLE unfit; CREATE TABLE unfit (id int PRIMARY KEY)");
+    assert_eq!(cluster.column("SELECT name FROM pgwh.status WHERE next_step IS NOT NULL"), ["s7"]);
+    assert_eq!(check(&cluster, "ok"), "f");
+}
+
+#[test]
+fn a_partition_without_old_values_is_named_with_what_gives_it_them() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "CREATE TABLE p (id int, n int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+         ALTER TABLE p REPLICA IDENTITY FULL; ALTER TABLE p1 REPLICA IDENTITY FULL; CREATE TABLE p3 (id int, n int)",
+    );
+    cluster.subscribe(&receiver, "s", "tables => '{p}', filter => 'OLD.n > 1'");
+    let refused = cluster.refused("ALTER TABLE p ATTACH PARTITION p3 FOR VALUES IN (3)");
+    assert_eq!(refused.code, "2BP01");
+    assert!(refused.hint.starts_with("ALTER TABLE public.p3 REPLICA IDENTITY FULL;"), "{refused:?}");
+    assert!(refused.hint.contains("SET filter = '...'"), "{refused:?}");
+    cluster.sql("CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)");
+    assert_eq!(check(&cluster, "ok"), "f");
+    let next_step = cluster.status("s", "next_step");
+    assert_eq!(next_step, "ALTER TABLE public.p2 REPLICA IDENTITY FULL;");
+    cluster.sql(&next_step);
+    cluster.sql("ALTER TABLE p3 REPLICA IDENTITY FULL; ALTER TABLE p ATTACH PARTITION p3 FOR VALUES IN (3)");
+    assert_eq!(check(&cluster, "ok"), "t");
+    assert_eq!(cluster.status("s", "reason IS NULL AND next_step IS NULL"), "t");
+}
+
+#[test]
+fn what_a_disabled_subscription_needs_before_it_is_enabled_is_named() {
     let (cluster, receiver) = stage();
     cluster.subscribe(
         &receiver,
         "s",
-        "tables => '{public.*}', event_types => '{insert}', filter => 'user_id = 7'",
+        "tables => '{orders}', event_types => '{insert}', filter => 'total > 1'",
     );
-    let check = |what: &str| {
-        cluster.value(&format!("SELECT {what} FROM pgwh.health() WHERE check_name = 'subscriptions valid'"))
-    };
-    assert_eq!(check("ok"), "t");
-    cluster.sql("CREATE TABLE unfit (id int PRIMARY KEY)");
-    assert_eq!(check("ok"), "f");
-    assert!(check("detail").contains("public.unfit"), "{}", check("detail"));
+    cluster.subscribe(
+        &receiver,
+        "c",
+        "tables => '{orders}', event_types => '{insert}', key_columns => '{total}'",
+    );
+    cluster.sql("UPDATE pgwh.subscriptions SET enabled = false; ALTER TABLE orders DROP total");
+    assert_eq!(check(&cluster, "ok"), "t");
+    let reason = cluster.status("s", "reason");
+    assert!(reason.starts_with("it is not enabled; ") && reason.contains("\"total\""), "{reason}");
+    assert_eq!(
+        cluster.status("s", "next_step"),
+        "UPDATE pgwh.subscriptions SET filter = '...', enabled = true WHERE name = 's';"
+    );
+    assert_eq!(
+        cluster.status("c", "next_step"),
+        "UPDATE pgwh.subscriptions SET key_columns = '{...}', enabled = true WHERE name = 'c';"
+    );
+    cluster.sql(&cluster.status("s", "next_step").replace("'...'", "'user_id = 1'"));
+    assert_eq!(cluster.status("s", "state"), "active");
+
+    cluster.sql("CREATE TABLE old (id int PRIMARY KEY, n int); ALTER TABLE old REPLICA IDENTITY FULL");
+    cluster.subscribe(&receiver, "old", "tables => '{old}', filter => 'OLD.n > 1'");
+    cluster.sql("UPDATE pgwh.subscriptions SET enabled = false WHERE name = 'old'; ALTER TABLE old REPLICA IDENTITY DEFAULT");
+    for _ in 0..2 {
+        let next_step = cluster.status("old", "next_step");
+        cluster.sql(&next_step);
+    }
+    assert_eq!(cluster.status("old", "state"), "active");
+}
+
+/// An ALTER TABLE of hours must not stop who asks how things are.
+#[test]
+fn health_and_status_do_not_wait_for_locks_on_tables() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "CREATE TABLE p (id int, user_id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+         CREATE TABLE unfit (id int PRIMARY KEY); CREATE ROLE app LOGIN; GRANT SELECT (id, user_id) ON orders, p, p1 TO app",
+    );
+    let columns = "event_types => '{insert}', columns => '{user_id}', filter => 'user_id = 7'";
+    cluster.subscribe(&receiver, "s", &format!("tables => '{{orders, p}}', {columns}"));
+    cluster.sql("UPDATE pgwh.subscriptions SET owner = 'app'");
+    cluster.subscribe(&receiver, "wild", "event_types => '{insert}', filter => 'user_id = 7'");
+    let mut busy = cluster.connect();
+    busy.batch_execute("BEGIN; LOCK TABLE orders, p, unfit IN ACCESS EXCLUSIVE MODE").unwrap();
+    let patient = "SET statement_timeout = '3 s'; SELECT";
+    cluster.sql(&format!("{patient} * FROM pgwh.health()"));
+    cluster.sql(&format!("{patient} * FROM pgwh.status"));
+    assert_eq!(check(&cluster, "ok AND detail = '2 subscriptions'"), "t");
+    assert_eq!(cluster.value("SELECT count(reason) FROM pgwh.status"), "0");
+    busy.batch_execute("COMMIT").unwrap();
+    assert!(check(&cluster, "detail").contains("public.unfit"));
 }

@@ -169,6 +169,24 @@ fn status_judges_the_rights_of_each_owner_and_of_each_choice_of_columns() {
     }
 }
 
+/// Who owns the table already is not told to let it belong to its owner.
+#[test]
+fn an_owner_on_whom_row_security_is_forced_is_told_what_helps() {
+    let (cluster, receiver) = stage();
+    create_roles(&cluster, &["ann"]);
+    cluster.sql("ALTER TABLE t OWNER TO ann; ALTER TABLE t ENABLE ROW LEVEL SECURITY");
+    let ann = cluster.as_role("ann");
+    ann.subscribe(&receiver, "s", "tables => '{t}'");
+    ann.sql("ALTER TABLE t FORCE ROW LEVEL SECURITY");
+    let again = format!("SELECT pgwh.subscribe('{}', tables => '{{t}}')", receiver.url("/s"));
+    let refused = ann.refused(&again);
+    assert!(refused.detail.contains("forced on ann") && refused.hint.contains("NO FORCE"), "{refused:?}");
+    let next_step = ann.status("s", "next_step");
+    assert!(next_step.starts_with("ALTER TABLE public.t NO FORCE ROW LEVEL SECURITY;"), "{next_step}");
+    ann.sql("ALTER TABLE public.t NO FORCE ROW LEVEL SECURITY");
+    assert_eq!(ann.status("s", "state = 'active' AND next_step IS NULL"), "t");
+}
+
 #[test]
 fn nobody_has_functions_of_their_own_run_with_the_rights_of_the_extension() {
     let (cluster, receiver) = stage();

@@ -41,10 +41,46 @@ thread_local! {
 /// How long a table that is looked at keeps its definition.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
+    /// While it is looked at; one that somebody else has locked is not looked at. Who asks how things are must not wait for it.
+    IfFree,
     /// While it is looked at.
     Brief,
     /// Until the end of the transaction.
     Lasting,
+}
+
+impl Lock {
+    /// Opens the table; null when it is gone, or locked and not to be waited for.
+    ///
+    /// # Safety
+    /// A transaction is in progress, and what is opened is closed by [`Lock::close`].
+    pub unsafe fn open(self, table: pg_sys::Oid) -> pg_sys::Relation {
+        let share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: as the caller promises; a table that has gone meanwhile raises nothing.
+        unsafe {
+            if self != Lock::IfFree {
+                return pg_sys::try_relation_open(table, share);
+            }
+            if !pg_sys::ConditionalLockRelationOid(table, share) {
+                return std::ptr::null_mut();
+            }
+            let relation = pg_sys::try_relation_open(table, pg_sys::NoLock as _);
+            if relation.is_null() {
+                pg_sys::UnlockRelationOid(table, share);
+            }
+            relation
+        }
+    }
+
+    /// Closes what it has opened.
+    ///
+    /// # Safety
+    /// The relation is of [`Lock::open`], and not null.
+    pub unsafe fn close(self, relation: pg_sys::Relation) {
+        let unlock = if self == Lock::Lasting { pg_sys::NoLock } else { pg_sys::AccessShareLock };
+        // SAFETY: as the caller promises.
+        unsafe { pg_sys::relation_close(relation, unlock as _) }
+    }
 }
 
 /// Why conditions don't fit a table.
@@ -61,6 +97,53 @@ impl Problem {
         match self {
             Problem::Misfit(error) | Problem::Lacking(error) => error,
         }
+    }
+}
+
+/// How they suit the tables of today.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Tables that they fit.
+    pub fitting: Vec<pg_sys::Oid>,
+    /// Tables that they don't fit, and to which a wildcard only leads: these are not meant, as long as there are others.
+    pub misfits: Vec<Misfit>,
+    /// What makes the subscription wrong.
+    pub problem: Option<Error>,
+    /// Whether there are tables that could not be looked at.
+    is_partial: bool,
+}
+
+/// A table that is not meant.
+#[derive(Clone, Debug)]
+pub struct Misfit {
+    table: pg_sys::Oid,
+    why: Error,
+}
+
+/// As many tables are named.
+const MOST_NAMED: usize = 10;
+
+impl Verdict {
+    /// Whether it is the same for any other literals that are values of the fitting tables' types.
+    pub fn is_of_any_literals(&self) -> bool {
+        let of_columns = |misfit: &Misfit| misfit.why.is_of_columns();
+        self.problem.is_none() && !self.is_partial && self.misfits.iter().all(of_columns)
+    }
+
+    /// The tables that are not meant, each with its reason.
+    pub fn note(&self) -> Option<String> {
+        let name = |misfit: &Misfit| format!("{} ({})", name_of(misfit.table), misfit.why.in_few_words());
+        let names: Vec<String> = self.misfits.iter().take(MOST_NAMED).map(name).collect();
+        let more = match self.misfits.len().saturating_sub(MOST_NAMED) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        (!names.is_empty()).then(|| {
+            format!(
+                "it leaves out tables that a wildcard leads to and that it does not fit: {}{more}",
+                names.join(", ")
+            )
+        })
     }
 }
 
@@ -83,25 +166,15 @@ impl Conditions {
         }
     }
 
-    /// Checks them against each table that there is. A table that a wildcard leads to, and that they don't fit, is not
-    /// meant, as long as they fit another.
+    /// Refuses what does not suit the tables that there are.
     pub fn check(&self) -> Result<(), Error> {
         // Of many that are made in one command, most are the same but for numbers.
         let remembered = self.without_numbers();
         if FITTING.with_borrow(|fitting| fitting.get(&remembered)).is_some() {
             return Ok(());
         }
-        let mut misfit = None;
-        let mut fits = false;
-        for (table, is_named) in self.tables()? {
-            let lock = if is_named { Lock::Lasting } else { Lock::Brief };
-            match self.fit(table, lock) {
-                Ok(()) => fits = true,
-                Err(Problem::Misfit(error)) if !is_named => misfit = misfit.or(Some(error)),
-                Err(problem) => return Err(problem.into_error()),
-            }
-        }
-        match misfit.filter(|_| !fits) {
+        let judged = self.judge(|is_named| if is_named { Lock::Lasting } else { Lock::Brief })?;
+        match judged.problem {
             Some(error) => Err(error),
             None => {
                 FITTING.with_borrow_mut(|fitting| fitting.add(remembered, ()));
@@ -110,43 +183,64 @@ impl Conditions {
         }
     }
 
-    /// The first table that they don't fit today, and why, in one line.
-    pub fn problem(&self) -> Result<Option<String>, Error> {
-        for (table, _) in self.tables()? {
-            if let Err(problem) = self.fit(table, Lock::Brief) {
-                return Ok(Some(problem.into_error().in_one_line()));
-            }
-        }
-        Ok(None)
+    /// How they suit each table that there is today and can be looked at at once.
+    pub fn look(&self) -> Result<Verdict, Error> {
+        self.judge(|_| Lock::IfFree)
     }
 
-    /// The types of the filter's literals in each of the tables, which it fits; none when they can't be told.
-    pub fn kinds(&self) -> Result<Option<Vec<Kinds>>, Error> {
-        let Some(filter) = &self.filter else { return Ok(Some(Vec::new())) };
+    /// A table that a wildcard leads to, and that they don't fit, is not meant, as long as they fit another. While there is
+    /// no table, the filter is judged by itself.
+    fn judge(&self, lock: impl Fn(bool) -> Lock) -> Result<Verdict, Error> {
+        let mut verdict = Verdict::default();
+        let tables = self.tables()?;
+        if tables.is_empty() {
+            verdict.problem = self.check_alone().err();
+        }
+        for (table, is_named) in tables {
+            match self.fit(table, lock(is_named)) {
+                Ok(true) => verdict.fitting.push(table),
+                Ok(false) => verdict.is_partial = true,
+                Err(Problem::Misfit(why)) if !is_named => verdict.misfits.push(Misfit { table, why }),
+                Err(problem) => {
+                    verdict.problem = Some(problem.into_error());
+                    return Ok(verdict);
+                }
+            }
+        }
+        if verdict.fitting.is_empty() && !verdict.is_partial {
+            verdict.problem =
+                verdict.problem.or_else(|| verdict.misfits.first().map(|misfit| misfit.why.clone()));
+        }
+        Ok(verdict)
+    }
+
+    /// The types of the filter's literals in each of these tables, which it fits; none when they can't be told.
+    pub fn kinds(&self, tables: &[pg_sys::Oid]) -> Option<Vec<Kinds>> {
+        let Some(filter) = &self.filter else { return Some(Vec::new()) };
         let (text, shape) = (text::in_server_encoding(filter), Shape::of(filter));
         let memory = Memory::new(c"pgwh filter literals");
         let mut kinds = Vec::new();
-        for (table, _) in self.tables()? {
+        for table in tables {
             let found = in_subtransaction(memory.context(), || {
                 // SAFETY: a table that has gone meanwhile raises nothing, and what is opened is closed.
                 unsafe {
-                    let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+                    let relation = Lock::IfFree.open(*table);
                     if relation.is_null() {
-                        return Some(Vec::new());
+                        return None;
                     }
                     let of =
                         |bare| Kinds::of(filter::resolve(&text, relation, bare).ok()?.node, &shape.literals);
                     let found = self.bares().into_iter().map(of).collect::<Option<Vec<Kinds>>>();
-                    pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+                    Lock::IfFree.close(relation);
                     found
                 }
             });
             match found {
                 Ok(Some(more)) => kinds.extend(more),
-                _ => return Ok(None),
+                _ => return None,
             }
         }
-        Ok(Some(kinds))
+        Some(kinds)
     }
 
     /// What columns mean in the changes that are wanted. Whoever wants truncates only still has to write a filter that means
@@ -180,23 +274,32 @@ impl Conditions {
         self.event_types.iter().any(|word| word == event_type)
     }
 
-    /// Whether they fit a table that holds rows.
-    pub fn fit(&self, table: pg_sys::Oid, lock: Lock) -> Result<(), Problem> {
+    /// Judges the filter by its text.
+    fn check_alone(&self) -> Result<(), Error> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        let memory = Memory::new(c"pgwh filter check");
+        let text = text::in_server_encoding(filter);
+        // SAFETY: in a transaction.
+        let judged = in_subtransaction(memory.context(), || unsafe { filter::check_alone(&text) });
+        judged.and_then(|inner| inner).map_err(|raised| self.filter_error(raised, None))
+    }
+
+    /// Whether they fit a table that holds rows. False when that can't be said, since it is gone or can't be opened.
+    pub fn fit(&self, table: pg_sys::Oid, lock: Lock) -> Result<bool, Problem> {
         let memory = Memory::new(c"pgwh filter check");
         let judged = in_subtransaction(memory.context(), || {
-            // SAFETY: a table that has gone meanwhile raises nothing, and what is opened is closed.
+            // SAFETY: what is opened is closed.
             unsafe {
-                let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+                let relation = lock.open(table);
                 if relation.is_null() {
-                    return Ok(());
+                    return Ok(false);
                 }
                 let judged = self.fit_relation(relation);
-                let unlock = if lock == Lock::Brief { pg_sys::AccessShareLock } else { pg_sys::NoLock };
-                pg_sys::relation_close(relation, unlock as _);
-                judged
+                lock.close(relation);
+                judged.map(|()| true)
             }
         });
-        judged.unwrap_or_else(|raised| Err(Problem::Misfit(self.filter_error(raised, table))))
+        judged.unwrap_or_else(|raised| Err(Problem::Misfit(self.filter_error(raised, Some(table)))))
     }
 
     /// # Safety
@@ -235,7 +338,7 @@ impl Conditions {
     ) -> Result<(), Problem> {
         let text = text::in_server_encoding(filter);
         for bare in self.bares() {
-            let misfit = |raised| Problem::Misfit(self.filter_error(raised, table.oid));
+            let misfit = |raised| Problem::Misfit(self.filter_error(raised, Some(table.oid)));
             // SAFETY: as the caller promises.
             let uses = unsafe { compile_twice(&text, relation, bare).map_err(misfit)? };
             let old: Vec<i16> = uses.old.into_iter().collect();
@@ -248,18 +351,25 @@ impl Conditions {
         Ok(())
     }
 
-    fn filter_error(&self, raised: Raised, table: pg_sys::Oid) -> Error {
+    fn filter_error(&self, raised: Raised, table: Option<pg_sys::Oid>) -> Error {
         let filter = self.filter.as_deref().unwrap_or_default();
         let place = match filter::position() {
             Some(position) => format!("At character {position} of the filter: {filter}"),
             None => format!("The filter is: {filter}"),
         };
-        let table = name_of(table);
+        let of_table = table.map_or_else(String::new, |table| format!(" (of table {})", name_of(table)));
+        let hint = match raised.code {
+            // Postgres says that NEW and OLD are the names of tables here, which is no help to who wrote the table's own.
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE => Some(
+                "Write columns without the table's name, or as NEW and OLD have them: total, NEW.total or OLD.total".to_owned(),
+            ),
+            _ => raised.hint,
+        };
         Error::Unfit(Box::new(Unfit {
             state: raised.code,
             message: raised.message,
-            detail: format!("{place} (of table {table})."),
-            hint: raised.hint.unwrap_or_else(|| {
+            detail: format!("{place}{of_table}."),
+            hint: hint.unwrap_or_else(|| {
                 "A filter is a condition over the table's columns, NEW and OLD, for example: filter => 'total > 100'".to_owned()
             }),
         }))

@@ -22,6 +22,8 @@ use crate::event::TableName;
 /// What subscriptions need of a table that a command is about to change.
 struct Needed {
     table: pg_sys::Oid,
+    /// What held its rows before.
+    parts: Vec<pg_sys::Oid>,
     needs: Vec<Need>,
 }
 
@@ -32,6 +34,8 @@ struct Need {
     conditions: Conditions,
     /// Columns that it shows or leaves out.
     columns: Vec<String>,
+    /// Which of both.
+    columns_argument: &'static str,
 }
 
 thread_local! {
@@ -71,11 +75,12 @@ pub unsafe fn column_goes(table: pg_sys::Oid) {
 }
 
 fn note(table: pg_sys::Oid) {
-    let needs = look(|| needs_of(table)).unwrap_or_default();
+    let found = look(|| Ok((with_rows(table), needs_of(table)?)));
+    let (parts, needs) = found.unwrap_or_default();
     // Also when nothing is needed, so that it is not asked again.
     NEEDED.with_borrow_mut(|stack| {
         if let Some(tables) = stack.last_mut() {
-            tables.push(Needed { table, needs });
+            tables.push(Needed { table, parts, needs });
         }
     });
 }
@@ -94,8 +99,10 @@ pub fn after(depth: usize) {
     unsafe { pg_sys::CommandCounterIncrement() };
     // Who drops a table means to.
     let left = changed.iter().filter(|needed| access::exists(needed.table));
-    let mut checks = left.flat_map(|needed| needed.needs.iter().map(|need| (need, needed.table)));
-    let refusal = look(|| Ok(checks.find_map(|(need, table)| need.check(table).err()))).flatten();
+    let mut checks = left.flat_map(|needed| needed.needs.iter().map(move |need| (need, needed)));
+    let refusal =
+        look(|| Ok(checks.find_map(|(need, needed)| need.check(needed.table, &needed.parts).err())))
+            .flatten();
     if let Some(refusal) = refusal {
         ErrorReport::from(refusal).report(PgLogLevel::ERROR);
     }
@@ -166,7 +173,7 @@ fn needs_of(table: pg_sys::Oid) -> Result<Vec<Need>, Error> {
         }
         need.columns.retain(|column| columns.contains(column));
         // What has not fitted before can't be lost.
-        if need.check(table).is_ok() {
+        if need.check(table, &[]).is_ok() {
             needs.push(need);
         }
     }
@@ -178,7 +185,7 @@ fn needs() -> Result<Vec<Need>, Error> {
     Ok(Spi::connect(|client| {
         let rows = client.select(
             "SELECT name, tables, event_types, filter, changed, key_columns,
-                    coalesce(columns, '{}') OPERATOR(pg_catalog.||) coalesce(exclude_columns, '{}')
+                    coalesce(columns, exclude_columns, '{}'), columns IS NULL
              FROM pgwh.subscriptions
              WHERE enabled AND pg_catalog.starts_with(home, pgwh.installed() OPERATOR(pg_catalog.||) '/')
                AND (filter IS NOT NULL OR changed IS NOT NULL OR key_columns IS NOT NULL
@@ -199,6 +206,7 @@ fn needs() -> Result<Vec<Need>, Error> {
                     key_columns: row.texts(6)?,
                 },
                 columns: row.texts(7)?.unwrap_or_default(),
+                columns_argument: if row.get(8)? == Some(true) { "exclude_columns" } else { "columns" },
             });
         }
         Ok::<_, pgrx::spi::Error>(needs)
@@ -229,21 +237,27 @@ fn names_around(table: pg_sys::Oid) -> Result<Vec<TableName>, Error> {
 }
 
 impl Need {
-    /// Whether the table, as it is now, has what is needed.
-    fn check(&self, table: pg_sys::Oid) -> Result<(), Error> {
-        let refuse = |why: String| Error::Needed {
+    /// Whether the table, as it is now, has what is needed. Of a part that was none of those before, something may be missing
+    /// that can be mended there.
+    fn check(&self, table: pg_sys::Oid, before: &[pg_sys::Oid]) -> Result<(), Error> {
+        let refuse = |why: String, argument, first| Error::Needed {
             subscription: self.subscription.clone(),
             table: name_of(table),
             why,
+            argument,
+            first,
         };
         let columns = columns_of_table(table);
         if let Some(gone) = self.columns.iter().find(|column| !columns.contains(column)) {
-            return Err(refuse(format!("its columns or exclude_columns name {gone:?}")));
+            let argument = self.columns_argument;
+            return Err(refuse(format!("its {argument} name {gone:?}"), argument, None));
         }
-        for part in with_rows(table)? {
-            self.conditions
-                .fit(part, Lock::Brief)
-                .map_err(|problem| refuse(problem.into_error().in_one_line()))?;
+        for part in with_rows(table) {
+            self.conditions.fit(part, Lock::Brief).map_err(|problem| {
+                let error = problem.into_error();
+                let first = error.cure().filter(|_| !before.contains(&part));
+                refuse(error.in_one_line(), error.argument(), first)
+            })?;
         }
         Ok(())
     }

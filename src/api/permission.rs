@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::conditions::{Conditions, name_of, without_numbers};
+use super::conditions::{Conditions, Lock, name_of, without_numbers};
 use super::event_types::MESSAGE_PREFIX;
 use super::moment::Found;
 use super::row::Row;
@@ -45,6 +45,8 @@ pub struct Denied {
     /// The role, as SQL spells it.
     owner: String,
     missing: Missing,
+    /// Whether the table is the role's own, which says that its policies hold for that, too.
+    is_forced: bool,
 }
 
 impl Claim {
@@ -70,7 +72,7 @@ impl Claim {
         if PERMITTED.with_borrow(|permitted| permitted.get(&remembered)).is_some() {
             return Ok(());
         }
-        match self.denied()? {
+        match self.denied(Lock::Brief)? {
             Some(denied) => Err(denied.into_error()),
             None => {
                 PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered, ()));
@@ -80,7 +82,7 @@ impl Claim {
     }
 
     /// The first table of today that the owner may not read as it is wanted, one that is named before others.
-    pub fn denied(&self) -> Result<Option<Denied>, Error> {
+    fn denied(&self, lock: Lock) -> Result<Option<Denied>, Error> {
         if !self.conditions.event_types.iter().any(|word| ROWS.contains(&word.as_str())) {
             return Ok(None);
         }
@@ -90,7 +92,7 @@ impl Claim {
         }
         let mut first = None;
         for (table, is_named) in tables_of(&self.conditions.tables)? {
-            if let Some(missing) = self.missing(table, role) {
+            if let Some(missing) = self.missing(table, role, lock) {
                 let denied = self.deny(table, is_named, missing);
                 if is_named {
                     return Ok(Some(denied));
@@ -103,7 +105,7 @@ impl Claim {
 
     /// Refuses one table that the owner may not read.
     pub fn check_table(&self, table: pg_sys::Oid) -> Result<(), Error> {
-        match self.missing(table, access::role_of(&self.grantee.owner)) {
+        match self.missing(table, access::role_of(&self.grantee.owner), Lock::Brief) {
             Some(missing) => Err(self.deny(table, true, missing).into_error()),
             None => Ok(()),
         }
@@ -111,10 +113,12 @@ impl Claim {
 
     fn deny(&self, table: pg_sys::Oid, is_named: bool, missing: Missing) -> Denied {
         let owner = pgrx::spi::quote_identifier(&self.grantee.owner);
-        Denied { table: self.table_to_grant(table), is_named, owner, missing }
+        let table = self.table_to_grant(table);
+        let is_forced = raw::owns_table(table, access::role_of(&self.grantee.owner));
+        Denied { table: name_of(table), is_named, owner, missing, is_forced }
     }
 
-    fn missing(&self, table: pg_sys::Oid, role: pg_sys::Oid) -> Option<Missing> {
+    fn missing(&self, table: pg_sys::Oid, role: pg_sys::Oid, lock: Lock) -> Option<Missing> {
         match access::of(table, role) {
             Access::All => return None,
             Access::Nothing(lack) => return access::exists(table).then_some(Missing::Table(lack)),
@@ -124,27 +128,27 @@ impl Claim {
         let condition = Condition { filter: filter.as_deref().map(Arc::from), changed: changed.clone() };
         let grantee = Arc::new(self.grantee.clone());
         let terms = Terms { condition: Some(&condition), grantee: &grantee };
-        // SAFETY: null when the table is gone; what is opened is closed.
+        // SAFETY: what is opened is closed.
         unsafe {
-            let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+            let relation = lock.open(table);
             if relation.is_null() {
                 return None;
             }
             let missing = permits::missing(relation, &terms);
-            pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+            lock.close(relation);
             missing
         }
     }
 
     /// Of a partition the topmost table above it, unless it is named itself.
-    fn table_to_grant(&self, table: pg_sys::Oid) -> String {
+    fn table_to_grant(&self, table: pg_sys::Oid) -> pg_sys::Oid {
         let name = name_of(table);
         // SAFETY: syscache look-ups in a transaction; the table is a partition.
         let root = unsafe {
             let is_part = !self.conditions.tables.contains(&name) && pg_sys::get_rel_relispartition(table);
             is_part.then(|| raw::partition_ancestors(table).pop()).flatten()
         };
-        root.map_or(name, name_of)
+        root.unwrap_or(table)
     }
 
     fn without_numbers(&self) -> Claim {
@@ -174,6 +178,10 @@ impl Denied {
             Missing::Table(Lack::Select) => (
                 format!("its owner {owner} may not read {table}"),
                 format!("GRANT SELECT ON {table} TO {owner};"),
+            ),
+            Missing::Table(Lack::RowSecurity) if self.is_forced => (
+                format!("row-level security is forced on {owner}, too, who owns {table}"),
+                format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; or: ALTER ROLE {owner} BYPASSRLS;"),
             ),
             Missing::Table(Lack::RowSecurity) => (
                 format!("row-level security shows its owner {owner} some rows of {table} only"),
@@ -234,7 +242,8 @@ fn permission_problem(
         return Ok(None);
     }
     let texts = |stored: &Option<Stored>| stored.as_ref().map(Stored::texts);
-    let denied = Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied()?;
+    let denied =
+        Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied(Lock::IfFree)?;
     let denial = denied.map(|denied| Arc::new(Denial::of(&denied)));
     JUDGED.with_borrow_mut(|judged| judged.add(key, denial.clone()));
     Ok(denial.as_deref().map(Denial::row))

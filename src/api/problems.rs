@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 
 use super::conditions::Conditions;
 use super::moment::Found;
+use super::row::Row;
 use super::stored::{Key, Stored};
 use super::tables;
 use crate::decode::condition::Kinds;
@@ -18,15 +19,22 @@ use crate::error::Error;
 use crate::send::{check_url, deciding_part};
 use crate::settings;
 
+/// What is to be said of tables that are left out.
+type Note = Option<Arc<str>>;
+
+/// The types of the literals in the tables that conditions fit.
+type Types = Arc<[Kinds]>;
+
 thread_local! {
     /// What decides of URLs that they pass.
     static PASSING: RefCell<Found<String, ()>> = RefCell::default();
     /// What is wrong with lists of tables.
     static UNFIT_TABLES: RefCell<Found<Key, Option<String>>> = RefCell::default();
-    /// Tables, and conditions that fit them, but for literals; with the types that these have.
-    static FITTING: RefCell<Found<Key, Arc<[Kinds]>>> = RefCell::default();
+    /// Tables, and conditions that fit them, but for literals; with the types that these have, and what is to be said of the
+    /// tables all the same.
+    static FITTING: RefCell<Found<Key, (Types, Note)>> = RefCell::default();
     /// The same with literals.
-    static FITTING_AS_THEY_ARE: RefCell<Found<Key, ()>> = RefCell::default();
+    static FITTING_AS_THEY_ARE: RefCell<Found<Key, Note>> = RefCell::default();
 }
 
 /// Why a URL that was once accepted would be refused today.
@@ -57,7 +65,8 @@ fn tables_problem(tables: Stored) -> Option<Text> {
     problem.map(Text::from)
 }
 
-/// What of a subscription's filter and columns doesn't fit its tables today.
+/// What of a subscription's filter and columns doesn't fit its tables today; whether it is wrong by that, or only doesn't mean
+/// some of the tables that its wildcards lead to; and what to set, or to type otherwise.
 #[pg_extern(sql = false)]
 fn condition_problem(
     tables: Option<Stored>,
@@ -65,7 +74,7 @@ fn condition_problem(
     filter: Option<Stored>,
     changed: Option<Stored>,
     key_columns: Option<Stored>,
-) -> Result<Option<Text>, ErrorReport> {
+) -> Result<Option<Row>, ErrorReport> {
     let filter = filter.as_ref().map(Stored::text);
     let shape = filter.as_deref().map(Shape::of);
     let literals = shape.as_ref().map_or(&[][..], |shape| &shape.literals);
@@ -73,24 +82,41 @@ fn condition_problem(
     let alike = terms.clone().and(shape.as_ref().map(|shape| shape.text.as_bytes()));
     let known = FITTING.with_borrow(|fitting| fitting.get(&alike));
     let is_sure = |kinds: &[Kinds]| kinds.iter().all(|kinds| kinds.surely_take(literals));
-    if known.as_deref().is_some_and(is_sure) {
-        return Ok(None);
+    if let Some((_, note)) = known.as_ref().filter(|(kinds, _)| is_sure(kinds)) {
+        return Ok(note.as_deref().map(noted));
     }
     let same = terms.and(filter.as_deref().map(str::as_bytes));
-    if FITTING_AS_THEY_ARE.with_borrow(|fitting| fitting.get(&same)).is_some() {
-        return Ok(None);
+    if let Some(note) = FITTING_AS_THEY_ARE.with_borrow(|fitting| fitting.get(&same)) {
+        return Ok(note.as_deref().map(noted));
     }
     let conditions = Conditions::read(&tables, &event_types, filter, &changed, &key_columns);
-    let problem = conditions.problem()?;
-    if problem.is_none() {
-        FITTING_AS_THEY_ARE.with_borrow_mut(|fitting| fitting.add(same, ()));
-        if known.is_none()
-            && let Some(kinds) = conditions.kinds()?
-        {
-            FITTING.with_borrow_mut(|fitting| fitting.add(alike, kinds.into()));
-        }
+    let verdict = conditions.look()?;
+    if let Some(problem) = &verdict.problem {
+        return Ok(Some(wrong(problem)));
     }
-    Ok(problem.map(Text::from))
+    let note: Note = verdict.note().map(Arc::from);
+    FITTING_AS_THEY_ARE.with_borrow_mut(|fitting| fitting.add(same, note.clone()));
+    if known.is_none()
+        && verdict.is_of_any_literals()
+        && let Some(kinds) = conditions.kinds(&verdict.fitting)
+    {
+        FITTING.with_borrow_mut(|fitting| fitting.add(alike, (kinds.into(), note.clone())));
+    }
+    Ok(note.as_deref().map(noted))
+}
+
+/// The row of what makes a subscription wrong.
+fn wrong(problem: &Error) -> Row {
+    Row::with_capacity(4)
+        .and(Text::from(problem.in_one_line()))
+        .and(true)
+        .and(problem.cure().is_none().then(|| Text::from(problem.assignment())))
+        .and(problem.cure().map(Text::from))
+}
+
+/// The row of what has only to be known.
+fn noted(note: &str) -> Row {
+    Row::with_capacity(4).and(Text::from(note)).and(false).and(None::<Text>).and(None::<Text>)
 }
 
 fn in_one_line<T>(judged: Result<T, impl Into<Error>>) -> Option<String> {

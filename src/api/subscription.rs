@@ -184,7 +184,7 @@ impl Wish {
         let conditions = Conditions {
             tables,
             event_types,
-            filter: self.filter.map(|filter| filter.trim().to_owned()).filter(|filter| !filter.is_empty()),
+            filter: self.filter.map(some_condition).transpose()?,
             changed: self.changed.map(|typed| whole("changed", typed)).transpose()?,
             key_columns: self.key_columns.map(|typed| whole("key_columns", typed)).transpose()?,
         };
@@ -249,6 +249,15 @@ impl Subscription {
 fn whole(what: &'static str, texts: Texts) -> Result<Vec<String>, Error> {
     let texts: Option<Vec<String>> = texts.into_iter().collect();
     texts.filter(|texts| !texts.is_empty()).ok_or(Error::Hollow(what))
+}
+
+/// The filter without blanks around it. One that is empty may be a template that something went wrong with, and is not taken for
+/// the wish to get everything.
+fn some_condition(filter: String) -> Result<String, Error> {
+    match filter.trim() {
+        "" => Err(Error::EmptyFilter(filter)),
+        condition => Ok(condition.to_owned()),
+    }
 }
 
 fn check_headers(headers: &serde_json::Value) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 use super::near::near;
 use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
-use crate::decode::text;
+use crate::decode::{raw, text};
 use crate::error::Error;
 use crate::event::TableName;
 
@@ -84,28 +84,26 @@ pub fn tables_of(stored: &[String]) -> Result<Vec<(pg_sys::Oid, bool)>, Error> {
     }
     let mut tables: BTreeMap<u32, bool> = BTreeMap::new();
     for (root, is_named) in roots {
-        for table in with_rows(root)? {
+        for table in with_rows(root) {
             *tables.entry(table.to_u32()).or_default() |= is_named;
         }
     }
     Ok(tables.into_iter().map(|(table, is_named)| (table.into(), is_named)).collect())
 }
 
-/// The table itself, or what holds the rows of a partitioned one.
-pub fn with_rows(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>, Error> {
-    // SAFETY: a syscache look-up in a transaction.
-    match unsafe { pg_sys::get_rel_relkind(table) } as u8 {
-        b'r' => Ok(vec![table]),
-        b'p' => Ok(Spi::connect(|client| {
-            let leaves = client.select(
-                "SELECT relid::oid FROM pg_catalog.pg_partition_tree($1) WHERE isleaf",
-                None,
-                &[table.into()],
-            )?;
-            let leaves = leaves.map(|row| row.get::<pg_sys::Oid>(1));
-            Ok::<_, pgrx::spi::Error>(leaves.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-        })?),
-        _ => Ok(Vec::new()),
+/// The table itself, or what holds the rows of a partitioned one. None of them is locked, nor waited for.
+pub fn with_rows(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: syscache look-ups in a transaction.
+    let kind = |table| unsafe { pg_sys::get_rel_relkind(table) } as u8;
+    match kind(table) {
+        b'r' => vec![table],
+        b'p' => {
+            // SAFETY: in a transaction.
+            let mut parts = unsafe { raw::partition_tree(table) };
+            parts.retain(|part| kind(*part) != b'p');
+            parts
+        }
+        _ => Vec::new(),
     }
 }
 

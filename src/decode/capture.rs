@@ -432,7 +432,7 @@ impl Capture {
                     continue;
                 }
                 self.look_up(*relation);
-                self.capture_truncate(oid, &truncated, ordinal);
+                self.capture_truncate(*relation, &truncated, ordinal);
             }
         }
         self.flush_when_full();
@@ -441,18 +441,26 @@ impl Capture {
     /// A truncated table is shown under its own name: to say of a whole partitioned table that it is empty when one
     /// partition is would be wrong. When the whole was truncated, its own event says so, and the partitions' are left
     /// out for those who know them by that name.
-    fn capture_truncate(&mut self, oid: pg_sys::Oid, truncated: &[pg_sys::Oid], ordinal: u64) {
-        let Some(relation) = self.relations.get(&oid) else { return };
-        let root = pg_sys::Oid::from(relation.model.root_oid);
+    ///
+    /// # Safety
+    /// The relation is open, and known as of this change.
+    unsafe fn capture_truncate(
+        &mut self,
+        relation: pg_sys::Relation,
+        truncated: &[pg_sys::Oid],
+        ordinal: u64,
+    ) {
+        // SAFETY: as the caller promises.
+        let oid = unsafe { (*relation).rd_id };
+        let Some(known) = self.relations.get_mut(&oid) else { return };
+        // SAFETY: as the caller promises.
+        let wanting = unsafe { known.truncating(relation, self.memory) };
+        let root = pg_sys::Oid::from(known.model.root_oid);
         let covered = root != oid && truncated.contains(&root);
-        let topmost = relation.model.names.len() - 1;
+        let topmost = known.model.names.len() - 1;
         self.targets.clear();
-        let wanting = relation
-            .routes
-            .interests()
-            .into_iter()
-            .filter(|interest| interest.wants(Action::Truncate))
-            .filter(|interest| !(covered && usize::from(interest.level) == topmost));
+        let wanting =
+            wanting.into_iter().filter(|interest| !(covered && usize::from(interest.level) == topmost));
         self.targets.extend(wanting.map(|interest| Target { subscription: interest.subscription, level: 0 }));
         if self.targets.is_empty() {
             return;

@@ -4,13 +4,16 @@
 //! functions and operators, on types whose functions are built in (as publications' row filters,
 //! `check_simple_rowfilter_expr` in `publicationcmds.c`).
 
+mod called;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_char, c_void};
 
 use pgrx::pg_sys::{self, NodeTag, Oid};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
+use self::called::Called;
 use super::subtransaction::Raised;
 
 /// What a column means that is named without NEW or OLD.
@@ -75,6 +78,60 @@ pub unsafe fn resolve(text: &CStr, relation: pg_sys::Relation, bare: Bare) -> Re
     }
 }
 
+/// Judges a condition by its text alone, as long as there is no table whose columns it could name: what no table would make
+/// right. Raises what Postgres' parser raises; [`position`] says where then.
+///
+/// # Errors
+///
+/// When the condition may not run within decoding.
+///
+/// # Safety
+/// A transaction is in progress.
+pub unsafe fn check_alone(text: &CStr) -> Result<(), Raised> {
+    // SAFETY: as the caller promises; what is parsed is text that ends in NUL.
+    unsafe {
+        let _position = NotingPosition::begin();
+        let mut found: Option<(Refusal, i32)> = None;
+        super::raw::walk(parse(text)?, visit_raw, (&raw mut found).cast());
+        found.map_or(Ok(()), |(refusal, location)| Err(refusal.raised(text, location)))
+    }
+}
+
+/// True ends the walk (`raw_expression_tree_walker`, nodeFuncs.c).
+#[pg_guard]
+unsafe extern "C-unwind" fn visit_raw(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: the walker passes nodes of the tree, and the context of `check_alone`; the tag says what a node is.
+    unsafe {
+        let refusal = match (*node).type_ {
+            NodeTag::T_SubLink => {
+                Some(Refusal::new("a filter can't have a subquery in it", ANOTHER_CONDITION))
+            }
+            NodeTag::T_FuncCall if is_aggregate(&*node.cast()) => Some(Refusal::new(
+                "a filter can't have aggregate or window functions in it",
+                "It is asked of one row at a time: use columns, constants and functions of these.",
+            )),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            *context.cast() = Some((refusal, pg_sys::exprLocation(node)));
+            return true;
+        }
+        pg_sys::raw_expression_tree_walker(node, Some(visit_raw), context)
+    }
+}
+
+/// Whether a call is written as only aggregate and window functions are called.
+fn is_aggregate(call: &pg_sys::FuncCall) -> bool {
+    call.agg_star
+        || call.agg_distinct
+        || !call.agg_order.is_null()
+        || !call.agg_filter.is_null()
+        || !call.over.is_null()
+}
+
 /// The expression that the text is, and nothing around it.
 unsafe fn parse(text: &CStr) -> Result<*mut pg_sys::Node, Raised> {
     // SAFETY: the parser gives a list of raw statements; in this mode, one SELECT (`gram.y`, PLpgSQL_Expr).
@@ -127,10 +184,35 @@ struct Walk {
     uses: Uses,
     /// Columns that write-ahead log doesn't carry.
     unstored: BTreeSet<i16>,
-    /// The first thing that may not be there: what it is, what to do about it, and where it stands (-1: unknown).
-    refused: Option<(&'static str, &'static str, i32)>,
+    /// The first thing that may not be there, and where it stands (-1: unknown).
+    refused: Option<(Refusal, i32)>,
     /// The condition's text.
-    text: *const std::ffi::c_char,
+    text: *const c_char,
+}
+
+/// Why something may not be in a filter.
+struct Refusal {
+    what: String,
+    /// What to do about it.
+    hint: String,
+}
+
+impl Refusal {
+    fn new(what: impl Into<String>, hint: impl Into<String>) -> Refusal {
+        Refusal { what: what.into(), hint: hint.into() }
+    }
+
+    /// As an error that is about this place of the text.
+    ///
+    /// # Safety
+    /// The location is one of the text, or -1.
+    unsafe fn raised(self, text: &CStr, location: i32) -> Raised {
+        // SAFETY: as the caller promises.
+        POSITION.set(unsafe { character_at(text, location) });
+        let mut raised = Raised::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, self.what);
+        raised.hint = Some(self.hint);
+        raised
+    }
 }
 
 /// Judges every node, and notes the columns.
@@ -145,11 +227,8 @@ unsafe fn check(node: *mut pg_sys::Node, text: &CStr, relation: pg_sys::Relation
             .collect();
         let mut walk = Walk { uses: Uses::default(), unstored, refused: None, text: text.as_ptr() };
         super::raw::walk(node, visit, (&raw mut walk).cast());
-        let Some((what, hint, location)) = walk.refused else { return Ok(walk.uses) };
-        POSITION.set(character_at(text, location));
-        let mut raised = Raised::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, what);
-        raised.hint = Some(hint.to_owned());
-        Err(raised)
+        let Some((refusal, location)) = walk.refused else { return Ok(walk.uses) };
+        Err(refusal.raised(text, location))
     }
 }
 
@@ -173,9 +252,9 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             Some(var) => (note(var, walk), false),
             None => (refusal(node, walk), true),
         };
-        if let Some((what, hint)) = judged {
+        if let Some(refusal) = judged {
             let location = if (*node).type_ == NodeTag::T_List { -1 } else { pg_sys::exprLocation(node) };
-            walk.refused = Some((what, hint, location));
+            walk.refused = Some((refusal, location));
             return true;
         }
         goes_on && pg_sys::expression_tree_walker(node, Some(visit), context)
@@ -195,8 +274,8 @@ unsafe fn null_tested<'a>(node: *mut pg_sys::Node) -> Option<&'a pg_sys::Var> {
 const ANOTHER_CONDITION: &str =
     "Use columns, constants and built-in operators and functions that are immutable.";
 
-/// Why the node may not be in a filter, and what to do about it.
-unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<(&'static str, &'static str)> {
+/// Why the node may not be in a filter.
+unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<Refusal> {
     use NodeTag::*;
     // SAFETY: the tag says what the node is.
     unsafe {
@@ -210,7 +289,7 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<(&'static 
             T_Const => {
                 let constant = &*node.cast::<pg_sys::Const>();
                 if is_relative_time(constant, walk.text) {
-                    return Some((
+                    return Some(Refusal::new(
                         "a time in the filter is relative to now",
                         "Write the time out; a filter means the same whenever it is read.",
                     ));
@@ -220,39 +299,64 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<(&'static 
             | T_FuncExpr | T_NamedArgExpr | T_BoolExpr | T_RelabelType | T_CoerceViaIO
             | T_ArrayCoerceExpr | T_CollateExpr | T_CaseExpr | T_CaseTestExpr | T_ArrayExpr | T_RowExpr
             | T_CoalesceExpr | T_MinMaxExpr | T_XmlExpr | T_NullTest | T_BooleanTest | T_SubscriptingRef => {}
-            T_SubLink => return Some(("a filter can't have a subquery in it", ANOTHER_CONDITION)),
+            T_SubLink => {
+                return Some(Refusal::new("a filter can't have a subquery in it", ANOTHER_CONDITION));
+            }
             T_CoerceToDomain => {
-                return Some((
+                return Some(Refusal::new(
                     "a filter can't convert to a domain",
                     "Convert to the type that the domain is made of.",
                 ));
             }
-            _ => {
-                return Some((
-                    "the filter has something in it that can't run while changes are decoded",
-                    ANOTHER_CONDITION,
+            // `user` and its like are words of SQL, also where the table has a column of that name.
+            T_SQLValueFunction => {
+                let word = word_at(walk.text, pg_sys::exprLocation(node));
+                return Some(Refusal::new(
+                    format!("a filter can't have {word} in it, which depends on the session or the time"),
+                    format!("A column of that name goes into double quotes: \"{}\"", word.to_lowercase()),
                 ));
+            }
+            T_FieldSelect => {
+                return Some(Refusal::new(
+                    "a filter can't look into a composite value",
+                    "Its parts can't be read while changes are decoded: use other columns, or a transform that returns NULL for what is not to be sent.",
+                ));
+            }
+            _ => {
+                let what = "the filter has something in it that can't run while changes are decoded";
+                let what = match word_at(walk.text, pg_sys::exprLocation(node)).as_str() {
+                    "" => what.to_owned(),
+                    word => format!("{what}: {word}"),
+                };
+                return Some(Refusal::new(what, ANOTHER_CONDITION));
             }
         }
         let mut found = Function::Fine;
         pg_sys::check_functions_in_node(node, Some(judge_function), (&raw mut found).cast());
         match found {
             Function::Fine => {}
-            Function::Users => {
-                return Some((
-                    "a filter can't have user-defined functions or operators in it",
+            Function::Users(function) => {
+                return Some(Refusal::new(
+                    format!(
+                        "a filter can't have user-defined functions or operators in it: {}",
+                        Called::by(node, function).in_words()
+                    ),
                     "Only what is built into Postgres can run while changes are decoded.",
                 ));
             }
-            Function::Mutable => {
-                return Some((
-                    "a filter can't have functions in it that are not immutable",
-                    "A function may not depend on the time, the session or its settings: write 'english' with to_tsvector, AT TIME ZONE with times.",
+            Function::Mutable(function) => {
+                let called = Called::by(node, function);
+                return Some(Refusal::new(
+                    format!(
+                        "a filter can't have functions in it that are not immutable: {}",
+                        called.in_words()
+                    ),
+                    called.instead(),
                 ));
             }
         }
         if !runs_built_in_code(pg_sys::exprType(node)) {
-            return Some((
+            return Some(Refusal::new(
                 "a filter can't use values of user-defined types",
                 "Only enums, domains and IS NULL are possible; everything else would run the type's own functions.",
             ));
@@ -261,16 +365,26 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<(&'static 
     }
 }
 
+/// What is written at a place of the text, up to the end of its word; when that is not known, nothing.
+unsafe fn word_at(text: *const c_char, location: i32) -> String {
+    // SAFETY: the parser gives places within its text, which ends in NUL.
+    let bytes = unsafe { CStr::from_ptr(text).to_bytes() };
+    let rest = usize::try_from(location).ok().and_then(|location| bytes.get(location..)).unwrap_or_default();
+    let is_of_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
+    let end = rest.iter().position(|byte| !is_of_word(byte)).unwrap_or(rest.len()).max(1).min(rest.len());
+    super::text::utf8(&rest[..end]).into_owned()
+}
+
 /// Notes a column.
-fn note(var: &pg_sys::Var, walk: &mut Walk) -> Option<(&'static str, &'static str)> {
+fn note(var: &pg_sys::Var, walk: &mut Walk) -> Option<Refusal> {
     if var.varattno == 0 {
-        return Some(("a filter can't use a row as a whole", "Name the columns."));
+        return Some(Refusal::new("a filter can't use a row as a whole", "Name the columns."));
     }
     if var.varattno < 0 {
-        return Some(("a filter can't use system columns", "Name columns of the table."));
+        return Some(Refusal::new("a filter can't use system columns", "Name columns of the table."));
     }
     if walk.unstored.contains(&var.varattno) {
-        return Some((
+        return Some(Refusal::new(
             "a filter can't use virtual generated columns",
             "Write-ahead log doesn't carry them: use the expression that the column is made by.",
         ));
@@ -281,7 +395,7 @@ fn note(var: &pg_sys::Var, walk: &mut Walk) -> Option<(&'static str, &'static st
 }
 
 /// Whether a constant was written as one of the words that stand for a time near now (`datetktbl`, datetime.c).
-unsafe fn is_relative_time(constant: &pg_sys::Const, text: *const std::ffi::c_char) -> bool {
+unsafe fn is_relative_time(constant: &pg_sys::Const, text: *const c_char) -> bool {
     const TIMES: [Oid; 10] = [
         pg_sys::DATEOID,
         pg_sys::TIMEOID,
@@ -317,8 +431,8 @@ unsafe fn is_relative_time(constant: &pg_sys::Const, text: *const std::ffi::c_ch
 /// What kind of functions a node calls.
 enum Function {
     Fine,
-    Users,
-    Mutable,
+    Users(Oid),
+    Mutable(Oid),
 }
 
 /// True ends the search (`check_functions_in_node`, nodeFuncs.c).
@@ -328,9 +442,9 @@ unsafe extern "C-unwind" fn judge_function(function: Oid, context: *mut c_void) 
     unsafe {
         let found = &mut *context.cast::<Function>();
         *found = if function.to_u32() >= pg_sys::FirstNormalObjectId {
-            Function::Users
+            Function::Users(function)
         } else if pg_sys::func_volatile(function) as u8 != pg_sys::PROVOLATILE_IMMUTABLE {
-            Function::Mutable
+            Function::Mutable(function)
         } else {
             return false;
         };

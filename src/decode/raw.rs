@@ -32,6 +32,11 @@ mod c {
         pub fn wal_segment_close(state: *mut pg_sys::XLogReaderState);
         pub fn SnapBuildInitialSnapshot(builder: *mut pg_sys::SnapBuild) -> pg_sys::Snapshot;
         pub fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+        pub fn find_all_inheritors(
+            parent: pg_sys::Oid,
+            lock: pg_sys::LOCKMODE,
+            parents: *mut *mut pg_sys::List,
+        ) -> *mut pg_sys::List;
         pub fn datum_image_eq(a: pg_sys::Datum, b: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
         pub fn datumGetSize(value: pg_sys::Datum, by_value: bool, length: c_int) -> pg_sys::Size;
         #[cfg(any(feature = "pg15", feature = "pg16"))]
@@ -213,13 +218,29 @@ pub unsafe fn adopt_initial_snapshot(ctx: *mut pg_sys::LogicalDecodingContext) {
 /// A transaction is in progress and `relation` is a partition.
 pub unsafe fn partition_ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: as the caller promises; the list holds oids and lives in the current memory context.
+    unsafe { oids(pg_guard_ffi_boundary(|| c::get_partition_ancestors(relation))) }
+}
+
+/// A partitioned table, and all that is below it (`catalog/pg_inherits.c`), without waiting for who has locked some of it.
+///
+/// # Safety
+/// A transaction is in progress.
+pub unsafe fn partition_tree(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the caller promises; the list holds oids and lives in the current memory context.
     unsafe {
-        let list = pg_guard_ffi_boundary(|| c::get_partition_ancestors(relation));
-        if list.is_null() {
-            return Vec::new();
-        }
-        (0..(*list).length as usize).map(|n| (*(*list).elements.add(n)).oid_value).collect()
+        let (lock, parents) = (pg_sys::NoLock as pg_sys::LOCKMODE, std::ptr::null_mut());
+        oids(pg_guard_ffi_boundary(|| c::find_all_inheritors(table, lock, parents)))
     }
+}
+
+/// # Safety
+/// The list is null or holds oids.
+unsafe fn oids(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: as the caller promises.
+    unsafe { (0..(*list).length as usize).map(|n| (*(*list).elements.add(n)).oid_value).collect() }
 }
 
 /// Whether two values are the same byte by byte, however they are stored (`utils/adt/datum.c`). `length`: the type's.
@@ -396,6 +417,20 @@ pub fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
         return pg_sys::pg_database_ownercheck(database, role);
         #[cfg(not(feature = "pg15"))]
         return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role);
+    }
+}
+
+/// Whether the table is the role's own. Inside a transaction.
+pub fn owns_table(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: look-ups in the system cache; a table that is not there is nobody's.
+    unsafe {
+        if role == pg_sys::InvalidOid || pg_sys::get_rel_relkind(table) == 0 {
+            return false;
+        }
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(table, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, role);
     }
 }
 

@@ -11,7 +11,7 @@ use super::column::{CapturedColumn, Scratch};
 use super::memory::Memory;
 use super::permits::Permits;
 use super::raw;
-use super::route::Router;
+use super::route::{Interest, Router};
 use super::routes::{Change, Refused, Routes};
 use super::rows::Rows;
 use super::value::kind_of;
@@ -188,6 +188,24 @@ impl CapturedRelation {
         let rows = self.rows.get_or_insert_with(|| unsafe { Rows::new(change.relation) });
         // SAFETY: as the caller promises.
         unsafe { self.routes.select(change, rows, memory, targets, refused) };
+    }
+
+    /// Those who want to know that it was truncated.
+    ///
+    /// # Safety
+    /// As [`Routes::select`]; `relation` is this one.
+    pub unsafe fn truncating(
+        &mut self,
+        relation: pg_sys::Relation,
+        memory: pg_sys::MemoryContext,
+    ) -> Vec<Interest> {
+        if self.routes.is_empty() {
+            return Vec::new();
+        }
+        // SAFETY: as the caller promises.
+        let rows = self.rows.get_or_insert_with(|| unsafe { Rows::new(relation) });
+        // SAFETY: as the caller promises.
+        unsafe { self.routes.truncating(relation, rows, memory) }
     }
 
     /// Encodes the row after the change.

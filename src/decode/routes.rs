@@ -257,6 +257,37 @@ impl Routes {
         refused.sort_unstable_by_key(|refused| refused.target.subscription);
     }
 
+    /// Those who want to know that the relation was truncated. That has no rows, so conditions are not asked; but a table that
+    /// a wildcard led to, and that the filter doesn't fit, is not meant.
+    ///
+    /// # Safety
+    /// As [`Routes::select`].
+    pub unsafe fn truncating(
+        &mut self,
+        relation: pg_sys::Relation,
+        rows: &Rows,
+        memory: pg_sys::MemoryContext,
+    ) -> Vec<Interest> {
+        let mut wanting = self.interests();
+        wanting.retain(|interest| interest.wants(Action::Truncate));
+        if wanting.iter().all(|interest| interest.is_named || self.free.contains_key(&interest.subscription))
+        {
+            return wanting;
+        }
+        let (old, new) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let change = Change { relation, action: Action::Truncate, old, new };
+        // SAFETY: as the caller promises.
+        unsafe { self.prepare(&change, rows, memory) };
+        let is_misfit = |id: &i64| {
+            let shaped = self.places.get(id).and_then(|place| self.shapes.get(*place));
+            shaped.is_some_and(|shaped| {
+                matches!(shaped.variants[change.bare() as usize].compiled, Some(Err(_)))
+            })
+        };
+        wanting.retain(|interest| interest.is_named || !is_misfit(&interest.subscription));
+        wanting
+    }
+
     /// Compiles what is not compiled, and reads what is not read.
     unsafe fn prepare(&mut self, change: &Change, rows: &Rows, memory: pg_sys::MemoryContext) {
         let bare = change.bare();
