@@ -35,7 +35,9 @@ pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce()
         let context = pg_sys::CurrentMemoryContext;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(memory);
-        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(action()))).catch_others(Err).execute();
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(action())))
+            .catch_others(|error| Err(Box::new(error)))
+            .execute();
         match result {
             Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
             Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
@@ -43,7 +45,7 @@ pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce()
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
         pg_sys::MemoryContextReset(memory);
-        result.map_err(raised)
+        result.map_err(|error| raised(*error))
     }
 }
 
