@@ -2,9 +2,7 @@
 //!
 //! No other file names a version.
 
-#[cfg(not(feature = "pg18"))]
-use std::ffi::c_void;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
