@@ -332,7 +332,7 @@ fn pending_events_outlive_their_retention() {
     let (cluster, receiver) = stage_with(Setup::new().set("pgwh.retention = '1s'"));
     cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
     receiver.behave_at("/failing", Script::fail_key(json!({"id": 1}), 500));
-    cluster.subscribe(&receiver, "failing", "tables => '{public.t}', retry_schedule => '{8s,1h}'");
+    cluster.subscribe(&receiver, "failing", "tables => '{public.t}', retry_schedule => '{1h,1h}'");
     cluster.subscribe(&receiver, "well", "tables => '{public.other}'");
     cluster.each(&["INSERT INTO t VALUES (1)", "UPDATE t SET n = n + 1", "UPDATE t SET n = n + 1"]);
     cluster.wait_status("failing", "retrying = 1 AND pending = 3");
@@ -346,6 +346,7 @@ fn pending_events_outlive_their_retention() {
     cluster.restart(Stop::Immediate);
     cluster.wait_status("failing", "pending = 3");
     receiver.behave_at("/failing", Script::default());
+    cluster.sql("SELECT pgwh.resume('failing')");
     let came = cluster.delivered(&receiver, "failing");
     let seen: Vec<_> = came.iter().map(|event| event["record"]["n"].as_u64().unwrap()).collect();
     assert_eq!(seen, [0, 1, 2]);
