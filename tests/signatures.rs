@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use harness::{Cluster, PATIENCE, Receiver, Request, Script, eventually};
@@ -13,7 +14,13 @@ fn stage() -> (Cluster, Receiver) {
 }
 
 /// Python with the official library, in a directory of its own under target; installed when it is not there.
-fn python() -> PathBuf {
+fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    // Whoever else asks meanwhile waits until it is there.
+    PYTHON.get_or_init(installed_python)
+}
+
+fn installed_python() -> PathBuf {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/standardwebhooks");
     let python = home.join("bin/python");
     if !home.join("ready").exists() {
