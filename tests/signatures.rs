@@ -92,7 +92,7 @@ fn both_keys_sign_while_a_secret_rotates_and_then_only_the_new_one() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "");
     let old = cluster.value("SELECT pgwh.secret('s')");
-    let new = cluster.value("SELECT pgwh.rotate_secret('s', overlap => '3 s')");
+    let new = cluster.value("SELECT pgwh.rotate_secret('s', overlap => '8 s')");
     assert_eq!(cluster.value("SELECT pgwh.secret('s')"), new);
     assert_ne!(old, new);
     cluster.sql("INSERT INTO t VALUES (1)");
