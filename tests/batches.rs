@@ -31,7 +31,11 @@ fn holds(request: &Request, id: i64) -> bool {
 fn a_batch_is_an_array_of_at_most_batch_size_in_commit_order() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "batch_size => 10, max_in_flight => 1");
-    receiver.behave(|_: &Request| Reply::default().after(Duration::from_millis(10)));
+    // The first answer takes longer than decoding what comes behind it.
+    let mut wait = Duration::from_secs(2);
+    receiver.behave(move |_: &Request| {
+        Reply::default().after(std::mem::replace(&mut wait, Duration::from_millis(10)))
+    });
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 500) n");
     let came = cluster.delivered(&receiver, "s");
     let order: Vec<_> = came.iter().map(|event| event["key"]["id"].as_u64().unwrap()).collect();

@@ -202,13 +202,16 @@ fn a_promoted_standby_without_its_slot_is_held() {
 
 fn copy_slots(from: &Cluster, to: &Cluster) {
     from.sql("CHECKPOINT");
-    let done = Command::new("cp")
-        .args(["-a"])
-        .arg(from.data().join("pg_replslot/."))
-        .arg(to.data().join("pg_replslot"))
-        .status()
-        .unwrap();
-    assert!(done.success());
+    // The server puts new files in the places of old ones meanwhile.
+    eventually("all files of slots were copied", || {
+        let done = Command::new("cp")
+            .args(["-a"])
+            .arg(from.data().join("pg_replslot/."))
+            .arg(to.data().join("pg_replslot"))
+            .status()
+            .unwrap();
+        done.success().then_some(())
+    });
 }
 
 fn dump(database: &Database) -> String {

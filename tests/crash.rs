@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
     Cluster, DECODER, DISPATCHER, LAUNCHER, PATIENCE, Receiver, Stop, events, eventually, in_key_order,
+    within,
 };
 
 const KEYS: u64 = 500;
@@ -50,7 +51,10 @@ fn survives(kill: impl Fn(&Cluster, u64)) {
             let _ = receiver.wait_for((seen + more).min(total), PATIENCE);
             kill(&cluster, n);
         }
-        eventually("all was written", || done.load(Ordering::Relaxed).then_some(()));
+        within(5 * PATIENCE, "all was written", || done.load(Ordering::Relaxed).then_some(()));
+    });
+    within(5 * PATIENCE, "all came", || {
+        cluster.try_rows("SELECT FROM (SELECT pgwh.wait('s', '10 s') AS came) w WHERE came").ok()?.pop()
     });
     let distinct = cluster.delivered(&receiver, "s");
     let repeated = receiver.count() - distinct.len() as u64;

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use harness::{
     Cluster, DECODER, DISPATCHER, Database, Event, LAUNCHER, PATIENCE, Receiver, Server, Setup, Stop,
-    distinct, events, events_of, eventually, in_key_order,
+    distinct, events, events_of, eventually, in_key_order, within,
 };
 
 const KEYS: u64 = 100;
@@ -59,9 +60,17 @@ impl Pair {
         let end = self.primary.value("SELECT pg_current_wal_lsn()");
         self.standby.wait_true(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"));
         if synchronizes_slots() {
-            self.standby.wait_true(
-                "SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = pgwh.slot_name()",
-            );
+            // It stays once the standby has heard, behind where it was made, of what runs, and our slot has passed that.
+            // An idle primary tells so each 15 s at most.
+            within(PATIENCE * 3, "the slot on the standby", || {
+                self.primary.each(&[
+                    "SELECT pg_log_standby_snapshot()",
+                    "SELECT pg_logical_emit_message(true, 'nobody', '')",
+                ]);
+                std::thread::sleep(Duration::from_millis(200));
+                let synced = "SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = pgwh.slot_name()";
+                (self.standby.value(synced) == "t").then_some(())
+            });
         }
     }
 

@@ -555,7 +555,7 @@ fn changes_with_the_same_key_columns_arrive_in_order_and_hold_back_no_others() {
     cluster.subscribe(
         &receiver,
         "s",
-        "tables => '{orders}', key_columns => '{user_id}', retry_schedule => '{2 s}'",
+        "tables => '{orders}', key_columns => '{user_id}', retry_schedule => '{10 s}'",
     );
     receiver.behave(|request: &Request| {
         let fails = request.events()[0]["data"]["record"]["id"] == 1 && request.attempt() == 1;

@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
-use harness::{Cluster, DECODER, DISPATCHER, LAUNCHER, PATIENCE, Receiver, within};
+use harness::{Cluster, DECODER, DISPATCHER, LAUNCHER, PATIENCE, Receiver, Setup, within};
+
+/// A cluster where nobody else has something to do either: what autovacuum writes, the decoder reads.
+fn idle() -> Cluster {
+    let cluster = Setup::new().set("autovacuum = off").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    cluster
+}
 
 #[test]
 fn idle_processes_use_no_measurable_cpu_and_do_not_poll() {
-    let cluster = Cluster::with_extension();
+    let cluster = idle();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = Receiver::start().unwrap();
     cluster.subscribe(&receiver, "s", "");
@@ -28,7 +36,7 @@ fn idle_processes_use_no_measurable_cpu_and_do_not_poll() {
 
 #[test]
 fn an_idle_slot_keeps_up_without_work_for_itself() {
-    let cluster = Cluster::with_extension();
+    let cluster = idle();
     let receiver = Receiver::start().unwrap();
     cluster.subscribe(&receiver, "s", "");
     cluster.delivered(&receiver, "s");
@@ -41,7 +49,7 @@ fn an_idle_slot_keeps_up_without_work_for_itself() {
 
 #[test]
 fn a_transaction_that_sits_idle_with_half_a_record_on_disk_keeps_nobody_awake() {
-    let cluster = Cluster::with_extension();
+    let cluster = idle();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY, filling text)");
     let receiver = Receiver::start().unwrap();
     cluster.subscribe(&receiver, "s", "");

@@ -50,10 +50,10 @@ fn the_healthy_of_many_endpoints_get_everything_while_others_hang_and_refuse() {
     for number in &hanging {
         receiver.behave_at(&format!("/{number}"), Script::always(Answer::Hang));
     }
-    subscribe(&cluster, &hanging, port, "timeout => '10 s'");
+    subscribe(&cluster, &hanging, port, "timeout => '60 s'");
     // Port 1 of loopback: nobody is there.
-    subscribe(&cluster, &refusing, 1, "timeout => '10 s'");
-    subscribe(&cluster, &healthy, port, "timeout => '10 s'");
+    subscribe(&cluster, &refusing, 1, "timeout => '60 s'");
+    subscribe(&cluster, &healthy, port, "timeout => '60 s'");
 
     let (rounds, rows) = (20, 10);
     let mut most = 0;
@@ -85,7 +85,7 @@ fn the_healthy_of_many_endpoints_get_everything_while_others_hang_and_refuse() {
         most as f64 / 1e6
     );
     // No healthy one waits for the timeout of another.
-    assert!(slowest < Duration::from_secs(9), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(55), "{slowest:?}");
     assert!(most < limit, "{most} bytes");
     cluster.wait_true(&format!(
         "SELECT count(*) = {} FROM pgwh.status WHERE pending = {} AND dead = 0",
@@ -182,6 +182,7 @@ fn what_is_committed_is_journaled_while_hundreds_wait_for_a_connection() {
     );
     cluster.sql("INSERT INTO u SELECT n FROM generate_series(1, 20000) n");
     cluster.wait_confirmed();
-    assert_eq!(cluster.value("SELECT pending FROM pgwh.status WHERE name = 'later'"), "20000");
-    assert_eq!(cluster.value("SELECT sum(pending) FROM pgwh.status WHERE name <> 'later'"), "400");
+    // It shows a moment later.
+    cluster.wait_status("later", "pending = 20000");
+    cluster.wait_true("SELECT sum(pending) = 400 FROM pgwh.status WHERE name <> 'later'");
 }

@@ -89,7 +89,8 @@ fn a_kill_in_a_burst_repeats_no_more_than_had_no_time_to_be_written() {
     }
     for _ in 0..kills {
         let seen = receiver.count();
-        receiver.wait_for(seen + rows / 10, PATIENCE).unwrap();
+        // By now it may have more than are left.
+        let _ = receiver.wait_for((seen + rows / 10).min(rows), PATIENCE);
         cluster.kill9(DISPATCHER);
     }
     assert_eq!(cluster.delivered(&receiver, "s").len() as u64, rows);
@@ -158,7 +159,7 @@ fn each_delivery_is_shown_with_its_event_and_its_attempts() {
 fn a_delivery_is_pending_then_sending_then_retrying_then_delivered() {
     let (cluster, receiver) = stage();
     receiver.behave(Script::always(Answer::Hang));
-    cluster.subscribe(&receiver, "s", "timeout => '2 s', retry_schedule => '{3s,1h}'");
+    cluster.subscribe(&receiver, "s", "timeout => '5 s', retry_schedule => '{1h}'");
     cluster.each(&["INSERT INTO t VALUES (1)", "UPDATE t SET n = 1"]);
     let states = |expected: &str| {
         cluster.wait_true(&format!(
@@ -171,6 +172,7 @@ fn a_delivery_is_pending_then_sending_then_retrying_then_delivered() {
         "SELECT attempts = 1 AND error_class = 'timeout' AND next_attempt_at > now() FROM pgwh.deliveries WHERE state = 'retrying'",
     );
     receiver.behave(Script::default());
+    cluster.sql("SELECT pgwh.resume('s')");
     states("delivered delivered");
     assert_eq!(
         cluster.value("SELECT string_agg(attempts::text, ' ' ORDER BY id) FROM pgwh.deliveries"),
@@ -260,18 +262,20 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
     let (begin, mut n, mut sizes, mut oldest) = (Instant::now(), 0, Vec::new(), 0f64);
     while begin.elapsed() < Duration::from_secs(seconds) {
         n += 1;
+        let round = Instant::now();
         cluster
             .sql(&format!("INSERT INTO t SELECT {n} * 1000 + n FROM generate_series(1, 500) n; TRUNCATE t"));
         // At a steady rate that is delivered: what is pending is kept, however much it is.
         assert_eq!(cluster.value("SELECT pgwh.wait('s', '60 s')"), "t");
-        std::thread::sleep((begin + PACE * n as u32).saturating_duration_since(Instant::now()));
+        // Whoever was held up catches up with nothing.
+        std::thread::sleep(PACE.saturating_sub(round.elapsed()));
         sizes.push((begin.elapsed(), journal_size(&cluster)));
         let age =
             cluster.value("SELECT extract(epoch FROM clock_timestamp() - min(opened_at)) FROM pgwh.slices");
         oldest = oldest.max(age.parse().unwrap());
     }
     // The retention, what the slice took to fill, and what passed until it was looked for.
-    assert!(oldest < 8.0, "a slice was kept for {oldest} s");
+    assert!(oldest < 12.0, "a slice was kept for {oldest} s");
     cluster.delivered(&receiver, "s");
     // It grows while the ring of slices is filled for the first time, and never again.
     let (filling, later): (Vec<_>, Vec<_>) =
@@ -332,7 +336,7 @@ fn pending_events_outlive_their_retention() {
     let (cluster, receiver) = stage_with(Setup::new().set("pgwh.retention = '1s'"));
     cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
     receiver.behave_at("/failing", Script::fail_key(json!({"id": 1}), 500));
-    cluster.subscribe(&receiver, "failing", "tables => '{public.t}', retry_schedule => '{8s,1h}'");
+    cluster.subscribe(&receiver, "failing", "tables => '{public.t}', retry_schedule => '{1h,1h}'");
     cluster.subscribe(&receiver, "well", "tables => '{public.other}'");
     cluster.each(&["INSERT INTO t VALUES (1)", "UPDATE t SET n = n + 1", "UPDATE t SET n = n + 1"]);
     cluster.wait_status("failing", "retrying = 1 AND pending = 3");
@@ -346,6 +350,7 @@ fn pending_events_outlive_their_retention() {
     cluster.restart(Stop::Immediate);
     cluster.wait_status("failing", "pending = 3");
     receiver.behave_at("/failing", Script::default());
+    cluster.sql("SELECT pgwh.resume('failing')");
     let came = cluster.delivered(&receiver, "failing");
     let seen: Vec<_> = came.iter().map(|event| event["record"]["n"].as_u64().unwrap()).collect();
     assert_eq!(seen, [0, 1, 2]);

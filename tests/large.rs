@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, DECODER, DISPATCHER, Receiver, Request, Setup, within};
+use harness::{Cluster, DECODER, DISPATCHER, Receiver, Request, Setup, eventually, within};
 
 /// Far more than this takes.
 const LONG: Duration = Duration::from_secs(1800);
@@ -48,9 +48,11 @@ fn rows(request: &Request) -> impl Iterator<Item = u64> {
 
 /// Keeps no request, only what [`Seen`] says.
 fn watched(at: Option<std::net::SocketAddr>, seen: &Arc<Mutex<Seen>>) -> Receiver {
-    let mut options = receiver::Options { keep: 0, ..Default::default() };
-    options.listen = at.unwrap_or(options.listen);
-    let receiver = Receiver::with(options).unwrap();
+    let listen = at.unwrap_or(receiver::Options::default().listen);
+    // Who comes back where it was may find its port in use for a moment.
+    let receiver = eventually("a receiver", || {
+        Receiver::with(receiver::Options { keep: 0, listen, ..Default::default() }).ok()
+    });
     let seen = Arc::clone(seen);
     receiver.observe(move |request: &Request, _: &_| {
         let mut seen = seen.lock().unwrap();
@@ -106,12 +108,18 @@ fn a_huge_transaction_passes_while_one_of_two_endpoints_is_down() {
     assert_eq!(down_seen.lock().unwrap().distinct, 0);
     // However much is pending: what shows it is quick, and so is what drops it.
     cluster.wait_status("given up", &format!("pending = {rows}"));
-    let (mut client, looked) = (cluster.connect(), Instant::now());
-    client.batch_execute("SET statement_timeout = '200 ms'; SELECT count(*) FROM pgwh.status()").unwrap();
-    let looked = looked.elapsed();
+    let mut client = cluster.connect();
+    let looked = [(); 10].map(|()| {
+        let begin = Instant::now();
+        client.batch_execute("SELECT count(*) FROM pgwh.status()").unwrap();
+        begin.elapsed()
+    });
+    // A machine that is busy for a moment is so once.
+    let looked = looked.into_iter().min().unwrap();
+    assert!(looked < Duration::from_millis(200), "{looked:?}");
     let unsubscribed = Instant::now();
     assert_eq!(
-        cluster.value("SET statement_timeout = '1 s'; SELECT pgwh.unsubscribe('given up')"),
+        cluster.value("SET statement_timeout = '10 s'; SELECT pgwh.unsubscribe('given up')"),
         rows.to_string()
     );
     let unsubscribed = unsubscribed.elapsed();

@@ -359,13 +359,16 @@ fn workers_heed_no_setting_of_their_database() {
     ] {
         cluster.sql(&format!("ALTER DATABASE odd SET {setting}"));
     }
+    // Too late to be set by a statement, which has to be done in time itself.
+    let mut options =
+        "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0".to_owned();
     if harness::Server::get().major() >= 17 {
         cluster.sql("ALTER DATABASE odd SET transaction_timeout = '100ms'");
+        options += " -c transaction_timeout=0";
     }
-    let plain =
-        "SET default_transaction_read_only = off; SET statement_timeout = 0; SET search_path = public;
-                 SET default_transaction_isolation = 'read committed'; SELECT set_config(name, '0', false)
-                 FROM pg_settings WHERE name = 'transaction_timeout'";
+    let odd = odd.with_options(&options);
+    let plain = "SET default_transaction_read_only = off; SET search_path = public;
+                 SET default_transaction_isolation = 'read committed'";
     odd.each(&[plain, "CREATE EXTENSION pgstream_hooks"]);
     odd.each(&[plain, "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, raw bytea, f float8)"]);
     let receiver = Receiver::start().unwrap();

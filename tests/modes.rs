@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use harness::{
     Answer, Cluster, DISPATCHER, Event, PATIENCE, Receiver, Reply, Request, Script, Setup, Stop, events_of,
-    eventually, in_key_order, succeeded_in_key_order,
+    eventually, in_key_order, succeeded_in_key_order, within,
 };
 
 fn stage() -> (Cluster, Receiver) {
@@ -113,15 +113,18 @@ fn an_outage_costs_no_attempts() {
     cluster.subscribe(
         &receiver,
         "s",
-        "retry_schedule => '{50ms,50ms,50ms,50ms,50ms,50ms}', timeout => '500 ms'",
+        "retry_schedule => '{300ms,300ms,300ms,300ms,300ms,300ms}', timeout => '500 ms'",
     );
+    // What goes well widens the window: many fail at once, long before the first has used up its schedule.
+    cluster.sql("INSERT INTO t SELECT g FROM generate_series(1, 40) g");
+    cluster.delivered(&receiver, "s");
     // Neither when nobody is there, nor when who is there fails at everything.
     for fault in [Reply::status(500), Reply::from(Answer::Reset), Reply::status(503)] {
         receiver.behave(Script::always(fault));
         cluster.sql("INSERT INTO t SELECT (SELECT count(*) FROM t) + g FROM generate_series(1, 40) g");
         cluster.wait_status("s", "mode = 'open'");
         // Long after the schedule's end.
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(3));
         cluster.wait_status("s", "mode = 'open' AND dead = 0");
         let open = receiver.count();
         std::thread::sleep(Duration::from_secs(1));
@@ -131,7 +134,7 @@ fn an_outage_costs_no_attempts() {
         cluster.delivered(&receiver, "s");
         cluster.wait_status("s", "mode = 'live' AND state = 'active' AND dead = 0 AND pending = 0");
     }
-    assert_eq!(harness::distinct(events_of(&receiver, "s")).len(), 120);
+    assert_eq!(harness::distinct(events_of(&receiver, "s")).len(), 160);
     succeeded_in_key_order(&receiver, |_| true);
 }
 
@@ -315,13 +318,22 @@ fn an_edit_keeps_what_is_pending_and_its_order() {
 fn unsubscribing_drops_a_large_backlog_in_no_time_and_says_how_large() {
     let (cluster, receiver) = stage();
     let rows: u64 = std::env::var("PGWH_BACKLOG").ok().and_then(|text| text.parse().ok()).unwrap_or(300_000);
-    cluster.subscribe(&receiver, "s", "");
-    cluster.sql("SELECT pgwh.pause('s')");
-    cluster.wait_status("s", "state = 'paused'");
+    let names = ["s1", "s2", "s3"];
+    for name in names {
+        cluster.subscribe(&receiver, name, "");
+        cluster.sql(&format!("SELECT pgwh.pause('{name}')"));
+        cluster.wait_status(name, "state = 'paused'");
+    }
     cluster.sql(&format!("INSERT INTO t SELECT n FROM generate_series(1, {rows}) n"));
-    cluster.wait_status("s", &format!("pending = {rows}"));
-    let dropped = cluster.value("SET statement_timeout = '1 s'; SELECT pgwh.unsubscribe('s')");
-    assert_eq!(dropped, rows.to_string());
+    let pending = format!("SELECT bool_and(pending = {rows}) FROM pgwh.status");
+    within(5 * PATIENCE, "all is pending", || (cluster.value(&pending) == "t").then_some(()));
+    let took = names.map(|name| {
+        let begin = Instant::now();
+        assert_eq!(cluster.value(&format!("SELECT pgwh.unsubscribe('{name}')")), rows.to_string());
+        begin.elapsed()
+    });
+    // What drops row by row would be slow each time; a machine that is busy for a moment is so once.
+    assert!(took.iter().min() < Some(&Duration::from_secs(1)), "{took:?}");
     let next = Receiver::start().unwrap();
     cluster.subscribe(&next, "next", "");
     cluster.sql("INSERT INTO t VALUES (-1)");
@@ -336,11 +348,15 @@ fn status_takes_no_longer_when_much_is_pending() {
     cluster.sql("SELECT pgwh.pause('s')");
     cluster.wait_status("s", "state = 'paused'");
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 200000) n");
-    cluster.wait_status("s", "pending = 200000");
-    // Generous: what scanned the journal would take many times that.
-    for _ in 0..20 {
-        cluster.sql("SET statement_timeout = '200 ms'; SELECT count(*) FROM pgwh.status()");
-    }
+    within(5 * PATIENCE, "all is pending", || (cluster.status("s", "pending") == "200000").then_some(()));
+    let mut session = cluster.connect();
+    let took = [(); 20].map(|()| {
+        let begin = Instant::now();
+        session.batch_execute("SELECT count(*) FROM pgwh.status()").unwrap();
+        begin.elapsed()
+    });
+    // Generous: what scanned the journal would take many times that, each time.
+    assert!(took.iter().min() < Some(&Duration::from_millis(200)), "{took:?}");
 }
 
 #[test]

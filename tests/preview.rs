@@ -212,7 +212,7 @@ fn a_test_sends_a_signed_ping_and_tells_what_came_of_it() {
 #[test]
 fn a_test_of_what_is_paused_disabled_down_or_forbidden_tells_that_endpoint_s_state() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(&receiver, "s", "timeout => '1 s'");
+    cluster.subscribe(&receiver, "s", "timeout => '5 s'");
     let class = "SELECT coalesce(status::text, error_class) FROM pgwh.test('s')";
     cluster.sql("SELECT pgwh.pause('s')");
     assert_eq!(cluster.value(class), "200");

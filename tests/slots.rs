@@ -132,15 +132,14 @@ fn a_slot_that_is_given_up_while_it_is_read_is_made_anew() {
     let mut lock = cluster.connect();
     lock.batch_execute("BEGIN; LOCK TABLE pgwh.event_chunks IN EXCLUSIVE MODE").unwrap();
     cluster.sql("INSERT INTO t VALUES (2)");
-    let slot = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = pgwh.slot_name()";
-    let before = cluster.value(slot);
     eventually("given up", || {
         cluster.each(&[
             "SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1000000)) FROM generate_series(1, 20)",
             "SELECT pg_switch_wal()",
             "CHECKPOINT",
         ]);
-        (cluster.value(slot) != before).then_some(())
+        // Its state might be seen by nobody: it is made anew. And its position may move by itself before.
+        cluster.log().contains("invalidating").then_some(())
     });
     lock.batch_execute("ROLLBACK").unwrap();
     assert_gap_and_cure(&cluster, &receiver, 2, "the server gave the replication slot up");

@@ -39,10 +39,16 @@ fn a_partition_that_is_detached_meanwhile_is_read_to_its_end_and_nothing_else_is
          INSERT INTO p SELECT generate_series(0, 2999)",
     );
     cluster.subscribe(&receiver, "s", "tables => '{public.p}', batch_size => 10");
+    // Whose table is locked is not over before it is paused; and nothing is read before the table is.
+    cluster.sql("SELECT pgwh.pause('s')");
     let id = backfill(&cluster, "'s', 'public.p', chunk_size => 10");
+    let mut holder = cluster.connect();
+    holder.batch_execute("BEGIN; LOCK TABLE p3").unwrap();
+    cluster.sql("SELECT pgwh.resume('s')");
     receiver.wait_for(1, harness::PATIENCE).unwrap();
     cluster.sql(&format!("SELECT pgwh.pause_backfill({id})"));
     cluster.wait_true("SELECT state = 'paused' FROM pgwh.backfills");
+    holder.batch_execute("ROLLBACK").unwrap();
     cluster
         .each(&["ALTER TABLE p DETACH PARTITION p2", "INSERT INTO p2 VALUES (1999) ON CONFLICT DO NOTHING"]);
     cluster.sql(&format!("SELECT pgwh.resume_backfill({id})"));

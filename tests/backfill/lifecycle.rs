@@ -30,6 +30,11 @@ fn slow(receiver: &Receiver) {
     receiver.behave(|_: &Request| Reply::status(200).after(Duration::from_millis(5)));
 }
 
+/// Slow enough that 20,000 rows, twenty at a time by four requests, take longer than anybody is held up.
+fn very_slow(receiver: &Receiver) {
+    receiver.behave(|_: &Request| Reply::status(200).after(Duration::from_millis(100)));
+}
+
 /// Kills while rows are read, again and again; all rows come, and none under two ids.
 fn survives(kill: impl Fn(&Cluster)) {
     let (cluster, receiver) = stage();
@@ -66,11 +71,12 @@ fn a_pause_reads_no_more_until_it_is_resumed_also_over_a_restart() {
     let (cluster, receiver) = stage();
     rows(&cluster, 20_000);
     cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
-    slow(&receiver);
+    very_slow(&receiver);
     let id = backfill(&cluster, "'s', chunk_size => 100");
     receiver.wait_for(50, PATIENCE).unwrap();
     cluster.sql(&format!("SELECT pgwh.pause_backfill({id})"));
     eventually("it is paused", || (state(&cluster, &id) == "paused").then_some(()));
+    receiver.behave(Script::default());
     cluster.delivered(&receiver, "s");
     let came = keys(&receiver).len();
     assert!(came < 20_000);
@@ -89,7 +95,7 @@ fn a_cancelled_backfill_is_over_and_says_so() {
     let (cluster, receiver) = stage();
     rows(&cluster, 20_000);
     cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
-    slow(&receiver);
+    very_slow(&receiver);
     let mut listener = cluster.listen("pgwh");
     let id = backfill(&cluster, "'s', chunk_size => 100");
     receiver.wait_for(50, PATIENCE).unwrap();
@@ -139,7 +145,7 @@ fn who_unsubscribes_is_not_read_for() {
     let (cluster, receiver) = stage();
     rows(&cluster, 20_000);
     cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
-    slow(&receiver);
+    very_slow(&receiver);
     let id = backfill(&cluster, "'s', chunk_size => 100");
     receiver.wait_for(20, PATIENCE).unwrap();
     cluster.sql("SELECT pgwh.unsubscribe('s')");

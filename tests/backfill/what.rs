@@ -123,10 +123,16 @@ fn a_pattern_reads_all_its_tables_and_partitions_that_come_meanwhile() {
          INSERT INTO sales.p SELECT generate_series(0, 1999); INSERT INTO t VALUES (1, 'other')",
     );
     cluster.subscribe(&receiver, "s", "tables => '{*.*}', batch_size => 100");
+    // Whose table is locked is not over before it is paused; and nothing is read before the table is.
+    cluster.sql("SELECT pgwh.pause('s')");
     let id = backfill(&cluster, "'s', 'sales.*', chunk_size => 100");
+    let mut holder = cluster.connect();
+    holder.batch_execute("BEGIN; LOCK TABLE sales.p2").unwrap();
+    cluster.sql("SELECT pgwh.resume('s')");
     receiver.wait_for(1, harness::PATIENCE).unwrap();
     cluster.sql("SELECT pgwh.pause_backfill(1)");
     cluster.wait_true("SELECT state = 'paused' FROM pgwh.backfills");
+    holder.batch_execute("ROLLBACK").unwrap();
     cluster.each(&[
         "ALTER TABLE sales.p ATTACH PARTITION elsewhere FOR VALUES FROM (2000) TO (3000)",
         "ALTER TABLE sales.a ADD COLUMN more int DEFAULT 5",

@@ -3,9 +3,9 @@
 //!
 //! | fence    | what is done with it |
 //! |----------|----------------------|
-//! | `sql`    | run by `psql`; then everything it committed must reach its subscriptions |
+//! | `sql`    | run by `psql`; everything it committed must reach its subscriptions before anything but a look at tables |
 //! | `sql refused` | run by `psql`, which must fail |
-//! | `output` | must be what the `sql` block before it printed |
+//! | `output` | must be what the `sql` block before it printed, or prints a moment later if it only looks at tables |
 //! | `json`   | must be the body of the webhook that came last, or members of its `data` |
 //! | `json golden` | is a golden file of a payload format, and tested as such |
 //! | `http`   | must be that webhook's method, path and headers |
@@ -42,6 +42,9 @@ fn every_block_of_the_documentation_works() {
             if let Err(problem) = stage.run(&block) {
                 panic!("{place}: {problem}\nin:\n{}", block.text);
             }
+        }
+        if let Some(Err(problem)) = stage.as_mut().map(Stage::arrived) {
+            panic!("{}: {problem} at its end", path.display());
         }
     }
 }

@@ -16,6 +16,7 @@ pub struct Database {
     socket: PathBuf,
     name: String,
     user: String,
+    options: String,
 }
 
 /// A statement that was refused, and what was said.
@@ -45,7 +46,12 @@ impl From<&DbError> for Refusal {
 
 impl Database {
     pub(crate) fn new(socket: &Path, name: &str) -> Self {
-        Self { socket: socket.to_owned(), name: name.to_owned(), user: "postgres".into() }
+        Self {
+            socket: socket.to_owned(),
+            name: name.to_owned(),
+            user: "postgres".into(),
+            options: String::new(),
+        }
     }
 
     /// Its name.
@@ -61,6 +67,11 @@ impl Database {
     /// The same database, seen by another role.
     pub fn as_role(&self, role: &str) -> Self {
         Self { user: role.to_owned(), ..self.clone() }
+    }
+
+    /// The same database, its sessions begun with options such as `-c statement_timeout=0`.
+    pub fn with_options(&self, options: &str) -> Self {
+        Self { options: options.to_owned(), ..self.clone() }
     }
 
     /// A connection; waits while the server is starting up or recovering.
@@ -99,6 +110,7 @@ impl Database {
             .port(PORT)
             .dbname(&self.name)
             .user(&self.user)
+            .options(&self.options)
             .application_name("test");
         config
     }

@@ -84,7 +84,8 @@ pub fn scrape_until(database: &Database, what: &str, holds: impl Fn(&Scrape) -> 
     eventually(what, || Some(Scrape::of(database)).filter(|scrape| holds(scrape)))
 }
 
-fn python() -> &'static str {
+/// Python with the parser, installed when it is not there.
+pub fn python() -> &'static str {
     static PYTHON: OnceLock<String> = OnceLock::new();
     PYTHON.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/python");

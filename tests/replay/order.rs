@@ -28,11 +28,7 @@ impl Gate {
 #[test]
 fn a_live_event_of_a_row_under_replay_waits_and_others_do_not() {
     let (cluster, receiver) = stage();
-    cluster.subscribe(
-        &receiver,
-        "s",
-        "retry_schedule => '{100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,1h}'",
-    );
+    cluster.subscribe(&receiver, "s", "retry_schedule => array_fill(interval '100 ms', '{100}')");
     let since = now(&cluster);
     insert(&cluster, "t", 1, 1);
     cluster.sql("UPDATE t SET n = 1");
