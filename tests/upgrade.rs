@@ -259,6 +259,8 @@ fn pg_upgrade_brings_the_backlog_along() {
     std::thread::scope(|scope| {
         scope.spawn(|| while old.try_connected("UPDATE t SET version = version + 1").is_ok() {});
         eventually("some of it", || (receiver.count() > 100).then_some(()));
+        // What is left to capture is what is committed from now on: a stop waits some seconds for it, no longer.
+        old.wait_confirmed();
         old.stop(Stop::Fast);
     });
     receiver.clear();

@@ -376,10 +376,11 @@ impl Cluster {
         self.begin();
     }
 
-    /// The processes of a kind (`backend_type`), over all databases.
+    /// The processes of a kind (`backend_type`), over all databases but `template1`, where one is now and then to see whether
+    /// the extension is there.
     #[track_caller]
     pub fn processes(&self, kind: &str) -> Vec<Process> {
-        self.processes_where(&format!("backend_type = '{kind}'"))
+        self.processes_where(&format!("backend_type = '{kind}' AND datname IS DISTINCT FROM 'template1'"))
     }
 
     /// The one process of a kind in a database; waits until it is there.
@@ -401,8 +402,14 @@ impl Cluster {
     /// it has.
     #[track_caller]
     pub fn kill9(&self, kind: &str) {
-        let process = self.process(kind);
         let mut witness = self.connect();
+        // One that ends by itself before it is killed ends nobody's session: it has to stand still first.
+        let process = eventually(&format!("a {kind} that stands still"), || {
+            self.processes(kind).into_iter().find(|process| {
+                process.pause();
+                process.stands_still()
+            })
+        });
         process.kill9();
         eventually("all sessions ended", || witness.batch_execute("").err());
         drop(self.connect());

@@ -34,6 +34,11 @@ impl Process {
         });
     }
 
+    /// Whether it is there and was stopped, by [`Process::pause`] for example.
+    pub fn stands_still(self) -> bool {
+        self.stat().is_some_and(|stat| stat[0] == "T")
+    }
+
     /// Lets it go on.
     pub fn resume(self) {
         self.signal(libc::SIGCONT);

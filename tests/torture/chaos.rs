@@ -154,6 +154,11 @@ impl Chaos<'_> {
         }
         let victim = Process(victims[self.rng.usize(0..victims.len())].parse().unwrap());
         let mut witness = self.cluster.connect();
+        // Who has gone meanwhile takes nobody along.
+        victim.pause();
+        if !victim.stands_still() {
+            return;
+        }
         victim.kill9();
         harness::eventually("all sessions ended", || witness.batch_execute("").err());
     }
