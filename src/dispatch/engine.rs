@@ -130,7 +130,8 @@ impl<P: Clone> Engine<P> {
     /// Changes the settings of a subscription and keeps its deliveries.
     pub fn change(&mut self, id: SubscriptionId, settings: Settings, now: Instant) {
         self.with(id, |subscription, shared| {
-            let reordered = subscription.settings.ordering != settings.ordering;
+            let reordered = subscription.settings.ordering != settings.ordering
+                || subscription.settings.keyed_by != settings.keyed_by;
             let rescheduled = subscription.settings.schedule != settings.schedule;
             let smaller = subscription.settings.batch_size > settings.batch_size;
             subscription.settings = settings;

@@ -7,6 +7,7 @@
 //! waits for is held by the same request.
 
 mod batch;
+mod keying;
 mod unsent;
 
 use std::cmp::Reverse;
@@ -16,9 +17,10 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::order::{Keys, Order};
+use super::order::{Keyed, Keys, Order};
 pub(super) use batch::Members;
 use batch::Selection;
+use keying::Keying;
 
 /// Names an item while it is in the lanes.
 pub(super) type Slot = u32;
@@ -30,15 +32,25 @@ struct Item<T> {
     seq: u64,
     keys: Keys,
     table: u32,
+    /// Another table that it is a barrier of; 0: none.
+    table_before: u32,
+    keyed: Keyed,
     /// The next item in the lane of each key.
     behind: [Slot; 2],
     /// The neighbours in order of number.
     older: Slot,
     newer: Slot,
-    /// How many older items must be done first: one for each lane it isn't first of, one for a barrier.
+    /// How many older items must be done first: one for each lane it isn't first of, one for a barrier of each table.
     waits_for: u8,
     barrier: bool,
     held: bool,
+}
+
+impl<T> Item<T> {
+    /// The tables whose barriers concern it.
+    fn tables(&self) -> impl Iterator<Item = u32> + use<T> {
+        std::iter::once(self.table).chain((self.table_before != 0).then_some(self.table_before))
+    }
 }
 
 /// What barriers need to know of a table, while something of it is outstanding.
@@ -98,6 +110,7 @@ pub(super) struct Lanes<T> {
     tables: Tables,
     /// Barriers over all tables: mostly none.
     barriers: usize,
+    keying: Keying,
     /// What could be taken when it arrived, in order of arrival.
     fresh: VecDeque<Slot>,
     /// What could be taken only later, the oldest first.
@@ -119,6 +132,7 @@ impl<T> Default for Lanes<T> {
             last: FxHashMap::default(),
             tables: Tables::default(),
             barriers: 0,
+            keying: Keying::default(),
             fresh: VecDeque::new(),
             woken: BinaryHeap::new(),
             oldest: NOBODY,
@@ -140,7 +154,10 @@ impl<T> Lanes<T> {
 
     /// Queues an item behind everything it must not overtake, all of which has arrived before it.
     pub fn arrive(&mut self, seq: u64, order: Order, value: T) {
-        let Order { keys, table, barrier } = order;
+        let Order { keys, table, keyed, .. } = order;
+        let rekeyed_from = self.keying.arrive(keyed, table);
+        let barrier = order.barrier || rekeyed_from.is_some();
+        let table_before = rekeyed_from.filter(|before| *before != table).unwrap_or_default();
         if self.items.capacity() == 0 {
             // Of a hundred thousand subscriptions most have one at a time; a slab makes room for four.
             self.items.reserve_exact(1);
@@ -150,6 +167,8 @@ impl<T> Lanes<T> {
             seq,
             keys,
             table,
+            table_before,
+            keyed,
             behind: [NOBODY; 2],
             older: NOBODY,
             newer: NOBODY,
@@ -160,7 +179,11 @@ impl<T> Lanes<T> {
         self.link(slot, seq);
         self.peak = self.peak.max(self.items.len());
 
-        let waits_for = self.queue_behind_keys(slot, keys) + self.queue_behind_barrier(slot, table, barrier);
+        let mut waits_for =
+            self.queue_behind_keys(slot, keys) + self.queue_behind_barrier(slot, table, barrier);
+        if table_before != 0 {
+            waits_for += self.queue_behind_barrier(slot, table_before, barrier);
+        }
         if waits_for == 0 {
             self.fresh.push_back(slot);
         } else {
@@ -221,7 +244,8 @@ impl<T> Lanes<T> {
                 next => self.waits_less(next),
             }
         }
-        self.leave_table(&item);
+        item.tables().for_each(|table| self.leave_table(table, item.barrier));
+        self.keying.leave(item.keyed);
         self.give_memory_back();
         item.value
     }
@@ -254,7 +278,7 @@ impl<T> Lanes<T> {
     /// How the item is ordered.
     pub fn order(&self, slot: Slot) -> Order {
         let item = &self.items[slot as usize];
-        Order { keys: item.keys, table: item.table, barrier: item.barrier }
+        Order { keys: item.keys, table: item.table, barrier: item.barrier, keyed: item.keyed }
     }
 
     /// Whether [`Lanes::take`] has something to give.
@@ -379,10 +403,10 @@ impl<T> Lanes<T> {
     }
 
     /// Takes a done item off its table's count, and lets go what this was the last to hold back.
-    fn leave_table(&mut self, item: &Item<T>) {
-        let Some(table) = self.tables.get_mut(item.table) else { return };
+    fn leave_table(&mut self, number: u32, barrier: bool) {
+        let Some(table) = self.tables.get_mut(number) else { return };
         let mut released = Vec::new();
-        if !item.barrier {
+        if !barrier {
             table.open -= 1;
         } else if let Some(fallen) = table.barriers.pop_front() {
             self.barriers -= 1;
@@ -392,7 +416,7 @@ impl<T> Lanes<T> {
         if table.open == 0 {
             match table.barriers.front() {
                 Some(next) => released.push(next.slot),
-                None => self.tables.remove(item.table),
+                None => self.tables.remove(number),
             }
         }
         for slot in released {
@@ -432,7 +456,11 @@ mod tests {
     fn the_memory_of_a_burst_is_given_back_though_one_item_stays_behind() {
         let mut lanes = Lanes::default();
         for seq in 0..100_000 {
-            lanes.arrive(seq, Order { keys: Keys::one(seq), table: 1, barrier: false }, ());
+            lanes.arrive(
+                seq,
+                Order { keys: Keys::one(seq), table: 1, barrier: false, keyed: Keyed::default() },
+                (),
+            );
         }
         let sent: Vec<_> = std::iter::from_fn(|| lanes.take()).collect();
         for (index, &slot) in sent.iter().enumerate() {
@@ -445,10 +473,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_keyed_in_another_way_is_a_barrier_of_its_table_before_and_after() {
+        let order = |key, table, way| Order {
+            keys: Keys::one(key),
+            table,
+            barrier: false,
+            keyed: Keyed { relation: 7, way },
+        };
+        let other = Order { keyed: Keyed { relation: 8, way: 1 }, ..order(5, 1, 0) };
+        let mut lanes = Lanes::default();
+        lanes.arrive(1, order(1, 1, 1), ());
+        lanes.arrive(2, other, ());
+        // The table became a root of its own.
+        lanes.arrive(3, order(2, 7, 2), ());
+        lanes.arrive(4, order(3, 7, 2), ());
+        lanes.arrive(5, other, ());
+        let take = |lanes: &mut Lanes<()>| -> Vec<(u64, Slot)> {
+            std::iter::from_fn(|| lanes.take().map(|slot| (lanes.seq(slot), slot))).collect()
+        };
+        let numbers = |taken: &[(u64, Slot)]| taken.iter().map(|taken| taken.0).collect::<Vec<_>>();
+        let first = take(&mut lanes);
+        assert_eq!(numbers(&first), [1, 2]);
+        // What nobody holds comes back, and waits as before.
+        assert_eq!(lanes.drain_unsent().len(), 3);
+        lanes.arrive(3, order(2, 7, 2), ());
+        lanes.arrive(4, order(3, 7, 2), ());
+        lanes.arrive(5, other, ());
+        lanes.finish(first[0].1);
+        assert_eq!(take(&mut lanes), []);
+        lanes.finish(first[1].1);
+        let second = take(&mut lanes);
+        assert_eq!(numbers(&second), [3]);
+        lanes.finish(second[0].1);
+        let rest = take(&mut lanes);
+        assert_eq!(numbers(&rest), [4, 5]);
+        rest.iter().for_each(|&(_, slot)| lanes.finish(slot));
+        assert!(lanes.is_empty() && lanes.barriers == 0 && lanes.tables.0.is_empty());
+        assert!(lanes.keying.is_empty());
+    }
+
+    #[test]
     fn items_are_listed_by_number_however_they_come() {
         let mut lanes = Lanes::default();
         for seq in [50, 60, 70, 10, 20, 55, 65, 5, 80] {
-            lanes.arrive(seq, Order { keys: Keys::NONE, table: 1, barrier: false }, ());
+            lanes.arrive(
+                seq,
+                Order { keys: Keys::NONE, table: 1, barrier: false, keyed: Keyed::default() },
+                (),
+            );
         }
         let numbers: Vec<u64> = lanes.iter().map(|(_, seq, _)| seq).collect();
         assert_eq!(numbers, [5, 10, 20, 50, 55, 60, 65, 70, 80]);

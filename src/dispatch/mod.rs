@@ -29,7 +29,7 @@ mod properties;
 
 pub use engine::{Bottleneck, Counters, Engine, Item, Load, Page, Read, ReadWhat, Request, Ticket};
 pub use hosts::HostLimits;
-pub use order::{Keys, Order, Ordering};
+pub use order::{Keyed, Keys, Order, Ordering};
 pub use outcome::{
     Disabled, Effect, End, Failure, FailureClass, Members, Record, Sifted, Skipped, SubscriptionId, Success,
 };

@@ -51,6 +51,24 @@ pub struct Order {
     /// Waits for everything older of its table, and everything newer of its table waits for it: TRUNCATE, or
     /// an update or delete of a row whose identity is not known.
     pub barrier: bool,
+    /// The table that holds its row, and how keys are made of rows there.
+    pub keyed: Keyed,
+}
+
+/// How the keys of a table's rows are made. Keys that were made in different ways can't be compared, so the first event that is
+/// keyed in another way than what is outstanding of its table is a barrier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keyed {
+    /// The oid of the table that holds the rows, which may be a partition; 0: it does not matter.
+    pub relation: u32,
+    /// Tells the ways apart.
+    pub way: u32,
+}
+
+impl Order {
+    /// Waits for nothing, and nothing waits for it.
+    const NONE: Order =
+        Order { keys: Keys::NONE, table: 0, barrier: false, keyed: Keyed { relation: 0, way: 0 } };
 }
 
 /// Which events of a subscription have to wait for each other.
@@ -70,8 +88,8 @@ impl Ordering {
     pub(super) fn apply(self, order: Order) -> Order {
         match self {
             Ordering::Key => order,
-            Ordering::Strict => Order { keys: Keys::one(0), table: 0, barrier: false },
-            Ordering::None => Order { keys: Keys::NONE, table: 0, barrier: false },
+            Ordering::Strict => Order { keys: Keys::one(0), ..Order::NONE },
+            Ordering::None => Order::NONE,
         }
     }
 }

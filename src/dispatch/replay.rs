@@ -173,10 +173,10 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::Keys;
+    use crate::dispatch::{Keyed, Keys};
 
     fn order(key: u64, table: u32, barrier: bool) -> Order {
-        Order { keys: Keys::one(key), table, barrier }
+        Order { keys: Keys::one(key), table, barrier, keyed: Keyed::default() }
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Settings {
     pub batch_wait: Duration,
     /// What waits for what.
     pub ordering: Ordering,
+    /// Tells columns apart that its keys are made of.
+    pub keyed_by: u64,
     /// The endpoint's host: those of one host share turns.
     pub host: u64,
     /// The subscription is stopped when more bytes than this are pending.
@@ -58,6 +60,7 @@ impl Default for Settings {
             batch_size: 1,
             batch_wait: Duration::ZERO,
             ordering: Ordering::Key,
+            keyed_by: 0,
             host: 0,
             max_pending_bytes: u64::MAX,
         }

@@ -13,7 +13,10 @@ mod statement;
 mod time;
 pub mod value;
 
+use std::hash::Hasher;
 use std::sync::Arc;
+
+use rustc_hash::FxHasher;
 
 pub use id::{EventId, Fingerprint, InvalidEventId};
 pub use kind::Kind;
@@ -125,6 +128,17 @@ pub struct Relation {
 }
 
 impl Relation {
+    /// Tells apart how its rows' keys are made: of which columns, of which types, and of which table's.
+    pub fn keying(&self) -> u32 {
+        let mut hasher = FxHasher::default();
+        hasher.write_u32(self.root_oid);
+        for column in self.columns.iter().filter(|column| column.is_key) {
+            hasher.write_i16(column.number);
+            hasher.write_u32(column.type_oid);
+        }
+        (hasher.finish() >> 32) as u32
+    }
+
     /// The name by which a subscription knows it, see [`Relation::names`]: the topmost for a level beyond.
     pub fn name(&self, level: usize) -> &TableName {
         const NAMELESS: &TableName = &TableName { schema: String::new(), table: String::new() };

@@ -37,7 +37,7 @@ impl OwnKeys {
 }
 
 fn is_of_a_row(action: Action) -> bool {
-    matches!(action, Action::Insert | Action::Update | Action::Delete)
+    matches!(action, Action::Read | Action::Insert | Action::Update | Action::Delete)
 }
 
 /// The keys by these columns; none when a value is not known.
@@ -48,8 +48,8 @@ fn keys_by(event: &Event, columns: &[String]) -> Option<LaneKeys> {
         .collect();
     let places = places?;
     let (new, old) = (event.new.as_ref(), event.old.as_ref());
-    let after = new.map(|new| hash(event, &places, new, old));
-    let before = old.map(|old| hash(event, &places, old, None));
+    let after = new.map(|new| hash(&places, new, old));
+    let before = old.map(|old| hash(&places, old, None));
     match (event.action, after, before) {
         (Action::Delete, _, before) => Some(LaneKeys { key: Some(before??), old: None }),
         (Action::Update, after, Some(before)) => {
@@ -65,9 +65,9 @@ fn keys_by(event: &Event, columns: &[String]) -> Option<LaneKeys> {
     }
 }
 
-/// The hash of a row's values; those that an update left as they were are the other row's.
-fn hash(event: &Event, places: &[usize], row: &Row, unchanged: Option<&Row>) -> Option<u64> {
-    let mut bytes = event.relation.root_oid.to_le_bytes().to_vec();
+/// The hash of a row's values, whatever its table; those that an update left as they were are the other row's.
+fn hash(places: &[usize], row: &Row, unchanged: Option<&Row>) -> Option<u64> {
+    let mut bytes = Vec::new();
     for place in places {
         let cell = match row.cells().nth(*place)? {
             Cell::Unchanged => unchanged?.cells().nth(*place)?,
@@ -76,6 +76,7 @@ fn hash(event: &Event, places: &[usize], row: &Row, unchanged: Option<&Row>) -> 
         match cell {
             Cell::Null => bytes.push(0),
             Cell::Json(text) => {
+                let text = bare(text);
                 bytes.push(1);
                 bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
                 bytes.extend_from_slice(text);
@@ -84,6 +85,11 @@ fn hash(event: &Event, places: &[usize], row: &Row, unchanged: Option<&Row>) -> 
         }
     }
     Some(xxh3_64(&bytes))
+}
+
+/// Without the quotes: a number that becomes a text, as a column's type may, is the same key.
+fn bare(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -150,6 +156,16 @@ mod tests {
         assert_ne!(first, keys(&["c2"], &event(Action::Insert, Some([B, A, B]), None)));
         assert_eq!(first, keys(&["c2"], &event(Action::Delete, None, Some([B, B, B]))));
         assert!(!first.1 && first.0.old.is_none());
+    }
+
+    #[test]
+    fn a_read_has_the_key_of_its_row_and_tables_and_types_make_no_difference() {
+        let first = keys(&["c2"], &event(Action::Insert, Some([A, B, A]), None));
+        assert_eq!(first, keys(&["c2"], &event(Action::Read, Some([A, B, A]), None)));
+        assert_eq!(first, keys(&["c2"], &event(Action::Insert, Some([A, Cell::Json(b"\"2\""), A]), None)));
+        let mut other = event(Action::Insert, Some([A, B, A]), None);
+        other.relation = Arc::new(Relation { oid: 19, root_oid: 18, ..Relation::clone(&other.relation) });
+        assert_eq!(first, keys(&["c2"], &other));
     }
 
     #[test]

@@ -42,14 +42,15 @@ pub fn settings_of(row: &SubscriptionRow, endpoint: Option<&Endpoint>) -> Settin
             RowOrdering::Strict => Ordering::Strict,
             RowOrdering::None => Ordering::None,
         },
-        host: endpoint.map_or(0, host_of),
+        keyed_by: hash_of(&row.key_columns),
+        host: endpoint.map_or(0, |endpoint| hash_of(&endpoint.server())),
         max_pending_bytes: settings::max_pending_bytes(),
     }
 }
 
-fn host_of(endpoint: &Endpoint) -> u64 {
+fn hash_of(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    endpoint.server().hash(&mut hasher);
+    what.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -27,8 +27,8 @@ use super::testing::Testing;
 use super::under_way::UnderWay;
 use super::{clock, files};
 use crate::dispatch::{
-    At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keys, Load, Order, Page, Position, Read,
-    ReadWhat, SubscriptionId, Success, Ticket,
+    At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keyed, Keys, Load, Order, Page, Position,
+    Read, ReadWhat, SubscriptionId, Success, Ticket,
 };
 use crate::event::format::Source;
 use crate::event::{Event, Lsn};
@@ -543,7 +543,9 @@ pub fn item_of(found: Found) -> Option<Item<Payload>> {
 
 /// How an event is ordered.
 pub fn order_of(keys: LaneKeys, event: &Event, barrier: bool) -> Order {
-    Order { keys: Keys::of(keys.key, keys.old), table: event.relation.root_oid, barrier }
+    let relation = &event.relation;
+    let keyed = Keyed { relation: relation.oid, way: relation.keying() };
+    Order { keys: Keys::of(keys.key, keys.old), table: relation.root_oid, barrier, keyed }
 }
 
 fn at_of(event: &Event) -> At {

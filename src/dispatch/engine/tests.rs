@@ -1,6 +1,6 @@
 use super::*;
 use crate::dispatch::{
-    Disabled, End, FailureClass, Item, KeyFilter, Keys, Mode, Ordering, Page, ReadWhat, Schedule,
+    Disabled, End, FailureClass, Item, KeyFilter, Keyed, Keys, Mode, Ordering, Page, ReadWhat, Schedule,
 };
 
 const A: SubscriptionId = SubscriptionId(1);
@@ -27,7 +27,7 @@ impl Bench {
 
     fn arrive(&mut self, id: SubscriptionId, keys: Keys) -> u64 {
         self.last += 1;
-        let order = Order { keys, table: 1, barrier: false };
+        let order = Order { keys, table: 1, barrier: false, keyed: Keyed::default() };
         assert!(self.engine.arrive(id, DeliveryId(self.last), order, At::default(), self.last, 100));
         self.last
     }
@@ -62,7 +62,7 @@ impl Bench {
         };
         let at_tail = !matches!(read.what, ReadWhat::Listed(_));
         let item = |id: u64| {
-            let order = Order { keys: Keys::one(id), table: 1, barrier: false };
+            let order = Order { keys: Keys::one(id), table: 1, barrier: false, keyed: Keyed::default() };
             Item { id: DeliveryId(id), order, at: At::default(), payload: id, charge: 100 }
         };
         let upto = DeliveryId(if at_tail { self.last } else { ids[ids.len() - 1] });
@@ -335,7 +335,7 @@ fn slow_endpoints_leave_half_of_the_pool_to_the_others() {
         engine.subscribe(SubscriptionId(id as i64), settings, Position::default());
         for key in 0..20 {
             last += 1;
-            let order = Order { keys: Keys::one(key), table: 1, barrier: false };
+            let order = Order { keys: Keys::one(key), table: 1, barrier: false, keyed: Keyed::default() };
             assert!(engine.arrive(SubscriptionId(id as i64), DeliveryId(last), order, At::default(), 0, 100));
         }
     }
@@ -407,7 +407,7 @@ fn while_the_keys_of_a_resumed_replay_are_not_known_everything_waits_and_then_on
     assert!(bench.send().is_none());
 
     let mut keys = KeyFilter::with_capacity(10);
-    keys.add(&Order { keys: Keys::one(1), table: 1, barrier: false });
+    keys.add(&Order { keys: Keys::one(1), table: 1, barrier: false, keyed: Keyed::default() });
     assert!(bench.engine.replay_begin(A, 7, DeliveryId(0), keys, bench.now));
     let (mut sent, mut last) = (Vec::new(), false);
     for _ in 0..20 {
@@ -417,7 +417,7 @@ fn while_the_keys_of_a_resumed_replay_are_not_known_everything_waits_and_then_on
         }
         let Some(read) = bench.engine.next_read() else { break };
         let item = |id, key| {
-            let order = Order { keys: Keys::one(key), table: 1, barrier: false };
+            let order = Order { keys: Keys::one(key), table: 1, barrier: false, keyed: Keyed::default() };
             Item { id: DeliveryId(id), order, at: At::default(), payload: id, charge: 100 }
         };
         // What is sent again has a number of its own.

@@ -101,18 +101,18 @@ impl<T> Lanes<T> {
             }
         }
         if self.barriers > 0 {
-            self.pass_barriers(selection, item);
+            item.tables().for_each(|table| self.pass_barriers(selection, table, item.barrier));
         }
     }
 
     /// A barrier is free when all between it and the barrier before is chosen; it frees what it holds.
-    fn pass_barriers(&self, selection: &mut Selection, item: &Item<T>) {
-        let Some(table) = self.tables.get(item.table) else { return };
+    fn pass_barriers(&self, selection: &mut Selection, number: u32, barrier: bool) {
+        let Some(table) = self.tables.get(number) else { return };
         if table.barriers.is_empty() {
             return;
         }
-        let (mut barriers, mut since) = selection.passed.get(&item.table).copied().unwrap_or_default();
-        if item.barrier {
+        let (mut barriers, mut since) = selection.passed.get(&number).copied().unwrap_or_default();
+        if barrier {
             (barriers, since) = (barriers + 1, 0);
             for &held in &table.barriers[barriers - 1].held {
                 selection.satisfy(&self.items, held);
@@ -126,6 +126,6 @@ impl<T> Lanes<T> {
         {
             selection.satisfy(&self.items, next.slot);
         }
-        selection.passed.insert(item.table, (barriers, since));
+        selection.passed.insert(number, (barriers, since));
     }
 }

@@ -25,6 +25,12 @@ impl<T> Lanes<T> {
             })
             .collect();
         self.shorten_keys();
+        let mut keying = std::mem::take(&mut self.keying);
+        keying.begin_with(self.iter().map(|(slot, ..)| {
+            let item = &self.items[slot as usize];
+            (item.keyed, item.table)
+        }));
+        self.keying = keying;
         self.peak = self.peak.max(self.items.len());
         self.give_memory_back();
         drained

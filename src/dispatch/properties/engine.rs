@@ -7,7 +7,7 @@ use proptest::sample::Index;
 
 use super::orders;
 use super::world::{World, settings};
-use crate::dispatch::{DeliveryId, FailureClass, Keys, Order, SubscriptionId};
+use crate::dispatch::{DeliveryId, FailureClass, Keyed, Keys, Order, SubscriptionId};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ proptest! {
 #[test]
 fn a_replay_ends_though_its_last_event_was_dropped_before_its_turn() {
     let strict_in_batches_of_three = 1_140_993_736;
-    let order = Order { keys: Keys::NONE, table: 0, barrier: false };
+    let order = Order { keys: Keys::NONE, table: 0, barrier: false, keyed: Keyed::default() };
     let mut world = World::new(1_000_000, &[0, 0, strict_in_batches_of_three]);
     (0..3).for_each(|_| world.arrive(order, 0b100));
     world.replay(2, 0, 2);

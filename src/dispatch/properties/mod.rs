@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Keys, Order};
+use super::{Keyed, Keys, Order};
 
 mod engine;
 mod lanes;
@@ -18,6 +18,7 @@ fn orders() -> impl Strategy<Value = Order> {
         keys,
         table,
         barrier,
+        keyed: Keyed::default(),
     })
 }
 

@@ -74,6 +74,7 @@ pub fn settings(seed: u32) -> Settings {
         batch_size: [1, 1, 3, 8][seed as usize / 4 % 4],
         batch_wait: Duration::from_secs(u64::from(seed / 16 % 2)),
         ordering: [Ordering::Key, Ordering::Key, Ordering::Strict, Ordering::None][seed as usize / 32 % 4],
+        keyed_by: u64::from(seed / 768 % 2),
         host: u64::from(seed / 128 % 2),
         max_pending_bytes: u64::MAX,
     }
