@@ -1162,7 +1162,9 @@ CREATE VIEW pgwh.status AS
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), (j.denial).problem)
             WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
-            ELSE coalesce(j.unknown_table, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, (j.denial).problem,
+            ELSE coalesce(CASE WHEN (j.stats).bottleneck = 'endpoint asked to wait'
+                    THEN 'the endpoint asked to wait: ' || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status) END,
+                j.unknown_table, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, (j.denial).problem,
                 CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END,
                 (j.misfit).problem) END AS reason,
         CASE j.state

@@ -185,6 +185,21 @@ fn retry_after_holds_the_whole_subscription() {
 }
 
 #[test]
+fn who_is_asked_to_wait_says_so_and_until_when() {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    receiver.behave(|_: &Request| Reply::status(503).header("retry-after", "3600"));
+    cluster.subscribe(&receiver, "s", "");
+    cluster.sql("INSERT INTO t VALUES (1)");
+    cluster.wait_status(
+        "s",
+        "state = 'active' AND reason LIKE 'the endpoint asked to wait: %503%'
+         AND next_attempt_at BETWEEN now() + interval '55 min' AND now() + interval '61 min'",
+    );
+}
+
+#[test]
 fn retry_after_may_be_a_date() {
     let (cluster, receiver) = stage();
     let at = SystemTime::now() + Duration::from_secs(4);

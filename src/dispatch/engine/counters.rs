@@ -118,7 +118,9 @@ impl<P: Clone> Engine<P> {
             last_failure_at: subscription.last_failure_at,
             last_status: subscription.last_status,
             last_error: subscription.last_error.as_deref(),
-            next_attempt_at: probe_at.or_else(|| work.and_then(|work| work.requests.first_due())),
+            next_attempt_at: probe_at
+                .or(subscription.hold_until)
+                .or_else(|| work.and_then(|work| work.requests.first_due())),
             hold_until: subscription.hold_until,
             p50: subscription.latency.quantile(0.5),
             p99: subscription.latency.quantile(0.99),
