@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgstream_hooks::dispatch::{
-    At, DeliveryId, Engine, Keys, Order, Position, Settings, SubscriptionId, Success,
+    At, DeliveryId, Engine, Keyed, Keys, Order, Position, Settings, SubscriptionId, Success,
 };
 
 const EVENTS: u64 = 3_000_000;
@@ -19,7 +19,12 @@ fn main() {
         while done < EVENTS {
             for _ in 0..400 {
                 arrived += 1;
-                let order = Order { keys: Keys::one(arrived * 7919 % 100_000), table: 1, barrier: false };
+                let order = Order {
+                    keys: Keys::one(arrived * 7919 % 100_000),
+                    table: 1,
+                    barrier: false,
+                    keyed: Keyed { relation: 1, way: 1 },
+                };
                 engine.arrive(SUBSCRIPTION, DeliveryId(arrived), order, At::default(), arrived, 100);
             }
             while let Some((ticket, members)) =
