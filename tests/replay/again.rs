@@ -140,6 +140,31 @@ fn why_tells_what_became_of_a_rows_changes() {
 }
 
 #[test]
+fn why_tells_of_what_was_delivered_again_and_of_what_was_missed() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}', retry_schedule => '{}'");
+    cluster.subscribe(&receiver, "other", "tables => '{public.t}'");
+    let why = |id: u32| {
+        cluster.value(&format!(
+            "SELECT string_agg(fate, ' ') FROM pgwh.why('t', '{{\"id\": {id}}}') WHERE subscription = 's'"
+        ))
+    };
+    let told = |id, fate: &str| eventually(fate, || (why(id) == fate).then_some(()));
+    receiver.behave_at("/s", Script::fail_key(json!({"id": 1}), 500));
+    cluster.sql("INSERT INTO t VALUES (1)");
+    told(1, "dead");
+    receiver.behave_at("/s", Script::default());
+    let replay = cluster.value("SELECT pgwh.redeliver(id) FROM pgwh.dead_letters");
+    told(1, &format!("delivered by replay {replay}"));
+    let disabled =
+        "UPDATE pgwh.subscriptions SET enabled = false, disabled_reason = 'for a while' WHERE name = 's'";
+    cluster.each(&[disabled, "INSERT INTO t VALUES (2)"]);
+    cluster.wait_status("other", "delivered = 2");
+    cluster.sql("UPDATE pgwh.subscriptions SET enabled = true WHERE name = 's'");
+    told(2, "missed: for a while");
+}
+
+#[test]
 fn what_is_forgotten_is_nowhere_in_the_journal() {
     let (cluster, receiver) = stage();
     cluster.sql("CREATE TABLE people (id int PRIMARY KEY, name text)");

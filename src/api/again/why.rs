@@ -1,6 +1,6 @@
 //! `pgwh.why`: what became of a row's latest changes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use pgrx::AnyElement;
@@ -14,7 +14,7 @@ use crate::decode::pattern::TablePattern;
 use crate::decode::text::{Text, Texts};
 use crate::dispatch::{DeliveryId, Mode, Pending, Position};
 use crate::error::Error;
-use crate::event::{Action, TableName, Timestamp};
+use crate::event::{Action, EventId, Lsn, TableName, Timestamp};
 use crate::journal::chunk::Entry;
 use crate::journal::inspect::{self, LastAttempt};
 use crate::journal::outcome::{DROPPED, End, Outcome};
@@ -93,8 +93,10 @@ fn tell_all(row: &AskedRow, subscriptions: &[Asked], visible: &Visible) -> Resul
     }
     let ids: Vec<DeliveryId> =
         found.entries.iter().rev().flat_map(|entry| entry.deliveries().map(|(id, _)| id)).collect();
+    let outcomes = inspect::outcomes(&ids)?;
     let fates = Fates {
-        outcomes: inspect::outcomes(&ids)?,
+        again: delivered_again(&outcomes)?,
+        outcomes,
         attempts: inspect::last_attempts(&ids)?,
         positions,
         pending: found.pending,
@@ -167,9 +169,29 @@ fn latest(row: &AskedRow, positions: &HashMap<i64, Position>) -> Result<Latest, 
     Ok(latest)
 }
 
+/// The outcomes by which replays delivered what had been given up, by subscription and event.
+fn delivered_again(outcomes: &[Outcome]) -> Result<HashMap<(i64, EventId), Outcome>, Error> {
+    let given_up = outcomes.iter().filter(|outcome| matches!(outcome.end, End::Dead { .. }));
+    let given_up: HashSet<(i64, EventId)> =
+        given_up.map(|outcome| (outcome.subscription, outcome.event)).collect();
+    let mut again = HashMap::new();
+    if given_up.is_empty() {
+        return Ok(again);
+    }
+    inspect::each_outcome("replayed > 0", |outcome| {
+        if outcome.replay.is_some() && matches!(outcome.end, End::Delivered { .. }) {
+            let brought = outcome.events().map(|event| (outcome.subscription, event));
+            again.extend(brought.filter(|key| given_up.contains(key)).map(|key| (key, outcome.clone())));
+        }
+    })?;
+    Ok(again)
+}
+
 /// What is known of deliveries.
 struct Fates {
     outcomes: Vec<Outcome>,
+    /// Of those given up, by which replays deliver them since.
+    again: HashMap<(i64, EventId), Outcome>,
     attempts: HashMap<DeliveryId, LastAttempt>,
     positions: HashMap<i64, Position>,
     pending: HashMap<i64, BTreeSet<DeliveryId>>,
@@ -185,7 +207,8 @@ impl Fates {
         };
         let outcome = self.outcomes.iter().rev().find(|one| one.members().any(|member| member == id));
         if let Some(outcome) = outcome {
-            return finished(told, outcome);
+            let again = self.again.get(&(subscription, outcome.event));
+            return finished(told, again.unwrap_or(outcome));
         }
         match self.positions.get(&subscription) {
             None => Ok(Told { fate: "unsubscribed".to_owned(), ..told }),
@@ -234,8 +257,9 @@ fn finished(told: Told, outcome: &Outcome) -> Result<Told, Error> {
         End::Delivered { status } => ("delivered", Some(*status), None),
         End::Dead { status, reason, .. } => ("dead", *status, Some(reason.clone())),
     };
+    let by = outcome.replay.map_or_else(String::new, |replay| format!(" by replay {replay}"));
     Ok(Told {
-        fate: fate.to_owned(),
+        fate: format!("{fate}{by}"),
         attempts: Some(i32::try_from(outcome.attempts).unwrap_or(i32::MAX)),
         status_code: status.map(i32::from),
         error,
@@ -257,10 +281,37 @@ struct Asked {
     is_here: bool,
     created_at: i64,
     updated_at: i64,
+    gaps: Vec<Gap>,
+}
+
+/// What a subscription missed: behind the one position, up to the other or to now.
+struct Gap {
+    from: Lsn,
+    to: Option<Lsn>,
+    reason: String,
+}
+
+/// The gaps that are noted, by subscription.
+fn gaps() -> Result<HashMap<i64, Vec<Gap>>, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let query = "SELECT subscription_id, from_lsn - '0/0', to_lsn - '0/0', reason FROM pgwh.gaps";
+        let mut gaps: HashMap<i64, Vec<Gap>> = HashMap::new();
+        for row in client.select(query, None, &[])? {
+            let position =
+                |number: Option<AnyNumeric>| number.and_then(|number| u64::try_from(number).ok()).map(Lsn);
+            gaps.entry(row.get(1)?.unwrap_or_default()).or_default().push(Gap {
+                from: position(row.get(2)?).unwrap_or(Lsn(0)),
+                to: position(row.get(3)?),
+                reason: row.text(4)?.unwrap_or_default(),
+            });
+        }
+        Ok(gaps)
+    })
 }
 
 impl Asked {
     fn all() -> Result<Vec<Asked>, Error> {
+        let mut gaps = gaps()?;
         Ok(Spi::connect(|client| {
             let rows = client.select(
                 "SELECT id, name, tables, event_types, enabled, home = pgwh.home(),
@@ -273,8 +324,10 @@ impl Asked {
             let mut all = Vec::new();
             for row in rows {
                 let tables = row.texts(3)?.unwrap_or_default();
+                let id = row.get(1)?.unwrap_or_default();
                 all.push(Asked {
-                    id: row.get(1)?.unwrap_or_default(),
+                    id,
+                    gaps: gaps.remove(&id).unwrap_or_default(),
                     name: row.text(2)?.unwrap_or_default(),
                     patterns: tables.iter().filter_map(|text| TablePattern::parse(text).ok()).collect(),
                     tables: tables.join(", "),
@@ -302,6 +355,8 @@ impl Asked {
             why
         } else if !self.event_types.iter().any(|known| known == action.word()) {
             format!("not wanted: event type {}", action.word())
+        } else if let Some(gap) = self.gap_at(entry) {
+            format!("missed: {}", gap.reason)
         } else if self.created_at >= committed_at {
             "subscribed later".to_owned()
         } else if self.updated_at >= committed_at {
@@ -314,6 +369,12 @@ impl Asked {
             // It was made before, but its transaction committed after.
             "subscribed later".to_owned()
         }
+    }
+
+    /// The gap that the event lies in.
+    fn gap_at(&self, entry: &Entry) -> Option<&Gap> {
+        let at = entry.item.transaction()?.commit_lsn;
+        self.gaps.iter().find(|gap| gap.from < at && gap.to.is_none_or(|to| at <= to))
     }
 
     /// Why it gets nothing of a table of these names at present.
