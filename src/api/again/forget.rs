@@ -48,17 +48,27 @@ fn forget(
     let row = AskedRow::parse(table_name, key)?;
     let erased = with_plain_names(|| erase(&row))?;
     if erased.pending > 0 {
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        notice(
             "events of this row that are still to be delivered are not erased",
-            "pgstream_hooks",
-        )
-        .set_detail(format!("{} of their deliveries are pending, or may be replayed.", erased.pending))
-        .set_hint("SELECT * FROM pgwh.why(...); shows them. Wait, or give them up with pgwh.skip(delivery_id) or pgwh.cancel_replay(id); then do this again.")
-        .report(PgLogLevel::NOTICE);
+            format!("{} of their deliveries are pending, or may be replayed.", erased.pending),
+            "SELECT * FROM pgwh.why(...); shows them. Wait, or give them up with pgwh.skip(delivery_id) or pgwh.cancel_replay(id); then do this again.",
+        );
+    } else if erased.events == 0 {
+        notice(
+            "the journal has no event of this row, so nothing is erased",
+            "The key is compared as it is spelled in webhooks.".to_owned(),
+            "SELECT DISTINCT key FROM pgwh.events WHERE table_name = '...'; shows how keys of the table are spelled.",
+        );
     }
     let counts = (erased.events as i64, erased.pending as i64, erased.attempts as i64);
     Ok(TableIterator::once(counts))
+}
+
+fn notice(message: &'static str, detail: String, hint: &str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "pgstream_hooks")
+        .set_detail(detail)
+        .set_hint(hint)
+        .report(PgLogLevel::NOTICE);
 }
 
 fn erase(row: &AskedRow) -> Result<Erased, Error> {
