@@ -25,7 +25,7 @@ fn failed(receiver: &Receiver) {
 
 /// `action version` of what was taken, in the order in which it came.
 fn taken(cluster: &Cluster, receiver: &Receiver) -> Vec<String> {
-    cluster.wait_true("SELECT bool_and(pending = 0) FROM pgwh.status");
+    cluster.delivered(receiver, "s");
     let taken = events(receiver).into_iter().filter(|event| !is_refused(&event.request));
     taken.map(|event| format!("{} {}", event.text("action"), event["record"]["v"])).collect()
 }
