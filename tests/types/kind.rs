@@ -70,7 +70,8 @@ impl Kind {
     fn delimiter(&self) -> &'static str {
         match self {
             Kind::Plain("box", _) => ";",
-            Kind::Domain { base, .. } => base.delimiter(),
+            // An array type, and so a domain over one, has its element's (`TypeCreate`, pg_type.c).
+            Kind::Domain { base: inner, .. } | Kind::Array(inner) => inner.delimiter(),
             _ => ",",
         }
     }
