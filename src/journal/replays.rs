@@ -381,11 +381,7 @@ fn given_up(subscription: i64, range: Range) -> Result<BTreeMap<DeliveryId, Even
     let mut found = BTreeMap::new();
     inspect::each_outcome(&of("dead", subscription), |outcome| {
         let is_dead = matches!(outcome.end, End::Dead { .. }) && outcome.replay.is_none();
-        if is_dead
-            && !outcome.is_undecided()
-            && outcome.subscription == subscription
-            && range.contains(outcome.id)
-        {
+        if is_dead && outcome.subscription == subscription && range.contains(outcome.id) {
             found.insert(outcome.id, outcome.event);
             if found.len() > LISTED_AT_ONCE {
                 found.pop_last();

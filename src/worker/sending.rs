@@ -222,6 +222,7 @@ impl Sending {
                 let at = at_of(&event);
                 // Shared by all targets, but charged to each: memory is then never more than what is charged.
                 let charge = event.memory();
+                let order = order_of(keys, &event, barrier);
                 for (id, target) in numbers.zip(&targets) {
                     if let Some(reason) = refusals.get(&target.subscription) {
                         self.arrive_dead(id, target.subscription, FILTER);
@@ -230,7 +231,7 @@ impl Sending {
                     }
                     let own_keys = &recording.journal().own_keys;
                     let (keys, barrier) = own_keys.of(target.subscription, &event, keys, barrier);
-                    let order = order_of(keys, &event, barrier);
+                    let order = Order { keys: Keys::of(keys.key, keys.old), barrier, ..order };
                     let payload = (event.clone(), target.level);
                     if self.engine.arrive(SubscriptionId(target.subscription), id, order, at, payload, charge)
                     {
