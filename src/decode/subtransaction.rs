@@ -55,9 +55,9 @@ fn raised(error: CaughtError) -> Raised {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
             match report.sql_error_code() {
                 PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY => {
-                    error.rethrow()
+                    throw_on(error)
                 }
-                PgSqlErrorCode::ERRCODE_QUERY_CANCELED if !time_limit::is_up() => error.rethrow(),
+                PgSqlErrorCode::ERRCODE_QUERY_CANCELED if !time_limit::is_up() => throw_on(error),
                 code => Raised {
                     code,
                     message: report.message().to_owned(),
@@ -65,7 +65,16 @@ fn raised(error: CaughtError) -> Raised {
                 },
             }
         }
-        CaughtError::RustPanic { .. } => error.rethrow(),
+        CaughtError::RustPanic { .. } => throw_on(error),
+    }
+}
+
+/// Throws on an error that was caught and undone. The server has forgotten it by then (pgrx flushes its state when a
+/// handler returns), so that it has to be reported anew: what is still the server's own would be thrown by `pg_re_throw`.
+fn throw_on(error: CaughtError) -> ! {
+    match error {
+        CaughtError::PostgresError(report) => CaughtError::ErrorReport(report).rethrow(),
+        other => other.rethrow(),
     }
 }
 
