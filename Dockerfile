@@ -8,8 +8,8 @@ FROM postgres:${PG}-bookworm AS build
 ARG PG
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev libclang-dev make postgresql-server-dev-${PG}
-COPY --from=rust:1.95-slim-bookworm /usr/local/cargo /usr/local/cargo
-COPY --from=rust:1.95-slim-bookworm /usr/local/rustup /usr/local/rustup
+COPY --from=rust:1.96-slim-bookworm /usr/local/cargo /usr/local/cargo
+COPY --from=rust:1.96-slim-bookworm /usr/local/rustup /usr/local/rustup
 ENV CARGO_HOME=/usr/local/cargo RUSTUP_HOME=/usr/local/rustup PATH=/usr/local/cargo/bin:$PATH
 COPY . /source
 RUN make -C /source install PG_CONFIG=/usr/lib/postgresql/${PG}/bin/pg_config DESTDIR=/installed

@@ -18,6 +18,11 @@
 PG ?= 15
 # The server to install into; by default the one that demo and test would take.
 PG_CONFIG ?= $(shell scripts/postgres $(PG))
+# A cargo that is new enough, where the machine's own is not.
+rust := $(shell scripts/rust)
+ifneq ($(rust),)
+export PATH := $(rust):$(PATH)
+endif
 # What is compiled for a server has a directory for each major: the library is called the same in all. The rest is shared.
 TARGET = target/pg$(PG)
 
