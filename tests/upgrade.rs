@@ -239,10 +239,10 @@ fn pg_upgrade(old: &Cluster, to: &'static Server) -> Cluster {
     new
 }
 
-/// The majors of this test: from the one that is tested to 18, and to 18 from the one before.
+/// The majors of this test: from the one that is tested to 18, and to 18 and 19 from the one before.
 fn majors() -> (u32, u32) {
     match Server::get().major() {
-        18 => (17, 18),
+        new @ (18 | 19) => (new - 1, new),
         old => (old, 18),
     }
 }

@@ -18,7 +18,7 @@ fn extension_created() -> Result<(), ErrorReport> {
     }
     gate::fitting()?;
     // SAFETY: reads a setting.
-    if unsafe { pg_sys::wal_level } < pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32 {
+    if unsafe { pg_sys::wal_level } < crate::decode::raw::WAL_LEVEL as i32 {
         warn(
             "wal_level is too low to capture changes",
             "wal_level must be logical; the workers wait for it.",

@@ -3,6 +3,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::capture::Capture;
+use super::raw;
 use crate::event::{Lsn, Timestamp};
 
 /// The entry point that the server looks for in an output plugin.
@@ -67,7 +68,7 @@ unsafe extern "C-unwind" fn begin(
 ) {
     // SAFETY: the server passes live pointers.
     unsafe {
-        let committed_at = Timestamp((*txn).xact_time.commit_time);
+        let committed_at = Timestamp(raw::commit_time(txn));
         capture(ctx).begin((*txn).xid.into_inner(), Lsn((*txn).final_lsn), committed_at);
     }
 }
@@ -131,10 +132,10 @@ unsafe extern "C-unwind" fn commit(
 /// Our own journal's changes are no news: they are dropped before they are queued.
 unsafe extern "C-unwind" fn filter_by_origin(
     _ctx: *mut pg_sys::LogicalDecodingContext,
-    origin: pg_sys::RepOriginId,
+    origin: raw::Origin,
 ) -> bool {
     origin == DO_NOT_REPLICATE
 }
 
 /// `DoNotReplicateId` (`replication/origin.h`): the origin of what must not be sent on.
-pub const DO_NOT_REPLICATE: pg_sys::RepOriginId = u16::MAX;
+pub const DO_NOT_REPLICATE: raw::Origin = u16::MAX;

@@ -44,7 +44,7 @@ mod c {
             size: usize,
             transactional: bool,
         ) -> pg_sys::XLogRecPtr;
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         pub fn LogLogicalMessage(
             prefix: *const c_char,
             message: *const c_char,
@@ -52,16 +52,19 @@ mod c {
             transactional: bool,
             flush: bool,
         ) -> pg_sys::XLogRecPtr;
-        pub fn die(signal: c_int);
+        pub fn die(signal: c_int, #[cfg(feature = "pg19")] sender: *const pg_sys::pg_signal_info);
         pub fn RegisterTimeout(id: c_int, handler: unsafe extern "C-unwind" fn()) -> c_int;
         pub fn enable_timeout_after(id: c_int, milliseconds: c_int);
         pub fn disable_timeout(id: c_int, keep_indicator: bool);
-        pub fn SignalHandlerForConfigReload(signal: c_int);
-        #[cfg(not(feature = "pg18"))]
-        pub fn pqsignal(signal: c_int, handler: Option<unsafe extern "C-unwind" fn(c_int)>) -> *mut c_void;
-        #[cfg(feature = "pg18")]
+        pub fn SignalHandlerForConfigReload(
+            signal: c_int,
+            #[cfg(feature = "pg19")] sender: *const pg_sys::pg_signal_info,
+        );
+        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+        pub fn pqsignal(signal: c_int, handler: Option<SignalHandler>) -> *mut c_void;
+        #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
         #[link_name = "pqsignal_be"]
-        pub fn pqsignal(signal: c_int, handler: Option<unsafe extern "C-unwind" fn(c_int)>);
+        pub fn pqsignal(signal: c_int, handler: Option<SignalHandler>);
     }
 }
 
@@ -112,19 +115,61 @@ pub fn install_signal_handlers() {
     }
 }
 
-/// Has SIGTERM handled by the function, which does only what a signal handler may do.
-pub fn handle_sigterm(handler: unsafe extern "C-unwind" fn(c_int)) {
+/// What the server calls when a signal comes; since 19 it says who sent it.
+#[cfg(not(feature = "pg19"))]
+type SignalHandler = unsafe extern "C-unwind" fn(c_int);
+/// As above.
+#[cfg(feature = "pg19")]
+type SignalHandler = unsafe extern "C-unwind" fn(c_int, *const pg_sys::pg_signal_info);
+
+/// What a handler is told of the signal.
+#[derive(Clone, Copy)]
+pub struct Signal {
+    number: c_int,
+    #[cfg(feature = "pg19")]
+    sender: *const pg_sys::pg_signal_info,
+}
+
+/// What to do when a signal comes.
+pub trait OnSignal {
+    /// # Safety
+    /// Called as a signal handler: does only what one may do.
+    unsafe fn handle(signal: Signal);
+}
+
+unsafe extern "C-unwind" fn on_signal<H: OnSignal>(
+    number: c_int,
+    #[cfg(feature = "pg19")] sender: *const pg_sys::pg_signal_info,
+) {
+    // SAFETY: called as a signal handler.
+    unsafe {
+        H::handle(Signal {
+            number,
+            #[cfg(feature = "pg19")]
+            sender,
+        })
+    }
+}
+
+/// Has SIGTERM handled by `H`.
+pub fn handle_sigterm<H: OnSignal>() {
     // SAFETY: the process is a background worker with the ordinary handlers.
-    unsafe { c::pqsignal(libc::SIGTERM, Some(handler)) };
+    unsafe { c::pqsignal(libc::SIGTERM, Some(on_signal::<H>)) };
 }
 
 /// What SIGTERM does to an ordinary backend: the process ends at the next occasion.
 ///
 /// # Safety
 /// Called from a signal handler.
-pub unsafe fn die(signal: c_int) {
+pub unsafe fn die(signal: Signal) {
     // SAFETY: as the caller promises; the handler raises nothing by itself.
-    unsafe { c::die(signal) }
+    unsafe {
+        c::die(
+            signal.number,
+            #[cfg(feature = "pg19")]
+            signal.sender,
+        )
+    }
 }
 
 /// What a walk through a tree of nodes calls for each of them; true ends it.
@@ -284,7 +329,7 @@ pub fn log_message(prefix: &str, message: &[u8]) {
     unsafe {
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         pg_guard_ffi_boundary(|| c::LogLogicalMessage(prefix, text, size, true));
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         pg_guard_ffi_boundary(|| c::LogLogicalMessage(prefix, text, size, true, false));
     }
 }
@@ -313,7 +358,84 @@ pub unsafe fn create_slot(name: &CStr) {
             true,
             false,
         );
+        #[cfg(feature = "pg19")]
+        pg_sys::ReplicationSlotCreate(
+            name.as_ptr(),
+            true,
+            pg_sys::ReplicationSlotPersistency::RS_EPHEMERAL,
+            false,
+            false,
+            true,
+            false,
+        );
     }
+}
+
+/// What `wal_level` has to be at least for changes to be captured. Since 19 a logical slot has the server write what decoding
+/// needs, also where the level is `replica`.
+pub const WAL_LEVEL: pg_sys::WalLevel::Type = {
+    #[cfg(not(feature = "pg19"))]
+    let level = pg_sys::WalLevel::WAL_LEVEL_LOGICAL;
+    #[cfg(feature = "pg19")]
+    let level = pg_sys::WalLevel::WAL_LEVEL_REPLICA;
+    level
+};
+
+/// Has the server write what decoding needs, for the slot that was just created.
+///
+/// # Safety
+/// The process holds a slot.
+pub unsafe fn ensure_logical_decoding() {
+    // SAFETY: as the caller promises.
+    #[cfg(feature = "pg19")]
+    unsafe {
+        pg_sys::EnsureLogicalDecodingEnabled();
+    }
+}
+
+/// Begins the decoding of a slot that was just created, with a snapshot of all of the database.
+///
+/// # Safety
+/// The process holds the slot and is in a transaction. `routine` and the plugin's name live as long as the context.
+pub unsafe fn create_initial_context(
+    plugin: &'static CStr,
+    routine: &mut pg_sys::XLogReaderRoutine,
+) -> *mut pg_sys::LogicalDecodingContext {
+    let options = std::ptr::null_mut();
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(not(feature = "pg19"))]
+        return pg_sys::CreateInitDecodingContext(
+            plugin.as_ptr(),
+            options,
+            true,
+            0,
+            routine,
+            None,
+            None,
+            None,
+        );
+        #[cfg(feature = "pg19")]
+        return pg_sys::CreateInitDecodingContext(
+            plugin.as_ptr(),
+            options,
+            true,
+            false,
+            0,
+            routine,
+            None,
+            None,
+            None,
+        );
+    }
+}
+
+/// Whether a process holds the slot.
+pub fn slot_is_active(slot: &pg_sys::ReplicationSlot) -> bool {
+    #[cfg(not(feature = "pg19"))]
+    return slot.active_pid != 0;
+    #[cfg(feature = "pg19")]
+    return slot.active_proc != pg_sys::INVALID_PROC_NUMBER;
 }
 
 /// Whether all that has to be on standbys first is there up to `lsn`: since 17, on those that `synchronized_standby_slots`
@@ -326,7 +448,7 @@ pub fn standbys_have(lsn: u64) -> bool {
     }
     // What keeps them is in `pgwh.health()`; each look would log it again.
     // SAFETY: looks through shared memory under its lock (`slot.c`), and logs at this level.
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     unsafe {
         pg_sys::StandbySlotsHaveCaughtup(lsn, pg_sys::DEBUG1 as c_int)
     }
@@ -339,9 +461,9 @@ pub fn standbys_have(lsn: u64) -> bool {
 pub unsafe fn acquire_slot(name: &CStr) {
     // SAFETY: as the caller promises.
     unsafe {
-        #[cfg(not(feature = "pg18"))]
+        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
         pg_sys::ReplicationSlotAcquire(name.as_ptr(), true);
-        #[cfg(feature = "pg18")]
+        #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
         pg_sys::ReplicationSlotAcquire(name.as_ptr(), true, false);
     }
 }
@@ -369,8 +491,48 @@ pub unsafe fn tuples_of(change: *mut pg_sys::ReorderBufferChange) -> (pg_sys::He
             };
             (tuple(tp.oldtuple), tuple(tp.newtuple))
         }
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         (tp.oldtuple, tp.newtuple)
+    }
+}
+
+/// When a transaction that is being decoded was committed.
+///
+/// # Safety
+/// The server passed it to a callback.
+pub unsafe fn commit_time(txn: *mut pg_sys::ReorderBufferTXN) -> pg_sys::TimestampTz {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(not(feature = "pg19"))]
+        return (*txn).xact_time.commit_time;
+        #[cfg(feature = "pg19")]
+        return (*txn).__bindgen_anon_1.commit_time;
+    }
+}
+
+/// What tells where a change comes from (`RepOriginId`, since 19 `ReplOriginId`).
+pub type Origin = u16;
+
+/// Where the changes of this process come from.
+pub fn session_origin() -> Origin {
+    // SAFETY: reads a global of this process.
+    unsafe {
+        #[cfg(not(feature = "pg19"))]
+        return pg_sys::replorigin_session_origin;
+        #[cfg(feature = "pg19")]
+        return pg_sys::replorigin_xact_state.origin;
+    }
+}
+
+/// Says where the changes of this process come from; 0 is nowhere.
+pub fn set_session_origin(origin: Origin) {
+    // SAFETY: a global of this process.
+    unsafe {
+        #[cfg(not(feature = "pg19"))]
+        let session = &raw mut pg_sys::replorigin_session_origin;
+        #[cfg(feature = "pg19")]
+        let session = &raw mut pg_sys::replorigin_xact_state.origin;
+        *session = origin;
     }
 }
 
@@ -382,9 +544,9 @@ pub unsafe fn attribute<'a>(desc: pg_sys::TupleDesc, n: usize) -> &'a pg_sys::Fo
     // SAFETY: as the caller promises. Since 18 the full attributes stand behind the compact ones
     // (`access/tupdesc.h`, TupleDescAttrAddress).
     unsafe {
-        #[cfg(not(feature = "pg18"))]
+        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
         return &*(*desc).attrs.as_ptr().add(n);
-        #[cfg(feature = "pg18")]
+        #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
         {
             let compact = (*desc).compact_attrs.as_ptr();
             let full = compact.add((*desc).natts as usize).cast::<pg_sys::FormData_pg_attribute>();
@@ -400,9 +562,9 @@ pub unsafe fn attribute<'a>(desc: pg_sys::TupleDesc, n: usize) -> &'a pg_sys::Fo
 pub unsafe fn primary_key_index(relation: pg_sys::Relation) -> pg_sys::Oid {
     // SAFETY: as the caller promises.
     unsafe {
-        #[cfg(not(feature = "pg18"))]
+        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
         return pg_sys::RelationGetPrimaryKeyIndex(relation);
-        #[cfg(feature = "pg18")]
+        #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
         return pg_sys::RelationGetPrimaryKeyIndex(relation, false);
     }
 }
@@ -451,7 +613,7 @@ pub fn create_wait_set(events: c_int) -> *mut pg_sys::WaitEventSet {
     unsafe {
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         return pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, events);
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         return pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events);
     }
 }

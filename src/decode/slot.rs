@@ -77,7 +77,7 @@ pub fn reach_of_standbys() -> Option<u64> {
     each_in_use(|slot| {
         let standby = slot.data.database == pg_sys::InvalidOid
             && slot.data.persistency == pg_sys::ReplicationSlotPersistency::RS_PERSISTENT
-            && slot.active_pid != 0
+            && raw::slot_is_active(slot)
             && slot.data.restart_lsn != 0;
         if standby {
             reach = Some(reach.map_or(slot.data.restart_lsn, |reach| reach.min(slot.data.restart_lsn)));
@@ -177,17 +177,9 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
             pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as _;
             pg_sys::XactReadOnly = true;
             raw::create_slot(name);
+            raw::ensure_logical_decoding();
             let mut routine = reader::routine();
-            let ctx = pg_sys::CreateInitDecodingContext(
-                PLUGIN.as_ptr(),
-                std::ptr::null_mut(),
-                true,
-                0,
-                &mut routine,
-                None,
-                None,
-                None,
-            );
+            let ctx = raw::create_initial_context(PLUGIN, &mut routine);
             pg_sys::DecodingContextFindStartpoint(ctx);
             let slot = &(*pg_sys::MyReplicationSlot).data;
             let (begin, consistent) = (Lsn(slot.restart_lsn), Lsn(slot.confirmed_flush));

@@ -6,20 +6,21 @@ use super::gaps::{self, Gap};
 use super::image::{self, Version};
 use super::schema_changes;
 use crate::decode::plugin::DO_NOT_REPLICATE;
+use crate::decode::raw;
 use crate::event::Lsn;
 use crate::worker::process;
 
 /// Marks everything that this process writes as no news.
 pub fn write_as_our_own() {
-    // SAFETY: a global of this process; this origin needs no catalog row.
-    unsafe { pg_sys::replorigin_session_origin = DO_NOT_REPLICATE };
+    // This origin needs no catalog row.
+    raw::set_session_origin(DO_NOT_REPLICATE);
 }
 
 /// Runs the action in a transaction of its own that is news to the decoder, without the mark that hides what the
 /// dispatcher writes. Nothing is done when the extension isn't here.
 pub fn as_news(action: impl FnOnce()) {
-    // SAFETY: a global of this process. It counts in the commit, too, so it is set again only behind that.
-    unsafe { pg_sys::replorigin_session_origin = pg_sys::InvalidRepOriginId as _ };
+    // It counts in the commit, too, so it is set again only behind that.
+    raw::set_session_origin(0);
     with_tables(|_| action());
     write_as_our_own();
 }

@@ -4,7 +4,6 @@
 //! decoded (`pg_upgrade/check.c`, check_old_cluster_for_valid_slots), finds it so. Whoever else ends a worker ends it at
 //! once.
 
-use std::ffi::c_int;
 use std::sync::atomic::{AtomicI64, AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,7 +36,7 @@ pub fn prepare() {
         let mut timer = std::ptr::null_mut();
         if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) == 0 {
             TIMER.store(timer, Ordering::Relaxed);
-            raw::handle_sigterm(on_sigterm);
+            raw::handle_sigterm::<OnSigterm>();
         }
     }
 }
@@ -58,21 +57,25 @@ pub fn others_may_commit(database: pg_sys::Oid, since: Instant) -> bool {
 ///
 /// The postmaster signals each process and its group (`postmaster/postmaster.c`, signal_child), which is twice to one that
 /// runs; so only the signal that comes when the time is up ends what has begun.
-unsafe extern "C-unwind" fn on_sigterm(signal: c_int) {
-    // SAFETY: `die` is the server's own handler; the timer was made before the handler was installed.
-    unsafe {
-        let errno = *libc::__errno_location();
-        let until = UNTIL.load(Ordering::Relaxed);
-        if until == 0 && server_goes_down() {
-            UNTIL.store(monotonic() + PATIENCE.as_nanos() as i64, Ordering::Relaxed);
-            let mut time: libc::itimerspec = std::mem::zeroed();
-            time.it_value.tv_sec = PATIENCE.as_secs() as _;
-            libc::timer_settime(TIMER.load(Ordering::Relaxed), 0, &time, std::ptr::null_mut());
-            raw::unguarded::SetLatch(pg_sys::MyLatch);
-        } else if monotonic() >= until {
-            raw::die(signal);
+struct OnSigterm;
+
+impl raw::OnSignal for OnSigterm {
+    unsafe fn handle(signal: raw::Signal) {
+        // SAFETY: `die` is the server's own handler; the timer was made before the handler was installed.
+        unsafe {
+            let errno = *libc::__errno_location();
+            let until = UNTIL.load(Ordering::Relaxed);
+            if until == 0 && server_goes_down() {
+                UNTIL.store(monotonic() + PATIENCE.as_nanos() as i64, Ordering::Relaxed);
+                let mut time: libc::itimerspec = std::mem::zeroed();
+                time.it_value.tv_sec = PATIENCE.as_secs() as _;
+                libc::timer_settime(TIMER.load(Ordering::Relaxed), 0, &time, std::ptr::null_mut());
+                raw::unguarded::SetLatch(pg_sys::MyLatch);
+            } else if monotonic() >= until {
+                raw::die(signal);
+            }
+            *libc::__errno_location() = errno;
         }
-        *libc::__errno_location() = errno;
     }
 }
 

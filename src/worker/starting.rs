@@ -72,7 +72,7 @@ pub fn drop_stale_slots(oid: pg_sys::Oid, keep: &std::ffi::CStr) {
 /// Where `wal_level` is too low nothing can be captured before the server is restarted. False when asked to stop.
 pub fn wait_for_wal_level(database: &Database) -> bool {
     // SAFETY: reads a setting that only a restart changes.
-    while unsafe { pg_sys::wal_level } < pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32 {
+    while unsafe { pg_sys::wal_level } < crate::decode::raw::WAL_LEVEL as i32 {
         database.set_phase(Phase::WalLevelTooLow);
         process::report_idle(c"waiting for wal_level = logical");
         process::sleep(Some(RECHECK_EVERY));

@@ -13,6 +13,7 @@ use pgrx::pg_sys;
 use super::shmem::{self, Database};
 use super::{dropped, figures, quiesce, statement};
 use crate::decode::plugin::DO_NOT_REPLICATE;
+use crate::decode::raw;
 
 thread_local! {
     // A backend has one thread, so these are its globals, without `static mut`.
@@ -63,8 +64,7 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn after_commit(event: pg_sys::XactEvent::Type, _: *mut c_void) {
     // What the dispatcher itself writes is no news to the decoder.
-    // SAFETY: reads a global of this process.
-    let is_news = unsafe { pg_sys::replorigin_session_origin } != DO_NOT_REPLICATE;
+    let is_news = raw::session_origin() != DO_NOT_REPLICATE;
     if event == pg_sys::XactEvent::XACT_EVENT_COMMIT && is_news {
         wake_decoder();
     }

@@ -32,7 +32,13 @@ pub fn types() -> String {
     let types = include_str!("../types.sql");
     let (before, altered) = types.split_once("ALTER TYPE altered").expect("types that are altered");
     let (_, after) = altered.split_once("CREATE EXTENSION").expect("extensions");
-    format!("{before} CREATE EXTENSION {after}")
+    let since_19 = if crate::Server::get().major() >= 19 {
+        "CREATE TABLE since_19 (id int PRIMARY KEY, c_oid8 oid8, c_regdatabase regdatabase);
+         INSERT INTO since_19 VALUES (1, '0', 'postgres'), (2, '18446744073709551615', '4294967295');"
+    } else {
+        ""
+    };
+    format!("{before} CREATE EXTENSION {after}; {since_19}")
 }
 
 /// A table's rows by their id.
