@@ -36,6 +36,7 @@ pub struct Setup {
     clock: bool,
     environment: Vec<(String, String)>,
     initdb: Vec<&'static str>,
+    arguments: Vec<String>,
 }
 
 impl Setup {
@@ -88,6 +89,12 @@ impl Setup {
         self
     }
 
+    /// With one more argument of each server that is started, such as `-cmax_connections=300`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
     /// Starts the cluster.
     #[track_caller]
     pub fn start(self) -> Cluster {
@@ -124,6 +131,7 @@ pub struct Cluster {
     server: Mutex<Option<Child>>,
     files: Option<u64>,
     clock: bool,
+    arguments: Vec<String>,
 }
 
 impl Deref for Cluster {
@@ -153,8 +161,9 @@ impl Cluster {
     #[track_caller]
     fn with(setup: Setup) -> Self {
         let server = setup.server.unwrap_or_else(Server::get);
-        let cluster =
+        let mut cluster =
             Self::made(server, setup.files, setup.clock, |data| copy(&template(server, &setup.initdb), data));
+        cluster.arguments = setup.arguments;
         let lines: Vec<&str> =
             SETTINGS.iter().copied().chain(setup.settings.iter().map(String::as_str)).collect();
         cluster.set(&lines.join("\n"));
@@ -180,6 +189,7 @@ impl Cluster {
             server: Mutex::default(),
             files,
             clock,
+            arguments: Vec::new(),
         };
         if clock {
             cluster.shift_clock("+0");
@@ -297,7 +307,7 @@ impl Cluster {
     fn begin_with(&self, environment: &[(String, String)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut postgres = self.installed.unprivileged("postgres");
-        postgres.arg("-D").arg(self.directory.join("data"));
+        postgres.arg("-D").arg(self.directory.join("data")).args(&self.arguments);
         postgres.envs(environment.iter().map(|(name, value)| (name, value)));
         if let Some(count) = self.files {
             limit_files(&mut postgres, count);
