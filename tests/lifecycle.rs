@@ -383,6 +383,42 @@ fn workers_heed_no_setting_of_their_database() {
 }
 
 #[test]
+fn workers_stay_who_they_are_whatever_role_is_set() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE nobody");
+    let scopes = ["DATABASE odd", "ROLE postgres", "ROLE postgres IN DATABASE odd", "ROLE ALL"];
+    let settings = [("role", "nobody"), ("session_authorization", "nobody"), ("exit_on_error", "on")]
+        .map(|(name, value)| scopes.map(|scope| (scope, name, value)));
+    for (scope, name, value) in settings.into_iter().flatten() {
+        let plain = cluster
+            .database("postgres")
+            .with_options("-c session_authorization=postgres -c role=none -c exit_on_error=off");
+        plain.sql("CREATE DATABASE odd");
+        plain.sql(&format!("ALTER {scope} SET {name} = {value}"));
+        let odd = cluster
+            .database("odd")
+            .with_options("-c session_authorization=postgres -c role=none -c exit_on_error=off");
+        odd.each(&[
+            "CREATE EXTENSION pgstream_hooks",
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "INSERT INTO t VALUES (1)",
+            "CREATE FUNCTION f(event jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT event'",
+        ]);
+        let receiver = Receiver::start().unwrap();
+        odd.subscribe(&receiver, "s", "tables => '{public.t}', transform => 'f(jsonb)', backfill => true");
+        odd.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
+        odd.sql("INSERT INTO t VALUES (2)");
+        receiver.wait_for(2, PATIENCE).unwrap_or_else(|error| panic!("{scope} {name}: {error:?}"));
+        assert_eq!(odd.delivered(&receiver, "s").len(), 2, "{scope} {name}");
+        odd.wait_true("SELECT bool_and(ok) FROM pgwh.health() WHERE check_name IN ('worker running', 'slot present and valid')");
+        plain.sql(&format!("ALTER {scope} RESET {name}"));
+        plain.sql("DROP DATABASE odd");
+    }
+    let log = cluster.log();
+    assert!(!log.contains("has ended; both are started again"), "{log}");
+}
+
+#[test]
 fn the_log_is_quiet_when_all_is_well() {
     let cluster = Cluster::with_extension();
     works(&cluster);

@@ -32,6 +32,11 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"extra_float_digits", c"1"),
     (c"xmlbinary", c"base64"),
     (c"session_replication_role", c"origin"),
+    (c"exit_on_error", c"off"),
+    (c"restrict_nonsystem_relation_kind", c""),
+    (c"transform_null_equals", c"off"),
+    // After `session_authorization`, which see `pin_identity`.
+    (c"role", c"none"),
 ];
 
 /// Connects the worker to its database, also to one that refuses connections, and pins its settings.
@@ -44,8 +49,30 @@ pub fn connect(database: pg_sys::Oid) {
             pg_sys::BGWORKER_BYPASS_ALLOWCONN,
         );
     }
+    pin_identity();
     pin(PINNED);
     set_log_level();
+}
+
+/// Makes the session user the role that the worker was started as, whatever `session_authorization` is set for the
+/// database. Outside of any transaction.
+fn pin_identity() {
+    in_bare_transaction(|| {
+        // SAFETY: reads globals of this process and the system cache; the name lives as long as the transaction, and the
+        // setting, which cannot be checked outside of one, keeps a copy of its own.
+        unsafe {
+            let role = pg_sys::GetAuthenticatedUserId();
+            if pg_sys::GetSessionUserId() != role {
+                let name = pg_sys::GetUserNameFromId(role, false);
+                pg_sys::SetConfigOption(
+                    c"session_authorization".as_ptr(),
+                    name,
+                    pg_sys::GucContext::PGC_SUSET,
+                    pg_sys::GucSource::PGC_S_OVERRIDE,
+                );
+            }
+        }
+    });
 }
 
 /// Has this process log what `pgwh.log_level` says. Outside of any transaction.
