@@ -65,6 +65,10 @@ CREATE FUNCTION pgwh.sees(owner text) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'sees_wrapper';
 COMMENT ON FUNCTION pgwh.sees(text) IS 'whether the caller is shown what belongs to a role: as a member of it, or as one who sees everything (superusers and roles with BYPASSRLS)';
 
+CREATE FUNCTION pgwh.may_act_for(owner text) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_act_for_wrapper';
+COMMENT ON FUNCTION pgwh.may_act_for(text) IS 'whether the caller is shown the URLs of a role: as a member of it, or as a superuser';
+
 CREATE FUNCTION pgwh.preloaded() RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'preloaded_wrapper';
 COMMENT ON FUNCTION pgwh.preloaded() IS 'whether shared_preload_libraries loaded the library at server start';
@@ -108,7 +112,7 @@ CREATE TABLE pgwh.subscriptions (
 ALTER TABLE pgwh.subscriptions REPLICA IDENTITY FULL;
 COMMENT ON TABLE pgwh.subscriptions IS 'who gets which changes; INSERT, UPDATE and DELETE are as good as pgwh.subscribe() and pgwh.unsubscribe(), under the same checks';
 COMMENT ON COLUMN pgwh.subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
-COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from url, tables and filter when left out';
+COMMENT ON COLUMN pgwh.subscriptions.name IS 'its name; made from the url''s host, the tables and a digest when left out';
 COMMENT ON COLUMN pgwh.subscriptions.url IS 'where to POST';
 COMMENT ON COLUMN pgwh.subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
 COMMENT ON COLUMN pgwh.subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read, system (default the first four)';
@@ -862,15 +866,16 @@ COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
 
 -- The barrier of pgwh.status: a caller's conditions are asked of these rows, and of the rows that are left what takes longer.
 CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
-    SELECT id, name, url, tables, event_types, filter, changed, columns, exclude_columns,
-        headers, key_columns, enabled, paused, disabled_reason, owner, home
+    -- The path of a URL is often its secret: of a URL of another role there is only the server.
+    SELECT id, name, CASE WHEN pgwh.may_act_for(owner) THEN url ELSE substring(url FROM '^[^/?#]*//[^/?#\\]*') END AS url,
+        tables, event_types, filter, changed, columns, exclude_columns, headers, key_columns, enabled, paused, disabled_reason, owner, home
     FROM pgwh.subscriptions WHERE (SELECT pgwh.sees(NULL)) OR pgwh.sees(owner)
     -- As pgwh.status shows them: in here, the order comes from the index instead of from sorting all of them with all they say.
     ORDER BY id;
 COMMENT ON VIEW pgwh.visible_subscriptions IS 'the subscriptions that the caller is shown, with what pgwh.status needs of them';
 COMMENT ON COLUMN pgwh.visible_subscriptions.id IS 'identity of the subscription, never reused; part of webhook-id';
-COMMENT ON COLUMN pgwh.visible_subscriptions.name IS 'its name; made from url, tables and filter when left out';
-COMMENT ON COLUMN pgwh.visible_subscriptions.url IS 'where to POST';
+COMMENT ON COLUMN pgwh.visible_subscriptions.name IS 'its name; made from the url''s host, the tables and a digest when left out';
+COMMENT ON COLUMN pgwh.visible_subscriptions.url IS 'where to POST; scheme and host of a subscription whose owner the caller cannot act as';
 COMMENT ON COLUMN pgwh.visible_subscriptions.tables IS 'patterns schema.table with * wildcards; bare names are stored with the schema that the search path gave (default {*.*})';
 COMMENT ON COLUMN pgwh.visible_subscriptions.event_types IS 'any of insert, update, delete, truncate (or I U D T), ddl, message, message:<prefix>, read, system (default the first four)';
 COMMENT ON COLUMN pgwh.visible_subscriptions.filter IS 'a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD (default none)';
@@ -1209,7 +1214,7 @@ CREATE VIEW pgwh.status AS
 COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
 COMMENT ON COLUMN pgwh.status.name IS 'its name';
-COMMENT ON COLUMN pgwh.status.url IS 'where it POSTs';
+COMMENT ON COLUMN pgwh.status.url IS 'where it POSTs; scheme and host of a subscription whose owner you cannot act as';
 COMMENT ON COLUMN pgwh.status.state IS 'active, retrying, paused, disabled, held (a copy that must not send) or error (nothing can be sent)';
 COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory; draining: what the journal holds is read back and sent; open: the endpoint fails as a whole and is only probed';
 COMMENT ON COLUMN pgwh.status.reason IS 'why it is in this state';

@@ -30,7 +30,7 @@ fn timeless(mut body: Value) -> Value {
 fn a_preview_is_the_request_that_then_comes() {
     let (cluster, receiver) = stage();
     cluster.sql("ALTER TABLE orders REPLICA IDENTITY FULL");
-    cluster.subscribe(&receiver, "s", "headers => '{\"x-key\": \"k\"}', exclude_columns => '{total}'");
+    cluster.subscribe(&receiver, "s", "headers => '{\"x-tenant\": \"k\"}', exclude_columns => '{total}'");
     let row = r#"'{"id": 1, "status": "paid", "total": 12345678901234567890.10}'"#;
     let previews = [
         preview(&cluster, &format!("'s', {row}, changes => NULL")),
@@ -60,7 +60,7 @@ fn a_preview_is_the_request_that_then_comes() {
         sent.retain(|name| !["host", "content-length", "accept", "connection"].contains(&name.as_str()));
         sent.sort();
         assert_eq!(names, sent);
-        assert_eq!(headers["x-key"], "k");
+        assert_eq!(headers["x-tenant"], "k");
         assert!(headers["webhook-id"].as_str().unwrap().starts_with("evt_"), "{headers}");
         // It is signed as it would be.
         let secret = Secret::parse(&cluster.value("SELECT pgwh.secret('s')")).unwrap();

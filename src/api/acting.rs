@@ -46,6 +46,13 @@ fn sees(owner: Option<Text>) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// Whether the present role may do what the owner of that name may, and so is shown the owner's URLs.
+#[pg_extern(sql = false)]
+fn may_act_for(owner: Option<Text>) -> bool {
+    // SAFETY: a syscache look-up in a transaction.
+    owner.map_or(unsafe { pg_sys::superuser() }, |owner| owns(&owner.0))
+}
+
 /// The subscriptions that the present role is shown.
 pub enum Visible {
     /// All.

@@ -44,6 +44,24 @@ pub fn any_hidden(headers: &Jsonb) -> bool {
     headers.0.as_object().is_some_and(|headers| headers.keys().any(|name| secret::is_sensitive(name)))
 }
 
+/// Whether a sensitive header has its value in the clear, and not the sign of one that was given before.
+pub fn any_in_clear(headers: &Jsonb) -> bool {
+    headers.0.as_object().is_some_and(|headers| {
+        headers.iter().any(|(name, value)| {
+            secret::is_sensitive(name) && value.as_str().is_some_and(|value| !secret::is_sign(value))
+        })
+    })
+}
+
+/// Whether there is a sensitive header whose value the row did not have before.
+pub fn any_new(headers: &Jsonb, before: &Jsonb) -> bool {
+    let known =
+        |value| before.0.as_object().is_some_and(|before| before.values().any(|known| known == value));
+    headers.0.as_object().is_some_and(|headers| {
+        headers.iter().any(|(name, value)| secret::is_sensitive(name) && !known(value))
+    })
+}
+
 fn with_made<T>(action: impl FnOnce(&mut Hidden) -> T) -> T {
     // SAFETY: reads a value of this process.
     let transaction = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };

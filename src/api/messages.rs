@@ -9,6 +9,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{AnyElement, direct_function_call};
 
+use super::acting::as_owner;
 use super::gate;
 use crate::decode::raw;
 use crate::decode::sealed::{Kind, Sealer};
@@ -89,6 +90,11 @@ pub fn write(kind: Kind, content: &[u8]) -> Result<(), Error> {
     let message = with_sealer(|sealer| sealer.seal(kind, xid.into_inner(), content))?;
     raw::log_message(kind.prefix(), &message);
     Ok(())
+}
+
+/// A digest of texts that only this installation can compute.
+pub fn name_digest(parts: &[&str]) -> Result<[u8; 32], Error> {
+    as_owner(|| with_sealer(|sealer| sealer.name_digest(parts)))
 }
 
 /// Calls with what seals messages of this database, which stays the same as long as its table does.

@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 use super::acting::{as_owner, owns, sees_everything};
 use super::functions;
 use super::gate;
+use super::headers;
 use super::jsonb::Jsonb;
 use super::near::near;
 use super::secrets;
@@ -111,7 +112,16 @@ fn subscribe(
             None => {}
         }
     }
+    let gives_headers = headers::any_in_clear(&wanted.headers);
+    let name = wanted.name.clone();
     let id = store(wanted, enabled)?;
+    // The trigger has said so when there are headers.
+    if !gives_headers {
+        let owner = owner_of(id)?;
+        if !is_present_role(&owner) {
+            notice_other_owner(&name, &owner);
+        }
+    }
     secrets::set_secret(id, secret, scheme)?;
     if let Some(pem) = client_certificate {
         secrets::set_client_certificate(id, &pem)?;
@@ -197,6 +207,41 @@ pub fn is_anothers(name: &str) -> Result<bool, Error> {
         })?)
     })?;
     Ok(owner.is_some_and(|owner| !owns(&owner.0)))
+}
+
+fn owner_of(id: i64) -> Result<String, Error> {
+    let owner = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT owner FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[id.into()],
+        )?;
+        if rows.is_empty() { Ok(None) } else { rows.first().text(1) }
+    })?;
+    Ok(owner.unwrap_or_default())
+}
+
+/// Whether the present role is the one of that name, and not just a member of it or a superuser.
+pub fn is_present_role(owner: &str) -> bool {
+    own_name() == owner
+}
+
+/// Tells whoever changes another role's subscription that its owner gets what is given to it.
+pub fn notice_other_owner(name: &str, owner: &str) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        text::in_error(format!("subscription \"{name}\" belongs to role \"{owner}\"")),
+        "pgstream_hooks",
+    )
+    .set_detail(text::in_error(format!(
+        "Role \"{owner}\" can read the signing key, send its headers to another URL, and change the subscription."
+    )))
+    .set_hint(text::in_error(format!(
+        "To take it over: UPDATE pgwh.subscriptions SET owner = current_user WHERE name = '{}'; \
+         Then change its key and headers, which that role may know.",
+        name.replace('\'', "''")
+    )))
+    .report(PgLogLevel::NOTICE);
 }
 
 /// The name of the present role.

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use pgrx::datum::Interval;
-use sha2::{Digest, Sha256};
+use url::Url;
 
 use super::conditions::Conditions;
 use super::jsonb::Jsonb;
+use super::messages;
 use super::permission::Claim;
 use super::{columns, event_types, functions, tables};
 use crate::error::Error;
@@ -200,7 +201,10 @@ impl Wish {
         if let Some(other) = compress.as_ref().filter(|word| *word != "gzip") {
             return Err(Error::Compress(other.clone()));
         }
-        let name = self.name.unwrap_or_else(|| make_name(&url, &tables, filter.as_deref()));
+        let name = match self.name {
+            Some(name) => name,
+            None => generate_name(&url, &tables, filter.as_deref())?,
+        };
         if name.trim().is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
             return Err(Error::Name(name));
         }
@@ -316,24 +320,26 @@ fn out_of_range(what: &'static str, value: String, range: &'static str, example:
     Error::OutOfRange { what, value, range, example }
 }
 
-/// A name for who gives none: readable, the same for the same url, tables and filter, and another for others.
-fn make_name(url: &str, tables: &[String], filter: Option<&str>) -> String {
-    let place = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let place = place.split(['?', '#']).next().unwrap_or_default();
+/// The name of a subscription that is given none: the same for the same url, tables and filter. Names are in notifications,
+/// metrics and bodies, and the path of a URL is often its secret: of the URL it has the host and port, and a digest that only
+/// this installation can compute, so that nobody can try guesses of the path against it.
+fn generate_name(url: &str, tables: &[String], filter: Option<&str>) -> Result<String, Error> {
+    let server = Url::parse(url).ok().map(|url| {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        url.port().map_or(host.clone(), |port| format!("{host}-{port}"))
+    });
     let tables_text = tables.join("-").replace("*.*", "all").replace(".*", "");
     let mut readable = String::new();
-    for c in format!("{place}-{tables_text}").chars() {
+    for c in format!("{}-{tables_text}", server.unwrap_or_default()).chars() {
         let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c.to_ascii_lowercase() } else { '-' };
         if !(c == '-' && readable.ends_with('-')) {
             readable.push(c);
         }
     }
     readable.truncate(80);
-    let mut digest = Sha256::new();
-    for part in std::iter::once(url).chain(tables.iter().map(String::as_str)).chain(filter) {
-        digest.update(part.as_bytes());
-        digest.update([0]);
-    }
-    let tail: String = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{tail}", readable.trim_end_matches('-'))
+    let parts: Vec<&str> =
+        std::iter::once(url).chain(tables.iter().map(String::as_str)).chain(filter).collect();
+    let digest: String =
+        messages::name_digest(&parts)?.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{}-{digest}", readable.trim_matches('-')))
 }

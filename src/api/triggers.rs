@@ -12,7 +12,7 @@ use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
 use super::permission::Claim;
-use super::subscribe::{is_anothers, require_capture};
+use super::subscribe::{is_anothers, is_present_role, notice_other_owner, require_capture};
 use super::subscription::{Known, Texts, Wish};
 use crate::decode::text::{self, Text, Texts as _};
 use crate::error::Error;
@@ -115,6 +115,15 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
         return Err(Error::NameTaken(subscription.name));
     }
     let owner = new.get_by_name::<Text>("owner")?.map(String::from);
+    if let (Some(old), Some(owner)) = (&old, &owner)
+        && old.get_by_name::<Text>("owner")?.is_some_and(|before| before.0 == *owner)
+        && !is_present_role(owner)
+        && old
+            .get_by_name::<Jsonb>("headers")?
+            .is_none_or(|old| headers::any_new(&subscription.headers, &old))
+    {
+        notice_other_owner(&subscription.name, owner);
+    }
     // A function runs as the owner, whom only who can act as that role may have it run as.
     let new_function = |function: &Option<String>, known| function.is_some() && *function != known;
     let has_new_function = new_function(&subscription.transform, known.transform)

@@ -71,7 +71,8 @@ pub fn reveal(headers: &mut BTreeMap<String, String>, values: &Hidden) -> Result
     Ok(())
 }
 
-fn is_sign(value: &str) -> bool {
+/// Whether a value is the sign of one that is kept apart.
+pub fn is_sign(value: &str) -> bool {
     value
         .strip_prefix(PREFIX)
         .is_some_and(|rest| URL_SAFE_NO_PAD.decode(rest).is_ok_and(|bytes| bytes.len() == 9))

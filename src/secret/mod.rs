@@ -5,5 +5,5 @@ mod hidden;
 mod keys;
 pub mod stored;
 
-pub use hidden::{Hidden, hide, is_sensitive, reveal};
+pub use hidden::{Hidden, hide, is_sensitive, is_sign, reveal};
 pub use keys::{Keys, NotSealed, is_sealed};

@@ -23,6 +23,9 @@ static WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");
 static WEBHOOK_REPLAY: HeaderName = HeaderName::from_static("webhook-replay");
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// Stands for the value of a sensitive header in a request that is shown.
+const HIDDEN: &str = "hidden";
+
 /// A request as it would go out, to be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Composed {
@@ -30,7 +33,7 @@ pub struct Composed {
     pub method: String,
     /// Where to.
     pub url: String,
-    /// Names in lower case, with their values.
+    /// Names in lower case, with their values; those of sensitive ones are not shown.
     pub headers: Vec<(String, String)>,
     /// The body before compression: what the signature is over.
     pub body: Vec<u8>,
@@ -48,7 +51,10 @@ pub fn compose(job: &Job, now: SystemTime) -> Result<Composed, Problem> {
         let hint = "Look at the subscription's headers, and those that its route gives.";
         Problem::new("the request can't be made", format!("{error}."), hint)
     })?;
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let text = |value: &HeaderValue| match value.is_sensitive() {
+        true => HIDDEN.to_owned(),
+        false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+    };
     let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value)));
     Ok(Composed {
         method: method(job).to_string(),

@@ -7,10 +7,12 @@ CREATE TABLE public.orders (id integer PRIMARY KEY, status text);
 SELECT pgwh.subscribe('https://example.com/first', name => 'first') IS NOT NULL AS ready;
 
 INSERT INTO pgwh.subscriptions (url, tables, event_types) VALUES ('https://example.com/plain', '{Orders}', '{d,I}')
-RETURNING name, tables, event_types, headers, timeout, max_in_flight, enabled;
+RETURNING regexp_replace(name, '-[0-9a-f]{8}$', '-<digest>') AS name, tables, event_types, headers, timeout, max_in_flight, enabled;
 SELECT secret IS NOT NULL AS has_key FROM pgwh.secrets JOIN pgwh.subscriptions s ON s.id = subscription_id
 WHERE url = 'https://example.com/plain';
+\set VERBOSITY terse
 INSERT INTO pgwh.subscriptions (url, tables) VALUES ('https://example.com/plain', '{public.orders}');
+\set VERBOSITY default
 INSERT INTO pgwh.subscriptions (name, url) VALUES ('bad', 'nonsense');
 INSERT INTO pgwh.subscriptions (name, url, owner) VALUES ('bad', 'https://example.com/', 'regress_nobody');
 INSERT INTO pgwh.subscriptions (name, url, enabled) VALUES ('unsaid', 'https://example.com/', NULL) RETURNING enabled;
