@@ -1542,7 +1542,11 @@ BEGIN
                 CASE WHEN t.relkind IN ('r', 'p', 'f', 'v', 'm') THEN t.relname END AS table_name,
                 coalesce(t.relname, y.typname) AS name,
                 CASE WHEN r.relkind IN ('r', 'p', 'f', 'v', 'm', 'c') THEN r.oid ELSE nullif(y.typrelid, 0) END AS described,
-                coalesce(pg_partition_root(t.oid), t.oid) AS root
+                coalesce(pg_partition_root(t.oid), t.oid) AS root,
+                EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
+                    AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
+                        OR m.classid = CASE WHEN t.oid IS NULL THEN e.classid ELSE 'pg_catalog.pg_class'::regclass END
+                            AND m.objid = coalesce(t.oid, e.objid))) AS is_member
             FROM pg_event_trigger_ddl_commands() WITH ORDINALITY
                     e (classid, objid, objsubid, command_tag, object_type, schema_name, object_identity, in_extension, command, n)
                 LEFT JOIN pg_catalog.pg_class r ON e.classid = 'pg_catalog.pg_class'::regclass AND r.oid = e.objid
@@ -1554,10 +1558,14 @@ BEGIN
             WHERE NOT e.in_extension AND r.relpersistence IS DISTINCT FROM 't' AND pgwh.schema_is_noted(s.nspname)
             ORDER BY e.classid, e.objid, e.n
         ), places AS (
-            SELECT o.is_main, o.n, 0 AS above, o.schema, o.name, o.table_id IS NOT NULL AS is_table, coalesce(o.root, 0) AS root
+            SELECT o.is_main, o.n, 0 AS above, o.schema, o.name, o.table_id IS NOT NULL AS is_table, coalesce(o.root, 0) AS root,
+                o.is_member
             FROM noted o
             UNION ALL
-            SELECT o.is_main, o.n, 1, s.nspname, c.relname, true, o.root
+            SELECT o.is_main, o.n, 1, s.nspname, c.relname, true, o.root,
+                EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
+                    AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
+                        OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid))
             FROM noted o CROSS JOIN LATERAL pg_partition_ancestors(o.table_id) a (oid)
                 JOIN pg_catalog.pg_class c ON c.oid = a.oid JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
             WHERE a.oid <> o.table_id
@@ -1575,7 +1583,7 @@ BEGIN
             FROM noted o
         ) o, (
             SELECT json_agg(json_build_object('schema', p.schema, 'name', p.name, 'is_table', p.is_table,
-                'root', p.root::bigint) ORDER BY p.above, p.is_main DESC, p.n) AS places
+                'is_users', NOT p.is_member, 'root', p.root::bigint) ORDER BY p.above, p.is_main DESC, p.n) AS places
             FROM places p
         ) p
         WHERE o.objects IS NOT NULL;
@@ -1585,12 +1593,16 @@ BEGIN
                 coalesce(d.schema_name, d.object_name) AS schema, t.oid AS described,
                 coalesce(t.relname::text, CASE WHEN d.schema_name IS NOT NULL THEN d.object_name END) AS name,
                 t.oid IS NOT NULL OR d.object_type IN ('table', 'foreign table', 'view', 'materialized view') AS is_table,
-                coalesce(pg_partition_root(t.oid), t.oid, d.objid) AS root
+                coalesce(pg_partition_root(t.oid), t.oid, d.objid) AS root,
+                EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
+                    AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
+                        OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = t.oid)) AS is_member
             FROM pg_event_trigger_dropped_objects() WITH ORDINALITY
                     d (classid, objid, objsubid, original, normal, is_temporary, object_type, schema_name, object_name, object_identity, address_names, address_args, n)
                 -- The table that has lost a column or an index.
                 LEFT JOIN pg_catalog.pg_class t ON t.oid = CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass
                     THEN CASE WHEN d.objsubid > 0 THEN d.objid ELSE pgwh.table_of_dropped_index(d.objid) END END
+                LEFT JOIN pg_catalog.pg_namespace s ON s.nspname = d.schema_name
             WHERE d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_namespace'::regclass)
                 AND NOT d.is_temporary AND (d.original OR d.normal)
                 -- What belonged to an extension is none of the user's.
@@ -1607,7 +1619,7 @@ BEGIN
                     'table', o.name, 'oid', o.objid::bigint, 'columns', pgwh.columns_of(o.described),
                     'primary_key_columns', pgwh.primary_key_columns_of(o.described))
                 END ORDER BY o.original DESC, o.n) AS objects,
-                json_agg(json_build_object('schema', o.schema, 'name', o.name, 'is_table', o.is_table,
+                json_agg(json_build_object('schema', o.schema, 'name', o.name, 'is_table', o.is_table, 'is_users', NOT o.is_member,
                     'root', CASE WHEN o.is_table THEN o.root::bigint ELSE 0 END) ORDER BY o.original DESC, o.n) AS places
             FROM noted o
         ) o

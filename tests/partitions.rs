@@ -62,6 +62,25 @@ fn a_partitioned_table_stands_for_its_partitions() {
 }
 
 #[test]
+fn a_partition_goes_by_the_name_that_the_table_above_has_now() {
+    let stage = Stage::set();
+    stage.each(&[
+        "CREATE TABLE sales (id int, part int) PARTITION BY LIST (part)",
+        "CREATE TABLE sales_1 PARTITION OF sales FOR VALUES IN (1)",
+    ]);
+    stage.subscribe(&stage.receiver, "trade", "tables => '{public.sales, shop.*}'");
+    let events = stage.events_of(&[
+        "INSERT INTO sales VALUES (1, 1)",
+        "ALTER TABLE sales RENAME TO trade",
+        "INSERT INTO trade VALUES (2, 1)",
+        "CREATE SCHEMA shop; ALTER TABLE trade SET SCHEMA shop",
+        "INSERT INTO shop.trade VALUES (3, 1)",
+    ]);
+    assert_eq!(what(&events), ["public.sales insert", "public.trade insert", "shop.trade insert"]);
+    assert_eq!(what(&stage.got("trade")), ["public.sales insert", "shop.trade insert"]);
+}
+
+#[test]
 fn partitions_whose_columns_stand_in_another_order_send_the_same_rows() {
     let stage = Stage::set();
     stage.each(&[

@@ -10,14 +10,15 @@ use pgrx::prelude::*;
 use super::conditions::{Conditions, Lock, columns_of_table, name_of};
 use super::tables::with_rows;
 use crate::decode::access;
+use crate::decode::lineage;
 use crate::decode::memory::Memory;
 use crate::decode::pattern::TablePattern;
 use crate::decode::raw;
+use crate::decode::route::Level;
 use crate::decode::shape::Shape;
 use crate::decode::subtransaction::in_subtransaction;
 use crate::decode::text::{self, Texts};
 use crate::error::Error;
-use crate::event::TableName;
 
 /// What subscriptions need of a table that a command is about to change.
 struct Needed {
@@ -151,13 +152,17 @@ fn needs_of(table: pg_sys::Oid) -> Result<Vec<Need>, Error> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let names = names_around(table)?;
+    let around = around(table);
     let columns: HashSet<String> = columns_of_table(table).into_iter().collect();
     let mut seen = HashSet::new();
     let mut needs = Vec::new();
     for mut need in wanted {
-        let patterns = need.conditions.tables.iter().filter_map(|stored| TablePattern::parse(stored).ok());
-        if !patterns.into_iter().any(|pattern| names.iter().any(|name| pattern.matches(name))) {
+        let mut patterns =
+            need.conditions.tables.iter().filter_map(|stored| TablePattern::parse(stored).ok());
+        let leads = |pattern: TablePattern| {
+            around.iter().any(|level| pattern.leads_to(&level.name, level.is_user_table))
+        };
+        if !patterns.any(leads) {
             continue;
         }
         let shape = need.conditions.filter.as_deref().map(|filter| Shape::of(filter).text);
@@ -213,27 +218,13 @@ fn needs() -> Result<Vec<Need>, Error> {
     })?)
 }
 
-/// The names of the table, of those that it is a part of and of those that are parts of it.
-fn names_around(table: pg_sys::Oid) -> Result<Vec<TableName>, Error> {
-    Ok(Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-             WHERE c.oid OPERATOR(pg_catalog.=) $1
-                OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors($1))
-                OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))",
-            None,
-            &[table.into()],
-        )?;
-        let mut names = Vec::new();
-        for row in rows {
-            names.push(TableName {
-                schema: text::column(&row, 1)?.unwrap_or_default(),
-                table: text::column(&row, 2)?.unwrap_or_default(),
-            });
-        }
-        Ok::<_, pgrx::spi::Error>(names)
-    })?)
+/// The table, those that it is a part of and those that are parts of it.
+fn around(table: pg_sys::Oid) -> Vec<Level> {
+    // SAFETY: in a transaction.
+    let tree = unsafe { raw::partition_tree(table) };
+    // The first is the table itself.
+    let below = tree.into_iter().skip(1).map(lineage::level);
+    lineage::of(table).into_iter().chain(below).collect()
 }
 
 impl Need {

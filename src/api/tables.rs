@@ -7,17 +7,12 @@ use pgrx::prelude::*;
 
 use super::near::near;
 use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
-use crate::decode::{raw, text};
+use crate::decode::{lineage, raw, text};
 use crate::error::Error;
 use crate::event::TableName;
 
-/// Schemas whose tables are never captured.
-const CLOSED_SCHEMAS: [(&str, &str); 4] = [
-    ("pgwh", "a table of pgstream_hooks itself"),
-    ("pg_catalog", "a system catalog"),
-    ("information_schema", "a system catalog"),
-    ("pg_toast", "a system catalog"),
-];
+/// Schemas to whose tables no wildcard leads.
+const SYSTEM_SCHEMAS: [&str; 3] = ["pg_catalog", "information_schema", "pg_toast"];
 
 /// How many names are looked at for a HINT; more tables than that are not worth the time.
 const MOST_CANDIDATES: i64 = 20_000;
@@ -80,7 +75,7 @@ pub fn tables_of(stored: &[String]) -> Result<Vec<(pg_sys::Oid, bool)>, Error> {
     if !wild.is_empty() {
         let matching = all_tables(None)?.into_iter();
         let matching = matching.filter(|(_, name)| wild.iter().any(|pattern| pattern.matches(name)));
-        roots.extend(matching.map(|(oid, _)| (oid, false)));
+        roots.extend(matching.filter(|(oid, _)| lineage::is_user_table(*oid)).map(|(oid, _)| (oid, false)));
     }
     let mut tables: BTreeMap<u32, bool> = BTreeMap::new();
     for (root, is_named) in roots {
@@ -107,12 +102,16 @@ pub fn with_rows(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     }
 }
 
-/// The tables, partitioned ones too, whose names the patterns (in stored form) match today, in order of these names.
+/// The tables, partitioned ones too, to which the patterns (in stored form) lead today, in order of their names.
 pub fn matching(stored: &[String]) -> Result<Vec<(pg_sys::Oid, TableName)>, Error> {
     let patterns: Vec<TablePattern> =
         stored.iter().filter_map(|stored| TablePattern::parse(stored).ok()).collect();
     let mut tables = all_tables(None)?;
-    tables.retain(|(_, name)| patterns.iter().any(|pattern| pattern.matches(name)));
+    tables.retain(|(oid, name)| {
+        let mut matching = patterns.iter().filter(|pattern| pattern.matches(name)).peekable();
+        matching.peek().is_some()
+            && (matching.any(|pattern| pattern.literal().is_some()) || lineage::is_user_table(*oid))
+    });
     tables.sort_by(|(_, a), (_, b)| (&a.schema, &a.table).cmp(&(&b.schema, &b.table)));
     Ok(tables)
 }
@@ -124,7 +123,7 @@ fn all_tables(most: Option<i64>) -> Result<Vec<(pg_sys::Oid, TableName)>, Error>
             "SELECT c.oid, pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
              WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
-               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
+               AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND n.nspname OPERATOR(pg_catalog.<>) 'pgwh'
              LIMIT $1",
             None,
             &[most.into()],
@@ -145,10 +144,12 @@ fn all_tables(most: Option<i64>) -> Result<Vec<(pg_sys::Oid, TableName)>, Error>
 pub fn check(stored: &str) -> Result<(), Error> {
     let pattern =
         TablePattern::parse(stored).map_err(|error| Error::Pattern(stored.to_owned(), error.to_string()))?;
-    if let Some(schema) = pattern.schema.literal()
-        && let Some((_, what)) = CLOSED_SCHEMAS.iter().find(|(closed, _)| *closed == schema)
-    {
-        return Err(Error::NotATable(stored.to_owned(), what));
+    match pattern.schema.literal() {
+        Some("pgwh") => return Err(Error::NotATable(stored.to_owned(), "a table of pgstream_hooks itself")),
+        Some(schema) if SYSTEM_SCHEMAS.contains(&schema) && pattern.literal().is_none() => {
+            return Err(Error::NotATable(stored.to_owned(), "a system catalog"));
+        }
+        _ => {}
     }
     match pattern.literal() {
         Some((schema, table)) => check_table(stored, find(schema, table)),
@@ -176,6 +177,12 @@ fn in_search_path(name: &str) -> Result<String, Error> {
         text::utf8(std::ffi::CStr::from_ptr(schema).to_bytes()).into_owned()
     };
     Ok(of_table(&schema, name))
+}
+
+/// Whether wildcards lead to a table of that name, as far as that is known: one that is gone may have been a user's.
+pub fn is_user_table(name: &TableName) -> bool {
+    let table = find(&name.schema, &name.table);
+    table == pg_sys::InvalidOid || lineage::is_user_table(table)
 }
 
 /// The relation of that name, or the invalid oid.

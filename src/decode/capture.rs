@@ -54,6 +54,8 @@ pub struct Capture {
     relations: HashMap<pg_sys::Oid, CapturedRelation>,
     /// Relations that may have changed since they were looked up.
     stale: HashMap<pg_sys::Oid, CapturedRelation>,
+    /// Relations that are known, by the tables above them: what changes there (names, privileges) concerns them, too.
+    below: HashMap<pg_sys::Oid, HashSet<pg_sys::Oid>>,
     /// By which number the dispatcher knows a table; a later version of its definition takes its predecessor's place.
     references: HashMap<pg_sys::Oid, u32>,
     scratch: Scratch,
@@ -120,6 +122,7 @@ impl Capture {
             versions,
             relations: HashMap::new(),
             stale: HashMap::new(),
+            below: HashMap::new(),
             references: HashMap::new(),
             scratch: Scratch::default(),
             targets: Vec::new(),
@@ -293,6 +296,9 @@ impl Capture {
                 let mut captured = CapturedRelation::build(relation, &self.router, before, always);
                 captured.model.version = self.versions.of(&captured.model.names);
                 self.tell_of_denied(&captured);
+                for level in &captured.levels()[1..] {
+                    self.below.entry(level.oid.into()).or_default().insert(oid);
+                }
                 self.relations.insert(oid, captured);
             }
         }
@@ -319,10 +325,15 @@ impl Capture {
 
     fn forget_stale(&mut self) {
         match invalidation::take() {
-            Stale::Some(oids) => {
+            Stale::Some(mut oids) => {
+                let below: Vec<_> = oids.iter().filter_map(|oid| self.below.remove(oid)).flatten().collect();
+                oids.extend(below);
                 self.stale.extend(oids.iter().filter_map(|oid| self.relations.remove_entry(oid)));
             }
-            Stale::All => self.stale.extend(self.relations.drain()),
+            Stale::All => {
+                self.below.clear();
+                self.stale.extend(self.relations.drain());
+            }
         }
         // Some are never asked for again.
         if self.stale.len() > MOST_STALE {

@@ -111,7 +111,7 @@ unsafe fn read_open(
     captured.model.version = reading.versions.of(&captured.model.names);
     let interests = captured.routes.interests();
     // The backfill's own filter, too, looks at rows on the owner's behalf.
-    if interests.len() < reading.router.interests(&captured.model.names).count() {
+    if interests.len() < reading.router.interests(captured.levels()).count() {
         // SAFETY: as the caller promises.
         let name = text::name(unsafe { &(*(*relation).rd_rel).relname });
         return Err(format!(

@@ -10,9 +10,19 @@ use crate::event::TableName;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// A schema itself.
-    Schema(String),
+    Schema {
+        /// Its name.
+        name: String,
+        /// Whether it is a user's: that of an extension must be named.
+        is_users: bool,
+    },
     /// Something in a schema: a table or what belongs to one, which goes by the table's name, or a type, a sequence or so.
-    Named(TableName),
+    Named {
+        /// Its name.
+        name: TableName,
+        /// Whether it is a user's: what is of an extension must be named.
+        is_users: bool,
+    },
 }
 
 /// Who wrote a message.
@@ -88,8 +98,10 @@ impl Listeners {
         let matches = |patterns: &[TablePattern]| {
             places.iter().any(|place| {
                 patterns.iter().any(|pattern| match place {
-                    Place::Schema(schema) => pattern.schema.matches(schema),
-                    Place::Named(name) => pattern.matches(name),
+                    Place::Schema { name, is_users } => {
+                        (*is_users || pattern.schema.literal().is_some()) && pattern.schema.matches(name)
+                    }
+                    Place::Named { name, is_users } => pattern.leads_to(name, *is_users),
                 })
             })
         };
@@ -142,13 +154,25 @@ mod tests {
             (4, "sales.*", &["ddl"]),
         ]);
         let observers = |places: &[Place]| listeners.observers(places).collect::<Vec<_>>();
-        assert_eq!(observers(&[Place::Named(name("public", "orders"))]), [1, 2]);
-        assert_eq!(observers(&[Place::Named(name("public", "mood"))]), [1]);
-        assert_eq!(observers(&[Place::Schema("public".to_owned())]), [1, 2]);
-        assert_eq!(
-            observers(&[Place::Schema("sales".to_owned()), Place::Named(name("public", "x"))]),
-            [1, 4]
-        );
+        let named = |schema: &str, table: &str| Place::Named { name: name(schema, table), is_users: true };
+        let schema = |name: &str| Place::Schema { name: name.to_owned(), is_users: true };
+        assert_eq!(observers(&[named("public", "orders")]), [1, 2]);
+        assert_eq!(observers(&[named("public", "mood")]), [1]);
+        assert_eq!(observers(&[schema("public")]), [1, 2]);
+        assert_eq!(observers(&[schema("sales"), named("public", "x")]), [1, 4]);
         assert_eq!(observers(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn schema_changes_of_extensions_reach_those_who_name_what_they_are_about() {
+        let listeners = listeners(&[
+            (1, "*.*", &["ddl"]),
+            (2, "cron.*", &["ddl"]),
+            (3, "cron.job", &["ddl"]),
+            (4, "cr*.job", &["ddl"]),
+        ]);
+        let observers = |place: Place| listeners.observers(&[place]).collect::<Vec<_>>();
+        assert_eq!(observers(Place::Named { name: name("cron", "job"), is_users: false }), [3]);
+        assert_eq!(observers(Place::Schema { name: "cron".to_owned(), is_users: false }), [2, 3]);
     }
 }

@@ -32,6 +32,8 @@ pub(crate) mod filter;
 #[cfg(feature = "server")]
 mod invalidation;
 #[cfg(feature = "server")]
+pub(crate) mod lineage;
+#[cfg(feature = "server")]
 pub(crate) mod memory;
 #[cfg(feature = "server")]
 pub(crate) mod permits;

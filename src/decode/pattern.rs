@@ -68,6 +68,11 @@ impl TablePattern {
         self.schema.matches(&name.schema) && self.table.matches(&name.table)
     }
 
+    /// Whether it leads to a table of that name: wildcards lead to users' tables only.
+    pub fn leads_to(&self, name: &TableName, is_user_table: bool) -> bool {
+        (is_user_table || self.literal().is_some()) && self.matches(name)
+    }
+
     /// The one table it names, when it has no wildcard.
     pub fn literal(&self) -> Option<(&str, &str)> {
         Some((self.schema.literal()?, self.table.literal()?))
@@ -195,6 +200,18 @@ mod tests {
         assert!(!matches("public.a*a", "public", "a"));
         assert!(matches("public.a*b*b", "public", "abb"));
         assert!(!matches("public.orders", "public", "orders2"));
+    }
+
+    #[test]
+    fn wildcards_lead_to_users_tables_only() {
+        let leads = |pattern: &str, is_user_table| {
+            TablePattern::parse(pattern).unwrap().leads_to(&name("public", "job"), is_user_table)
+        };
+        for pattern in ["*.*", "public.*", "*.job", "public.j*b"] {
+            assert!(leads(pattern, true) && !leads(pattern, false), "{pattern}");
+        }
+        assert!(leads("public.job", true) && leads("public.job", false));
+        assert!(!leads("public.jobs", true));
     }
 
     #[test]

@@ -8,14 +8,15 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{CapturedColumn, Scratch};
+use super::lineage;
 use super::memory::Memory;
 use super::permits::Permits;
 use super::raw;
-use super::route::{Interest, Router};
+use super::route::{Interest, Level, Router};
 use super::routes::{Change, Refused, Routes};
 use super::rows::Rows;
 use super::value::kind_of;
-use crate::event::{Column, Relation, RowBuilder, TableName};
+use crate::event::{Column, Relation, RowBuilder};
 use crate::link::frame::{LaneKeys, Target};
 
 /// What write-ahead log has of the old row.
@@ -33,6 +34,8 @@ pub enum Identity {
 pub struct CapturedRelation {
     /// What the dispatcher is told of it.
     pub model: Relation,
+    /// The tables by whose names its rows may be sent.
+    levels: Vec<Level>,
     /// Who may want its changes.
     pub routes: Routes,
     /// Whether anybody may want it at all: it is a table, and none of our own.
@@ -64,19 +67,21 @@ impl CapturedRelation {
         // SAFETY: as the caller promises; the context is owned by the result.
         unsafe {
             let form = &*(*relation).rd_rel;
-            let names = names_of(relation);
-            let ours = names.0.first().is_some_and(|name| name.schema == "pgwh");
+            let oid = (*relation).rd_id;
+            let levels = lineage::of(oid);
+            let ours = levels.first().is_some_and(|level| level.name.schema == "pgwh");
             let is_table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
                 || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
             let routable = is_table && !ours;
             let mut captured = CapturedRelation {
                 model: Relation {
-                    oid: (*relation).rd_id.to_u32(),
-                    root_oid: names.1.to_u32(),
-                    names: names.0,
+                    oid: oid.to_u32(),
+                    root_oid: levels.last().map_or(oid.to_u32(), |level| level.oid),
+                    names: levels.iter().map(|level| level.name.clone()).collect(),
                     columns: Vec::new(),
                     version: 0,
                 },
+                levels,
                 routes: Routes::default(),
                 routable,
                 reference: None,
@@ -86,15 +91,14 @@ impl CapturedRelation {
                 permits: Permits::default(),
                 memory: Memory::new(c"pgwh relation"),
             };
-            let names = &captured.model.names;
-            if let Some(before) =
-                before.filter(|before| before.model.names == *names && before.is_now(relation))
+            let levels = &captured.levels;
+            if let Some(before) = before.filter(|before| before.levels == *levels && before.is_now(relation))
             {
                 (captured.routes, captured.rows) = (before.routes, before.rows);
                 captured.permits = before.permits;
             } else if routable {
                 let key = key_columns(relation);
-                for (interest, terms) in router.interests(names) {
+                for (interest, terms) in router.interests(levels) {
                     if captured.permits.allow(relation, &key, &terms) {
                         captured.routes.add(interest, terms.condition);
                     }
@@ -105,6 +109,11 @@ impl CapturedRelation {
             }
             captured
         }
+    }
+
+    /// The tables by whose names its rows may be sent, its own first and the topmost last.
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
     }
 
     /// Whether what its conditions were compiled for is the same now.
@@ -162,7 +171,7 @@ impl CapturedRelation {
     pub fn reroute(&mut self, subscription: i64, router: &Router) -> bool {
         self.routes.remove(subscription);
         if self.routable
-            && let Some((interest, terms)) = router.interest(subscription, &self.model.names)
+            && let Some((interest, terms)) = router.interest(subscription, &self.levels)
         {
             match self.permits.allow_all(pg_sys::Oid::from(self.model.oid), &terms) {
                 Some(true) => self.routes.add(interest, terms.condition),
@@ -349,31 +358,6 @@ unsafe fn is_small(tuple: pg_sys::HeapTuple) -> bool {
     // SAFETY: as the caller promises.
     let (length, flags) = unsafe { ((*tuple).t_len, (*(*tuple).t_data).t_infomask) };
     length <= pg_sys::BLCKSZ && u32::from(flags) & pg_sys::HEAP_HASEXTERNAL == 0
-}
-
-/// The relation's name and those of the partitioned tables above it, and the oid of the topmost.
-///
-/// # Safety
-/// As [`CapturedRelation::build`].
-unsafe fn names_of(relation: pg_sys::Relation) -> (Vec<TableName>, pg_sys::Oid) {
-    // SAFETY: as the caller promises; catalog look-ups see the historic snapshot.
-    unsafe {
-        let form = &*(*relation).rd_rel;
-        let schema = |oid| text(pg_sys::get_namespace_name(oid));
-        let mut root = (*relation).rd_id;
-        let mut names =
-            vec![TableName { schema: schema(form.relnamespace), table: super::text::name(&form.relname) }];
-        if form.relispartition {
-            for ancestor in raw::partition_ancestors(root) {
-                names.push(TableName {
-                    schema: schema(pg_sys::get_rel_namespace(ancestor)),
-                    table: text(pg_sys::get_rel_name(ancestor)),
-                });
-                root = ancestor;
-            }
-        }
-        (names, root)
-    }
 }
 
 /// What write-ahead log has of old rows, and the numbers of the columns that it has in any case.

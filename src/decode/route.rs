@@ -74,6 +74,17 @@ pub const SPEC_COLUMNS: [&str; 10] = [
     "key_columns",
 ];
 
+/// A table by whose name the rows of a relation may be sent: the relation itself, or one above it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// Its oid.
+    pub oid: u32,
+    /// Its name.
+    pub name: TableName,
+    /// Whether patterns with wildcards match it: tables of the system's and of extensions must be named.
+    pub is_user_table: bool,
+}
+
 /// Which actions of a table a subscription wants, and under which of the table's names it knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
@@ -284,13 +295,13 @@ impl Router {
         &self.listeners
     }
 
-    /// Who is interested in a relation of these names (its own first, then those of the tables above it), and on which
+    /// Who is interested in a relation of these levels (its own first, then those of the tables above it), and on which
     /// terms.
-    pub fn interests(&self, names: &[TableName]) -> impl Iterator<Item = (Interest, Terms<'_>)> {
-        let named = names.iter().filter_map(|name| self.by_table.get(name)).flatten();
+    pub fn interests(&self, levels: &[Level]) -> impl Iterator<Item = (Interest, Terms<'_>)> {
+        let named = levels.iter().filter_map(|level| self.by_table.get(&level.name)).flatten();
         let tables: BTreeSet<_> = named.chain(&self.with_wildcards).collect();
         let groups = tables.into_iter().filter_map(|tables| self.groups.get(tables));
-        let matching = groups.filter_map(|group| Some((group, matched(&group.patterns, names)?)));
+        let matching = groups.filter_map(|group| Some((group, matched(&group.patterns, levels)?)));
         let interests = matching.flat_map(move |(group, place)| {
             let members = group.members.iter().filter_map(|id| Some((*id, self.subscriptions.get(id)?)));
             let of_rows = members.filter(|(_, subscription)| subscription.actions != Actions(0));
@@ -300,9 +311,9 @@ impl Router {
     }
 
     /// What one subscription wants of such a relation.
-    pub fn interest(&self, id: i64, names: &[TableName]) -> Option<(Interest, Terms<'_>)> {
+    pub fn interest(&self, id: i64, levels: &[Level]) -> Option<(Interest, Terms<'_>)> {
         let subscription = self.subscriptions.get(&id)?;
-        let place = matched(&self.groups.get(&subscription.tables)?.patterns, names)?;
+        let place = matched(&self.groups.get(&subscription.tables)?.patterns, levels)?;
         Some((place.interest(id, subscription), subscription.terms()))
     }
 }
@@ -331,15 +342,17 @@ impl Place {
     }
 }
 
-/// The topmost of a relation's names that one of the patterns matches.
-fn matched(patterns: &[TablePattern], names: &[TableName]) -> Option<Place> {
-    let matching =
-        |name: &TableName| patterns.iter().filter(|pattern| pattern.matches(name)).collect::<Vec<_>>();
-    let (level, patterns) = names
+/// The topmost level of a relation that one of the patterns leads to.
+fn matched(patterns: &[TablePattern], levels: &[Level]) -> Option<Place> {
+    let leading = |level: &Level| {
+        let leads = |pattern: &&TablePattern| pattern.leads_to(&level.name, level.is_user_table);
+        patterns.iter().filter(leads).collect::<Vec<_>>()
+    };
+    let (level, patterns) = levels
         .iter()
         .enumerate()
         .rev()
-        .map(|(level, name)| (level, matching(name)))
+        .map(|(place, level)| (place, leading(level)))
         .find(|(_, found)| !found.is_empty())?;
     let is_named = patterns.iter().any(|pattern| pattern.literal().is_some());
     Some(Place { level: u8::try_from(level).unwrap_or(u8::MAX), is_named })

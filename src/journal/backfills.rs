@@ -7,10 +7,10 @@ use pgrx::{Spi, pg_sys};
 
 use super::tables::check;
 use super::writer::{self, Journal};
+use crate::decode::lineage;
 use crate::decode::pattern::TablePattern;
 use crate::decode::route::Grantee;
 use crate::decode::text::Texts;
-use crate::event::TableName;
 
 /// A backfill that is not over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,8 +245,6 @@ pub struct BackfillTable {
     pub oid: pg_sys::Oid,
     /// Its name, as SQL spells it.
     pub name: String,
-    /// Its oid and those of the partitioned tables above it.
-    pub ancestors: Vec<pg_sys::Oid>,
 }
 
 /// The tables and partitions that match one of the patterns in each list, under their own name or that of a partitioned
@@ -265,39 +263,22 @@ pub fn tables_of(
     };
     let (wanted, subscribed) = (parse(wanted), parse(subscribed));
     let rows = client.select(
-        "SELECT c.oid, json_agg(json_build_array(n.nspname, t.relname) ORDER BY a.place)::text,
-             array_agg(t.oid ORDER BY a.place),
-             format('%I.%I', o.nspname, c.relname)
-         FROM pg_class c
-         JOIN pg_namespace o ON o.oid = c.relnamespace
-         CROSS JOIN LATERAL (
-             SELECT c.oid, 1::bigint WHERE NOT c.relispartition
-             UNION ALL
-             SELECT p.relid, p.place FROM pg_partition_ancestors(c.oid) WITH ORDINALITY p (relid, place)
-             WHERE c.relispartition) a (relid, place)
-         JOIN pg_class t ON t.oid = a.relid
-         JOIN pg_namespace n ON n.oid = t.relnamespace
-         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
-             AND o.nspname <> ALL ('{pgwh,pg_catalog,information_schema,pg_toast}')
-         GROUP BY c.oid, c.relname, o.nspname ORDER BY c.oid",
+        "SELECT c.oid, format('%I.%I', n.nspname, c.relname)
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384 AND n.nspname <> 'pgwh'
+         ORDER BY c.oid",
         None,
         &[],
     )?;
     let mut tables = Vec::new();
     for row in rows {
-        let names = row.text(2)?.unwrap_or_default();
-        let names: Vec<(String, String)> = serde_json::from_str(&names).unwrap_or_default();
-        let names: Vec<TableName> =
-            names.into_iter().map(|(schema, table)| TableName { schema, table }).collect();
-        let matched = |patterns: &[TablePattern]| {
-            names.iter().any(|name| patterns.iter().any(|pattern| pattern.matches(name)))
+        let oid = row.get(1)?.unwrap_or(pg_sys::Oid::INVALID);
+        let levels = lineage::of(oid);
+        let leads = |pattern: &TablePattern| {
+            levels.iter().any(|level| pattern.leads_to(&level.name, level.is_user_table))
         };
-        if matched(&wanted) && matched(&subscribed) {
-            tables.push(BackfillTable {
-                oid: row.get(1)?.unwrap_or(pg_sys::Oid::INVALID),
-                name: row.text(4)?.unwrap_or_default(),
-                ancestors: row.get(3)?.unwrap_or_default(),
-            });
+        if wanted.iter().any(leads) && subscribed.iter().any(leads) {
+            tables.push(BackfillTable { oid, name: row.text(2)?.unwrap_or_default() });
         }
     }
     Ok(tables)

@@ -73,6 +73,9 @@ unsafe extern "C-unwind" fn process_utility(
         if concerns_tables {
             after_table_command(depth);
         }
+        if (*node).type_ == pg_sys::NodeTag::T_AlterExtensionContentsStmt {
+            extension_changed(node);
+        }
         if concerns_databases {
             after_command(node);
         }
@@ -129,6 +132,29 @@ unsafe extern "C-unwind" fn column_goes(table: pg_sys::Oid) {
 #[pg_guard]
 unsafe extern "C-unwind" fn after_table_command(depth: usize) {
     keeping::after(depth);
+}
+
+/// Which tables are members of an extension decides where wildcards lead, and no cache has it: the decoder learns of it by an
+/// invalidation of the tables.
+#[pg_guard]
+unsafe extern "C-unwind" fn extension_changed(node: *mut pg_sys::Node) {
+    // SAFETY: the statement's parse tree; a command runs, so a transaction is in progress.
+    unsafe {
+        let change = &*node.cast::<pg_sys::AlterExtensionContentsStmt>();
+        match change.objtype {
+            pg_sys::ObjectType::OBJECT_TABLE => {
+                let name = pg_sys::makeRangeVarFromNameList(change.object.cast());
+                let flags = pg_sys::RVROption::RVR_MISSING_OK;
+                let lock = pg_sys::NoLock as _;
+                let table = pg_sys::RangeVarGetRelidExtended(name, lock, flags, None, std::ptr::null_mut());
+                if table != pg_sys::InvalidOid {
+                    pg_sys::CacheInvalidateRelcacheByRelid(table);
+                }
+            }
+            pg_sys::ObjectType::OBJECT_SCHEMA => pg_sys::CacheInvalidateRelcacheAll(),
+            _ => {}
+        }
+    }
 }
 
 #[pg_guard]

@@ -8,6 +8,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::super::acting::{Visible, as_owner, with_plain_names};
+use super::super::tables;
 use super::row::AskedRow;
 use super::{is_pending, positions, time};
 use crate::decode::pattern::TablePattern;
@@ -379,7 +380,11 @@ impl Asked {
 
     /// Why it gets nothing of a table of these names at present.
     fn why_never(&self, names: &[TableName]) -> Option<String> {
-        let matches = self.patterns.iter().any(|pattern| names.iter().any(|name| pattern.matches(name)));
+        let leads = |name: &TableName| {
+            let is_user_table = tables::is_user_table(name);
+            self.patterns.iter().any(|pattern| pattern.leads_to(name, is_user_table))
+        };
+        let matches = names.iter().any(leads);
         if !matches {
             Some(format!("not wanted: table pattern {}", self.tables))
         } else if !self.is_here {

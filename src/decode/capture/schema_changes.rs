@@ -17,16 +17,18 @@ struct Noted {
     name: Option<String>,
     /// Whether it is a table, or belongs to one.
     is_table: bool,
+    /// Whether it is a user's, and none of an extension's.
+    is_users: bool,
     /// The oid of the topmost partitioned table, its own if it is no partition.
     root: u32,
 }
 
 impl From<&Noted> for Place {
     fn from(noted: &Noted) -> Place {
-        let schema = noted.schema.clone();
+        let (schema, is_users) = (noted.schema.clone(), noted.is_users);
         match &noted.name {
-            Some(name) => Place::Named(TableName { schema, table: name.clone() }),
-            None => Place::Schema(schema),
+            Some(name) => Place::Named { name: TableName { schema, table: name.clone() }, is_users },
+            None => Place::Schema { name: schema, is_users },
         }
     }
 }

@@ -12,12 +12,13 @@ fn spec(tables: &[&str], filter: Option<&str>) -> Spec {
     }
 }
 
-fn name(schema: &str, table: &str) -> TableName {
-    TableName { schema: schema.into(), table: table.into() }
+fn name(schema: &str, table: &str) -> Level {
+    let name = TableName { schema: schema.into(), table: table.into() };
+    Level { oid: 1, name, is_user_table: true }
 }
 
-fn ids(router: &Router, names: &[TableName]) -> Vec<i64> {
-    let mut ids: Vec<i64> = router.interests(names).map(|(interest, _)| interest.subscription).collect();
+fn ids(router: &Router, levels: &[Level]) -> Vec<i64> {
+    let mut ids: Vec<i64> = router.interests(levels).map(|(interest, _)| interest.subscription).collect();
     ids.sort_unstable();
     ids
 }
@@ -57,6 +58,19 @@ fn a_partition_is_known_by_the_topmost_name_asked_for() {
     assert_eq!(found, [(1, 1, true), (2, 0, true), (3, 1, false)]);
     assert_eq!(router.interest(2, &names).map(|(interest, _)| interest.level), Some(0));
     assert!(router.interest(9, &names).is_none());
+}
+
+#[test]
+fn a_table_of_an_extension_is_known_by_name_only() {
+    let members = |level: Level| Level { is_user_table: false, ..level };
+    let mut router = Router::new("here".to_owned());
+    for (id, pattern) in [(1, "*.*"), (2, "cron.*"), (3, "*.job"), (4, "cron.job"), (5, "public.jobs")] {
+        router.apply(id, Some(&spec(&[pattern], None)));
+    }
+    assert_eq!(ids(&router, &[name("cron", "job")]), [1, 2, 3, 4]);
+    assert_eq!(ids(&router, &[members(name("cron", "job"))]), [4]);
+    // A part of a user's table that an extension keeps in a schema of its own.
+    assert_eq!(ids(&router, &[members(name("cron", "job")), name("public", "jobs")]), [1, 4, 5]);
 }
 
 #[test]
