@@ -2,7 +2,7 @@
 # only what it needs and the machine lacks.
 #
 #   make demo                          a throw-away server, a receiver, and webhooks to look at
-#   make test [PG=18]                  all tests, on PostgreSQL 15 or another major
+#   make test [PG=19]                  all tests, on PostgreSQL 15 or another major
 #   make [install] [PG_CONFIG=…]       compile the extension, install it into that server
 #   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
 #   make deb [PG=18]                   a Debian package for that server, in target/packages
@@ -13,6 +13,7 @@
 #   make bench [PG=18]                 the figures of benches/README.md
 #   make receiver                      a receiver at 127.0.0.1:9000 that prints what it gets
 #   make lint                          format and clippy
+#   make check PG=17                   does it compile for that server?
 
 # The major that demo, test and bench run on; a server is found, installed or built.
 PG ?= 15
@@ -26,7 +27,7 @@ endif
 # What is compiled for a server has a directory for each major: the library is called the same in all. The rest is shared.
 TARGET = target/pg$(PG)
 
-.PHONY: all demo test fuzz torture unit oracle receiver install installcheck deb test-deb dist bench lint clean
+.PHONY: all demo test end-to-end check fuzz torture unit oracle receiver install installcheck deb test-deb dist bench lint clean
 .DEFAULT_GOAL := all
 
 all:
@@ -39,8 +40,10 @@ unit:
 	cargo test --package pgstream_hooks --lib
 	cargo test --package receiver
 
+test: unit end-to-end
+
 # Extra arguments of cargo test, such as TESTS='--test events toast'.
-test: unit
+end-to-end:
 	@scripts/packages faketime
 	bindir=$$(scripts/server $(PG)) && \
 	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --package harness --no-fail-fast $(TESTS)
@@ -70,7 +73,7 @@ install:
 	@scripts/install "$(PG_CONFIG)" "$$(scripts/build "$(PG_CONFIG)" release)"
 	@echo "Installed. Add to postgresql.conf, restart the server, and CREATE EXTENSION pgstream_hooks:"
 	@echo "    shared_preload_libraries = 'pgstream_hooks'"
-	@echo "    wal_level = logical"
+	@[ "$$("$(PG_CONFIG)" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -ge 19 ] || echo "    wal_level = logical"
 
 # As PGXS does it: the server is the one that PGHOST, PGPORT and PGUSER name.
 REGRESS = $(patsubst tests/regress/sql/%.sql,%,$(wildcard tests/regress/sql/*.sql))
@@ -99,6 +102,11 @@ lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 	@pg_config="$(PG_CONFIG)" && PGRX_PG_CONFIG_PATH=$$pg_config \
 	  cargo clippy --target-dir $(TARGET) --package pgstream_hooks --lib --features pg$(PG) -- -D warnings
+
+# Compiles the library's types for a server whose tests are not run.
+check:
+	@pg_config="$(PG_CONFIG)" && PGRX_PG_CONFIG_PATH=$$pg_config \
+	  cargo check --target-dir $(TARGET) --package pgstream_hooks --lib --features pg$(PG)
 
 clean:
 	rm -rf target

@@ -45,8 +45,9 @@ fn every_type_that_a_column_can_have_is_among_those_compared() {
     }
     let extensions = "SELECT name FROM pg_available_extensions
         WHERE name NOT IN ('pgstream_hooks', 'plpgsql') AND installed_version IS NULL";
-    for extension in cluster.column(extensions) {
-        cluster.sql(&format!("CREATE EXTENSION \"{extension}\" CASCADE"));
+    for extension in cluster.column(extensions).iter().filter(|name| !LEFT_OUT.contains(&name.as_str())) {
+        let created = cluster.try_sql(&format!("CREATE EXTENSION \"{extension}\" CASCADE"));
+        created.unwrap_or_else(|error| panic!("{extension}: {error:?}"));
     }
     // An array is as its elements are, and a table's row as that of any other.
     let missing = cluster.column(&format!(
@@ -58,6 +59,27 @@ fn every_type_that_a_column_can_have_is_among_those_compared() {
     ));
     assert_eq!(missing, WITHOUT_VALUES);
 }
+
+/// Extensions from other packages than the server's, which this machine may have: they need to be preloaded, lack a script for
+/// this server, or bring types of their own that are tried elsewhere.
+const LEFT_OUT: &[&str] = &[
+    "address_standardizer",
+    "address_standardizer_data_us",
+    "citus",
+    "pg_cron",
+    "pg_partman",
+    "pg_repack",
+    "pg_squeeze",
+    "pgaudit",
+    "pglogical",
+    "postgis",
+    "postgis_raster",
+    "postgis_sfcgal",
+    "postgis_tiger_geocoder",
+    "postgis_topology",
+    "timescaledb",
+    "vector",
+];
 
 /// The columns of the tables that `types` makes.
 const COLUMNS: &str = "FROM pg_attribute JOIN pg_class r ON r.oid = attrelid
