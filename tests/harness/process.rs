@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::eventually;
+use crate::{Server, eventually};
 
 /// `backend_type` of the process that starts the others.
 pub const LAUNCHER: &str = "pgstream_hooks launcher";
@@ -89,6 +89,17 @@ impl Process {
     pub fn memory(self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
         field(&status, "RssAnon:").unwrap_or(0) * 1024
+    }
+
+    /// Lets it take `more` bytes of address space than it has, no more (`RLIMIT_AS`).
+    pub fn limit_memory(self, more: u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        let size = field(&status, "VmSize:").expect("a running process") * 1024;
+        // As its own user: root may lack the capability in a container.
+        let limit = format!("--as={}:", size + more);
+        let pid = format!("--pid={}", self.0);
+        let done = Server::get().unprivileged("/usr/bin/prlimit").args([pid, limit]).status();
+        assert!(done.as_ref().is_ok_and(|status| status.success()), "prlimit: {done:?}");
     }
 
     /// How many descriptors it has open.

@@ -1,0 +1,73 @@
+//! Commands that rewrite a table, or its indexes, are no changes of its rows.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use harness::{Cluster, Database, Receiver, Server, in_key_order};
+
+const KEYS: u64 = 200;
+const WRITERS: u64 = 2;
+
+/// What rewrites the table `t` on this major version.
+fn rewrites() -> Vec<&'static str> {
+    let mut commands = vec!["VACUUM FULL t", "CLUSTER t USING t_pkey", "REINDEX TABLE CONCURRENTLY t"];
+    if Server::get().major() >= 19 {
+        commands.extend([
+            "REPACK t",
+            "REPACK (CONCURRENTLY) t",
+            "REPACK (CONCURRENTLY) t USING INDEX t_pkey",
+        ]);
+    }
+    commands
+}
+
+/// Counts up one row of `t` after the other, each in a transaction of its own; how many.
+fn update(database: &Database, writer: u64, stop: &AtomicBool) -> u64 {
+    let mut client = database.connect();
+    let mut updates = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let id = writer + WRITERS * (updates % (KEYS / WRITERS));
+        client.batch_execute(&format!("UPDATE t SET version = version + 1 WHERE id = {id}")).unwrap();
+        updates += 1;
+    }
+    updates
+}
+
+#[test]
+fn rewrites_under_load_lose_double_and_reorder_nothing() {
+    let cluster = Cluster::with_extension();
+    cluster.each(&[
+        "CREATE TABLE t (id bigint PRIMARY KEY, version bigint NOT NULL DEFAULT 0, note text DEFAULT repeat('n', 200))",
+        &format!("INSERT INTO t SELECT n FROM generate_series(0, {}) n", KEYS - 1),
+    ]);
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{t}'");
+    let (stop, updates) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (cluster, stop, updates) = (&cluster, &stop, &updates);
+            scope.spawn(move || updates.fetch_add(update(cluster, writer, stop), Ordering::Relaxed));
+        }
+        for command in rewrites() {
+            let seen = receiver.count();
+            cluster.sql(command);
+            receiver.wait_for(seen + 100, harness::PATIENCE).expect("updates go on");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let events = cluster.delivered(&receiver, "s");
+    assert_eq!(events.len() as u64, updates.load(Ordering::Relaxed), "one event an update");
+    assert!(events.iter().all(|event| event["action"] == "update"));
+    in_key_order(&events);
+    let last: BTreeMap<u64, u64> = events
+        .iter()
+        .map(|event| ["id", "version"].map(|field| event["record"][field].as_u64().unwrap()))
+        .map(|[id, version]| (id, version))
+        .collect();
+    let rows = cluster.rows("SELECT id, version FROM t WHERE version > 0 ORDER BY id");
+    let table = rows.iter().map(|row| {
+        let number = |at: usize| row[at].as_deref().unwrap().parse::<u64>().unwrap();
+        (number(0), number(1))
+    });
+    assert_eq!(last, table.collect(), "the last event of each row is its state");
+}
