@@ -53,7 +53,9 @@ impl CompositeEncoder {
             let header = plain(datum).cast::<pg_sys::HeapTupleHeaderData>();
             let names = (*header).t_choice.t_datum;
             let context = self.context;
-            let shape = self.shape(names.datum_typeid, names.datum_typmod);
+            // Since the minor releases of 2026, a named type has a version there (`htup_details.h`, HeapTupleHeaderGetTypMod).
+            let typmod = if names.datum_typeid == pg_sys::RECORDOID { names.datum_typmod } else { -1 };
+            let shape = self.shape(names.datum_typeid, typmod);
             let mut tuple = pg_sys::HeapTupleData {
                 t_len: varlena::varsize_4b(header.cast()) as u32,
                 t_data: header,
