@@ -117,6 +117,9 @@ fn worker_figures(worker: &'static str, pid: i32) -> WorkerFigures {
     }
 }
 
+// Each phase has its word.
+const _: () = assert!(DatabaseFigures::PHASES.len() == ask::Phase::ALL.len());
+
 fn database(known: &Known) -> Result<DatabaseFigures, pgrx::spi::Error> {
     let mut figures = DatabaseFigures::default();
     let mut decoded = 0;
@@ -153,6 +156,9 @@ fn database(known: &Known) -> Result<DatabaseFigures, pgrx::spi::Error> {
         figures.slot_valid = row.get(5)?.unwrap_or_default();
         figures.gaps = (count(row.get(6)?), count(row.get(7)?));
         figures.journal_bytes = row.get(8)?;
+        figures.spilled_transactions = row.get(9)?;
+        figures.spilled_bytes = row.get(10)?;
+        figures.memory_exceeded = row.get(11)?;
         Ok(figures)
     })
 }
@@ -166,9 +172,11 @@ const DATABASE: &str = "
         s.confirmed_flush_lsn IS NOT NULL AND s.wal_status <> 'lost',
         (SELECT count(*) FROM pgwh.gaps), (SELECT count(*) FROM pgwh.gaps g WHERE g.to_lsn IS NULL),
         (SELECT sum(pg_total_relation_size(i.inhrelid)) FROM pg_inherits i WHERE i.inhparent = ANY (
-            '{pgwh.event_chunks,pgwh.outcome_chunks,pgwh.attempt_rows,pgwh.positions}'::regclass[]))::float8
+            '{pgwh.event_chunks,pgwh.outcome_chunks,pgwh.attempt_rows,pgwh.positions}'::regclass[]))::float8,
+        t.spill_txns::float8, t.spill_bytes::float8, (to_jsonb(t) ->> 'mem_exceeded_count')::float8
     FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) w
-        LEFT JOIN pg_replication_slots s ON s.slot_name = pgwh.slot_name()";
+        LEFT JOIN pg_replication_slots s ON s.slot_name = pgwh.slot_name()
+        LEFT JOIN pg_stat_replication_slots t ON t.slot_name = s.slot_name";
 
 /// Seconds since then; 0 when that is still so, none when it never was.
 fn age(at: &AtomicI64, still: bool) -> Option<f64> {

@@ -157,6 +157,21 @@ pub const FAMILIES: &[Family] = &[
         "Whether the replication slot is there and valid.",
         Of::Database(|it| Some(flag(it.slot_valid))),
     ),
+    counter(
+        "pgwh_database_decoder_spilled_transactions",
+        "Transactions that decoding wrote to disk because they exceeded logical_decoding_work_mem.",
+        Of::Database(|it| it.spilled_transactions),
+    ),
+    counter(
+        "pgwh_database_decoder_spilled_bytes",
+        "Size of these transactions.",
+        Of::Database(|it| it.spilled_bytes),
+    ),
+    counter(
+        "pgwh_database_decoder_memory_exceeded",
+        "How often decoding exceeded logical_decoding_work_mem; from PostgreSQL 19 on.",
+        Of::Database(|it| it.memory_exceeded),
+    ),
     gauge(
         "pgwh_database_journal_bytes",
         "Size of the journal with its indexes.",

@@ -42,6 +42,12 @@ pub struct DatabaseFigures {
     pub catalog_xmin_age: Option<f64>,
     /// Whether the slot is there and valid.
     pub slot_valid: bool,
+    /// Transactions that decoding has written to disk because they exceeded `logical_decoding_work_mem`.
+    pub spilled_transactions: Option<f64>,
+    /// Bytes of them.
+    pub spilled_bytes: Option<f64>,
+    /// How often decoding has exceeded `logical_decoding_work_mem`; none before PostgreSQL 19.
+    pub memory_exceeded: Option<f64>,
     /// Bytes of the journal.
     pub journal_bytes: Option<f64>,
     /// Bytes in the queue from decoder to dispatcher, and how many fit.
@@ -60,7 +66,7 @@ pub struct DatabaseFigures {
 
 impl DatabaseFigures {
     /// What its workers may be doing.
-    pub const PHASES: [&str; 10] = [
+    pub const PHASES: [&str; 12] = [
         "unknown",
         "starting",
         "no_free_worker",
@@ -71,6 +77,8 @@ impl DatabaseFigures {
         "failed",
         "switched_off",
         "quiesced",
+        "versions_differ",
+        "slot_taken",
     ];
 }
 

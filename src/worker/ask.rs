@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::figures;
 use super::process;
-use super::shmem::{self, Database, Phase, Shared};
+use super::shmem::{self, Database, Shared};
 use super::{tallies, under_way};
 use crate::decode::slot;
 use crate::dispatch::DeliveryId;
@@ -17,6 +17,7 @@ use crate::journal;
 use crate::metrics::Totals;
 
 pub use super::figures::Figures;
+pub use super::shmem::Phase;
 pub use crate::decode::raw::wal_insert_end;
 
 /// Why changes of this database are not captured.
@@ -28,7 +29,7 @@ impl std::fmt::Display for NotReady {
         f.write_str(match self.0 {
             Phase::Unknown | Phase::Starting => "The workers of this database are starting",
             Phase::NoFreeWorker => "There is no free worker process (max_worker_processes)",
-            Phase::WalLevelTooLow => "wal_level is not logical",
+            Phase::WalLevelTooLow => "wal_level is too low",
             Phase::NoFreeSlot => "There is no free replication slot (max_replication_slots)",
             Phase::CreatingSlot => {
                 "The replication slot is being created, which waits for running transactions"

@@ -53,22 +53,24 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Phase; 12] = [
+        Phase::Unknown,
+        Phase::Starting,
+        Phase::NoFreeWorker,
+        Phase::WalLevelTooLow,
+        Phase::NoFreeSlot,
+        Phase::CreatingSlot,
+        Phase::Ready,
+        Phase::Failed,
+        Phase::SwitchedOff,
+        Phase::Quiesced,
+        Phase::VersionsDiffer,
+        Phase::SlotTaken,
+    ];
+
     fn from_code(code: u32) -> Phase {
-        const ALL: [Phase; 12] = [
-            Phase::Unknown,
-            Phase::Starting,
-            Phase::NoFreeWorker,
-            Phase::WalLevelTooLow,
-            Phase::NoFreeSlot,
-            Phase::CreatingSlot,
-            Phase::Ready,
-            Phase::Failed,
-            Phase::SwitchedOff,
-            Phase::Quiesced,
-            Phase::VersionsDiffer,
-            Phase::SlotTaken,
-        ];
-        ALL.get(code as usize).copied().unwrap_or(Phase::Unknown)
+        Phase::ALL.get(code as usize).copied().unwrap_or(Phase::Unknown)
     }
 }
 

@@ -4,7 +4,7 @@ mod scrape;
 
 use std::time::Duration;
 
-use harness::{Answer, Cluster, DISPATCHER, Process, Receiver, Reply, Script, Setup, eventually};
+use harness::{Answer, Cluster, DISPATCHER, Process, Receiver, Reply, Script, Server, Setup, eventually};
 
 use scrape::{Scrape, scrape_until};
 
@@ -249,6 +249,26 @@ fn decoding_is_counted_and_its_lag_goes_back_to_nothing() {
         let gaps = |metric| scrape.value(metric, &[]);
         (gaps("pgwh_database_gaps"), gaps("pgwh_database_open_gaps")) == (1.0, 1.0)
     });
+}
+
+#[test]
+fn transactions_that_decoding_spills_to_disk_are_counted() {
+    let cluster = Setup::new().set("logical_decoding_work_mem = '64kB'").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY, note text)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{t}', batch_size => 1000");
+    let since_19 = (Server::get().major() >= 19).then_some(0.0);
+    let before = Scrape::of(&cluster);
+    assert_eq!(before.value("pgwh_database_decoder_spilled_transactions_total", &[]), 0.0);
+    assert_eq!(before.get("pgwh_database_decoder_memory_exceeded_total", &[]), since_19);
+    cluster.sql("INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 5000) n");
+    cluster.delivered(&receiver, "s");
+    let after = scrape_until(&cluster, "a spilled transaction", |scrape| {
+        scrape.value("pgwh_database_decoder_spilled_transactions_total", &[]) >= 1.0
+    });
+    assert!(after.value("pgwh_database_decoder_spilled_bytes_total", &[]) > 100_000.0);
+    let exceeded = after.get("pgwh_database_decoder_memory_exceeded_total", &[]);
+    assert_eq!(exceeded.is_some_and(|times| times >= 1.0), since_19.is_some(), "{exceeded:?}");
 }
 
 #[test]
