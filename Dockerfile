@@ -20,7 +20,8 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /installed/ /
+ARG PG
 # initdb makes postgresql.conf from this file. ALTER SYSTEM and arguments of the server override both settings; as arguments of
 # CMD they would override ALTER SYSTEM, and any argument of `docker run` would drop them.
-RUN printf '%s\n' '' "shared_preload_libraries = 'pgstream_hooks'" 'wal_level = logical' \
- >>/usr/share/postgresql/postgresql.conf.sample
+RUN printf '%s\n' '' "shared_preload_libraries = 'pgstream_hooks'" >>/usr/share/postgresql/postgresql.conf.sample \
+ && { [ "$PG" -ge 19 ] || printf '%s\n' 'wal_level = logical' >>/usr/share/postgresql/postgresql.conf.sample; }

@@ -995,9 +995,17 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
                 WHEN pg_is_in_recovery() AND NOT coalesce((to_jsonb(s) ->> 'synced')::boolean, true) THEN 'not synchronized'
                 WHEN s.confirmed_flush_lsn IS NULL OR pgwh.slot_is_ephemeral(s.slot_name) THEN 'being created' ELSE 'valid' END AS state,
                 pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-                    ELSE pg_current_wal_lsn() END, s.restart_lsn) AS retained
+                    ELSE pg_current_wal_lsn() END, s.restart_lsn) AS retained,
+                -- Since PostgreSQL 19: why the last synchronization to this standby was skipped.
+                CASE WHEN pg_is_in_recovery() THEN nullif(to_jsonb(s) ->> 'slotsync_skip_reason', 'none') END AS skip_reason
             FROM (SELECT pgwh.slot_name() AS wanted) n
             LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = n.wanted
+        ), wal AS MATERIALIZED (
+            -- Since PostgreSQL 19, logical decoding is switched on by the first logical slot and off by the last one.
+            SELECT CASE WHEN l.effective IS NULL THEN l.level = 'logical' ELSE l.level <> 'minimal' END AS suffices,
+                CASE WHEN l.effective IS NULL THEN 'logical' ELSE 'replica' END AS required,
+                'wal_level is ' || l.level || coalesce(', effective_wal_level is ' || l.effective, '') AS detail
+            FROM (SELECT current_setting('wal_level'), current_setting('effective_wal_level', true)) l (level, effective)
         ), blocker AS MATERIALIZED (
             -- A slot is consistent when every transaction that runs now has ended.
             SELECT b.who, b.cure FROM pgwh.oldest_transaction() b
@@ -1006,8 +1014,9 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
             CASE WHEN pgwh.preloaded() THEN 'loaded at server start' ELSE 'loaded by this session only' END,
             CASE WHEN NOT pgwh.preloaded() THEN 'Add to postgresql.conf and restart the server: shared_preload_libraries = ''pgstream_hooks''' END
         UNION ALL
-        SELECT 'wal_level', current_setting('wal_level') = 'logical', 'wal_level is ' || current_setting('wal_level'),
-            CASE WHEN current_setting('wal_level') <> 'logical' THEN 'ALTER SYSTEM SET wal_level = logical; and restart the server' END
+        SELECT 'wal_level', l.suffices, l.detail,
+            CASE WHEN NOT l.suffices THEN format('ALTER SYSTEM SET wal_level = %s; and restart the server', l.required) END
+        FROM wal l
         UNION ALL
         SELECT 'worker running', pg_is_in_recovery() OR bool_and(p.pid IS NOT NULL),
             CASE WHEN pg_is_in_recovery() THEN 'this server is a standby: they rest until it is promoted'
@@ -1018,26 +1027,32 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
                 WHEN min(v.fitting) IS NOT NULL THEN min(v.fitting)
                 WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
                 WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'They rest while pgwh.enabled is off: see check settings valid'
-                WHEN current_setting('wal_level') <> 'logical' THEN 'See check wal_level'
+                WHEN NOT bool_and(l.suffices) THEN 'See check wal_level'
                 WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
                 ELSE 'They are started again within seconds; if they are not, the server''s log says why' END
-        FROM processes p, workers w, version v
+        FROM processes p, workers w, version v, wal l
         UNION ALL
         SELECT 'slot present and valid', s.state = 'valid' OR pg_is_in_recovery() AND s.state = 'missing' AND current_setting('sync_replication_slots', true) IS NULL,
             format('slot %s is %s; %s of %s slots in use', pgwh.slot_name(), s.state, u.used, current_setting('max_replication_slots'))
-                || CASE WHEN s.state = 'being created' THEN coalesce('; waiting for ' || (SELECT b.who FROM blocker b), '') ELSE '' END,
+                || CASE WHEN s.state = 'being created' THEN coalesce('; waiting for ' || (SELECT b.who FROM blocker b), '') ELSE '' END
+                || coalesce('; its last synchronization was skipped: ' || s.skip_reason, ''),
             CASE s.state WHEN 'valid' THEN NULL
                 WHEN 'not synchronized' THEN format('It is of the time when this server was the primary, and keeps the present one''s from coming: SELECT pg_drop_replication_slot(%L);', pgwh.slot_name())
-                WHEN 'being synchronized' THEN 'It will be ready when the primary''s slot has moved on; pg_replication_slots and the server''s log say more'
+                WHEN 'being synchronized' THEN CASE s.skip_reason
+                    WHEN 'wal_or_rows_removed' THEN 'This standby has removed WAL or catalog rows that the slot needs. It will be ready when the primary''s slot has advanced; to keep them from now on: ALTER SYSTEM SET hot_standby_feedback = on, and primary_slot_name'
+                    WHEN 'wal_not_flushed' THEN 'This standby has not received the WAL up to the slot''s position yet: see pg_stat_wal_receiver'
+                    WHEN 'no_consistent_snapshot' THEN 'It waits for a snapshot without running transactions. On the primary: SELECT pg_log_standby_snapshot();'
+                    WHEN 'slot_invalidated' THEN 'This standby has invalidated its copy of the slot, and makes another at the next synchronization'
+                    ELSE 'It will be ready when the primary''s slot has advanced; pg_replication_slots and the server''s log say more' END
                 WHEN 'invalid' THEN 'The server gave the slot up; it is made again by itself, and what was not delivered by then is a gap'
                 WHEN 'being created' THEN coalesce('Creation ends when that transaction does: ' || (SELECT b.cure FROM blocker b), 'It will be ready in a moment')
                 ELSE CASE WHEN pg_is_in_recovery() THEN CASE WHEN current_setting('sync_replication_slots', true) IS NOT NULL
                         THEN 'Without it a promotion of this server is a gap. To have it here: ALTER SYSTEM SET sync_replication_slots = on, and hot_standby_feedback, primary_slot_name and dbname in primary_conninfo' END
                     WHEN u.used >= current_setting('max_replication_slots')::integer
                     THEN format('ALTER SYSTEM SET max_replication_slots = %s; and restart the server', u.used + 8)
-                    WHEN current_setting('wal_level') <> 'logical' THEN 'See check wal_level'
+                    WHEN NOT l.suffices THEN 'See check wal_level'
                     ELSE 'The decoder makes it when it starts: see check worker running' END END
-        FROM slot s, (SELECT count(*) AS used FROM pg_catalog.pg_replication_slots) u
+        FROM slot s, wal l, (SELECT count(*) AS used FROM pg_catalog.pg_replication_slots) u
         UNION ALL
         SELECT 'slot plugin', coalesce(s.plugin = 'pgstream_hooks', true),
             coalesce('plugin is ' || s.plugin, 'there is no slot yet'),

@@ -26,6 +26,13 @@ struct Pair {
 
 impl Pair {
     fn start() -> Pair {
+        let pair = Pair::start_without_slot();
+        pair.wait_for_standby();
+        pair
+    }
+
+    /// The standby may not have the slot yet.
+    fn start_without_slot() -> Pair {
         let primary = Setup::new().set("wal_keep_size = '256MB'").start();
         primary.sql("SELECT pg_create_physical_replication_slot('standby', true)");
         let standby = primary.standby();
@@ -50,9 +57,7 @@ impl Pair {
         primary.subscribe(&receiver, "now", "tables => '{t}'");
         primary.subscribe(&receiver, "later", "tables => '{t}'");
         primary.sql("SELECT pgwh.pause('later')");
-        let pair = Pair { primary, standby, receiver };
-        pair.wait_for_standby();
-        pair
+        Pair { primary, standby, receiver }
     }
 
     /// Waits until the standby has all that the primary has, its slot included if it can have it.
@@ -196,6 +201,69 @@ fn is_a_gap_that_a_backfill_closes(pair: &Pair) {
     assert_eq!(standby.value(health), "SELECT pgwh.backfill('later');");
     assert_eq!((standby.status("now", "reason"), standby.status("now", "next_step")), ("".into(), "".into()));
     assert_ne!(standby.status("now", "gap"), "", "it stays on record");
+}
+
+#[test]
+fn health_on_a_standby_says_why_it_has_no_slot_yet() {
+    if !synchronizes_slots() {
+        let Pair { standby, .. } = Pair::start();
+        // The server has no such thing: that it is missing is no failure of its.
+        let health = "SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'";
+        return assert_eq!(standby.value(health), "t");
+    }
+    let pair = Pair::start_without_slot();
+    let health =
+        "SELECT detail, hint FROM pgwh.health() WHERE check_name = 'slot present and valid' AND NOT ok";
+    let (detail, hint) = eventually("a slot that is not there yet", || {
+        let row = pair.standby.try_rows(health).ok()?.pop()?;
+        let mut texts = row.into_iter().map(Option::unwrap_or_default);
+        let (detail, hint) = (texts.next()?, texts.next()?);
+        detail.contains("being synchronized").then_some((detail, hint))
+    });
+    if Server::get().major() >= 19 {
+        let reason = detail.rsplit_once("skipped: ").expect("a reason").1;
+        assert!(
+            ["wal_or_rows_removed", "wal_not_flushed", "no_consistent_snapshot"].contains(&reason),
+            "{detail}"
+        );
+        assert!(hint.contains("standby") || hint.contains("pg_log_standby_snapshot()"), "{hint}");
+    } else {
+        assert!(hint.contains("pg_replication_slots"), "{hint}");
+    }
+    pair.wait_for_standby();
+    assert_eq!(pair.standby.rows(health).len(), 0);
+}
+
+/// What WAL holds at present: since 19, logical slots switch it.
+const LEVEL: &str =
+    "SELECT coalesce(current_setting('effective_wal_level', true), current_setting('wal_level'))";
+
+#[test]
+fn a_standby_follows_logical_decoding_off_and_on_and_takes_over() {
+    let pair = Pair::start();
+    let Pair { primary, standby, receiver } = &pair;
+    let level_of_standby = |level: &str| standby.wait_true(&format!("SELECT ({LEVEL}) = '{level}'"));
+    level_of_standby("logical");
+    primary.sql("DROP EXTENSION pgstream_hooks");
+    level_of_standby(if Server::get().major() >= 19 { "replica" } else { "logical" });
+    primary.sql("CREATE EXTENSION pgstream_hooks");
+    primary.subscribe(receiver, "now", "tables => '{t}'");
+    level_of_standby("logical");
+    assert_eq!(standby.value("SELECT ok FROM pgwh.health() WHERE check_name = 'wal_level'"), "t");
+    pair.wait_for_standby();
+    primary.sql("INSERT INTO t VALUES (1, 1)");
+    assert_eq!(primary.delivered(receiver, "now").len(), 1);
+    pair.wait_for_standby();
+    primary.stop(Stop::Kill);
+    standby.sql("SELECT pg_promote()");
+    if !synchronizes_slots() {
+        standby.wait_status("now", "state = 'held'");
+        standby.sql("SELECT pgwh.adopt()");
+    }
+    standby.wait_status("now", "state = 'active'");
+    standby.sql("INSERT INTO t VALUES (2, 1)");
+    assert_eq!(standby.delivered(receiver, "now").len(), 2);
+    assert_eq!(standby.value(LEVEL), "logical");
 }
 
 #[test]

@@ -34,7 +34,11 @@ fn cluster_of_the_image(setup: Setup) -> Cluster {
         text.lines().filter_map(|line| line.strip_prefix("RUN ")).filter(|run| run.contains(SAMPLE));
     let command =
         commands.next().expect("a RUN that changes the sample").replace(SAMPLE, sample.to_str().unwrap());
-    assert!(Command::new("sh").args(["-ec", &command]).status().unwrap().success(), "{command}");
+    let major = Server::get().major().to_string();
+    assert!(
+        Command::new("sh").args(["-ec", &command]).env("PG", major).status().unwrap().success(),
+        "{command}"
+    );
 
     fs::remove_dir_all(cluster.data()).unwrap();
     let (data, share) = (cluster.data(), share.to_str().unwrap());
@@ -75,7 +79,9 @@ fn arguments_of_the_server_keep_the_settings_of_the_image() {
     cluster.sql("CREATE EXTENSION pgstream_hooks");
     cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
     cluster.restart(Stop::Fast);
-    assert_eq!(cluster.value("SHOW wal_level"), "logical");
+    // From 19 on, the default is enough.
+    let level = if Server::get().major() >= 19 { "replica" } else { "logical" };
+    assert_eq!(cluster.value("SHOW wal_level"), level);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The extension comes, works, survives and goes by itself, with two lines of configuration.
 
 use harness::{
-    Answer, Cluster, DECODER, DISPATCHER, Database, LAUNCHER, PATIENCE, Process, Receiver, Script, Setup,
-    Stop, eventually,
+    Answer, Cluster, DECODER, DISPATCHER, Database, LAUNCHER, PATIENCE, Process, Receiver, Script, Server,
+    Setup, Stop, eventually,
 };
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
@@ -29,7 +29,7 @@ fn nothing_is_left(cluster: &Cluster) {
 }
 
 #[test]
-fn two_lines_of_configuration_are_enough() {
+fn the_documented_configuration_is_enough() {
     let cluster = Setup::new()
         // As the server ships, but for those two lines and where we listen.
         .set("max_worker_processes = 8\nmax_replication_slots = 10\nmax_wal_senders = 10\nfsync = on")
@@ -109,17 +109,53 @@ fn says(database: &Database, check: &str, hint: &str) {
     ));
 }
 
+/// Since 19 the first logical slot switches logical decoding on, and the last one switches it off.
+fn decodes_on_demand() -> bool {
+    Server::get().major() >= 19
+}
+
 #[test]
 fn a_wal_level_too_low_warns_and_waits_and_goes_on_when_mended() {
-    let cluster = Setup::new().set("wal_level = replica").start();
+    let (low, required) = if decodes_on_demand() { ("minimal", "replica") } else { ("replica", "logical") };
+    let cluster = Setup::new().set(&format!("wal_level = {low}\nmax_wal_senders = 0")).start();
     let told = warnings(&cluster, "CREATE EXTENSION pgstream_hooks").join("\n");
-    assert!(told.contains("wal_level"), "{told}");
-    says(&cluster, "wal_level", "wal_level = logical");
+    let command = format!("ALTER SYSTEM SET wal_level = {required};");
+    assert!(told.contains(&command), "{told}");
+    says(&cluster, "wal_level", &command);
     let refusal = cluster.refused("SELECT pgwh.subscribe('http://127.0.0.1:9/')");
     assert!(!refusal.detail.is_empty() && !refusal.hint.is_empty(), "{refusal:?}");
-    cluster.sql("ALTER SYSTEM SET wal_level = logical");
+    cluster.sql(&command);
     cluster.restart(Stop::Fast);
     works(&cluster);
+}
+
+#[test]
+fn the_first_slot_switches_decoding_on_and_the_last_one_off() {
+    let cluster = Cluster::start();
+    let level = |expected: &str| {
+        let found = "coalesce(current_setting('effective_wal_level', true), current_setting('wal_level'))";
+        cluster.wait_true(&format!("SELECT {found} = '{expected}'"));
+    };
+    let without_slot = if decodes_on_demand() { "replica" } else { "logical" };
+    level(without_slot);
+    for _ in 0..2 {
+        assert_eq!(warnings(&cluster, "CREATE EXTENSION pgstream_hooks"), Vec::<String>::new());
+        works(&cluster);
+        level("logical");
+        for how in [Stop::Fast, Stop::Kill] {
+            cluster.restart(how);
+            works(&cluster);
+            level("logical");
+        }
+        let health =
+            cluster.rows("SELECT ok, detail FROM pgwh.health() WHERE check_name = 'wal_level'").remove(0);
+        assert_eq!(health[0].as_deref(), Some("t"));
+        let shows = health[1].as_deref().unwrap().contains("effective_wal_level is logical");
+        assert_eq!(shows, decodes_on_demand(), "{health:?}");
+        cluster.sql("DROP EXTENSION pgstream_hooks");
+        nothing_is_left(&cluster);
+        level(without_slot);
+    }
 }
 
 #[test]

@@ -239,17 +239,23 @@ fn pg_upgrade(old: &Cluster, to: &'static Server) -> Cluster {
     new
 }
 
-/// The majors of this test: from the one that is tested to 18, and to 18 and 19 from the one before.
-fn majors() -> (u32, u32) {
+/// The major versions to upgrade from and to: with the tested one as the old one up to 17, as the new one from 18 on.
+fn majors() -> Vec<(u32, u32)> {
     match Server::get().major() {
-        new @ (18 | 19) => (new - 1, new),
-        old => (old, 18),
+        19 => vec![(15, 19), (18, 19)],
+        18 => vec![(17, 18)],
+        old => vec![(old, 18)],
     }
 }
 
 #[test]
 fn pg_upgrade_brings_the_backlog_along() {
-    let (from, to) = majors();
+    for (from, to) in majors() {
+        assert_backlog_comes_along(from, to);
+    }
+}
+
+fn assert_backlog_comes_along(from: u32, to: u32) {
     let old = Setup::new().of(Server::of(from)).without_checksums().start();
     let receiver = backlog(&old);
     let pending = old.column("SELECT id FROM pgwh.events ORDER BY id");

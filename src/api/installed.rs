@@ -4,6 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::gate;
+use crate::decode::raw;
 use crate::error::Error;
 use crate::journal;
 use crate::settings;
@@ -17,12 +18,12 @@ fn extension_created() -> Result<(), ErrorReport> {
         return Err(Error::NotPreloaded.into());
     }
     gate::fitting()?;
-    // SAFETY: reads a setting.
-    if unsafe { pg_sys::wal_level } < crate::decode::raw::WAL_LEVEL as i32 {
+    if !raw::wal_level_suffices() {
+        let required = raw::REQUIRED_WAL_LEVEL;
         warn(
             "wal_level is too low to capture changes",
-            "wal_level must be logical; the workers wait for it.",
-            "ALTER SYSTEM SET wal_level = logical; and restart the server.",
+            &format!("wal_level must be {required} or higher; the workers wait until it is."),
+            &format!("Run ALTER SYSTEM SET wal_level = {required}; and restart the server."),
         );
     }
     let (free_slots, free_workers) = free().map_err(Error::from)?;

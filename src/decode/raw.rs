@@ -371,17 +371,28 @@ pub unsafe fn create_slot(name: &CStr) {
     }
 }
 
-/// What `wal_level` has to be at least for changes to be captured. Since 19 a logical slot has the server write what decoding
-/// needs, also where the level is `replica`.
-pub const WAL_LEVEL: pg_sys::WalLevel::Type = {
+/// The lowest `wal_level` under which changes can be captured. Since 19 a logical slot switches logical decoding on by itself
+/// where the level is `replica` (`replication/logical/logicalctl.c`).
+pub const REQUIRED_WAL_LEVEL: &str = {
     #[cfg(not(feature = "pg19"))]
-    let level = pg_sys::WalLevel::WAL_LEVEL_LOGICAL;
+    let level = "logical";
     #[cfg(feature = "pg19")]
-    let level = pg_sys::WalLevel::WAL_LEVEL_REPLICA;
+    let level = "replica";
     level
 };
 
-/// Has the server write what decoding needs, for the slot that was just created.
+/// Whether `wal_level` is at least [`REQUIRED_WAL_LEVEL`].
+pub fn wal_level_suffices() -> bool {
+    #[cfg(not(feature = "pg19"))]
+    let required = pg_sys::WalLevel::WAL_LEVEL_LOGICAL;
+    #[cfg(feature = "pg19")]
+    let required = pg_sys::WalLevel::WAL_LEVEL_REPLICA;
+    // SAFETY: reads a setting that only a restart changes.
+    unsafe { pg_sys::wal_level >= required as c_int }
+}
+
+/// Switches logical decoding on for the slot that was just created, where `wal_level` does not; dropping the last logical slot
+/// switches it off (`replication/logical/logicalctl.c`).
 ///
 /// # Safety
 /// The process holds a slot.

@@ -11,7 +11,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use super::decoder::Installation;
 use super::process::{self, WorkerHandle};
 use super::shmem::{Database, Phase};
-use crate::decode::slot;
+use crate::decode::{raw, slot};
 use crate::error::Error;
 use crate::journal;
 use crate::settings;
@@ -71,10 +71,9 @@ pub fn drop_stale_slots(oid: pg_sys::Oid, keep: &std::ffi::CStr) {
 
 /// Where `wal_level` is too low nothing can be captured before the server is restarted. False when asked to stop.
 pub fn wait_for_wal_level(database: &Database) -> bool {
-    // SAFETY: reads a setting that only a restart changes.
-    while unsafe { pg_sys::wal_level } < crate::decode::raw::WAL_LEVEL as i32 {
+    while !raw::wal_level_suffices() {
         database.set_phase(Phase::WalLevelTooLow);
-        process::report_idle(c"waiting for wal_level = logical");
+        process::report_idle(c"waiting for a restart with a higher wal_level");
         process::sleep(Some(RECHECK_EVERY));
         if must_end(database) {
             return false;

@@ -16,7 +16,6 @@ use crate::{Database, Process, Server, eventually};
 const SETTINGS: &[&str] = &[
     "listen_addresses = ''",
     "shared_preload_libraries = 'pgstream_hooks'",
-    "wal_level = logical",
     "max_worker_processes = 40",
     "max_replication_slots = 20",
     "max_wal_senders = 20",
@@ -164,8 +163,10 @@ impl Cluster {
         let mut cluster =
             Self::made(server, setup.files, setup.clock, |data| copy(&template(server, &setup.initdb), data));
         cluster.arguments = setup.arguments;
+        // From 19 on the first logical slot switches logical decoding on.
+        let level = (server.major() < 19).then_some("wal_level = logical");
         let lines: Vec<&str> =
-            SETTINGS.iter().copied().chain(setup.settings.iter().map(String::as_str)).collect();
+            SETTINGS.iter().copied().chain(level).chain(setup.settings.iter().map(String::as_str)).collect();
         cluster.set(&lines.join("\n"));
         cluster
     }
