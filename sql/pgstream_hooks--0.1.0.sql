@@ -1289,7 +1289,7 @@ CREATE TABLE pgwh.commands (
 );
 COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
 COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
-COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay, forget (forget what was read of the journal), discard (forget what is pending), backfill, pause_backfill, resume_backfill or cancel_backfill';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay, forget (forget what was read of the journal, and the last error of the subscription), discard (forget what is pending), backfill, pause_backfill, resume_backfill or cancel_backfill';
 COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
 COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip, or the last one to discard';
 COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
@@ -1401,7 +1401,7 @@ CREATE FUNCTION pgwh.forget(
 ) RETURNS SETOF record
     LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'forget_wrapper';
 COMMENT ON FUNCTION pgwh.forget(text, jsonb) IS
-'Erases what the journal has of a row: data of its finished events, and what endpoints said to them. Ids and outcomes stay.
+'Erases what the journal has of a row: data of its finished events, what endpoints answered, and errors that may quote it. Ids and outcomes stay.
 Events that are still to be delivered are not erased, but counted.
   table_name  schema.table, or a table in the search path
   key         the values of the key''s columns, as in the webhook''s key

@@ -122,7 +122,7 @@ pub fn tell(what: CommandKind) -> Result<(), Error> {
         CommandKind::PauseBackfill { backfill } => ("pause_backfill", None, None, Some(backfill)),
         CommandKind::ResumeBackfill { backfill } => ("resume_backfill", None, None, Some(backfill)),
         CommandKind::CancelBackfill { backfill } => ("cancel_backfill", None, None, Some(backfill)),
-        CommandKind::Forget => ("forget", None, None, None),
+        CommandKind::Forget { subscription } => ("forget", subscription, None, None),
         CommandKind::Discard { subscription, .. } => ("discard", Some(subscription), None, None),
     };
     let (replay, backfill) = if command.contains("backfill") { (None, other) } else { (other, None) };

@@ -151,6 +151,15 @@ impl<P: Clone> Engine<P> {
         self.with(id, |subscription, shared| subscription.begin_anew(shared, now));
     }
 
+    /// Shows `instead` in place of the last error of a subscription, if there is one.
+    pub fn forget_error(&mut self, id: SubscriptionId, instead: &str) {
+        self.with(id, |subscription, _| {
+            if let Some(error) = &mut subscription.last_error {
+                instead.clone_into(error);
+            }
+        });
+    }
+
     /// Forgets a subscription with its deliveries: how many were pending. None when there is no such subscription.
     /// The outcomes of those under way must still be told.
     pub fn remove(&mut self, id: SubscriptionId) -> Option<u64> {

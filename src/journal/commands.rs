@@ -77,8 +77,12 @@ pub enum CommandKind {
         /// Which.
         backfill: i64,
     },
-    /// Chunks of events have been rewritten: nothing that was read of them before may be used any more.
-    Forget,
+    /// Chunks of events have been rewritten: nothing that was read of them before may be used any more, nor the last error
+    /// of a subscription be shown, which may quote them.
+    Forget {
+        /// Whose last error; none: of nobody.
+        subscription: Option<i64>,
+    },
 }
 
 /// All that was committed, in order. Inside a transaction.
@@ -112,7 +116,7 @@ fn read() -> Result<Vec<Command>> {
                 Some("pause_backfill") => CommandKind::PauseBackfill { backfill: number(6)? },
                 Some("resume_backfill") => CommandKind::ResumeBackfill { backfill: number(6)? },
                 Some("cancel_backfill") => CommandKind::CancelBackfill { backfill: number(6)? },
-                _ => CommandKind::Forget,
+                _ => CommandKind::Forget { subscription: row.get(3)? },
             };
             commands.push(Command { id: number(1)?, kind });
         }

@@ -190,7 +190,10 @@ fn apply_attempts(restart: &mut Restart, since: i64, now: Timestamp) -> Result<(
 }
 
 /// The members of a batch behind its first.
-fn unpack_members(first: DeliveryId, column: &[u8]) -> std::result::Result<Vec<DeliveryId>, PackError> {
+pub(super) fn unpack_members(
+    first: DeliveryId,
+    column: &[u8],
+) -> std::result::Result<Vec<DeliveryId>, PackError> {
     let raw = unseal(column)?;
     let mut steps = Unpacker::of(&raw);
     let (mut members, mut from) = (Vec::new(), first);

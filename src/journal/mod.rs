@@ -18,6 +18,8 @@ mod backfills;
 #[cfg(feature = "server")]
 mod commands;
 #[cfg(feature = "server")]
+pub mod erasure;
+#[cfg(feature = "server")]
 mod gaps;
 #[cfg(feature = "server")]
 mod image;
@@ -53,6 +55,8 @@ pub use backfills::{
 };
 #[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};
+#[cfg(feature = "server")]
+pub use erasure::FORGOTTEN;
 #[cfg(feature = "server")]
 pub use gaps::Gap;
 #[cfg(feature = "server")]

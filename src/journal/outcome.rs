@@ -277,6 +277,13 @@ fn write_events(out: &mut Packer, mut from: EventId, events: &[EventId]) {
     }
 }
 
+/// The body of a row that holds these outcomes, however many they are.
+pub fn pack(outcomes: &[Outcome]) -> Vec<u8> {
+    let mut packer = OutcomePacker::default();
+    outcomes.iter().for_each(|outcome| packer.write(outcome));
+    packer.records.seal()
+}
+
 /// The outcomes of a row.
 ///
 /// # Errors

@@ -466,7 +466,13 @@ impl Sending {
                 self.showing.changed(subscription);
             }
             CommandKind::CancelReplay { replay } => self.replaying.cancel(&mut self.engine, replay),
-            CommandKind::Forget => journal.forget_read(),
+            CommandKind::Forget { subscription } => {
+                journal.forget_read();
+                if let Some(subscription) = subscription {
+                    self.engine.forget_error(SubscriptionId(subscription), journal::FORGOTTEN);
+                    self.showing.changed(subscription);
+                }
+            }
             CommandKind::Reload { .. }
             | CommandKind::Discard { .. }
             | CommandKind::Replay { .. }

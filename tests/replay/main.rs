@@ -1,6 +1,7 @@
 //! Again: replay, redeliver, skip, forget, and asking why.
 
 mod again;
+mod forget;
 mod order;
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! `pgwh.forget`: erases a row from the journal.
+//! `pgwh.forget`: erases a row from the journal, with every text that may quote it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -17,21 +17,20 @@ use crate::dispatch::{DeliveryId, Position};
 use crate::error::Error;
 use crate::event::EventId;
 use crate::journal::chunk::Entry;
-use crate::journal::{CommandKind, inspect};
+use crate::journal::{CommandKind, FORGOTTEN, erasure, inspect};
 use crate::link::frame::{Failure, Item, LaneKeys};
-
-/// What stands in place of an error or a change that is forgotten.
-const FORGOTTEN: &str = "forgotten";
 
 /// What was erased.
 #[derive(Default)]
 struct Erased {
+    /// Whether there was an event of the row, or one that may quote it.
+    any: bool,
     events: u64,
     pending: u64,
     attempts: u64,
 }
 
-/// Erases the row's finished events, and what endpoints said to them.
+/// Erases the row's finished events, why their deliveries failed, and what endpoints answered.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn forget(
@@ -53,7 +52,7 @@ fn forget(
             format!("{} of their deliveries are pending, or may be replayed.", erased.pending),
             "SELECT * FROM pgwh.why(...); shows them. Wait, or give them up with pgwh.skip(delivery_id) or pgwh.cancel_replay(id); then do this again.",
         );
-    } else if erased.events == 0 {
+    } else if !erased.any {
         notice(
             "the journal has no event of this row, so nothing is erased",
             "The key is compared as it is spelled in webhooks.".to_owned(),
@@ -75,8 +74,10 @@ fn erase(row: &AskedRow) -> Result<Erased, Error> {
     let mut seen = false;
     let mut events = Vec::new();
     inspect::from_the_newest(|entry| {
-        if let Item::Change { event, .. } = &entry.item {
-            seen |= row.has_table_of(&event.relation);
+        match &entry.item {
+            Item::Change { event, .. } => seen |= row.has_table_of(&event.relation),
+            Item::Failed { failure, .. } if row.may_be_quoted_by(failure) => events.push(Found::of(&entry)),
+            _ => {}
         }
         if row.is_changed_by(&entry.item) {
             events.push(Found::of(&entry));
@@ -92,7 +93,7 @@ fn erase(row: &AskedRow) -> Result<Erased, Error> {
     for found in events {
         let pending =
             found.deliveries.iter().filter(|(id, subscription)| needed.is(*id, *subscription)).count();
-        if pending > 0 {
+        if pending > 0 && found.is_change {
             erased.pending += pending as u64;
         } else if let (Some((first, _)), Some(event)) = (found.deliveries.first(), found.event) {
             ids.insert(*first, event);
@@ -100,10 +101,17 @@ fn erase(row: &AskedRow) -> Result<Erased, Error> {
         }
     }
     let forgotten: HashSet<EventId> = ids.values().copied().collect();
+    erased.any = !ids.is_empty();
     erased.events = rewrite_all(ids)?;
-    erased.attempts = clear_attempts(deliveries, &forgotten)?;
-    if erased.events > 0 {
-        tell(CommandKind::Forget)?;
+    let subscriptions = erase_texts(&mut erased, deliveries, &forgotten)?;
+    if let Some(table) = row.table_oid() {
+        erasure::erase_backfills(table, &row.key_texts())?;
+    }
+    if erased.any {
+        tell(CommandKind::Forget { subscription: None })?;
+    }
+    for subscription in subscriptions {
+        tell(CommandKind::Forget { subscription: Some(subscription) })?;
     }
     Ok(erased)
 }
@@ -111,6 +119,8 @@ fn erase(row: &AskedRow) -> Result<Erased, Error> {
 /// A change of the row.
 struct Found {
     event: Option<EventId>,
+    /// Whether it has the row, and is not just an error that may quote it.
+    is_change: bool,
     /// Its deliveries and whose they are.
     deliveries: Vec<(DeliveryId, i64)>,
 }
@@ -118,7 +128,8 @@ struct Found {
 impl Found {
     fn of(entry: &Entry) -> Found {
         let deliveries = entry.deliveries().map(|(id, target)| (id, target.subscription)).collect();
-        Found { event: entry.item.event_id(), deliveries }
+        let is_change = matches!(entry.item, Item::Change { .. });
+        Found { event: entry.item.event_id(), is_change, deliveries }
     }
 }
 
@@ -151,13 +162,17 @@ fn replaying() -> Result<HashSet<i64>, Error> {
     })?)
 }
 
-/// Rewrites the chunks that hold the events, each once; returns how many events were erased.
+/// Rewrites the chunks that hold the events, each once; returns how many changes were erased.
 fn rewrite_all(mut ids: BTreeMap<DeliveryId, EventId>) -> Result<u64, Error> {
     let mut erased = 0;
     while let Some((first, _)) = ids.first_key_value().map(|(first, event)| (*first, *event)) {
-        erased += inspect::rewrite(first, |entry| {
+        erasure::rewrite(first, |entry| {
             let wanted = ids.get(&entry.first) == entry.item.event_id().as_ref();
-            wanted && ids.remove(&entry.first).is_some() && make_forgotten(&mut entry.item)
+            if !wanted || ids.remove(&entry.first).is_none() {
+                return false;
+            }
+            erased += u64::from(matches!(entry.item, Item::Change { .. }));
+            make_forgotten(&mut entry.item)
         })?;
         // It may have left the journal meanwhile.
         ids.remove(&first);
@@ -165,39 +180,42 @@ fn rewrite_all(mut ids: BTreeMap<DeliveryId, EventId>) -> Result<u64, Error> {
     Ok(erased)
 }
 
-/// Leaves of a change what it was one of, and who got it.
+/// Leaves of a change what it was one of, and who got it; of one that could not be encoded not why.
 fn make_forgotten(item: &mut Item) -> bool {
-    let Item::Change { event, targets, .. } = item else { return false };
-    let failure = Failure {
-        transaction: Arc::clone(&event.transaction),
-        ordinal: event.ordinal,
-        action: event.action,
-        relation: Some(Arc::clone(&event.relation)),
-        sqlstate: "00000".to_owned(),
-        message: FORGOTTEN.to_owned(),
+    let (failure, targets) = match item {
+        Item::Change { event, targets, .. } => {
+            let failure = Failure {
+                transaction: Arc::clone(&event.transaction),
+                ordinal: event.ordinal,
+                action: event.action,
+                relation: Some(Arc::clone(&event.relation)),
+                sqlstate: "00000".to_owned(),
+                message: FORGOTTEN.to_owned(),
+            };
+            (failure, std::mem::take(targets))
+        }
+        Item::Failed { failure, targets, .. } => {
+            (Failure { message: FORGOTTEN.to_owned(), ..(**failure).clone() }, std::mem::take(targets))
+        }
+        _ => return false,
     };
-    *item = Item::Failed {
-        failure: Arc::new(failure),
-        keys: LaneKeys::default(),
-        barrier: false,
-        targets: std::mem::take(targets),
-    };
+    *item = Item::Failed { failure: Arc::new(failure), keys: LaneKeys::default(), barrier: false, targets };
     true
 }
 
-/// Clears what endpoints said to the deliveries, those of batches and of replays of the events included.
-fn clear_attempts(mut deliveries: BTreeSet<DeliveryId>, events: &HashSet<EventId>) -> Result<u64, Error> {
+/// Erases what was said of the deliveries, those of batches and of replays of the events included: why they failed or were
+/// given up, and what endpoints answered. Returns of whose there was any: the last error of these may be one of them.
+fn erase_texts(
+    erased: &mut Erased,
+    mut deliveries: BTreeSet<DeliveryId>,
+    events: &HashSet<EventId>,
+) -> Result<BTreeSet<i64>, Error> {
     let ids: Vec<DeliveryId> = deliveries.iter().copied().collect();
     deliveries.extend(inspect::outcomes(&ids)?.iter().map(|outcome| outcome.id));
     deliveries.extend(inspect::replayed(events)?);
-    let ids: Vec<i64> = deliveries.iter().map(|id| id.0 as i64).collect();
-    Ok(Spi::connect_mut(|client| {
-        let rows = client.update(
-            "UPDATE pgwh.attempt_rows SET response = NULL, error = $2
-             WHERE delivery_id = ANY ($1) AND (response IS NOT NULL OR error IS DISTINCT FROM $2)",
-            None,
-            &[ids.into(), FORGOTTEN.into()],
-        )?;
-        Ok::<_, pgrx::spi::Error>(rows.len() as u64)
-    })?)
+    let mut subscriptions = erasure::erase_reasons(&deliveries)?;
+    let (attempts, attempted) = erasure::erase_attempts(&deliveries)?;
+    erased.attempts = attempts;
+    subscriptions.extend(attempted);
+    Ok(subscriptions)
 }

@@ -16,7 +16,8 @@ use crate::decode::pattern::{ParsedPattern, TablePattern};
 use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;
 use crate::event::{Cell, Event, Relation, Row, TableName};
-use crate::link::frame::Item;
+use crate::journal::FORGOTTEN;
+use crate::link::frame::{Failure, Item};
 
 /// A row of a table, which may be there no more.
 pub struct AskedRow {
@@ -100,6 +101,24 @@ impl AskedRow {
             }
             _ => false,
         }
+    }
+
+    /// Whether a change that could not be encoded may be one of the row: of which row it was is not known, and why it
+    /// failed may quote a value.
+    pub fn may_be_quoted_by(&self, failure: &Failure) -> bool {
+        failure.message != FORGOTTEN
+            && failure.relation.as_ref().is_some_and(|relation| self.has_table_of(relation))
+    }
+
+    /// The table, if it is there.
+    pub fn table_oid(&self) -> Option<pg_sys::Oid> {
+        self.oid.map(pg_sys::Oid::from)
+    }
+
+    /// The values of its key as text.
+    pub fn key_texts(&self) -> Vec<String> {
+        let text = |json: &str| serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
+        self.values.iter().map(|value| text(&value.json)).collect()
     }
 
     fn is(&self, event: &Event, row: &Row) -> bool {

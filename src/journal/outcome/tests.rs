@@ -53,6 +53,13 @@ proptest! {
     #![proptest_config(crate::fuzz::config(256))]
 
     #[test]
+    fn outcomes_of_a_row_come_back_from_one_that_is_written_again(
+        outcomes in prop::collection::vec(any_outcome(), 0..60)
+    ) {
+        prop_assert_eq!(unpack(&pack(&outcomes)).unwrap(), outcomes);
+    }
+
+    #[test]
     fn any_outcomes_come_back(outcomes in prop::collection::vec(any_outcome(), 0..60)) {
         let mut packer = OutcomePacker::default();
         let mut rows: Vec<_> = outcomes.iter().filter_map(|outcome| packer.add(outcome)).collect();
