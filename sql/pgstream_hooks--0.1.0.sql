@@ -823,6 +823,10 @@ CREATE FUNCTION pgwh.capture_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
 
+CREATE FUNCTION pgwh.notice_problem() RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'notice_problem_wrapper';
+COMMENT ON FUNCTION pgwh.notice_problem() IS 'why this database''s workers could not send notifications or system events when they last tried; null when they could';
+
 CREATE FUNCTION pgwh.delivery_stats(
     subscription_id bigint, OUT is_failing boolean, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
     OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT reached bigint, OUT oldest_pending timestamptz,
@@ -1018,19 +1022,20 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
             CASE WHEN NOT l.suffices THEN format('ALTER SYSTEM SET wal_level = %s; and restart the server', l.required) END
         FROM wal l
         UNION ALL
-        SELECT 'worker running', pg_is_in_recovery() OR bool_and(p.pid IS NOT NULL),
+        SELECT 'worker running', pg_is_in_recovery() OR bool_and(p.pid IS NOT NULL) AND min(f.problem) IS NULL,
             CASE WHEN pg_is_in_recovery() THEN 'this server is a standby: they rest until it is promoted'
             ELSE string_agg(p.type || coalesce(' has process id ' || p.pid, ' is not running'), ', ')
                 || format('; %s of %s worker processes in use', min(w.used), min(w.most))
-                || CASE WHEN bool_and(p.pid IS NOT NULL) THEN '' ELSE coalesce('; ' || pgwh.capture_problem(), '') END END,
-            CASE WHEN pg_is_in_recovery() OR bool_and(p.pid IS NOT NULL) THEN NULL
+                || coalesce('; ' || min(f.problem), '') END,
+            CASE WHEN pg_is_in_recovery() OR bool_and(p.pid IS NOT NULL) AND min(f.problem) IS NULL THEN NULL
                 WHEN min(v.fitting) IS NOT NULL THEN min(v.fitting)
                 WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
                 WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'They rest while pgwh.enabled is off: see check settings valid'
                 WHEN NOT bool_and(l.suffices) THEN 'See check wal_level'
+                WHEN min(f.problem) IS NOT NULL THEN 'They are started again after at most 30 s; the server''s log says more'
                 WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
                 ELSE 'They are started again within seconds; if they are not, the server''s log says why' END
-        FROM processes p, workers w, version v, wal l
+        FROM processes p, workers w, version v, wal l, (SELECT pgwh.capture_problem()) f (problem)
         UNION ALL
         SELECT 'slot present and valid', s.state = 'valid' OR pg_is_in_recovery() AND s.state = 'missing' AND current_setting('sync_replication_slots', true) IS NULL,
             format('slot %s is %s; %s of %s slots in use', pgwh.slot_name(), s.state, u.used, current_setting('max_replication_slots'))
@@ -1108,6 +1113,10 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             string_agg(DISTINCT format('SELECT pgwh.backfill(%L);', l.name), ' ')
         FROM (SELECT s.name, u.from_lsn, u.to_lsn, u.reason
             FROM pgwh.unclosed_gaps() u JOIN pgwh.subscriptions s ON s.id = u.subscription_id) l
+        UNION ALL
+        SELECT 'notices', n.problem IS NULL, coalesce(n.problem, 'NOTIFY pgwh and system events are sent'),
+            CASE WHEN n.problem IS NOT NULL THEN 'A listening session in an open transaction keeps the queue of NOTIFY from being emptied: SELECT pg_notification_queue_usage(); SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE ''idle in transaction%'' ORDER BY xact_start;' END
+        FROM (SELECT pgwh.notice_problem()) n (problem)
         UNION ALL
         SELECT 'settings valid', current_setting('pgwh.enabled')::boolean AND f.wrong IS NULL,
             coalesce(f.wrong, CASE WHEN current_setting('pgwh.enabled')::boolean THEN 'all settings pgwh.* are in effect' ELSE 'pgwh.enabled is off: nothing is captured or sent' END),

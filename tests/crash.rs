@@ -1,11 +1,13 @@
 //! Kill any process at any time: nothing is lost, and what is repeated is repeated under the same id and in order.
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use harness::{
-    Cluster, DECODER, DISPATCHER, LAUNCHER, PATIENCE, Receiver, Stop, events, eventually, in_key_order,
-    within,
+    Cluster, DECODER, DISPATCHER, LAUNCHER, PATIENCE, Receiver, Setup, Stop, events, eventually,
+    in_key_order, within,
 };
 
 const KEYS: u64 = 500;
@@ -75,6 +77,77 @@ fn survives(kill: impl Fn(&Cluster, u64)) {
         assert_eq!(place, event.place(), "{}", event.whole);
     }
     println!("{repeated} of {} requests were repetitions", receiver.count());
+}
+
+/// Waits until the workers have failed so often since the log was this long; how long that took from the first.
+#[track_caller]
+fn time_of_failures(cluster: &Cluster, process: &str, times: usize) -> Duration {
+    let pattern = format!("{process} : ERROR:");
+    let before = cluster.log().matches(&pattern).count();
+    let failed = || cluster.log().matches(&pattern).count() - before;
+    within(2 * PATIENCE, "it fails", || (failed() > 0).then_some(()));
+    let first = Instant::now();
+    within(2 * PATIENCE, "it fails again and again", || (failed() >= times).then_some(()));
+    first.elapsed()
+}
+
+/// What `break_it` makes fail right after each start is tried again less and less often, and goes on once mended.
+#[track_caller]
+fn backs_off(process: &str, break_it: impl FnOnce(&Cluster), mend: impl FnOnce(&Cluster)) {
+    let cluster = Setup::new().set("logical_decoding_work_mem = '64kB'").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY, text text)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
+    cluster.sql("INSERT INTO t VALUES (1)");
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 1);
+    break_it(&cluster);
+    // The pauses before the second to the seventh start: 0.2, 0.4, 0.8, 1.6, 3.2 and 6.4 s.
+    let took = time_of_failures(&cluster, process, 7);
+    assert!(took > Duration::from_secs(12), "{took:?}");
+    cluster.wait_true(
+        "SELECT NOT ok AND detail LIKE '%in a row, lastly: %' AND hint IS NOT NULL FROM pgwh.health()
+         WHERE check_name = 'worker running'",
+    );
+    mend(&cluster);
+    cluster.sql("INSERT INTO t VALUES (-1)");
+    within(2 * PATIENCE, "it goes on", || {
+        events(&receiver).iter().any(|event| event["key"]["id"] == -1).then_some(())
+    });
+    // What has made progress has not failed any more.
+    cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'worker running'");
+    assert_eq!(cluster.value("SELECT pgwh.capture_problem()"), "");
+}
+
+#[test]
+fn a_dispatcher_that_fails_after_each_start_backs_off() {
+    backs_off(
+        DISPATCHER,
+        |cluster| {
+            cluster.sql("ALTER TABLE pgwh.routing_image ADD CONSTRAINT broken CHECK (false) NOT VALID");
+            cluster.sql("UPDATE pgwh.subscriptions SET batch_size = 2");
+        },
+        |cluster| cluster.sql("ALTER TABLE pgwh.routing_image DROP CONSTRAINT broken"),
+    );
+}
+
+#[test]
+fn a_decoder_that_fails_after_each_start_backs_off() {
+    // A large transaction is written to files beside the slot, where nothing may be written.
+    let let_write = |cluster: &Cluster, mode: u32| {
+        let slot = cluster.value("SELECT pgwh.slot_name()");
+        let folder = cluster.data().join("pg_replslot").join(slot);
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    backs_off(
+        DECODER,
+        |cluster| {
+            let_write(cluster, 0o500);
+            cluster.sql("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(2, 2000) n");
+        },
+        |cluster| let_write(cluster, 0o700),
+    );
 }
 
 #[test]

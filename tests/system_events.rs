@@ -1,6 +1,8 @@
 //! System events: what becomes of subscriptions, as webhooks to those who ask for it.
 
-use harness::{Cluster, Event, Receiver, Reply, Request, Script, Stage, events_of, eventually};
+use std::os::unix::fs::PermissionsExt;
+
+use harness::{Cluster, Event, Receiver, Reply, Request, Script, Setup, Stage, events_of, eventually};
 use serde_json::{Value, json};
 
 /// A cluster with a table `t`, and a subscription `watch` to system events.
@@ -70,6 +72,116 @@ fn an_endpoint_that_fails_is_told_of_and_again_when_it_has_recovered() {
     stage.receiver.behave_at("/orders", |_: &Request| Reply::status(200));
     let recovered = told(&stage, "orders", "pgwh.recovered");
     assert_eq!(recovered["payload"]["subscription"], "orders");
+}
+
+/// Makes every NOTIFY fail when its transaction commits, as long as the session lives. Where the queue can be made small, it
+/// is full; otherwise its files cannot be written.
+fn break_notify(stage: &Stage) -> harness::Client {
+    let mut listener = stage.connect();
+    listener.batch_execute("LISTEN other; BEGIN; SELECT 1").unwrap();
+    if harness::Server::get().major() < 17 {
+        let folder = stage.cluster.data().join("pg_notify");
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    // Each takes most of a page, and then the rest of the last one.
+    for length in [7999, 40] {
+        let fill = format!("SELECT pg_notify('other', rpad(clock_timestamp()::text, {length}, 'x'))");
+        eventually("the queue is full", || stage.try_sql(&fill).err());
+    }
+    listener
+}
+
+fn mend_notify(stage: &Stage, listener: harness::Client) {
+    drop(listener);
+    let folder = stage.cluster.data().join("pg_notify");
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_notify_that_fails_stops_nothing_and_is_sent_later() {
+    let small = if harness::Server::get().major() >= 17 { "max_notify_queue_pages = 64" } else { "" };
+    let cluster = Setup::new().set(small).start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    let stage = Stage { cluster, receiver };
+    stage.subscribe(&stage.receiver, "watch", "event_types => '{system}'");
+    stage.subscribe(&stage.receiver, "healthy", "tables => '{public.t}'");
+    stage.subscribe(&stage.receiver, "bad", "tables => '{public.t}', retry_schedule => '{100ms}'");
+    stage.subscribe(&stage.receiver, "gone", "tables => '{public.t}'");
+    stage.receiver.behave_at("/bad", Script::always(Reply::status(500)));
+    stage.receiver.behave_at("/gone", Script::always(Reply::status(410)));
+    let dispatcher = stage.cluster.process(harness::DISPATCHER);
+    let queue = break_notify(&stage);
+    for id in 1..=5 {
+        stage.sql(&format!("INSERT INTO t VALUES ({id})"));
+        assert_eq!(stage.delivered(&stage.receiver, "healthy").len(), id);
+        stage.wait_true(&format!("SELECT count(*) = {id} FROM pgwh.dead_letters WHERE subscription = 'bad'"));
+    }
+    told(&stage, "bad", "pgwh.dead_letter");
+    told(&stage, "gone", "pgwh.subscription.disabled");
+    let health = "SELECT NOT ok AND detail LIKE '%NOTIFY%' AND hint IS NOT NULL FROM pgwh.health()
+                  WHERE check_name = 'notices'";
+    stage.wait_true(health);
+    assert_eq!(stage.cluster.process(harness::DISPATCHER), dispatcher, "no process has ended");
+    // As often as the schedule allows, and each of the others once.
+    let count = |path: &str| stage.receiver.requests().iter().filter(|it| it.path() == path).count();
+    assert_eq!((count("/bad"), count("/healthy"), count("/gone")), (10, 5, 1));
+    let warnings = stage.cluster.log().matches("WARNING:  pgstream_hooks: notifications").count();
+    assert_eq!(warnings, 1, "it is said once");
+    let mut listener = stage.listen("pgwh");
+    mend_notify(&stage, queue);
+    listener.wait_for(&["dead_letter", "bad"]);
+    listener.wait_for(&["disabled", "gone"]);
+    stage.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'notices'");
+}
+
+#[test]
+fn a_system_event_that_cannot_be_written_stops_nothing() {
+    let stage = stage();
+    stage.subscribe(&stage.receiver, "healthy", "tables => '{public.t}'");
+    stage.subscribe(&stage.receiver, "bad", "tables => '{public.t}', retry_schedule => '{}'");
+    stage.receiver.behave_at("/bad", Script::always(Reply::status(500)));
+    let dispatcher = stage.cluster.process(harness::DISPATCHER);
+    stage.sql("ALTER FUNCTION pgwh.system_event(text, bigint, jsonb) RENAME TO away");
+    for id in 1..=5 {
+        stage.sql(&format!("INSERT INTO t VALUES ({id})"));
+        assert_eq!(stage.delivered(&stage.receiver, "healthy").len(), id);
+    }
+    stage.wait_true("SELECT count(*) = 5 FROM pgwh.dead_letters");
+    stage.wait_true(
+        "SELECT NOT ok AND detail LIKE '%system events%' FROM pgwh.health() WHERE check_name = 'notices'",
+    );
+    assert_eq!(stage.cluster.process(harness::DISPATCHER), dispatcher, "no process has ended");
+    stage.sql("ALTER FUNCTION pgwh.away(text, bigint, jsonb) RENAME TO system_event");
+    told(&stage, "bad", "pgwh.dead_letter");
+}
+
+#[test]
+fn a_notify_that_waits_for_another_commit_delays_nothing() {
+    let stage = stage();
+    // It holds the lock that every commit with a NOTIFY takes, since no standby answers.
+    stage.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    stage.cluster.reload();
+    stage.wait_true("SELECT current_setting('synchronous_standby_names') = 'nobody'");
+    let local = stage.with_options("-c synchronous_commit=local");
+    local.subscribe(&stage.receiver, "healthy", "tables => '{public.t}'");
+    local.subscribe(&stage.receiver, "bad", "tables => '{public.t}', retry_schedule => '{}'");
+    stage.receiver.behave_at("/bad", Script::always(Reply::status(500)));
+    std::thread::scope(|scope| {
+        // It has written something, or it would not wait.
+        scope.spawn(|| stage.try_sql("SELECT pg_notify('other', 'x'), txid_current()"));
+        local.wait_true("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+        for id in 1..=5 {
+            local.sql(&format!("INSERT INTO t VALUES ({id})"));
+            assert_eq!(stage.delivered(&stage.receiver, "healthy").len(), id);
+        }
+        local.wait_true("SELECT NOT ok FROM pgwh.health() WHERE check_name = 'notices'");
+        local.sql("ALTER SYSTEM RESET synchronous_standby_names");
+        stage.cluster.reload();
+    });
+    stage.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'notices'");
 }
 
 #[test]

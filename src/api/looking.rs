@@ -42,6 +42,12 @@ fn capture_problem() -> Option<Text> {
     ask::problem().map(Text::from)
 }
 
+/// Why notifications or system events of this database could not be sent.
+#[pg_extern(sql = false)]
+fn notice_problem() -> Option<Text> {
+    ask::notice_problem().map(Text::from)
+}
+
 /// Waits until everything committed before the call has reached the subscription.
 #[pg_extern(sql = false)]
 fn wait(name: Option<Text>, timeout: Option<Interval>) -> Result<bool, ErrorReport> {

@@ -50,7 +50,7 @@ pub fn in_subtransaction<T>(memory: pg_sys::MemoryContext, action: impl FnOnce()
 }
 
 /// What a caught error says, unless it is thrown on.
-fn raised(error: CaughtError) -> Raised {
+pub fn raised(error: CaughtError) -> Raised {
     match &error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
             match report.sql_error_code() {

@@ -134,34 +134,22 @@ fn read_open() -> Result<Vec<OpenBackfill>> {
     })
 }
 
-/// Notes what a backfill does from here on. False when somebody holds a lock on its row, or it is over. Inside a
-/// transaction.
-pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -> bool {
+/// Notes what a backfill does from here on; whose it is. None when somebody holds a lock on its row, or it is over. Inside
+/// a transaction.
+pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -> Option<i64> {
     let noted = Spi::connect_mut(|client| {
         let rows = client.update(
             "UPDATE pgwh.backfill_requests SET state = $2, reason = $3,
                  started_at = CASE WHEN $2 = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
                  finished_at = CASE WHEN $2 IN ('done', 'cancelled', 'failed') THEN clock_timestamp() END
              WHERE id IN (SELECT id FROM pgwh.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')
-                 FOR UPDATE SKIP LOCKED) RETURNING id",
+                 FOR UPDATE SKIP LOCKED) RETURNING subscription_id",
             None,
             &[id.into(), state.word().into(), writer::text(reason)],
         )?;
-        Ok(!rows.is_empty())
+        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<i64>() }
     });
     check("a backfill's state can't be noted", noted)
-}
-
-/// Tells all who listen that a backfill has ended. Inside a transaction.
-pub fn tell_of_backfill(id: i64) {
-    let told = Spi::run_with_args(
-        "SELECT pg_notify('pgwh', json_strip_nulls(json_build_object('event', 'backfill_' || b.state,
-             'backfill_id', b.id, 'subscription_id', b.subscription_id, 'subscription', b.subscription,
-             'rows', b.rows_done, 'reason', b.reason))::text)
-         FROM pgwh.backfills b WHERE b.id = $1",
-        &[id.into()],
-    );
-    check("NOTIFY pgwh failed", told);
 }
 
 /// What is read next of a backfill; none when it or its subscription is gone. Inside a transaction.

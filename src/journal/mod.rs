@@ -30,6 +30,8 @@ pub mod inspect;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
+mod notifications;
+#[cfg(feature = "server")]
 mod pending;
 #[cfg(feature = "server")]
 mod reader;
@@ -51,7 +53,7 @@ mod writer;
 #[cfg(feature = "server")]
 pub use backfills::{
     BackfillState, BackfillTable, BackfillTask, OpenBackfill, add_backfill_tables, backfill_task,
-    open_backfills, set_backfill_state, tables_of, tell_of_backfill,
+    open_backfills, set_backfill_state, tables_of,
 };
 #[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};
@@ -63,6 +65,8 @@ pub use gaps::Gap;
 pub use image::Version;
 #[cfg(feature = "server")]
 pub use load::{Loaded, load};
+#[cfg(feature = "server")]
+pub use notifications::{Notification, notify};
 #[cfg(feature = "server")]
 pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]

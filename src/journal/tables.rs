@@ -1,5 +1,7 @@
 //! Our tables in this database: whether they are there, and how a worker may use them.
 
+use std::time::Duration;
+
 use pgrx::pg_sys;
 
 use super::gaps::{self, Gap};
@@ -7,6 +9,7 @@ use super::image::{self, Version};
 use super::schema_changes;
 use crate::decode::plugin::DO_NOT_REPLICATE;
 use crate::decode::raw;
+use crate::decode::subtransaction::Raised;
 use crate::event::Lsn;
 use crate::worker::process;
 
@@ -23,6 +26,17 @@ pub fn as_news(action: impl FnOnce()) {
     raw::set_session_origin(0);
     with_tables(|_| action());
     write_as_our_own();
+}
+
+/// As [`as_news`], for what only informs: an ERROR ends nothing but its own transaction.
+///
+/// # Errors
+///
+/// What was raised.
+pub fn attempt_as_news(lock_timeout: Duration, action: impl FnOnce()) -> Result<(), Raised> {
+    let done = process::attempt(lock_timeout, || as_news(action));
+    write_as_our_own();
+    done
 }
 
 /// The oid of the extension in this database, if it is installed. Inside a transaction.

@@ -93,9 +93,24 @@ fn phase_of_installation(database: &Database) -> Phase {
     if phase == Phase::Ready && journal::extension() != Some(captured_for) { Phase::Starting } else { phase }
 }
 
-/// Why the workers of this database last failed; none when they did not.
+/// Why the workers of this database last failed; none when they did not, or are at work again after one failure.
 pub fn problem() -> Option<String> {
-    shmem::my_database().map(|database| database.problem()).filter(|problem| !problem.is_empty())
+    let database = shmem::my_database()?;
+    let failures = database.failures.load(Ordering::SeqCst);
+    if failures < 2 && database.phase() == Phase::Ready {
+        return None;
+    }
+    let problem = Some(database.problem.get()).filter(|problem| !problem.is_empty())?;
+    Some(if failures < 2 {
+        problem
+    } else {
+        format!("they failed {failures} times in a row, lastly: {problem}")
+    })
+}
+
+/// Why notifications or system events of this database could not be sent; none when they could.
+pub fn notice_problem() -> Option<String> {
+    shmem::my_database().map(|database| database.notice_problem.get()).filter(|problem| !problem.is_empty())
 }
 
 /// Has the decoder of this database look at the log: commits in other databases don't ring it.

@@ -50,7 +50,7 @@ pub extern "C-unwind" fn pgwh_backfiller_main(argument: pg_sys::Datum) {
     super::at_exit(leave);
     yield_to_others();
 
-    process::on_failure(|message| database.set_problem(message), || serve(database));
+    process::on_failure(|message| database.problem.set(message), || serve(database));
 }
 
 fn serve(database: &'static Database) {

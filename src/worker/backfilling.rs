@@ -19,7 +19,7 @@ use super::sending::Sending;
 use super::shmem::Database;
 use crate::dispatch::{Load, Mode, Pacing, SubscriptionId, Watch, pacing};
 use crate::event::{Cell, Event, Fingerprint, Transaction};
-use crate::journal::{self, BackfillState, OpenBackfill};
+use crate::journal::{self, BackfillState, Notification, OpenBackfill};
 use crate::link::frame::{ChunkEnd, Failure, Item, NoChunk, Stream};
 use crate::link::mq::Receiver;
 
@@ -61,6 +61,8 @@ pub struct Backfilling {
     not_before: Instant,
     /// Ends that could not be noted, since somebody held a lock.
     unnoted: Vec<(i64, BackfillState, Option<String>)>,
+    /// Ends that nobody has been notified of.
+    ended: Vec<Notification>,
 }
 
 struct Open {
@@ -103,6 +105,7 @@ impl Backfilling {
             rests_until: Instant::now(),
             not_before: Instant::now(),
             unnoted: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -121,6 +124,11 @@ impl Backfilling {
                 chunk: None,
             });
         }
+    }
+
+    /// Takes the ends that are to be notified.
+    pub fn take_ended(&mut self) -> Vec<Notification> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Whether any is open.
@@ -276,15 +284,16 @@ impl Backfilling {
     fn note_state(&mut self, id: i64, state: BackfillState, reason: Option<String>) {
         self.unnoted.retain(|(other, ..)| *other != id);
         let is_over = matches!(state, BackfillState::Done | BackfillState::Cancelled | BackfillState::Failed);
-        let noted = journal::with_tables(|_| {
-            let noted = journal::set_backfill_state(id, state, reason.as_deref());
-            if noted && is_over {
-                journal::tell_of_backfill(id);
-            }
-            noted
-        });
-        if noted == Some(false) {
-            self.unnoted.push((id, state, reason));
+        match journal::with_tables(|_| journal::set_backfill_state(id, state, reason.as_deref())) {
+            Some(None) => self.unnoted.push((id, state, reason)),
+            Some(Some(subscription)) if is_over => self.ended.push(Notification {
+                event: format!("backfill_{}", state.word()),
+                subscription,
+                delivery: None,
+                backfill: Some(id),
+                reason,
+            }),
+            _ => {}
         }
     }
 

@@ -10,6 +10,16 @@ pub fn now() -> Timestamp {
     Timestamp::from_unix_micros(since.as_micros() as i64)
 }
 
+/// Nanoseconds of a clock that all processes of the machine share and that nobody sets. A signal handler may ask.
+pub fn monotonic() -> i64 {
+    // SAFETY: the time is written before it is read.
+    unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
+    }
+}
+
 /// So long ago.
 pub fn before_now(time: Duration) -> Timestamp {
     Timestamp(now().0.saturating_sub(time.as_micros() as i64))

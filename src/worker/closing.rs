@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use super::clock::monotonic;
 use crate::decode::raw;
 
 /// How long a server that goes down may have to wait for us.
@@ -76,16 +77,6 @@ impl raw::OnSignal for OnSigterm {
             }
             *libc::__errno_location() = errno;
         }
-    }
-}
-
-/// Nanoseconds of the clock that the timer goes by.
-fn monotonic() -> i64 {
-    // SAFETY: the time is written before it is read.
-    unsafe {
-        let mut time: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
-        time.tv_sec * 1_000_000_000 + time.tv_nsec
     }
 }
 

@@ -32,7 +32,7 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
     database.decoder_pid.store(std::process::id() as i32, Ordering::SeqCst);
     super::at_exit(leave);
 
-    process::on_failure(|message| database.set_problem(message), || capture(database));
+    process::on_failure(|message| database.note_failure(message), || capture(database));
 }
 
 fn capture(database: &'static Database) {
@@ -63,9 +63,8 @@ fn capture(database: &'static Database) {
     let capture = Capture::new(database, queue, router, versions, &installation);
     let mut session = Session::begin(database, capture, start);
     database.extension.store(installation.extension.to_u32(), Ordering::SeqCst);
-    database.set_phase(Phase::Ready);
-    database.failures.store(0, Ordering::SeqCst);
-    database.set_problem("");
+    // SAFETY: reads shared memory.
+    database.set_ready(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
     session.run();
 }
 

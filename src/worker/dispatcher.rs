@@ -11,6 +11,7 @@ use super::backfilling::Backfilling;
 use super::counts;
 use super::figures::Publisher;
 use super::intake::Intake;
+use super::notices::Notices;
 use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
@@ -18,7 +19,6 @@ use super::shmem::{self, Database, Phase};
 use super::waiting::WaitSet;
 use super::{closing, copies, effects, endpoints, starting};
 use crate::decode::raw;
-use crate::dispatch::Effect;
 use crate::event::Lsn;
 use crate::journal::{self, Command, CommandKind, Version};
 use crate::link::frame::Item;
@@ -29,6 +29,8 @@ use crate::settings;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How long answers to requests are waited for when the server goes down; the others are made again.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+/// How often is looked whether the last failure of the pair is over.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 /// How long it waits at most for the decoder to have news when the server goes down.
 const CLOSING_WAIT: Duration = Duration::from_millis(50);
 
@@ -47,7 +49,7 @@ pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
     super::at_exit(leave);
     process::report_busy(c"starting");
 
-    process::on_failure(|message| database.set_problem(message), || serve(database));
+    process::on_failure(|message| database.note_failure(message), || serve(database));
 }
 
 fn serve(database: &'static Database) {
@@ -111,8 +113,10 @@ struct Dispatcher {
     image: Option<Vec<Version>>,
     /// The extension's oid: another one is another installation, whose slot is not ours.
     extension: pg_sys::Oid,
-    /// There may be gaps that subscriptions to system events have not been told of.
-    gaps_untold: bool,
+    /// What is to be said of what happened.
+    notices: Notices,
+    /// The last failure of the pair is not over.
+    unsettled: bool,
     /// The version of its SQL: after an update all begins anew.
     version: String,
     last_check: Instant,
@@ -140,7 +144,8 @@ impl Dispatcher {
             versions: Vec::new(),
             image: None,
             extension,
-            gaps_untold: true,
+            notices: Notices::new(database),
+            unsettled: database.problem.is_set() || database.failures.load(Ordering::SeqCst) > 0,
             version,
             last_check: Instant::now(),
             last_prune: Instant::now(),
@@ -171,7 +176,6 @@ impl Dispatcher {
             let rests = self.intake.rests(&self.sending);
             busy |= !rests && self.receive(receiver);
             self.store_versions();
-            self.tell_of_gaps();
             self.obey();
             self.sending.test(self.database);
             // What happens does not wait for what was there before: a chunk is often complete by the very event that came.
@@ -182,6 +186,8 @@ impl Dispatcher {
             // Behind that: what has just become ready to be read must not be slept over.
             busy |= self.sending.read_back(&mut self.recording);
             busy |= self.record();
+            self.notify();
+            self.settle();
             self.tell();
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
@@ -193,7 +199,9 @@ impl Dispatcher {
                     .chain(self.recording.next_wakeup())
                     .chain(rests.then(|| self.intake.rests_until(&self.sending)))
                     .chain(statistics)
-                    .chain(backfills);
+                    .chain(backfills)
+                    .chain(self.notices.next_wakeup())
+                    .chain(self.unsettled.then(|| Instant::now() + SETTLE_EVERY));
                 wait_set.wait(wakeups.min(), starting::RECHECK_EVERY);
                 self.sending.disarm();
             }
@@ -251,9 +259,9 @@ impl Dispatcher {
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
     fn must_end(&mut self) -> bool {
         if starting::must_end(self.database) || self.extension_is_another() {
-            let effects = self.take_what_happened();
+            self.take_what_happened();
             self.recording.write();
-            effects::notify(&effects);
+            self.notify();
             self.end_decoder();
             self.sending.end_renderers();
             match process::in_transaction(journal::extension) {
@@ -351,7 +359,7 @@ impl Dispatcher {
     /// Journals what has happened, when it is time, and has done what follows from it. Returns whether there was
     /// anything that something else may wait for.
     fn record(&mut self) -> bool {
-        let effects = self.take_what_happened();
+        let any = self.take_what_happened();
         let positions = self.recording.checkpoint_wanted().map(|all| self.sending.positions(all));
         if let Some(positions) = positions {
             self.recording.checkpoint(positions);
@@ -360,16 +368,33 @@ impl Dispatcher {
             self.database.recheck.store(true, Ordering::SeqCst);
         }
         self.recording.retain(|| self.sending.oldest_pending());
-        effects::notify(&effects);
+        any
+    }
+
+    /// Takes what became of requests, and does what follows from that before it is written. Returns whether anything does.
+    fn take_what_happened(&mut self) -> bool {
+        self.sending.hand_over_records(&mut self.recording);
+        let effects = self.sending.take_effects();
+        effects::carry_out(&effects, &mut self.notices);
+        self.notices.write_system_events();
         !effects.is_empty()
     }
 
-    /// Takes what became of requests, and does what follows from that before it is written.
-    fn take_what_happened(&mut self) -> Vec<Effect> {
-        self.sending.hand_over_records(&mut self.recording);
-        let effects = self.sending.take_effects();
-        effects::carry_out(&effects);
-        effects
+    /// Notifies those who listen of what is written.
+    fn notify(&mut self) {
+        if self.recording.is_written() {
+            self.backfilling.take_ended().into_iter().for_each(|ended| self.notices.add_notification(ended));
+            self.notices.notify();
+        }
+    }
+
+    /// Forgets that the pair has failed, once it has made progress since.
+    fn settle(&mut self) {
+        if self.unsettled && self.database.is_steady() {
+            self.unsettled = false;
+            self.database.failures.store(0, Ordering::SeqCst);
+            self.database.problem.set("");
+        }
     }
 
     /// Does what sessions have asked for since they last rang.
@@ -441,13 +466,14 @@ impl Dispatcher {
         let image = self.image.take().unwrap_or_default();
         let high = self.recording.journal().high();
         let given_up = self.database.slot_given_up.swap(false, Ordering::SeqCst);
-        let stored = self.with_tables(|| {
-            effects::tell_of_gaps(&journal::note_loss(high, consistent, given_up), consistent);
+        let gaps = self.with_tables(|| {
+            let gaps = journal::note_loss(high, consistent, given_up);
             journal::forget_image();
             journal::store_image(&image);
+            gaps
         });
-        if stored.is_some() {
-            self.gaps_untold = true;
+        if let Some(gaps) = gaps {
+            effects::tell_of_gaps(gaps, consistent, &mut self.notices);
             self.database.image_saved.store(true, Ordering::SeqCst);
             self.database.decoder.wake();
         }
@@ -480,7 +506,9 @@ impl Dispatcher {
         let rows = process::without_waiting_for_disk(|| self.with_tables(store));
         self.recording.must_flush();
         let Some((rows, gaps)) = rows else { return };
-        self.gaps_untold |= gaps;
+        if gaps {
+            self.notices.look_for_gaps();
+        }
         let some_are_gone = rows.len() < ids.len();
         if rows.iter().any(|row| row.held) {
             self.database.commands.store(true, Ordering::SeqCst);
@@ -492,14 +520,6 @@ impl Dispatcher {
             && let Some(open) = self.with_tables(journal::open_backfills)
         {
             self.backfilling.keep(&open);
-        }
-    }
-
-    /// Has gaps told, once there is somebody who decodes what is told.
-    fn tell_of_gaps(&mut self) {
-        if self.gaps_untold && self.database.phase() == Phase::Ready {
-            self.gaps_untold = false;
-            journal::as_news(journal::tell_of_gaps);
         }
     }
 

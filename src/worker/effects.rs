@@ -2,30 +2,46 @@
 //! one, and who listens to `NOTIFY pgwh` hears of it.
 
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::notices::Notices;
 use crate::dispatch::{Disabled, Effect};
 use crate::event::Lsn;
-use crate::journal::{self, Gap, SystemEvent};
+use crate::journal::{self, Gap, Notification, SystemEvent};
 
 /// Dead letters that are told of one by one by `NOTIFY`; of more at once the first ones stand for all.
 const DEAD_LETTERS: usize = 100;
 
-/// Disables, and makes system events. To be called before what led to this is written: a crash in between has it happen
-/// again, rather than never.
-pub fn carry_out(effects: &[Effect]) {
-    let events: Vec<SystemEvent> = effects.iter().filter_map(system_event).collect();
-    if events.is_empty() {
-        return;
+/// Disables subscriptions, and has notices sent. To be called before what led to this is journaled: a crash in between has
+/// it happen again, rather than never.
+pub fn carry_out(effects: &[Effect], notices: &mut Notices) {
+    let disabled = |effect: &Effect| match effect {
+        Effect::Disable(subscription, why) => Some((subscription.0, reason_of(why))),
+        _ => None,
+    };
+    let disabled: Vec<(i64, String)> = effects.iter().filter_map(disabled).collect();
+    if !disabled.is_empty() {
+        journal::as_news(|| disabled.iter().for_each(|(id, reason)| journal::disable(*id, reason)));
     }
-    journal::as_news(|| {
-        for effect in effects {
-            if let Effect::Disable(subscription, why) = effect {
-                journal::disable(subscription.0, &reason_of(why));
-            }
+    let mut dead_letters = 0;
+    for event in effects.iter().filter_map(system_event) {
+        dead_letters += usize::from(event.delivery.is_some());
+        if event.delivery.is_none() || dead_letters <= DEAD_LETTERS {
+            notices.add_notification(notification(&event));
         }
-        journal::tell_of(&events);
-    });
+        notices.add_system_event(event);
+    }
+}
+
+fn notification(event: &SystemEvent) -> Notification {
+    Notification {
+        // The last word of it: disabled, dead_letter, failing, recovered.
+        event: event.kind.rsplit('.').next().unwrap_or_default().to_owned(),
+        subscription: event.subscription,
+        delivery: event.delivery,
+        backfill: None,
+        reason: event.reason.clone(),
+    }
 }
 
 fn system_event(effect: &Effect) -> Option<SystemEvent> {
@@ -44,8 +60,8 @@ fn system_event(effect: &Effect) -> Option<SystemEvent> {
     Some(SystemEvent { kind, subscription: subscription.0, delivery, class, reason })
 }
 
-/// Tells of changes up to `to` that subscriptions will never get. Inside the transaction that notes so.
-pub fn tell_of_gaps(gaps: &[Gap], to: Lsn) {
+/// Tells of changes up to `to` that subscriptions will never get.
+pub fn tell_of_gaps(gaps: Vec<Gap>, to: Lsn, notices: &mut Notices) {
     let Some(Gap { reason, .. }) = gaps.first() else { return };
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_WARNING,
@@ -57,18 +73,16 @@ pub fn tell_of_gaps(gaps: &[Gap], to: Lsn) {
         "To send the rows that there are: SELECT pgwh.backfill(name) FROM pgwh.subscriptions WHERE enabled;",
     )
     .report(PgLogLevel::WARNING);
-    let told = Spi::run_with_args(
-        "SELECT pg_notify('pgwh', json_build_object('event', 'gap', 'subscription_id', g.subscription_id,
-             'subscription', s.name, 'reason', g.reason)::text)
-         FROM unnest($1, $2) g (subscription_id, reason) JOIN pgwh.subscriptions s ON s.id = g.subscription_id",
-        &[
-            gaps.iter().map(|gap| gap.subscription).collect::<Vec<_>>().into(),
-            gaps.iter().map(|gap| gap.reason.clone()).collect::<Vec<_>>().into(),
-        ],
-    );
-    if let Err(error) = told {
-        pgrx::warning!("pgstream_hooks: NOTIFY pgwh failed: {error}");
+    for Gap { subscription, reason } in gaps {
+        notices.add_notification(Notification {
+            event: "gap".to_owned(),
+            subscription,
+            delivery: None,
+            backfill: None,
+            reason: Some(reason),
+        });
     }
+    notices.look_for_gaps();
 }
 
 fn reason_of(why: &Disabled) -> String {
@@ -78,39 +92,4 @@ fn reason_of(why: &Disabled) -> String {
             format!("{bytes} bytes were pending, more than pgwh.max_pending_bytes allows")
         }
     }
-}
-
-/// A JSON object for each says what happened to which subscription. To be called behind what led to this is written, so
-/// that who hears of it finds it.
-pub fn notify(effects: &[Effect]) {
-    let (mut events, mut subscriptions) = (Vec::new(), Vec::new());
-    let (mut deliveries, mut reasons): (Vec<Option<i64>>, Vec<Option<String>>) = (Vec::new(), Vec::new());
-    let mut dead_letters = 0;
-    for SystemEvent { kind, subscription, delivery, reason, .. } in effects.iter().filter_map(system_event) {
-        dead_letters += usize::from(delivery.is_some());
-        if delivery.is_some() && dead_letters > DEAD_LETTERS {
-            continue;
-        }
-        // The last word of it: disabled, dead_letter, failing, recovered.
-        events.push(kind.rsplit('.').next());
-        subscriptions.push(subscription);
-        deliveries.push(delivery);
-        reasons.push(reason);
-    }
-    if events.is_empty() {
-        return;
-    }
-    journal::with_tables(|_| {
-        let told = Spi::run_with_args(
-            "SELECT pg_notify('pgwh', json_strip_nulls(json_build_object('event', e.event,
-                 'subscription_id', e.subscription_id, 'subscription', s.name, 'delivery_id', e.delivery_id,
-                 'reason', e.reason))::text)
-             FROM unnest($1, $2, $3, $4) e (event, subscription_id, delivery_id, reason)
-             LEFT JOIN pgwh.subscriptions s ON s.id = e.subscription_id",
-            &[events.into(), subscriptions.into(), deliveries.into(), reasons.into()],
-        );
-        if let Err(error) = told {
-            pgrx::warning!("pgstream_hooks: NOTIFY pgwh failed: {error}");
-        }
-    });
 }

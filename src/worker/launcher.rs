@@ -82,9 +82,11 @@ impl Launcher {
             // It looked, and there is no extension.
             Phase::Unknown => self.shared.free(database),
             Phase::Quiesced | Phase::SwitchedOff => database.wanted.store(true, Ordering::SeqCst),
-            // It failed, or its server is going down.
+            // It failed, or somebody ended it, or its server is going down.
             _ => {
-                let failures = database.failures.fetch_add(1, Ordering::SeqCst).min(16);
+                let has_failed = database.failed.load(Ordering::SeqCst) || !database.was_ready();
+                let failures =
+                    if has_failed { database.failures.fetch_add(1, Ordering::SeqCst).min(16) } else { 0 };
                 let pause = (FIRST_PAUSE * 2u32.pow(failures)).min(LAST_PAUSE);
                 database.set_phase(Phase::Failed);
                 database.wanted.store(true, Ordering::SeqCst);
@@ -119,7 +121,7 @@ impl Launcher {
             self.shared.free(database);
             return;
         }
-        database.set_phase(Phase::Starting);
+        database.set_starting();
         match process::start_worker("dispatcher", "pgwh_dispatcher_main", oid) {
             Some(handle) => {
                 self.children.insert(oid, handle);

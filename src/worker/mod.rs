@@ -17,6 +17,7 @@ mod files;
 pub mod function;
 mod intake;
 mod launcher;
+mod notices;
 mod permission;
 pub mod place;
 pub mod process;

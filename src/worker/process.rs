@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgTryBuilder, pg_sys};
 
+use crate::decode::subtransaction::{Raised, raised};
 use crate::dispatch::ProcessorTime;
 use crate::settings;
 
@@ -318,12 +319,34 @@ pub fn in_bare_transaction<T>(action: impl FnOnce() -> T) -> T {
 pub fn on_failure(tell: impl Fn(&str) + RefUnwindSafe, action: impl FnOnce()) {
     PgTryBuilder::new(AssertUnwindSafe(action))
         .catch_others(|error| {
-            if let CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) = &error {
-                tell(report.message());
+            match &error {
+                CaughtError::PostgresError(report)
+                | CaughtError::ErrorReport(report)
+                | CaughtError::RustPanic { ereport: report, .. } => tell(report.message()),
             }
             error.rethrow()
         })
         .execute();
+}
+
+/// Runs the action, which runs a transaction of its own and waits for locks at most so long: an ERROR in it, also one that
+/// its commit raises, ends that transaction only.
+pub fn attempt<T>(lock_timeout: Duration, action: impl FnOnce() -> T) -> Result<T, Raised> {
+    // SAFETY: no transaction runs around this; a failed one is aborted, and the rest is as it was.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let before = pg_sys::LockTimeout;
+        pg_sys::LockTimeout = lock_timeout.as_millis() as i32;
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(action())))
+            .catch_others(|error| Err(Box::new(error)))
+            .execute();
+        pg_sys::LockTimeout = before;
+        if result.is_err() {
+            pg_sys::AbortCurrentTransaction();
+            pg_sys::MemoryContextSwitchTo(context);
+        }
+        result.map_err(|error| raised(*error))
+    }
 }
 
 /// The processor time of a process, as the kernel counts it (`Documentation/scheduler/sched-stats.rst`); none where it

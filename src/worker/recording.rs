@@ -276,7 +276,10 @@ impl Recording {
         self.all_wanted |= self.journal.retain(oldest_pending(), retention);
         if self.schema_changes_forgotten_at.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
             self.schema_changes_forgotten_at = Some(Instant::now());
-            journal::with_tables(|_| journal::forget_old_schema_changes());
+            let forget = || journal::with_tables(|_| journal::forget_old_schema_changes());
+            if let Err(raised) = process::attempt(RETAIN_EVERY, forget) {
+                pgrx::warning!("pgstream_hooks: old schema changes cannot be forgotten: {}", raised.message);
+            }
         }
     }
 

@@ -6,9 +6,11 @@
 use std::ffi::CStr;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
+use super::clock::monotonic;
 use super::counts::{Decoded, Dispatched};
 use crate::decode::raw;
 
@@ -20,7 +22,45 @@ pub const MAX_DATABASES: usize = 1024;
 const MOST_TESTS: usize = 8;
 
 const NAME: &CStr = c"pgstream_hooks";
-const PROBLEM_BYTES: usize = 512;
+const NOTE_BYTES: usize = 512;
+
+/// How long a pair is at work before its last failure is over.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
+
+/// A text in shared memory.
+#[repr(C)]
+pub struct Note {
+    length: AtomicU32,
+    bytes: [u8; NOTE_BYTES],
+}
+
+impl Note {
+    /// The text; empty when there is none.
+    pub fn get(&self) -> String {
+        with_lock(|| {
+            let length = self.length.load(Ordering::Relaxed) as usize;
+            String::from_utf8_lossy(&self.bytes[..length.min(NOTE_BYTES)]).into_owned()
+        })
+    }
+
+    /// Whether there is a text.
+    pub fn is_set(&self) -> bool {
+        self.length.load(Ordering::Relaxed) != 0
+    }
+
+    /// Replaces the text by as much of this one as there is room for.
+    pub fn set(&self, text: &str) {
+        let bytes = &text.as_bytes()[..text.floor_char_boundary(NOTE_BYTES)];
+        with_lock(|| {
+            // SAFETY: the lock keeps every other reader and writer of the text away; the bytes fit.
+            unsafe {
+                let target = (&raw const self.bytes).cast::<u8>().cast_mut();
+                ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+            }
+            self.length.store(bytes.len() as u32, Ordering::Relaxed);
+        });
+    }
+}
 
 /// What a database's workers are doing, or what they wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,10 +219,18 @@ pub struct Database {
     pub slot_given_up: AtomicBool,
     /// The first routing image is in its table: the slot may be made permanent.
     pub image_saved: AtomicBool,
-    /// How often the pair has failed since it was last ready; paces the restarts.
+    /// An error has ended a process of the pair.
+    pub failed: AtomicBool,
+    /// How often the pair has failed since it last made progress; paces the restarts.
     pub failures: AtomicU32,
-    problem_length: AtomicU32,
-    problem: [u8; PROBLEM_BYTES],
+    /// Since when the pair is ready, in nanoseconds of the monotonic clock; 0 while it is not.
+    ready_since: AtomicI64,
+    /// What was in the log by then.
+    ready_at: AtomicU64,
+    /// Why the last try failed; empty when it did not.
+    pub problem: Note,
+    /// Why notifications or system events could not be sent; empty when they could.
+    pub notice_problem: Note,
     /// What the decoder counts.
     pub decoded: Decoded,
     /// What the dispatcher counts.
@@ -211,25 +259,38 @@ impl Database {
         self.decoder.wake();
     }
 
-    /// Why the last try failed; empty when it did not.
-    pub fn problem(&self) -> String {
-        with_lock(|| {
-            let length = self.problem_length.load(Ordering::Relaxed) as usize;
-            String::from_utf8_lossy(&self.problem[..length.min(PROBLEM_BYTES)]).into_owned()
-        })
+    /// Says that changes are captured, from a log that ends there by now.
+    pub fn set_ready(&self, end: u64) {
+        self.ready_at.store(end, Ordering::SeqCst);
+        self.ready_since.store(monotonic(), Ordering::SeqCst);
+        self.set_phase(Phase::Ready);
     }
 
-    /// Records why a try failed, for `pgwh.health()`.
-    pub fn set_problem(&self, text: &str) {
-        let bytes = &text.as_bytes()[..text.floor_char_boundary(PROBLEM_BYTES)];
-        with_lock(|| {
-            // SAFETY: the lock keeps every other reader and writer of the text away; the bytes fit.
-            unsafe {
-                let target = (&raw const self.problem).cast::<u8>().cast_mut();
-                ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
-            }
-            self.problem_length.store(bytes.len() as u32, Ordering::Relaxed);
-        });
+    /// Says that the pair is started again.
+    pub fn set_starting(&self) {
+        self.ready_since.store(0, Ordering::SeqCst);
+        self.failed.store(false, Ordering::SeqCst);
+        self.set_phase(Phase::Starting);
+    }
+
+    /// Records that an error ends a process of the pair.
+    pub fn note_failure(&self, message: &str) {
+        self.problem.set(message);
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the pair has been ready since it was started.
+    pub fn was_ready(&self) -> bool {
+        self.ready_since.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether the pair has made progress since it was started: it has got past all that was in the log, and an error that
+    /// comes back after a start has had the time to.
+    pub fn is_steady(&self) -> bool {
+        let since = self.ready_since.load(Ordering::SeqCst);
+        since != 0
+            && monotonic() - since >= STEADY_AFTER.as_nanos() as i64
+            && self.frontier.load(Ordering::SeqCst) >= self.ready_at.load(Ordering::SeqCst)
     }
 
     fn reset(&self, oid: pg_sys::Oid) {
@@ -244,6 +305,7 @@ impl Database {
             &self.rests,
             &self.slot_given_up,
             &self.image_saved,
+            &self.failed,
         ] {
             flag.store(false, Ordering::SeqCst);
         }
@@ -251,7 +313,9 @@ impl Database {
         self.dispatcher.clear();
         self.decoder.clear();
         self.backfiller.clear();
-        self.backfill_order.store(0, Ordering::SeqCst);
+        for number in [&self.backfill_order, &self.ready_since] {
+            number.store(0, Ordering::SeqCst);
+        }
         for number in [&self.dispatcher_pid, &self.decoder_pid, &self.backfiller_pid] {
             number.store(0, Ordering::SeqCst);
         }
@@ -264,12 +328,13 @@ impl Database {
             &self.under_way,
             &self.tallies,
             &self.failures,
-            &self.problem_length,
+            &self.problem.length,
+            &self.notice_problem.length,
         ] {
             number.store(0, Ordering::SeqCst);
         }
         self.tests.iter().for_each(|place| place.store(0, Ordering::SeqCst));
-        for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier] {
+        for lsn in [&self.confirmable, &self.confirmed, &self.saved, &self.frontier, &self.ready_at] {
             lsn.store(0, Ordering::SeqCst);
         }
         self.decoded.reset();

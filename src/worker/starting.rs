@@ -35,7 +35,7 @@ pub fn wait_for_version(database: &Database) -> Option<String> {
         }
         if database.phase() != Phase::VersionsDiffer {
             let error = Error::Versions(sql);
-            database.set_problem(&error.in_one_line());
+            database.problem.set(&error.in_one_line());
             ErrorReport::from(error).report(PgLogLevel::WARNING);
             database.set_phase(Phase::VersionsDiffer);
         }
