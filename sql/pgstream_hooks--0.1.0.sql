@@ -1668,7 +1668,9 @@ CREATE TABLE pgwh.backfill_tables (
     rows_sent bigint NOT NULL DEFAULT 0,
     seconds double precision NOT NULL DEFAULT 0,
     position bytea,
+    definition bigint[],
     again boolean NOT NULL DEFAULT false,
+    absent boolean NOT NULL DEFAULT false,
     done boolean NOT NULL DEFAULT false,
     PRIMARY KEY (backfill_id, relation)
 ) WITH (fillfactor = 50);
@@ -1681,6 +1683,8 @@ COMMENT ON COLUMN pgwh.backfill_tables.rows_read IS 'rows read so far';
 COMMENT ON COLUMN pgwh.backfill_tables.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
 COMMENT ON COLUMN pgwh.backfill_tables.seconds IS 'time that took, in seconds';
 COMMENT ON COLUMN pgwh.backfill_tables.position IS 'values of the last row read in the columns of the order, as JSON in UTF-8';
+COMMENT ON COLUMN pgwh.backfill_tables.definition IS 'digests of the key and of each column of the order that position was taken in; with others the table is read from its start again';
+COMMENT ON COLUMN pgwh.backfill_tables.absent IS 'whether it was gone, renamed or detached when it was last looked at; should it come back before the end, it is read';
 COMMENT ON COLUMN pgwh.backfill_tables.again IS 'whether it is read once more: a row got another key, and write-ahead log did not have all of it';
 COMMENT ON COLUMN pgwh.backfill_tables.done IS 'whether it has been read to its end';
 
@@ -1721,8 +1725,8 @@ COMMENT ON COLUMN pgwh.backfills.order_by IS 'the column that rows are read in t
 COMMENT ON COLUMN pgwh.backfills.start IS 'rows whose value of that column is not less; null: all';
 COMMENT ON COLUMN pgwh.backfills.chunk_size IS 'most rows that are read at once; null: as many as fit into 5 ms';
 COMMENT ON COLUMN pgwh.backfills.state IS 'waiting, running, paused, done (all rows are journaled, and sent like live events), cancelled or failed';
-COMMENT ON COLUMN pgwh.backfills.reason IS 'why it failed or was cancelled';
-COMMENT ON COLUMN pgwh.backfills.rows_done IS 'rows read so far';
+COMMENT ON COLUMN pgwh.backfills.reason IS 'why it failed, and what to type; or why it was cancelled';
+COMMENT ON COLUMN pgwh.backfills.rows_done IS 'rows read so far; a table whose key or order changes is read, and counted, from its start again';
 COMMENT ON COLUMN pgwh.backfills.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
 COMMENT ON COLUMN pgwh.backfills.rows_total IS 'about how many rows there are to read, by the statistics of ANALYZE; null when a table has none';
 COMMENT ON COLUMN pgwh.backfills.percent IS 'how much of that is done';

@@ -10,7 +10,7 @@ use super::gate;
 use super::permission::Claim;
 use super::subscribe::id_of;
 use super::tables;
-use crate::decode::chunk;
+use crate::decode::read_order::{self, Unreadable};
 use crate::decode::route::Grantee;
 use crate::decode::text::{self, Text, Texts as _};
 use crate::error::Error;
@@ -173,15 +173,18 @@ fn reader_of(subscription: i64) -> Result<(Vec<String>, Grantee), Error> {
 
 /// Refuses a table that can't be read chunk by chunk.
 fn check_table(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
-    match chunk::unreadable(table.oid, wanted.order_by.as_deref(), wanted.start.as_deref()) {
-        Some(problem) => Err(refused(
-            format!("table {} can't be read row by row", table.name),
-            format!("{problem}."),
-            format!(
-                "ALTER TABLE {} ADD PRIMARY KEY (…); or leave it out: table_name => 'schema.other_table'",
-                table.name
-            ),
-        )),
+    match read_order::unreadable(table.oid, wanted.order_by.as_deref(), wanted.start.as_deref()) {
+        Some(Unreadable { reason, remedy }) => {
+            let leave_out = "leave it out: table_name => 'schema.other_table'";
+            Err(refused(
+                format!("table {} cannot be read row by row", table.name),
+                format!("{reason}."),
+                remedy.map_or_else(
+                    || format!("L{}", &leave_out[1..]),
+                    |remedy| format!("{remedy} or {leave_out}"),
+                ),
+            ))
+        }
         None => Ok(()),
     }
 }

@@ -10,7 +10,8 @@ use super::change::write_change;
 use super::column::Scratch;
 use super::memory::Memory;
 use super::raw;
-use super::relation::{CapturedRelation, key_columns};
+use super::read_order::{OrderColumn, ReadOrder, Unreadable, input};
+use super::relation::CapturedRelation;
 use super::route::Router;
 use super::routes::{Change, Refused};
 use super::subtransaction::{in_subtransaction, sqlstate};
@@ -18,7 +19,7 @@ use super::text;
 use super::versions::SchemaVersions;
 use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
 use crate::link::frame::{
-    ChangeHead, ChunkEnd, FailureHead, LaneKeys, NoChunk, Target, Visible, write_begin, write_chunk,
+    ChangeHead, ChunkEnd, FailureHead, LaneKeys, NoChunk, Target, TooLong, Visible, write_begin, write_chunk,
     write_failed, write_relation,
 };
 
@@ -33,8 +34,9 @@ pub struct Reading<'a> {
     pub backfill: i64,
     /// The table.
     pub table: Oid,
-    /// The values in the row behind which the chunk begins; none at the beginning of the table.
-    pub position: Option<&'a [String]>,
+    /// The position after which the chunk begins, and the definition of the order that it was taken in; none at the start of
+    /// the table.
+    pub position: Option<(&'a str, &'a [i64])>,
     /// A column to read in the order of, before the key.
     pub order_by: Option<&'a str>,
     /// The least value of that column.
@@ -71,7 +73,7 @@ pub fn read(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, NoChunk> {
         // SAFETY: the lock is held; null when the table is gone.
         let relation = unsafe { pg_sys::try_relation_open(reading.table, pg_sys::NoLock as _) };
         if relation.is_null() {
-            return nothing(reading, out);
+            return absent(reading, out);
         }
         // SAFETY: the relation is open until the end, or until an ERROR closes it.
         unsafe {
@@ -80,18 +82,71 @@ pub fn read(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, NoChunk> {
             read
         }
     });
-    let read = read.unwrap_or_else(|raised| Err(raised.message));
-    read.map_err(|reason| {
+    let read = read.unwrap_or_else(|raised| Err(Stopped::Now(raised.message)));
+    read.map_err(|stopped| {
         out.truncate(start);
-        NoChunk::Failed(reason)
+        NoChunk::Failed(stopped.reason(reading.backfill))
     })
 }
 
-/// The end of a table that has no rows for anybody.
-fn nothing(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, String> {
-    let end = ChunkEnd { backfill: reading.backfill, table: reading.table.to_u32(), ..ChunkEnd::default() };
+/// Why a backfill does not go on.
+enum Stopped {
+    /// Until the cause is gone.
+    Now(String),
+    /// Until this was typed.
+    Until(String, String),
+    /// For good.
+    Always(String),
+}
+
+impl Stopped {
+    /// The reason, and what to type.
+    fn reason(self, id: i64) -> String {
+        let cancel = format!("SELECT pgwh.cancel_backfill({id});");
+        let resume = format!("SELECT pgwh.resume_backfill({id});");
+        match self {
+            Stopped::Now(reason) => {
+                format!("{reason}. To go on once that is fixed: {resume} To give it up: {cancel}")
+            }
+            Stopped::Until(reason, remedy) => {
+                format!("{reason}. To go on: {remedy} {resume} To give it up: {cancel}")
+            }
+            Stopped::Always(reason) => format!("{reason}. It cannot go on: {cancel}"),
+        }
+    }
+}
+
+impl From<String> for Stopped {
+    fn from(reason: String) -> Stopped {
+        Stopped::Now(reason)
+    }
+}
+
+impl From<TooLong> for Stopped {
+    fn from(too_long: TooLong) -> Stopped {
+        Stopped::Now(too_long.to_string())
+    }
+}
+
+impl From<Unreadable> for Stopped {
+    fn from(Unreadable { reason, remedy }: Unreadable) -> Stopped {
+        match remedy {
+            Some(remedy) => Stopped::Until(reason, remedy),
+            None => Stopped::Now(reason),
+        }
+    }
+}
+
+/// The end of a table that is not, or no longer, one of those that are read.
+fn absent(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, Stopped> {
+    let end = ChunkEnd {
+        backfill: reading.backfill,
+        table: reading.table.to_u32(),
+        is_absent: true,
+        ..ChunkEnd::default()
+    };
     write_begin(out, &NO_TRANSACTION);
-    write_chunk(out, &end).map_err(|too_long| too_long.to_string())?;
+    write_chunk(out, &end)?;
     Ok(Lsn(0))
 }
 
@@ -105,7 +160,7 @@ unsafe fn read_open(
     reading: &Reading<'_>,
     relation: pg_sys::Relation,
     out: &mut Vec<u8>,
-) -> Result<Lsn, String> {
+) -> Result<Lsn, Stopped> {
     // SAFETY: as the caller promises.
     let mut captured = unsafe { CapturedRelation::build(relation, reading.router, None, true) };
     captured.model.version = reading.versions.of(&captured.model.names);
@@ -114,29 +169,33 @@ unsafe fn read_open(
     if interests.len() < reading.router.interests(captured.levels()).count() {
         // SAFETY: as the caller promises.
         let name = text::name(unsafe { &(*(*relation).rd_rel).relname });
-        return Err(format!(
+        return Err(Stopped::Now(format!(
             "the subscription's owner may not read table {name}: it needs SELECT, and no row-level security in its way"
-        ));
+        )));
     }
     let interest = interests.iter().find(|interest| interest.subscription == reading.subscription);
-    let Some(target) = interest.map(|interest| interest.target()) else { return nothing(reading, out) };
+    let Some(target) = interest.map(|interest| interest.target()) else { return absent(reading, out) };
     let judges = interests.len();
     // SAFETY: as the caller promises.
-    let (owner, order) = unsafe { ((*(*relation).rd_rel).relowner, Order::of(relation, reading.order_by)?) };
+    let (owner, order) =
+        unsafe { ((*(*relation).rd_rel).relowner, ReadOrder::of(relation, reading.order_by)?) };
     write_begin(out, &NO_TRANSACTION);
-    write_relation(out, 0, &captured.model).map_err(|too_long| too_long.to_string())?;
+    write_relation(out, 0, &captured.model)?;
     // SAFETY: what is pushed is popped, and the user set back, or both by the end of the subtransaction.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let seen = visible(pg_sys::GetActiveSnapshot());
         let high = Lsn(raw::wal_insert_end());
+        // Before the rows: what changes the order without a lock on the table is noticed by the next chunk then.
+        let definition = order.definition(reading.table).map_err(|error| Stopped::Now(error.to_string()))?;
+        let position = position_in(reading, &order, &definition)?;
         let (mut user, mut context) = (Oid::INVALID, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
         // As maintenance does it: whatever runs for a table runs as its owner.
         pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
         let mut rows = Rows { relation, captured, target, judges, scratch: Scratch::default(), read: 0, out };
-        let position = scan(reading, relation, &order, &mut rows);
+        let position = scan(reading, relation, (&order, position), &mut rows);
         pg_sys::SetUserIdAndSecContext(user, context);
         pg_sys::PopActiveSnapshot();
         let end = ChunkEnd {
@@ -145,12 +204,40 @@ unsafe fn read_open(
             root: rows.captured.model.root_oid,
             read: rows.read,
             position: position?,
+            definition,
+            is_absent: false,
             seen,
             high,
         };
-        write_chunk(rows.out, &end).map_err(|too_long| too_long.to_string())?;
+        write_chunk(rows.out, &end)?;
         Ok(high)
     }
+}
+
+/// Where the chunk begins; none: at the start of the table, also when the position was taken in another order.
+fn position_in<'a>(
+    reading: &Reading<'a>,
+    order: &ReadOrder,
+    definition: &[i64],
+) -> Result<Option<&'a str>, Stopped> {
+    let Some((position, before)) = reading.position else { return Ok(None) };
+    if before == definition {
+        return Ok(Some(position));
+    }
+    // The first element stands for the key, the second for the first column.
+    if let (Some(start), Some(column)) = (reading.start, reading.order_by)
+        && (before.get(1) != definition.get(1))
+    {
+        return Err(Stopped::Always(format!(
+            "column {column} got other values or another order, so rows from \"{start}\" on are not the same rows as before"
+        )));
+    }
+    pgrx::log!(
+        "pgstream_hooks: backfill {} reads table {} from its start again: its key, or the order of a column, has changed",
+        reading.backfill,
+        order.table
+    );
+    Ok(None)
 }
 
 /// # Safety
@@ -162,121 +249,6 @@ unsafe fn visible(snapshot: pg_sys::Snapshot) -> Visible {
         let running = (0..snapshot.xcnt as usize).map(|place| u32::from(*snapshot.xip.add(place)));
         Visible { xmin: u32::from(snapshot.xmin), xmax: u32::from(snapshot.xmax), running: running.collect() }
     }
-}
-
-/// The columns that rows are read in the order of: together they tell rows apart.
-struct Order {
-    columns: Vec<OrderColumn>,
-    /// What compares them: a schema, when it is not the server's own.
-    operator_schema: Option<CString>,
-}
-
-struct OrderColumn {
-    /// Counted from 1.
-    number: i16,
-    /// Its type, of a domain the base type.
-    type_oid: Oid,
-}
-
-impl Order {
-    /// # Safety
-    /// The relation is open.
-    unsafe fn of(relation: pg_sys::Relation, order_by: Option<&str>) -> Result<Order, String> {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let mut numbers = key_of(relation)?;
-            let desc = (*relation).rd_att;
-            if let Some(wanted) = order_by {
-                let first = (0..(*desc).natts as usize)
-                    .map(|place| raw::attribute(desc, place))
-                    .find(|attribute| !attribute.attisdropped && text::name(&attribute.attname) == wanted)
-                    .ok_or_else(|| format!("there is no column {wanted} to read in the order of"))?;
-                numbers.retain(|number| *number != first.attnum);
-                numbers.insert(0, first.attnum);
-            }
-            let columns: Vec<OrderColumn> = numbers
-                .into_iter()
-                .map(|number| {
-                    let attribute = raw::attribute(desc, number as usize - 1);
-                    OrderColumn { number, type_oid: pg_sys::getBaseType(attribute.atttypid) }
-                })
-                .collect();
-            let operator_schema = operator_schema(&columns)?;
-            Ok(Order { columns, operator_schema })
-        }
-    }
-}
-
-/// The columns that tell rows apart, also in write-ahead log.
-///
-/// # Safety
-/// The relation is open.
-unsafe fn key_of(relation: pg_sys::Relation) -> Result<Vec<i16>, String> {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let key = key_columns(relation);
-        let name = || text::name(&(*(*relation).rd_rel).relname);
-        if key.is_empty() {
-            return Err(format!(
-                "table {} has no primary key and no replica identity index to read it in the order of",
-                name()
-            ));
-        }
-        if (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_NOTHING {
-            return Err(format!(
-                "table {} has REPLICA IDENTITY NOTHING, so write-ahead log doesn't say which rows change",
-                name()
-            ));
-        }
-        Ok(key)
-    }
-}
-
-/// Why a table can't be read chunk by chunk; none when it can.
-///
-/// Raises when the column's type takes no such text as `start`.
-pub fn unreadable(table: Oid, order_by: Option<&str>, start: Option<&str>) -> Option<String> {
-    // SAFETY: opened and closed; null when the table is gone.
-    unsafe {
-        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
-        if relation.is_null() {
-            return None;
-        }
-        let problem = Order::of(relation, order_by).and_then(|order| {
-            let Some(first) = order.columns.first().filter(|_| order_by.is_some()) else { return Ok(()) };
-            if let Some(start) = start {
-                input(first.type_oid, start);
-                return Ok(());
-            }
-            let column = raw::attribute((*relation).rd_att, first.number as usize - 1);
-            if column.attnotnull { Ok(()) } else { Err(format!("rows whose {} is null have no place in its order; give a start, or a column that is NOT NULL", text::name(&column.attname))) }
-        });
-        pg_sys::relation_close(relation, pg_sys::NoLock as _);
-        problem.err()
-    }
-}
-
-/// The schema of the operator that compares the columns as they are sorted by default; none for the server's own.
-fn operator_schema(columns: &[OrderColumn]) -> Result<Option<CString>, String> {
-    for column in columns {
-        // SAFETY: look-ups in the type cache and in catalogs.
-        unsafe {
-            let entry = pg_sys::lookup_type_cache(column.type_oid, pg_sys::TYPECACHE_GT_OPR as i32);
-            let operator = (*entry).gt_opr;
-            if operator == Oid::INVALID {
-                return Err(format!("values of type {} have no order", column.type_oid.to_u32()));
-            }
-            if operator.to_u32() >= pg_sys::FirstGenbkiObjectId {
-                if columns.len() > 1 {
-                    return Err("a key of several columns must have types of the server's own".to_owned());
-                }
-                let function = pg_sys::get_opcode(operator);
-                let schema = pg_sys::get_namespace_name(pg_sys::get_func_namespace(function));
-                return Ok((!schema.is_null()).then(|| CStr::from_ptr(schema).to_owned()));
-            }
-        }
-    }
-    Ok(None)
 }
 
 /// Where rows go.
@@ -298,7 +270,7 @@ struct Rows<'a> {
 unsafe fn scan(
     reading: &Reading<'_>,
     relation: pg_sys::Relation,
-    order: &Order,
+    (order, from): (&ReadOrder, Option<&str>),
     rows: &mut Rows<'_>,
 ) -> Result<Option<String>, String> {
     let (memory, large) = (Memory::new(c"pgwh row"), Memory::new(c"pgwh large values"));
@@ -307,7 +279,7 @@ unsafe fn scan(
     // SAFETY: SPI is left as it was entered, or by the end of the subtransaction.
     unsafe {
         pg_sys::SPI_connect();
-        let (query, mut types, mut values) = query(reading, relation, order);
+        let (query, mut types, mut values) = query(reading, relation, order, from)?;
         let nulls: Vec<std::ffi::c_char> = vec![b' ' as _; values.len()];
         let options = pg_sys::CURSOR_OPT_FAST_PLAN | pg_sys::CURSOR_OPT_NO_SCROLL;
         let plan =
@@ -331,7 +303,7 @@ unsafe fn scan(
                 let is_full = rows.out.len() - begin >= reading.bytes;
                 let is_over = is_last && (Instant::now() >= deadline || rows.read as i64 >= reading.rows);
                 if is_full || is_over {
-                    position = Ok(Some(position_of(tuple, desc, order)));
+                    position = Ok(Some(order.position_of(tuple, desc)));
                     break 'chunk;
                 }
             }
@@ -465,24 +437,6 @@ unsafe fn with_large_values(
     }
 }
 
-/// Where the row stands, as JSON text.
-///
-/// # Safety
-/// The tuple is a row as `desc` describes it.
-unsafe fn position_of(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, order: &Order) -> String {
-    let values = order.columns.iter().map(|column| {
-        // SAFETY: as the caller promises; none of these columns is null.
-        unsafe {
-            let value = pg_sys::SPI_getvalue(tuple, desc, column.number.into());
-            if value.is_null() {
-                return String::new();
-            }
-            text::utf8(CStr::from_ptr(value).to_bytes()).into_owned()
-        }
-    });
-    serde_json::Value::from_iter(values).to_string()
-}
-
 /// The query with its parameters' types and values. Its columns stand where the relation's do.
 ///
 /// # Safety
@@ -490,32 +444,33 @@ unsafe fn position_of(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, order: 
 unsafe fn query(
     reading: &Reading<'_>,
     relation: pg_sys::Relation,
-    order: &Order,
-) -> (CString, Vec<Oid>, Vec<Datum>) {
+    order: &ReadOrder,
+    from: Option<&str>,
+) -> Result<(CString, Vec<Oid>, Vec<Datum>), String> {
     let (mut types, mut values) = (Vec::new(), Vec::new());
     // SAFETY: as the caller promises; names are C strings in the database's encoding.
     unsafe {
         let desc = (*relation).rd_att;
-        let mut text = Vec::from(b"SELECT ");
+        let mut sql = Vec::from(b"SELECT ");
         for place in 0..(*desc).natts as usize {
             let attribute = raw::attribute(desc, place);
             if place > 0 {
-                text.extend_from_slice(b", ");
+                sql.extend_from_slice(b", ");
             }
             if attribute.attisdropped || attribute.attgenerated as u8 == b'v' {
-                text.extend_from_slice(b"NULL");
+                sql.extend_from_slice(b"NULL");
             } else {
-                put_name(&mut text, attribute.attname.data.as_ptr());
+                put_name(&mut sql, attribute.attname.data.as_ptr());
             }
         }
-        text.extend_from_slice(b" FROM ONLY ");
+        sql.extend_from_slice(b" FROM ONLY ");
         let form = &*(*relation).rd_rel;
-        put_name(&mut text, pg_sys::get_namespace_name(form.relnamespace));
-        text.push(b'.');
-        put_name(&mut text, form.relname.data.as_ptr());
-        let mut parameter = |column: &OrderColumn, value: &str| {
+        put_name(&mut sql, pg_sys::get_namespace_name(form.relnamespace));
+        sql.push(b'.');
+        put_name(&mut sql, form.relname.data.as_ptr());
+        let mut parameter = |column: &OrderColumn, value: Datum| {
             types.push(column.type_oid);
-            values.push(input(column.type_oid, value));
+            values.push(value);
             format!("${}", types.len())
         };
         let names = |text: &mut Vec<u8>, columns: &[OrderColumn]| {
@@ -524,31 +479,37 @@ unsafe fn query(
                     text.extend_from_slice(b", ");
                 }
                 put_name(text, raw::attribute(desc, column.number as usize - 1).attname.data.as_ptr());
+                if let Some(collation) = column.collation {
+                    text.extend_from_slice(b" COLLATE ");
+                    let name = pg_sys::generate_collation_name(collation);
+                    text.extend_from_slice(CStr::from_ptr(name).to_bytes());
+                }
             }
         };
-        if let Some(position) = reading.position {
-            text.extend_from_slice(b" WHERE (");
-            names(&mut text, &order.columns);
-            text.extend_from_slice(b") OPERATOR(");
-            match &order.operator_schema {
-                Some(schema) => put_name(&mut text, schema.as_ptr()),
-                None => text.extend_from_slice(b"pg_catalog"),
-            }
-            let parameters: Vec<String> =
-                order.columns.iter().zip(position).map(|(column, value)| parameter(column, value)).collect();
-            text.extend_from_slice(format!(".>) ({})", parameters.join(", ")).as_bytes());
+        let compare =
+            |text: &mut Vec<u8>, columns: &[OrderColumn], operator: &str, parameters: Vec<String>| {
+                text.extend_from_slice(b" WHERE (");
+                names(text, columns);
+                text.extend_from_slice(b") OPERATOR(");
+                match &order.operator_schema {
+                    Some(schema) => put_name(text, schema.as_ptr()),
+                    None => text.extend_from_slice(b"pg_catalog"),
+                }
+                text.extend_from_slice(format!(".{operator}) ({})", parameters.join(", ")).as_bytes());
+            };
+        if let Some(position) = from {
+            let values = order.values_at(position)?;
+            let parameters = order.columns.iter().zip(values).map(|(column, value)| parameter(column, value));
+            compare(&mut sql, &order.columns, ">", parameters.collect());
         } else if let (Some(start), [first, ..]) = (reading.start, order.columns.as_slice()) {
-            text.extend_from_slice(b" WHERE ");
-            names(&mut text, &order.columns[..1]);
-            text.extend_from_slice(
-                format!(" OPERATOR(pg_catalog.>=) {}", parameter(first, start)).as_bytes(),
-            );
+            let value = input(first.type_oid, &text::in_server_encoding(start));
+            compare(&mut sql, &order.columns[..1], ">=", vec![parameter(first, value)]);
         }
-        text.extend_from_slice(b" ORDER BY ");
-        names(&mut text, &order.columns);
-        text.extend_from_slice(format!(" LIMIT {}", reading.rows).as_bytes());
+        sql.extend_from_slice(b" ORDER BY ");
+        names(&mut sql, &order.columns);
+        sql.extend_from_slice(format!(" LIMIT {}", reading.rows).as_bytes());
         // No name has a NUL in it.
-        (CString::new(text).unwrap_or_default(), types, values)
+        Ok((CString::new(sql).unwrap_or_default(), types, values))
     }
 }
 
@@ -557,15 +518,4 @@ unsafe fn query(
 unsafe fn put_name(out: &mut Vec<u8>, name: *const std::ffi::c_char) {
     // SAFETY: as the caller promises.
     unsafe { out.extend_from_slice(CStr::from_ptr(pg_sys::quote_identifier(name)).to_bytes()) }
-}
-
-/// A value that was written as text. Raises when the type takes no such text.
-pub fn input(type_oid: Oid, value: &str) -> Datum {
-    let (mut function, mut parameter) = (Oid::INVALID, Oid::INVALID);
-    let value = text::in_server_encoding(value);
-    // SAFETY: the type exists; its input function is given a C string in the database's encoding.
-    unsafe {
-        pg_sys::getTypeInputInfo(type_oid, &mut function, &mut parameter);
-        pg_sys::OidInputFunctionCall(function, value.as_ptr().cast_mut(), parameter, -1)
-    }
 }

@@ -42,6 +42,8 @@ pub(crate) mod plugin;
 #[cfg(feature = "server")]
 pub(crate) mod raw;
 #[cfg(feature = "server")]
+pub(crate) mod read_order;
+#[cfg(feature = "server")]
 mod reader;
 #[cfg(feature = "server")]
 pub(crate) mod relation;

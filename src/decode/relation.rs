@@ -384,12 +384,7 @@ pub(super) unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
     // SAFETY: as the caller promises. Indexes are opened as pgoutput does, without a lock, since under a historic
     // snapshot they are only read from the caches (`relcache.c`, RelationGetIdentityKeyBitmap).
     unsafe {
-        let by_index = (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_INDEX;
-        let index = if by_index {
-            pg_sys::RelationGetReplicaIndex(relation)
-        } else {
-            raw::primary_key_index(relation)
-        };
+        let index = key_index(relation);
         if index == pg_sys::InvalidOid {
             return Vec::new();
         }
@@ -401,6 +396,18 @@ pub(super) unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
         let columns = form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec();
         pg_sys::RelationClose(index);
         columns
+    }
+}
+
+/// The index of the key; the invalid OID when there is none.
+///
+/// # Safety
+/// As [`CapturedRelation::build`].
+pub(super) unsafe fn key_index(relation: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let by_index = (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_INDEX;
+        if by_index { pg_sys::RelationGetReplicaIndex(relation) } else { raw::primary_key_index(relation) }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::event::{Action, Cell, Event, Row};
+use crate::event::{Action, Cell, Event, Relation, Row};
 use crate::link::frame::{ChunkEnd, Item, LaneKeys};
 
 /// The most events that are noted, and the most bytes of rows that have to be kept: with more, the chunk is read again.
@@ -27,7 +27,8 @@ pub struct Watch {
 #[derive(Debug)]
 struct Noted {
     xid: u32,
-    table: u32,
+    /// As of the change.
+    relation: Arc<Relation>,
     change: Change,
 }
 
@@ -55,7 +56,7 @@ impl Watch {
         let noted = match item {
             Item::Change { event, keys, barrier, .. } => Noted {
                 xid: event.transaction.xid,
-                table: event.relation.root_oid,
+                relation: Arc::clone(&event.relation),
                 change: Change::of(event, *keys, *barrier),
             },
             // It has become a dead letter, so what was read is all there is.
@@ -76,12 +77,15 @@ impl Watch {
         if self.too_much {
             return None;
         }
-        let newer: Vec<Change> = self
+        let newer: Vec<Noted> = self
             .noted
             .into_iter()
-            .filter(|noted| noted.table == chunk.root && !chunk.seen.sees(noted.xid))
-            .map(|noted| noted.change)
+            .filter(|noted| noted.relation.root_oid == chunk.root && !chunk.seen.sees(noted.xid))
             .collect();
+        if is_keyed_otherwise(&newer, &rows) {
+            return None;
+        }
+        let newer: Vec<Change> = newer.into_iter().map(|noted| noted.change).collect();
         if newer.iter().any(|change| matches!(change, Change::Any)) {
             return None;
         }
@@ -104,6 +108,17 @@ impl Watch {
         }
         Some(settled)
     }
+}
+
+/// Whether a change was made when the table had another key than when the rows were read, or a key of other types: then the
+/// rows that it is about cannot be found by its key.
+fn is_keyed_otherwise(newer: &[Noted], rows: &[Item]) -> bool {
+    let read = rows.iter().find_map(|row| match row {
+        Item::Change { event, .. } => Some(&event.relation),
+        _ => None,
+    });
+    let Some(read) = read else { return false };
+    newer.iter().any(|noted| noted.relation.oid == read.oid && noted.relation.keying() != read.keying())
 }
 
 impl Change {
@@ -181,7 +196,7 @@ fn overlay(older: &Row, newer: &Row) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Column, Fingerprint, Kind, Lsn, Relation, TableName, Timestamp, Transaction};
+    use crate::event::{Column, Fingerprint, Kind, Lsn, TableName, Timestamp, Transaction};
     use crate::link::frame::Visible;
 
     fn relation() -> Arc<Relation> {
@@ -275,6 +290,24 @@ mod tests {
     fn a_chunk_is_read_again_when_its_whole_table_may_have_changed() {
         assert_eq!(settle(&[change(100, Action::Truncate, 1, None, None)]), None);
         assert_eq!(settle(&[change(99, Action::Truncate, 1, None, None)]), Some(vec![read(1)]));
+    }
+
+    #[test]
+    fn a_chunk_is_read_again_when_a_newer_change_has_a_key_of_another_type() {
+        let text_key = |xid| {
+            let Item::Change { event, keys, barrier, targets } =
+                change(xid, Action::Update, 7, None, Some([Cell::Json(b"\"1\""), Cell::Null]))
+            else {
+                panic!("a change")
+            };
+            let mut columns = relation().columns.clone();
+            columns[0].type_oid = 23;
+            let relation = Arc::new(Relation { columns, ..Relation::clone(&event.relation) });
+            let event = Arc::new(Event { relation, ..Event::clone(&event) });
+            Item::Change { event, keys, barrier, targets }
+        };
+        assert_eq!(settle(&[text_key(100)]), None);
+        assert_eq!(settle(&[text_key(99)]), Some(vec![read(1)]));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::decode::lineage;
 use crate::decode::pattern::TablePattern;
 use crate::decode::route::Grantee;
 use crate::decode::text::Texts;
+use crate::link::frame::ChunkEnd;
 
 /// A backfill that is not over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +70,9 @@ pub struct BackfillTask {
     pub home: String,
     /// Who must be allowed to read the rows, and what of them.
     pub grantee: Grantee,
-    /// The table, and behind which row as JSON text; none when all known tables have been read.
-    pub next: Option<(pg_sys::Oid, Option<String>)>,
+    /// The table, and after which row as JSON text, with the definition of the order; none when all known tables have been
+    /// read.
+    pub next: Option<(pg_sys::Oid, Option<(String, Vec<i64>)>)>,
     /// The column that goes before the key.
     pub order_by: Option<String>,
     /// Its least value.
@@ -89,8 +91,10 @@ pub(super) struct BackfillStep {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum StepKind {
-    /// So many rows have been read and sent, up to there; none: to its end.
-    Read { position: Option<String>, read: u64, sent: u64, seconds: f64 },
+    /// So many rows have been read and sent, up to there in an order of that definition; none: to its end.
+    Read { position: Option<String>, definition: Vec<i64>, read: u64, sent: u64, seconds: f64 },
+    /// It is not, or no longer, one of the tables that are read.
+    Absent,
     /// It has to be read again.
     Again,
 }
@@ -159,17 +163,20 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
             "SELECT r.subscription_id, s.tables, s.owner, t.relation, t.position, r.order_by,
                  r.start, r.chunk_size, s.home,
                  s.filter, r.filter, s.columns, s.exclude_columns,
-                 CASE WHEN r.order_by IS NULL THEN s.key_columns ELSE s.key_columns || r.order_by END
+                 CASE WHEN r.order_by IS NULL THEN s.key_columns ELSE s.key_columns || r.order_by END,
+                 t.definition
              FROM pgwh.backfill_requests r
              JOIN pgwh.subscriptions s ON s.id = r.subscription_id
-             LEFT JOIN LATERAL (SELECT t.relation, t.position FROM pgwh.backfill_tables t
+             LEFT JOIN LATERAL (SELECT t.relation, t.position, t.definition FROM pgwh.backfill_tables t
                  WHERE t.backfill_id = r.id AND NOT t.done ORDER BY t.relation LIMIT 1) t ON true
              WHERE r.id = $1",
             Some(1),
             &[id.into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        let position = row.get::<Vec<u8>>(5)?.map(|json| String::from_utf8_lossy(&json).into_owned());
+        let definition = row.get::<Vec<i64>>(15)?.unwrap_or_default();
+        let position = row.get::<Vec<u8>>(5)?;
+        let position = position.map(|json| (String::from_utf8_lossy(&json).into_owned(), definition));
         Ok(Some(BackfillTask {
             subscription: row.get(1)?.unwrap_or_default(),
             tables: row.texts(2)?.unwrap_or_default(),
@@ -192,7 +199,8 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
     check("a backfill can't be read", read)
 }
 
-/// Adds the tables that a backfill is about by now and was not before; whether there were any. Inside a transaction.
+/// Adds the tables that a backfill is about by now and was not when they were last looked at; whether there were any. Inside
+/// a transaction.
 pub fn add_backfill_tables(id: i64) -> bool {
     check("a backfill's tables can't be noted", try_add_tables(id))
 }
@@ -200,7 +208,7 @@ pub fn add_backfill_tables(id: i64) -> bool {
 fn try_add_tables(id: i64) -> Result<bool> {
     Spi::connect_mut(|client| {
         let rows = client.select(
-            "SELECT r.tables, s.tables, ARRAY(SELECT relation FROM pgwh.backfill_tables WHERE backfill_id = $1)
+            "SELECT r.tables, s.tables, ARRAY(SELECT relation FROM pgwh.backfill_tables WHERE backfill_id = $1 AND NOT absent)
              FROM pgwh.backfill_requests r JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
             Some(1),
             &[id.into()],
@@ -217,7 +225,8 @@ fn try_add_tables(id: i64) -> Result<bool> {
                     "INSERT INTO pgwh.backfill_tables (backfill_id, relation, table_name, estimate)
                      SELECT $1, c.oid, format('%I.%I', n.nspname, c.relname),
                          CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
-                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2",
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2
+                     ON CONFLICT (backfill_id, relation) DO UPDATE SET done = false, absent = false",
                     None,
                     &[id.into(), table.oid.into()],
                 )?;
@@ -273,17 +282,14 @@ pub fn tables_of(
 }
 
 impl Journal {
-    /// Takes how far a table has been read, behind the rows that have been taken of it: `position` is where its next
-    /// chunk begins, none when it has been read to its end. `seconds`: how long that took.
-    pub fn backfilled(
-        &mut self,
-        backfill: i64,
-        table: u32,
-        position: Option<String>,
-        (read, sent): (u64, u64),
-        seconds: f64,
-    ) {
-        let kind = StepKind::Read { position, read, sent, seconds };
+    /// Takes how far a table has been read, after the rows that have been taken of it: the chunk has where its next one
+    /// begins. `sent`: how many rows became events. `seconds`: how long that took.
+    pub fn backfilled(&mut self, chunk: ChunkEnd, sent: u64, seconds: f64) {
+        let ChunkEnd { backfill, table, position, definition, read, is_absent, .. } = chunk;
+        let kind = match is_absent {
+            true => StepKind::Absent,
+            false => StepKind::Read { position, definition, read, sent, seconds },
+        };
         self.take_step(BackfillStep { backfill, table, kind });
     }
 
@@ -297,9 +303,13 @@ impl Journal {
 pub(super) fn write_step(client: &mut SpiClient<'_>, step: &BackfillStep) -> Result<()> {
     let (backfill, table) = (step.backfill.into(), pg_sys::Oid::from(step.table).into());
     match &step.kind {
-        StepKind::Read { position, read, sent, seconds } => client.update(
+        // In another order the table is read from its start, and counted so.
+        StepKind::Read { position, definition, read, sent, seconds } => client.update(
             "UPDATE pgwh.backfill_tables SET done = $3 IS NULL AND NOT again, again = again AND $3 IS NOT NULL,
-                 position = $3, rows_read = rows_read + $4, rows_sent = rows_sent + $5, seconds = seconds + $6
+                 position = $3, definition = $7,
+                 rows_read = $4 + CASE WHEN definition IS DISTINCT FROM $7 THEN 0 ELSE rows_read END,
+                 rows_sent = $5 + CASE WHEN definition IS DISTINCT FROM $7 THEN 0 ELSE rows_sent END,
+                 seconds = $6 + CASE WHEN definition IS DISTINCT FROM $7 THEN 0 ELSE seconds END
              WHERE backfill_id = $1 AND relation = $2",
             None,
             &[
@@ -309,7 +319,14 @@ pub(super) fn write_step(client: &mut SpiClient<'_>, step: &BackfillStep) -> Res
                 (*read as i64).into(),
                 (*sent as i64).into(),
                 (*seconds).into(),
+                definition.clone().into(),
             ],
+        ),
+        StepKind::Absent => client.update(
+            "UPDATE pgwh.backfill_tables SET done = true, again = false, absent = true, position = NULL
+             WHERE backfill_id = $1 AND relation = $2",
+            None,
+            &[backfill, table],
         ),
         StepKind::Again => client.update(
             "UPDATE pgwh.backfill_tables SET again = NOT done, done = false

@@ -153,7 +153,6 @@ fn read_table(
     out: &mut Vec<u8>,
 ) {
     let Some((table, position)) = &task.next else { return };
-    let position = position.as_deref().and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
     let mut router = Router::new(installation.installed.clone());
     let spec = |filter: &Option<String>| Spec {
         tables: task.tables.clone(),
@@ -172,7 +171,7 @@ fn read_table(
         let reading = Reading {
             backfill,
             table: *table,
-            position: position.as_deref(),
+            position: position.as_ref().map(|(text, definition)| (text.as_str(), definition.as_slice())),
             order_by: task.order_by.as_deref(),
             start: task.start.as_deref(),
             rows: task.chunk_size.map_or(MOST_ROWS, i64::from),

@@ -319,12 +319,11 @@ impl Backfilling {
         };
         let seconds = open.since.elapsed().as_secs_f64().min(LONGEST_STEP);
         open.since = Instant::now();
-        let read = end.read;
         // Where that can't be told, the chunk is read again.
         if let Some(rows) = watch.settle(&end, rows) {
             let sent = rows.len() as u64;
             let rows = stand_behind(recording, rows);
-            let ChunkEnd { table, position, .. } = *end;
+            let table = end.table;
             // Nothing was there to note it in if this is the first that is read of the table.
             if open.again.contains(&table) {
                 recording.backfill_again(id, table);
@@ -336,7 +335,7 @@ impl Backfilling {
                     arrived.push((first, row));
                 }
             }
-            recording.backfilled(id, table, position, (read, sent), seconds);
+            recording.backfilled(*end, sent, seconds);
             if !recording.write() {
                 self.database.recheck.store(true, Ordering::SeqCst);
                 return true;

@@ -8,7 +8,7 @@ use crate::dispatch::{self, DeliveryId, Position, Record};
 use crate::event::{Event, EventId, Lsn, Transaction};
 use crate::journal::outcome::{DROPPED, End, FILTER, Outcome};
 use crate::journal::{self, Attempt, Journal, Loaded, Retention, Retentions, SubscriptionRow};
-use crate::link::frame::{Failure, Item};
+use crate::link::frame::{ChunkEnd, Failure, Item};
 use crate::settings;
 
 /// How long what has happened waits to be written together with what happens next.
@@ -105,16 +105,9 @@ impl Recording {
         self.journal.place_before(self.frontier)
     }
 
-    /// Takes how far a backfill has read a table, behind the rows of it that have been taken.
-    pub fn backfilled(
-        &mut self,
-        backfill: i64,
-        table: u32,
-        position: Option<String>,
-        rows: (u64, u64),
-        seconds: f64,
-    ) {
-        self.journal.backfilled(backfill, table, position, rows, seconds);
+    /// Takes how far a backfill has read a table, after the rows of it that have been taken.
+    pub fn backfilled(&mut self, chunk: ChunkEnd, sent: u64, seconds: f64) {
+        self.journal.backfilled(chunk, sent, seconds);
     }
 
     /// Takes that a backfill has to read a table again, with the change that is the reason.

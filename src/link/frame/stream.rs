@@ -124,6 +124,10 @@ pub struct ChunkEnd {
     pub read: u64,
     /// Behind which row the next chunk begins, as JSON text; none when there are no more.
     pub position: Option<String>,
+    /// What the order was made of that the position was taken in.
+    pub definition: Vec<i64>,
+    /// Whether it is not, or no longer, one of the tables that are read.
+    pub is_absent: bool,
     /// Which transactions the rows show.
     pub seen: Visible,
     /// All that the rows show was committed before this.
@@ -378,6 +382,8 @@ fn read_chunk(members: &mut Members<'_>) -> Result<ChunkEnd, FrameError> {
         root: members.u32()?,
         read: members.u64()?,
         position: members.option(Members::text)?,
+        definition: members.list(8, Members::i64)?,
+        is_absent: members.bool()?,
         seen: Visible { xmin: members.u32()?, xmax: members.u32()?, running: members.list(4, Members::u32)? },
         high: Lsn(members.u64()?),
     })

@@ -264,6 +264,9 @@ pub fn write_chunk(out: &mut Vec<u8>, chunk: &ChunkEnd) -> Result<(), TooLong> {
     put_u32(out, chunk.root);
     put_u64(out, chunk.read);
     put_option(out, chunk.position.as_deref(), put_text);
+    put_u32(out, chunk.definition.len() as u32);
+    chunk.definition.iter().for_each(|part| out.extend_from_slice(&part.to_le_bytes()));
+    out.push(chunk.is_absent.into());
     put_u32(out, chunk.seen.xmin);
     put_u32(out, chunk.seen.xmax);
     put_u32(out, chunk.seen.running.len() as u32);
