@@ -142,6 +142,12 @@ COMMENT ON COLUMN pgwh.subscriptions.home IS 'where it was made or last armed, s
 COMMENT ON COLUMN pgwh.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN pgwh.subscriptions.updated_at IS 'when it was last changed';
 
+CREATE FUNCTION pgwh.table_keys(tables text[]) RETURNS bigint[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'table_keys_wrapper';
+COMMENT ON FUNCTION pgwh.table_keys(text[]) IS 'keys of patterns of tables, by which commands on a table find the subscriptions that need it';
+CREATE INDEX subscriptions_by_table ON pgwh.subscriptions USING gin (pgwh.table_keys(tables)) WITH (fastupdate = off)
+    WHERE filter IS NOT NULL OR changed IS NOT NULL OR key_columns IS NOT NULL OR columns IS NOT NULL OR exclude_columns IS NOT NULL;
+
 CREATE FUNCTION pgwh.generate_secret(signature text DEFAULT 'v1') RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'generate_secret_wrapper';
 COMMENT ON FUNCTION pgwh.generate_secret(text) IS 'a new random signing key: whsec_... for v1, whsk_... for v1a';
@@ -1506,30 +1512,35 @@ COMMENT ON COLUMN pgwh.schema_history.command_tag IS 'what kind of command it wa
 COMMENT ON COLUMN pgwh.schema_history.command IS 'the command; null when that is not known';
 COMMENT ON COLUMN pgwh.schema_history.objects IS 'what it created, altered or dropped, tables with the columns that they have now';
 
--- Bodies are parsed here, so that what they say does not depend on anybody's search path.
+-- In PL/pgSQL, whose plans a session keeps; functions in SQL are planned at each call. The caller sets the search path.
 CREATE FUNCTION pgwh.columns_of(relation oid) RETURNS json
-    LANGUAGE sql STABLE
-    BEGIN ATOMIC
+    LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
         SELECT coalesce(json_agg(json_build_object(
             'attnum', a.attnum, 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
-            'nullable', NOT a.attnotnull, 'default', pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated <> '',
+            'nullable', NOT a.attnotnull,
+            'default', CASE WHEN a.atthasdef THEN (SELECT pg_get_expr(d.adbin, d.adrelid)
+                FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) END,
+            'generated', a.attgenerated <> '',
             'identity', CASE a.attidentity WHEN 'a' THEN 'ALWAYS' WHEN 'd' THEN 'BY DEFAULT' END,
-            'unique', EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique
-                AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum)
+            'unique', a.attnum = ANY (ARRAY(SELECT i.indkey[0] FROM pg_catalog.pg_index i WHERE i.indrelid = relation
+                AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1))
             ) ORDER BY a.attnum), '[]')
-        FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
-    END;
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped);
+END $$;
 COMMENT ON FUNCTION pgwh.columns_of(oid) IS 'the columns of a table or composite type, as schema changes tell of them';
 
 CREATE FUNCTION pgwh.primary_key_columns_of(relation oid) RETURNS json
-    LANGUAGE sql STABLE
-    BEGIN ATOMIC
-        SELECT json_agg(a.attname ORDER BY k.place)
+    LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT json_agg((SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = relation AND a.attnum = k.attnum)
+            ORDER BY k.place)
         FROM pg_catalog.pg_index i CROSS JOIN LATERAL unnest(i.indkey::smallint[]) WITH ORDINALITY k (attnum, place)
-            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE i.indrelid = relation AND i.indisprimary AND k.place <= i.indnkeyatts;
-    END;
+        WHERE i.indrelid = relation AND i.indisprimary AND k.place <= i.indnkeyatts);
+END $$;
 COMMENT ON FUNCTION pgwh.primary_key_columns_of(oid) IS 'names of the columns of a table''s primary key; null when it has none';
 
 CREATE FUNCTION pgwh.schema_is_noted(schema_name name) RETURNS boolean
@@ -1548,7 +1559,7 @@ CREATE FUNCTION pgwh.running_command() RETURNS bytea
 COMMENT ON FUNCTION pgwh.running_command() IS 'text of the utility command that runs, in the encoding of the database; null when it is not known';
 
 CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
-    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
 COMMENT ON FUNCTION pgwh.table_of_dropped_index(oid) IS 'the table that an index was of which the present transaction has dropped; null of anything else';
 
 -- Not in C, so that commands go on also where the library is gone; in one function, whose plans a session makes once.
@@ -1570,15 +1581,20 @@ BEGIN
                 EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
                     AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
                         OR m.classid = CASE WHEN t.oid IS NULL THEN e.classid ELSE 'pg_catalog.pg_class'::regclass END
-                            AND m.objid = coalesce(t.oid, e.objid))) AS is_member
+                            AND m.objid = coalesce(t.oid, e.objid)) OFFSET 0) AS is_member
             FROM pg_event_trigger_ddl_commands() WITH ORDINALITY
                     e (classid, objid, objsubid, command_tag, object_type, schema_name, object_identity, in_extension, command, n)
-                LEFT JOIN pg_catalog.pg_class r ON e.classid = 'pg_catalog.pg_class'::regclass AND r.oid = e.objid
-                LEFT JOIN pg_catalog.pg_index x ON x.indexrelid = r.oid
-                LEFT JOIN pg_catalog.pg_class t ON t.oid = coalesce(x.indrelid, r.oid)
-                LEFT JOIN pg_catalog.pg_type y ON e.classid = 'pg_catalog.pg_type'::regclass AND y.oid = e.objid
-                JOIN pg_catalog.pg_namespace s ON s.oid = coalesce(t.relnamespace, y.typnamespace,
-                    CASE WHEN e.classid = 'pg_catalog.pg_namespace'::regclass THEN e.objid END)
+                -- OFFSET has each row looked up by an index: the server expects a thousand commands, and would read the catalogs.
+                LEFT JOIN LATERAL (SELECT r.oid, r.relkind, r.relpersistence FROM pg_catalog.pg_class r
+                    WHERE e.classid = 'pg_catalog.pg_class'::regclass AND r.oid = e.objid OFFSET 0) r ON true
+                LEFT JOIN LATERAL (SELECT x.indrelid FROM pg_catalog.pg_index x
+                    WHERE x.indexrelid = r.oid AND r.relkind IN ('i', 'I') OFFSET 0) x ON true
+                LEFT JOIN LATERAL (SELECT t.oid, t.relname, t.relkind, t.relnamespace FROM pg_catalog.pg_class t
+                    WHERE t.oid = coalesce(x.indrelid, r.oid) OFFSET 0) t ON true
+                LEFT JOIN LATERAL (SELECT y.typname, y.typrelid, y.typnamespace FROM pg_catalog.pg_type y
+                    WHERE e.classid = 'pg_catalog.pg_type'::regclass AND y.oid = e.objid OFFSET 0) y ON true
+                JOIN LATERAL (SELECT s.oid, s.nspname FROM pg_catalog.pg_namespace s WHERE s.oid = coalesce(t.relnamespace,
+                    y.typnamespace, CASE WHEN e.classid = 'pg_catalog.pg_namespace'::regclass THEN e.objid END) OFFSET 0) s ON true
             WHERE NOT e.in_extension AND r.relpersistence IS DISTINCT FROM 't' AND pgwh.schema_is_noted(s.nspname)
             ORDER BY e.classid, e.objid, e.n
         ), places AS (
@@ -1589,9 +1605,12 @@ BEGIN
             SELECT o.is_main, o.n, 1, s.nspname, c.relname, true, o.root,
                 EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
                     AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
-                        OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid))
+                        OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid) OFFSET 0)
             FROM noted o CROSS JOIN LATERAL pg_partition_ancestors(o.table_id) a (oid)
-                JOIN pg_catalog.pg_class c ON c.oid = a.oid JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+                CROSS JOIN LATERAL (SELECT c.oid, c.relname, c.relnamespace FROM pg_catalog.pg_class c
+                    WHERE c.oid = a.oid OFFSET 0) c
+                CROSS JOIN LATERAL (SELECT s.oid, s.nspname FROM pg_catalog.pg_namespace s
+                    WHERE s.oid = c.relnamespace OFFSET 0) s
             WHERE a.oid <> o.table_id
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
@@ -1620,13 +1639,15 @@ BEGIN
                 coalesce(pg_partition_root(t.oid), t.oid, d.objid) AS root,
                 EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
                     AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
-                        OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = t.oid)) AS is_member
+                        OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = t.oid) OFFSET 0) AS is_member
             FROM pg_event_trigger_dropped_objects() WITH ORDINALITY
                     d (classid, objid, objsubid, original, normal, is_temporary, object_type, schema_name, object_name, object_identity, address_names, address_args, n)
                 -- The table that has lost a column or an index.
-                LEFT JOIN pg_catalog.pg_class t ON t.oid = CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass
-                    THEN CASE WHEN d.objsubid > 0 THEN d.objid ELSE pgwh.table_of_dropped_index(d.objid) END END
-                LEFT JOIN pg_catalog.pg_namespace s ON s.nspname = d.schema_name
+                LEFT JOIN LATERAL (SELECT t.oid, t.relname FROM pg_catalog.pg_class t
+                    WHERE t.oid = CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass
+                        THEN CASE WHEN d.objsubid > 0 THEN d.objid ELSE pgwh.table_of_dropped_index(d.objid) END END
+                    OFFSET 0) t ON true
+                LEFT JOIN LATERAL (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = d.schema_name OFFSET 0) s ON true
             WHERE d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_namespace'::regclass)
                 AND NOT d.is_temporary AND (d.original OR d.normal)
                 -- What belonged to an extension is none of the user's.

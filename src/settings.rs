@@ -227,8 +227,8 @@ pub fn init() {
         ),
         (
             c"pgwh.max_event_size",
-            c"Size of a change's rows past which its largest columns are left out.",
-            c"The event names them in \"omitted\". Columns of the key always stay.",
+            c"Size of a change's rows past which its largest columns are left out, and of other events.",
+            c"The event names them in \"omitted\". Columns of the key always stay. Of a schema change its command or objects are left out, of another application's message its payload.",
             &MAX_EVENT_SIZE,
             1,
             512 * 1024,

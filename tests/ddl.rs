@@ -1,8 +1,11 @@
 //! Schema changes: who learns of them, what they say, and that noting them stands in nobody's way.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use harness::{Cluster, Event, PATIENCE, Receiver, Reply, Script, Server, Setup, Stage, Stop, events_of};
+use harness::{
+    Cluster, Database, Event, PATIENCE, Receiver, Reply, Script, Server, Setup, Stage, Stop, events_of,
+};
 use serde_json::{Value, json};
 
 const ALL: &str = "event_types => '{insert, update, delete, truncate, ddl}'";
@@ -334,6 +337,69 @@ fn the_history_forgets_what_is_older_than_a_year() {
     cluster.restart(Stop::Fast);
     cluster.sql("CREATE TABLE t (id int)");
     cluster.wait_true("SELECT count(*) = 4 FROM pgwh.schema_history");
+}
+
+#[test]
+fn a_schema_change_keeps_to_the_size_of_events() {
+    let stage = stage();
+    let size = 8 * 1024 * 1024;
+    // A command of 20 MB, whose table is told with a default of 20 MB.
+    let both = change_of(&stage, &format!("CREATE TABLE t (a text DEFAULT '{}')", "x".repeat(20_000_000)));
+    assert_eq!((&both["command"], &both["objects"]), (&Value::Null, &Value::Null));
+    assert_eq!(both["omitted"], json!(["command", "objects"]));
+    assert_eq!((&both["table"], &both["command_tag"]), (&json!("t"), &json!("CREATE TABLE")));
+    let command = change_of(&stage, &format!("CREATE TABLE u (a text) /* {} */", "x".repeat(10_000_000)));
+    assert_eq!((&command["command"], &command["omitted"]), (&Value::Null, &json!(["command"])));
+    assert_eq!(command["objects"][0]["columns"][0]["name"], "a");
+    let objects = change_of(&stage, "ALTER TABLE t ADD COLUMN b int");
+    assert_eq!((&objects["objects"], &objects["omitted"]), (&Value::Null, &json!(["objects"])));
+    assert_eq!(objects["command"], "ALTER TABLE t ADD COLUMN b int");
+    let small = change_of(&stage, "ALTER TABLE u ADD COLUMN b int");
+    assert_eq!((small["objects"].is_array(), &small["omitted"]), (true, &Value::Null));
+    assert!(stage.receiver.requests().iter().all(|request| request.body().len() < size));
+    let history = "SELECT length(command) > 20000000, length(objects::text) > 20000000 FROM pgwh.schema_history ORDER BY lsn LIMIT 1";
+    assert_eq!(
+        stage.rows(history),
+        [[Some("t".to_owned()), Some("t".to_owned())]],
+        "nothing is missing there"
+    );
+}
+
+/// The shortest time of each statement, of many turns in one session.
+fn shortest<const N: usize>(database: &Database, statements: [&str; N]) -> [Duration; N] {
+    let mut client = database.connect();
+    let mut best = [Duration::MAX; N];
+    for _ in 0..100 {
+        for (sql, best) in statements.iter().zip(&mut best) {
+            let begin = Instant::now();
+            client.batch_execute(sql).unwrap();
+            *best = begin.elapsed().min(*best);
+        }
+    }
+    best
+}
+
+#[test]
+fn create_and_drop_take_at_most_twice_their_time() {
+    let stage = stage();
+    let bare = stage.cluster.create_database("bare");
+    // As a schema that has grown: a command must not cost more for it.
+    for database in [&*stage.cluster, &bare] {
+        database.sql(
+            "DO $$ BEGIN FOR n IN 1..500 LOOP EXECUTE format('CREATE TABLE other%s (id int PRIMARY KEY, a text)', n); END LOOP; END $$",
+        );
+    }
+    let statements = ["CREATE TABLE t (id int PRIMARY KEY, a text, b int)", "DROP TABLE t"];
+    let mut seen = Vec::new();
+    // The machine does other things, too: the best of ten.
+    for _ in 0..10 {
+        let (with, without) = (shortest(&stage.cluster, statements), shortest(&bare, statements));
+        if with.iter().zip(without).all(|(with, without)| *with <= without * 2) {
+            return;
+        }
+        seen.push((with, without));
+    }
+    panic!("with and without the extension: {seen:?}");
 }
 
 fn dump(cluster: &Cluster) -> String {

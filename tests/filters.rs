@@ -665,6 +665,61 @@ fn a_table_keeps_what_a_subscription_needs_of_it() {
 }
 
 /// Nobody guards what a type is made of, nor a catalog that is written by hand.
+/// Rows of `pgwh.subscriptions` that a command reads.
+fn subscriptions_read(cluster: &Cluster, command: &str) -> u64 {
+    let mut client = cluster.connect();
+    client.batch_execute(&format!("BEGIN; {command}")).unwrap();
+    let read = "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_all_tables
+                WHERE relid = 'pgwh.subscriptions'::regclass";
+    let count: i64 = client.query_one(read, &[]).unwrap().get(0);
+    client.batch_execute("ROLLBACK").unwrap();
+    count.try_into().unwrap()
+}
+
+#[test]
+fn a_command_on_a_table_reads_its_own_subscriptions_only() {
+    let (cluster, _) = stage();
+    let make = "CREATE TABLE t0 (id int PRIMARY KEY, user_id int, a int); CREATE TABLE other (id int, a int);
+                CREATE TABLE \"o*d.d\" (id int PRIMARY KEY, user_id int, a int);
+                CREATE TABLE parted (id int PRIMARY KEY, user_id int, a int) PARTITION BY RANGE (id);
+                CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10);
+                SELECT format('CREATE TABLE t%s (LIKE t0 INCLUDING ALL)', n) FROM generate_series(1, 9) n";
+    for statement in cluster.column(make) {
+        cluster.sql(&statement);
+    }
+    cluster.sql(
+        "INSERT INTO pgwh.subscriptions (name, url, tables, event_types, filter, headers, timeout, max_in_flight)
+           SELECT 'user-' || n, 'http://127.0.0.1:9/', ARRAY['public.t' || n % 10], '{insert}', 'user_id = ' || n, '{}', '15 s', 16
+           FROM generate_series(1, 1000) n",
+    );
+    for (name, table) in [("odd", "public.\"o*d.d\""), ("wild", "public.*rted"), ("part", "public.part")] {
+        cluster.sql(&format!(
+            "SELECT pgwh.subscribe('http://127.0.0.1:9/', name => '{name}', tables => '{{{}}}', event_types => '{{insert}}',
+                filter => 'user_id = 1')",
+            table.replace('"', "\\\"")
+        ));
+    }
+    for statistics in ["", "ANALYZE pgwh.subscriptions"] {
+        cluster.sql(statistics);
+        // The one with a wildcard is read for its pattern.
+        for command in
+            ["ALTER TABLE other DROP COLUMN a", "ALTER TABLE other RENAME TO t0000", "DROP TABLE other"]
+        {
+            let read = subscriptions_read(&cluster, command);
+            assert!(read <= 3, "{command} reads {read} {statistics}");
+        }
+        let read = subscriptions_read(&cluster, "ALTER TABLE t1 ADD COLUMN b int");
+        assert!((100..110).contains(&read), "{read} {statistics}");
+    }
+    // By its own name, by one with quotes, by a wildcard, by the name of a partition.
+    for (table, name) in [("t2", "user-2"), ("\"o*d.d\"", "odd"), ("parted", "wild"), ("parted", "part")] {
+        let refused = cluster.refused(&format!("ALTER TABLE {table} RENAME COLUMN user_id TO b"));
+        assert_eq!(refused.code, "2BP01", "{table}: {refused:?}");
+        assert!(refused.message.contains(&format!("\"{name}\"")), "{table}: {refused:?}");
+        cluster.sql(&format!("SELECT pgwh.unsubscribe('{name}')"));
+    }
+}
+
 #[test]
 fn what_no_longer_fits_makes_dead_letters_until_it_is_mended() {
     let (cluster, receiver) = stage();

@@ -48,6 +48,21 @@ fn a_message_comes_with_its_transaction_in_order_with_its_rows() {
 }
 
 #[test]
+fn a_message_of_another_application_keeps_to_the_size_of_events() {
+    let stage = stage_on(Setup::new().set("pgwh.max_event_size = '16kB'").start());
+    stage.sql("UPDATE pgwh.subscriptions SET event_types = '{message:audit}' WHERE name = 'all'");
+    for (content, repeated) in [("short", 100), ("long", 20_000)] {
+        stage.sql(&format!(
+            "SELECT pg_logical_emit_message(true, 'audit', '\"{content}' || repeat('x', {repeated}) || '\"')"
+        ));
+    }
+    let got = stage.got("all");
+    assert_eq!((got[0]["payload"].is_string(), &got[0]["omitted"]), (true, &Value::Null));
+    assert_eq!((&got[1]["payload"], &got[1]["omitted"]), (&Value::Null, &json!(["payload"])));
+    assert_eq!((&got[1]["prefix"], &got[1].whole["type"]), (&json!("audit"), &json!("audit")));
+}
+
+#[test]
 fn what_is_rolled_back_is_not_sent() {
     let stage = stage();
     stage.sql("BEGIN; SELECT pgwh.emit('gone', '1'); ROLLBACK");

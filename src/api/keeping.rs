@@ -8,6 +8,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::conditions::{Conditions, Lock, columns_of_table, name_of};
+use super::table_keys::{HAS_CONDITIONS, keys_of};
 use super::tables::with_rows;
 use crate::decode::access;
 use crate::decode::lineage;
@@ -148,11 +149,11 @@ unsafe fn is_ours_to_keep(table: pg_sys::Oid) -> bool {
 
 /// What subscriptions need of the table, and have.
 fn needs_of(table: pg_sys::Oid) -> Result<Vec<Need>, Error> {
-    let wanted = needs()?;
+    let around = around(table);
+    let wanted = needs(&keys_of(around.iter().map(|level| &level.name))?)?;
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let around = around(table);
     let columns: HashSet<String> = columns_of_table(table).into_iter().collect();
     let mut seen = HashSet::new();
     let mut needs = Vec::new();
@@ -185,20 +186,18 @@ fn needs_of(table: pg_sys::Oid) -> Result<Vec<Need>, Error> {
     Ok(needs)
 }
 
-/// What there is to be needed, of any table.
-fn needs() -> Result<Vec<Need>, Error> {
+/// What subscriptions need whose patterns have one of these keys.
+fn needs(keys: &[i64]) -> Result<Vec<Need>, Error> {
+    let query = format!(
+        "SELECT name, tables, event_types, filter, changed, key_columns,
+                coalesce(columns, exclude_columns, '{{}}'), columns IS NULL
+         FROM pgwh.subscriptions
+         WHERE pgwh.table_keys(tables) OPERATOR(pg_catalog.&&) $1 AND {HAS_CONDITIONS}
+           AND enabled AND pg_catalog.starts_with(home, pgwh.installed() OPERATOR(pg_catalog.||) '/')
+         ORDER BY id"
+    );
     Ok(Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT name, tables, event_types, filter, changed, key_columns,
-                    coalesce(columns, exclude_columns, '{}'), columns IS NULL
-             FROM pgwh.subscriptions
-             WHERE enabled AND pg_catalog.starts_with(home, pgwh.installed() OPERATOR(pg_catalog.||) '/')
-               AND (filter IS NOT NULL OR changed IS NOT NULL OR key_columns IS NOT NULL
-                    OR columns IS NOT NULL OR exclude_columns IS NOT NULL)
-             ORDER BY id",
-            None,
-            &[],
-        )?;
+        let rows = client.select(query.as_str(), None, &[keys.to_vec().into()])?;
         let mut needs = Vec::new();
         for row in rows {
             needs.push(Need {

@@ -62,6 +62,8 @@ mod subscribe;
 #[cfg(feature = "server")]
 mod subscription;
 #[cfg(feature = "server")]
+mod table_keys;
+#[cfg(feature = "server")]
 mod tables;
 #[cfg(feature = "server")]
 mod test;

@@ -2,7 +2,7 @@
 //!
 //! They travel as rows do, as those of a relation of their own kind, so that everything that carries rows carries them.
 
-use super::{Action, Cell, Column, Event, Kind, Relation, TableName};
+use super::{Action, Cell, Column, Event, Kind, Relation, Row, TableName};
 
 /// The oid that stands for messages where a table's would stand; no table has it.
 const MESSAGES: u32 = 1;
@@ -44,6 +44,15 @@ impl<'a> Message<'a> {
     pub fn cells(&self) -> [Cell<'a>; MESSAGE_COLUMNS.len()] {
         [self.kind, self.prefix, self.key, self.payload].map(Cell::Json)
     }
+
+    /// The same, without the payload if that is longer than `limit`.
+    pub fn cells_within(&self, limit: usize) -> [Cell<'a>; MESSAGE_COLUMNS.len()] {
+        let mut cells = self.cells();
+        if self.payload.len() > limit {
+            cells[3] = Cell::Omitted;
+        }
+        cells
+    }
 }
 
 impl<'a> SchemaChange<'a> {
@@ -58,6 +67,21 @@ impl<'a> SchemaChange<'a> {
     pub fn cells(&self) -> [Cell<'a>; SCHEMA_CHANGE_COLUMNS.len()] {
         [self.command_tag, self.command, self.objects].map(Cell::Json)
     }
+
+    /// The same. If command and objects together are longer than `limit`, the longer one is left out; both, if the other one
+    /// is too long as well.
+    pub fn cells_within(&self, limit: usize) -> [Cell<'a>; SCHEMA_CHANGE_COLUMNS.len()] {
+        let mut cells = self.cells();
+        let (command, objects) = (self.command.len(), self.objects.len());
+        if command + objects > limit {
+            let (longer, shorter) = if command > objects { (1, 2) } else { (2, 1) };
+            cells[longer] = Cell::Omitted;
+            if command.min(objects) > limit {
+                cells[shorter] = Cell::Omitted;
+            }
+        }
+        cells
+    }
 }
 
 impl Event {
@@ -71,6 +95,13 @@ impl Event {
     pub fn schema_change(&self) -> Option<SchemaChange<'_>> {
         let [command_tag, command, objects] = self.members(Action::Ddl)?;
         Some(SchemaChange { command_tag, command, objects })
+    }
+
+    /// The members of a message or schema change that were too large to be sent.
+    pub fn omitted_members(&self) -> impl Iterator<Item = &str> {
+        let cells = self.new.as_ref().into_iter().flat_map(Row::cells);
+        let columns = self.relation.columns.iter().zip(cells);
+        columns.filter(|(_, cell)| *cell == Cell::Omitted).map(|(column, _)| column.name.as_str())
     }
 
     /// The cells of the row that tells of it.
@@ -99,4 +130,29 @@ fn relation(oid: u32, name: TableName, columns: &[&str]) -> Relation {
     };
     let columns = columns.iter().map(column).collect();
     Relation { oid, root_oid: oid, names: vec![name], columns, version: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_member_of_a_schema_change_is_left_out_first() {
+        let change = SchemaChange { command_tag: b"\"x\"", command: b"\"123456\"", objects: b"[1]" };
+        let omitted = |limit| change.cells_within(limit).map(|cell| cell == Cell::Omitted);
+        assert_eq!(omitted(11), [false, false, false]);
+        assert_eq!(omitted(10), [false, true, false]);
+        assert_eq!(omitted(3), [false, true, false]);
+        assert_eq!(omitted(2), [false, true, true]);
+        let change = SchemaChange { objects: b"[1,2,3,4,5]", ..change };
+        assert_eq!(change.cells_within(18).map(|cell| cell == Cell::Omitted), [false, false, true]);
+    }
+
+    #[test]
+    fn a_message_keeps_what_names_it() {
+        let message = Message { kind: b"\"a long type\"", prefix: b"null", key: b"null", payload: b"123" };
+        assert_eq!(message.cells_within(3), message.cells());
+        assert_eq!(message.cells_within(2)[..3], message.cells()[..3]);
+        assert_eq!(message.cells_within(2)[3], Cell::Omitted);
+    }
 }

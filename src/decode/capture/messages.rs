@@ -15,6 +15,7 @@ use crate::decode::subtransaction::{Raised, in_subtransaction};
 use crate::decode::text::utf8;
 use crate::event::{Action, Lsn, Message};
 use crate::link::frame::{ChangeHead, Image, LaneKeys, Target, begin_change, write_relation};
+use crate::settings;
 
 /// Where the hashes of messages' keys begin, so that they are not those of a table's rows.
 const KEYS: u64 = 0x6D65_7373_6167_6573;
@@ -77,7 +78,8 @@ impl Capture {
                 key: key.get().as_bytes(),
                 payload: payload.get().as_bytes(),
             };
-            self.tell(&message, ordinal);
+            // It was refused when it was too long to be sent.
+            self.tell(&message, ordinal, usize::MAX);
             Ok(())
         });
         if let Err(raised) = told {
@@ -133,7 +135,7 @@ impl Capture {
             key: b"null",
             payload: payload.as_bytes(),
         };
-        self.tell(&message, ordinal);
+        self.tell(&message, ordinal, settings::max_event_size());
     }
 
     /// Takes those as targets who get messages of that writer; false when there are none.
@@ -151,7 +153,8 @@ impl Capture {
         any
     }
 
-    fn tell(&mut self, message: &Message<'_>, ordinal: u64) {
+    /// The message becomes an event, without a payload of more than `limit` bytes.
+    fn tell(&mut self, message: &Message<'_>, ordinal: u64, limit: usize) {
         let Some(reference) = self.announce_messages() else { return };
         let keys = LaneKeys {
             key: (message.key != b"null").then(|| xxh3_64_with_seed(message.key, KEYS)),
@@ -161,7 +164,7 @@ impl Capture {
             ChangeHead { reference, action: Action::Message, ordinal, lsn: self.lsn, targets: &self.targets };
         let mut frame = begin_change(&mut self.buffer, &head);
         let mut row = frame.row(Image::New);
-        message.cells().into_iter().for_each(|cell| row.cell(cell));
+        message.cells_within(limit).into_iter().for_each(|cell| row.cell(cell));
         if let Err(too_long) = frame.finish(keys, false) {
             let code = PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED;
             self.fail(reference, Action::Message, ordinal, &Raised::new(code, too_long.to_string()));

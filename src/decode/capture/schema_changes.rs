@@ -8,6 +8,7 @@ use crate::decode::listeners::Place;
 use crate::decode::subtransaction::in_subtransaction;
 use crate::event::{Action, Cell, Cells, RowBuilder, SchemaChange, TableName};
 use crate::link::frame::{ChangeHead, Image, LaneKeys, Target, begin_change, write_relation};
+use crate::settings;
 
 /// Something that a command was about, as the column `places` has it.
 #[derive(Deserialize)]
@@ -115,7 +116,7 @@ impl Capture {
         let written = write_relation(&mut self.buffer, reference, &model).and_then(|()| {
             let mut frame = begin_change(&mut self.buffer, &head);
             let mut row = frame.row(Image::New);
-            change.cells().into_iter().for_each(|cell| row.cell(cell));
+            change.cells_within(settings::max_event_size()).into_iter().for_each(|cell| row.cell(cell));
             frame.finish(LaneKeys::default(), true)
         });
         if let Err(too_long) = written {

@@ -33,9 +33,11 @@ pub(super) fn data(out: &mut Vec<u8>, event: &Event, level: usize, context: &Ren
     string_or_null(out, &name.table);
     if let Some(message) = event.message() {
         members(out, [("key", message.key), ("prefix", message.prefix), ("payload", message.payload)]);
+        omitted(out, event.omitted_members());
     } else if let Some(change) = event.schema_change() {
         let SchemaChange { command_tag, command, objects } = change;
         members(out, [("command_tag", command_tag), ("command", command), ("objects", objects)]);
+        omitted(out, event.omitted_members());
     } else {
         rows(out, event, context.columns);
     }
@@ -125,11 +127,16 @@ fn rows(out: &mut Vec<u8>, event: &Event, columns: &Shown) {
         unchanged.string(out, &value.column.name);
     }
     unchanged.end(out);
-    let mut omitted = shown.values().filter(Value::is_omitted).peekable();
-    if omitted.peek().is_some() {
+    omitted(out, shown.values().filter(Value::is_omitted).map(|value| value.column.name.as_str()));
+}
+
+/// The member that names what was too large to be sent, if anything was.
+fn omitted<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a str>) {
+    let mut names = names.peekable();
+    if names.peek().is_some() {
         out.extend_from_slice(br#","omitted":"#);
         let mut list = List::array(out);
-        omitted.for_each(|value| list.string(out, &value.column.name));
+        names.for_each(|name| list.string(out, name));
         list.end(out);
     }
 }
