@@ -829,6 +829,14 @@ CREATE FUNCTION pgwh.capture_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'capture_problem_wrapper';
 COMMENT ON FUNCTION pgwh.capture_problem() IS 'why this database''s workers could not do their work when they last tried; null when they could';
 
+CREATE FUNCTION pgwh.lacks_renderer() RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'lacks_renderer_wrapper';
+COMMENT ON FUNCTION pgwh.lacks_renderer() IS 'whether events wait for a transform or route, and no worker process is free to run it';
+
+CREATE FUNCTION pgwh.lacks_backfiller() RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'lacks_backfiller_wrapper';
+COMMENT ON FUNCTION pgwh.lacks_backfiller() IS 'whether a backfill waits, and no worker process is free to read it';
+
 CREATE FUNCTION pgwh.notice_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'notice_problem_wrapper';
 COMMENT ON FUNCTION pgwh.notice_problem() IS 'why this database''s workers could not send notifications or system events when they last tried; null when they could';
@@ -878,7 +886,8 @@ COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
 CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
     -- The path of a URL is often its secret: of a URL of another role there is only the server.
     SELECT id, name, CASE WHEN pgwh.may_act_for(owner) THEN url ELSE substring(url FROM '^[^/?#]*//[^/?#\\]*') END AS url,
-        tables, event_types, filter, changed, columns, exclude_columns, headers, key_columns, enabled, paused, disabled_reason, owner, home
+        tables, event_types, filter, changed, columns, exclude_columns, headers, key_columns, enabled, paused, disabled_reason, owner, home,
+        transform IS NOT NULL OR route IS NOT NULL AS has_functions
     FROM pgwh.subscriptions WHERE (SELECT pgwh.sees(NULL)) OR pgwh.sees(owner)
     -- As pgwh.status shows them: in here, the order comes from the index instead of from sorting all of them with all they say.
     ORDER BY id;
@@ -898,6 +907,7 @@ COMMENT ON COLUMN pgwh.visible_subscriptions.enabled IS 'whether changes are cap
 COMMENT ON COLUMN pgwh.visible_subscriptions.paused IS 'whether changes are kept for later instead of being sent';
 COMMENT ON COLUMN pgwh.visible_subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
 COMMENT ON COLUMN pgwh.visible_subscriptions.owner IS 'name of the role that it belongs to';
+COMMENT ON COLUMN pgwh.visible_subscriptions.has_functions IS 'whether it names a transform or route';
 COMMENT ON COLUMN pgwh.visible_subscriptions.home IS 'where it was made or last armed, see pgwh.home(); SET home = DEFAULT arms it here, pgwh.adopt() all that are held';
 
 CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
@@ -1038,8 +1048,9 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
                 WHEN NOT pgwh.preloaded() THEN 'The launcher starts with the server: see check preloaded'
                 WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'They rest while pgwh.enabled is off: see check settings valid'
                 WHEN NOT bool_and(l.suffices) THEN 'See check wal_level'
+                WHEN min(f.problem) LIKE 'they gave way %' THEN 'They start again for whoever subscribes here. To send from this copy: SELECT pgwh.adopt();'
+                WHEN NOT bool_and(p.pid IS NOT NULL) AND min(w.used) >= min(w.most) - 1 THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
                 WHEN min(f.problem) IS NOT NULL THEN 'They are started again after at most 30 s; the server''s log says more'
-                WHEN min(w.used) >= min(w.most) THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', min(w.most) + 8)
                 ELSE 'They are started again within seconds; if they are not, the server''s log says why' END
         FROM processes p, workers w, version v, wal l, (SELECT pgwh.capture_problem()) f (problem)
         UNION ALL
@@ -1120,6 +1131,12 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         FROM (SELECT s.name, u.from_lsn, u.to_lsn, u.reason
             FROM pgwh.unclosed_gaps() u JOIN pgwh.subscriptions s ON s.id = u.subscription_id) l
         UNION ALL
+        SELECT 'free worker processes', NOT (l.renderer OR l.backfiller),
+            CASE WHEN l.renderer OR l.backfiller THEN concat_ws('; ', CASE WHEN l.renderer THEN 'there is none to run transforms and routes, so that nothing is sent to subscriptions that have one' END,
+                CASE WHEN l.backfiller THEN 'there is none to read backfills' END) ELSE 'no transform, route or backfill waits for one' END,
+            CASE WHEN l.renderer OR l.backfiller THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', current_setting('max_worker_processes')::integer + 8) END
+        FROM (SELECT pgwh.lacks_renderer(), pgwh.lacks_backfiller()) l (renderer, backfiller)
+        UNION ALL
         SELECT 'notices', n.problem IS NULL, coalesce(n.problem, 'NOTIFY pgwh and system events are sent'),
             CASE WHEN n.problem IS NOT NULL THEN 'A listening session in an open transaction keeps the queue of NOTIFY from being emptied: SELECT pg_notification_queue_usage(); SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE ''idle in transaction%'' ORDER BY xact_start;' END
         FROM (SELECT pgwh.notice_problem()) n (problem)
@@ -1159,6 +1176,7 @@ CREATE VIEW pgwh.status AS
         LIMIT 1
     ), here AS MATERIALIZED (
         SELECT pgwh.home() AS home, pgwh.installed() AS installed, current_setting('pgwh.enabled')::boolean AS enabled,
+            pgwh.lacks_renderer() AS lacks_renderer, current_setting('max_worker_processes')::integer AS workers,
             pg_is_in_recovery() AS is_standby, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
             clock_timestamp() AS now
     ),
@@ -1172,7 +1190,8 @@ CREATE VIEW pgwh.status AS
             pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns, s.exclude_columns,
                 s.key_columns) AS denial,
             pgwh.tables_problem(s.tables) AS unknown_table,
-            pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit
+            pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit,
+            s.has_functions AND (SELECT h.lacks_renderer FROM here h) AS unrendered
         FROM pgwh.visible_subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id ORDER BY s.id
     ), judged AS NOT MATERIALIZED (
         SELECT a.*, CASE
@@ -1180,7 +1199,8 @@ CREATE VIEW pgwh.status AS
             WHEN NOT a.enabled OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
             WHEN a.paused THEN 'paused'
             -- Without its url nothing can be sent; without one of its tables the others still are.
-            WHEN pgwh.url_problem(a.url) IS NOT NULL OR a.unsigned IS NOT NULL OR (a.denial).stops OR EXISTS (SELECT FROM broken) THEN 'error'
+            WHEN pgwh.url_problem(a.url) IS NOT NULL OR a.unsigned IS NOT NULL OR (a.denial).stops OR EXISTS (SELECT FROM broken)
+                OR a.unrendered THEN 'error'
             WHEN (a.stats).is_failing THEN 'retrying'
             ELSE 'active' END AS state
         FROM asked a ORDER BY a.id
@@ -1195,7 +1215,8 @@ CREATE VIEW pgwh.status AS
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled')
                 || coalesce('; ' || CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, '; ' || (j.denial).problem, '') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
-            WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), (j.denial).problem)
+            WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).problem END,
+                'no worker process is free to run its transform or route')
             WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
             ELSE coalesce(CASE WHEN (j.stats).bottleneck = 'endpoint asked to wait'
                     THEN 'the endpoint asked to wait: ' || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status) END,
@@ -1214,7 +1235,8 @@ CREATE VIEW pgwh.status AS
                 WHEN j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
                 WHEN j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
                 WHEN j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
-                ELSE coalesce((SELECT b.hint FROM broken b), (j.denial).cure) END
+                ELSE coalesce((SELECT b.hint FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).cure END,
+                    (SELECT format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', h.workers + 8) FROM here h)) END
             ELSE CASE WHEN j.unknown_table IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
                 WHEN (j.misfit).stops
@@ -1228,7 +1250,7 @@ CREATE VIEW pgwh.status AS
         coalesce((j.stats).dropped, 0) AS dropped,
         coalesce((j.stats).dead, 0) AS dead,
         coalesce((j.stats).blocked_keys, 0) AS blocked_keys,
-        (j.stats).bottleneck,
+        CASE WHEN j.unrendered AND (j.stats).pending > 0 THEN 'max_worker_processes' ELSE (j.stats).bottleneck END AS bottleneck,
         CASE WHEN g.reason IS NOT NULL THEN format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
         (j.stats).oldest_pending,
         CASE WHEN (j.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff((SELECT h.lsn FROM here h), '0/0'::pg_lsn + (j.stats).reached), 0)::bigint END AS lag_bytes,
@@ -1711,7 +1733,8 @@ COMMENT ON COLUMN pgwh.backfill_tables.done IS 'whether it has been read to its 
 
 CREATE VIEW pgwh.backfills WITH (security_barrier) AS
     SELECT r.id, r.subscription_id, r.subscription, r.tables, r.filter, r.order_by, r.start, r.chunk_size,
-        r.state, r.reason,
+        r.state, coalesce(r.reason, CASE WHEN r.state IN ('waiting', 'running') AND pgwh.lacks_backfiller()
+            THEN 'no worker process is free to read it: see pgwh.health()' END) AS reason,
         coalesce(t.rows_done, 0) AS rows_done,
         coalesce(t.rows_sent, 0) AS rows_sent,
         t.rows_total,

@@ -7,10 +7,12 @@ use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::api::event_types::UnknownEventType;
+use crate::decode::slot;
 use crate::decode::text::in_error;
 use crate::event::format::Format;
 use crate::send::Problem;
 use crate::version::{self, LIBRARY};
+use crate::worker::process;
 
 /// Why a call was refused.
 #[derive(Clone, Debug)]
@@ -144,6 +146,10 @@ pub enum Error {
     NotReady(String),
     /// Capture is not ready, and this transaction would wait for itself.
     NotReadyHere(String),
+    /// There are no worker processes for capture.
+    TooFewWorkers,
+    /// There is no replication slot for capture.
+    TooFewSlots,
     /// A table that a subscription's owner may not read as it is wanted.
     MayNotRead {
         /// Its name.
@@ -499,6 +505,21 @@ impl Error {
                 "changes are not being captured yet".into(),
                 format!("{reason}."),
                 "SELECT check_name, detail, hint FROM pgwh.health() WHERE NOT ok; says what is missing.".into(),
+            ),
+            Error::TooFewWorkers => (
+                ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "there are too few free worker processes to capture changes of this database".into(),
+                format!(
+                    "Each database with the extension takes two of max_worker_processes, which is {}.",
+                    process::max_workers()
+                ),
+                process::hint_for_more_workers(),
+            ),
+            Error::TooFewSlots => (
+                ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "all replication slots are in use, so that changes of this database cannot be captured".into(),
+                "Each database with the extension takes one of max_replication_slots.".into(),
+                slot::hint_for_more(),
             ),
             Error::NotReadyHere(reason) => (
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

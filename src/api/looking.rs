@@ -42,6 +42,18 @@ fn capture_problem() -> Option<Text> {
     ask::problem().map(Text::from)
 }
 
+/// Whether there is no worker process to run transforms and routes.
+#[pg_extern(sql = false)]
+fn lacks_renderer() -> bool {
+    ask::lacks_workers().0
+}
+
+/// Whether there is no worker process to read backfills.
+#[pg_extern(sql = false)]
+fn lacks_backfiller() -> bool {
+    ask::lacks_workers().1
+}
+
 /// Why notifications or system events of this database could not be sent.
 #[pg_extern(sql = false)]
 fn notice_problem() -> Option<Text> {

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::send::Identity;
 use crate::send::signature::SigningKey;
 use crate::settings;
-use crate::worker::ask;
+use crate::worker::ask::{self, Lack};
 
 /// How long to wait for capture to begin.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,6 +167,10 @@ pub fn require_capture() -> Result<(), Error> {
     }
     match ask::await_capture(if has_xid { Duration::ZERO } else { PATIENCE }) {
         Ok(()) => Ok(()),
+        Err(not_ready) if let Some(lack) = not_ready.lack() => Err(match lack {
+            Lack::Workers => Error::TooFewWorkers,
+            Lack::Slots => Error::TooFewSlots,
+        }),
         Err(not_ready) if has_xid => Err(Error::NotReadyHere(not_ready.to_string())),
         Err(not_ready) => Err(Error::NotReady(not_ready.to_string())),
     }

@@ -666,3 +666,15 @@ pub unsafe fn latch_of(number: i32) -> *mut pg_sys::Latch {
         &raw mut (*(*global).allProcs.add(number as usize)).procLatch
     }
 }
+
+/// Whether no process has that number.
+///
+/// # Safety
+/// Shared memory is attached.
+pub unsafe fn is_free(number: i32) -> bool {
+    // SAFETY: as the caller promises; a process owns its latch from its start to its end.
+    unsafe {
+        let latch = latch_of(number);
+        !latch.is_null() && (*latch).owner_pid == 0
+    }
+}

@@ -102,6 +102,16 @@ fn each_in_use(mut show: impl FnMut(&pg_sys::ReplicationSlot)) {
     }
 }
 
+/// What to type when all slots are in use.
+pub fn hint_for_more() -> String {
+    // SAFETY: reads a setting that only a restart changes.
+    let most = unsafe { pg_sys::max_replication_slots };
+    format!(
+        "ALTER SYSTEM SET max_replication_slots = {}; and restart the server. Or drop a slot that is not needed: SELECT slot_name, active FROM pg_replication_slots;",
+        most + 8
+    )
+}
+
 /// Drops a slot that nobody holds.
 pub fn drop(name: &CStr) {
     // SAFETY: the process holds no slot; raises when another process holds this one.

@@ -79,7 +79,8 @@ pub use schema_changes::{newest_schema_change, schema_versions};
 pub use selection::Standing;
 #[cfg(feature = "server")]
 pub use subscriptions::{
-    RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, disable, subscriptions,
+    RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, captures_for_any, disable,
+    keep_subscriptions_as_they_are, subscriptions,
 };
 #[cfg(feature = "server")]
 pub use system_events::{SystemEvent, tell_of, tell_of_gaps};

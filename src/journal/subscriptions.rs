@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgrx::spi::{Result, SpiHeapTupleData};
-use pgrx::{FromDatum, IntoDatum, Spi};
+use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
 use super::tables::check;
 use crate::decode::text::{Text, argument, strings};
@@ -117,6 +117,23 @@ pub fn all_subscriptions() -> Vec<SubscriptionRow> {
 /// Those of the given subscriptions that are of this installation. Inside a transaction.
 pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
     check("subscriptions can't be read", read(&format!("{QUERY} AND s.id = ANY ($1)"), Some(ids)))
+}
+
+/// Whether there is any subscription of this installation, for which changes are captured. Inside a transaction.
+pub fn captures_for_any() -> bool {
+    let query =
+        "SELECT EXISTS (SELECT FROM pgwh.subscriptions s WHERE starts_with(s.home, pgwh.installed() || '/'))";
+    check("subscriptions cannot be read", Spi::get_one::<bool>(query)).unwrap_or_default()
+}
+
+/// Keeps subscriptions as they are until the end of the transaction; false when somebody is changing them.
+pub fn keep_subscriptions_as_they_are() -> bool {
+    // SAFETY: catalog look-ups inside a transaction, which the lock is kept for.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), false);
+        let table = pg_sys::get_relname_relid(c"subscriptions".as_ptr(), schema);
+        pg_sys::ConditionalLockRelationOid(table, pg_sys::ShareLock as _)
+    }
 }
 
 /// Disables a subscription that can't go on by itself, and says why. Inside a transaction that is news to the decoder.

@@ -66,7 +66,7 @@ pub struct DatabaseFigures {
 
 impl DatabaseFigures {
     /// What its workers may be doing.
-    pub const PHASES: [&str; 12] = [
+    pub const PHASES: [&str; 13] = [
         "unknown",
         "starting",
         "no_free_worker",
@@ -79,6 +79,7 @@ impl DatabaseFigures {
         "quiesced",
         "versions_differ",
         "slot_taken",
+        "gave_way",
     ];
 }
 

@@ -24,11 +24,36 @@ pub use crate::decode::raw::wal_insert_end;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotReady(Phase);
 
+/// What the server has too few of.
+pub enum Lack {
+    /// Worker processes.
+    Workers,
+    /// Replication slots.
+    Slots,
+}
+
+impl NotReady {
+    /// What the server has too few of, if that is the reason.
+    pub fn lack(self) -> Option<Lack> {
+        match self.0 {
+            Phase::NoFreeWorker => Some(Lack::Workers),
+            Phase::NoFreeSlot => Some(Lack::Slots),
+            _ => None,
+        }
+    }
+}
+
+/// How long it takes at most until somebody has looked whether there is a free worker process or slot.
+const LOOKED_WITHIN: Duration = Duration::from_secs(5);
+
 impl std::fmt::Display for NotReady {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.0 {
             Phase::Unknown | Phase::Starting => "The workers of this database are starting",
-            Phase::NoFreeWorker => "There is no free worker process (max_worker_processes)",
+            Phase::NoFreeWorker => "There are too few free worker processes (max_worker_processes)",
+            Phase::GaveWay => {
+                "The workers of this database gave way to those of others and are starting again"
+            }
             Phase::WalLevelTooLow => "wal_level is too low",
             Phase::NoFreeSlot => "There is no free replication slot (max_replication_slots)",
             Phase::CreatingSlot => {
@@ -53,21 +78,57 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
     // SAFETY: reads a global of this process.
     let oid = unsafe { pg_sys::MyDatabaseId };
     let Some(shared) = shmem::shared() else { return Err(NotReady(Phase::Unknown)) };
-    if shared.find(oid).is_none_or(|database| !database.dispatcher.is_set()) {
-        shared.ring(oid);
-    }
-    let deadline = Instant::now() + patience;
+    let count = || shared.find(oid).map_or(0, |database| database.refusals.load(Ordering::SeqCst));
+    let mut refusals = count();
+    ask_for_capture(shared, oid);
+    let begin = Instant::now();
+    let mut looking_since = begin;
     loop {
-        match shared.find(oid).map_or(Phase::Unknown, phase_of_installation) {
+        let phase = shared.find(oid).map_or(Phase::Unknown, phase_of_installation);
+        match phase {
             Phase::Ready => return Ok(()),
             // Nothing but a restart or a change of settings helps.
-            phase @ (Phase::WalLevelTooLow | Phase::SwitchedOff | Phase::VersionsDiffer) => {
+            Phase::WalLevelTooLow | Phase::SwitchedOff | Phase::VersionsDiffer => {
                 return Err(NotReady(phase));
             }
+            Phase::NoFreeWorker | Phase::NoFreeSlot => {
+                if shared.databases().any(|other| other.oid() != oid && other.may_give_way()) {
+                    // What is found after these have gone is what counts.
+                    (refusals, looking_since) = (count(), Instant::now());
+                } else if count() != refusals || looking_since.elapsed() >= LOOKED_WITHIN {
+                    return Err(NotReady(phase));
+                }
+            }
+            // The slot is still there, or is again, but not for what is committed by now.
+            Phase::GaveWay => {}
             // The workers are on their way, and what is committed meanwhile waits for them.
             _ if slot_keeps_all() => return Ok(()),
-            phase if Instant::now() >= deadline => return Err(NotReady(phase)),
-            _ => process::pause(Duration::from_millis(5)),
+            _ => {}
+        }
+        if begin.elapsed() >= patience {
+            return Err(NotReady(phase));
+        }
+        process::pause(Duration::from_millis(5));
+        if let Some(database) = shared.find(oid) {
+            database.ask();
+        }
+    }
+}
+
+/// Has whoever is in charge look whether changes of this database can be captured.
+fn ask_for_capture(shared: &Shared, oid: pg_sys::Oid) {
+    match shared.find(oid).filter(|database| database.dispatcher.is_set()) {
+        Some(database) => {
+            database.ask();
+            if database.phase() == Phase::NoFreeSlot {
+                database.decoder.wake();
+            }
+        }
+        None => {
+            if let Some(database) = shared.claim(oid) {
+                database.ask();
+            }
+            shared.launcher.wake();
         }
     }
 }
@@ -96,6 +157,15 @@ fn phase_of_installation(database: &Database) -> Phase {
 /// Why the workers of this database last failed; none when they did not, or are at work again after one failure.
 pub fn problem() -> Option<String> {
     let database = shmem::my_database()?;
+    match database.phase() {
+        Phase::NoFreeWorker => return Some("there are too few free worker processes".to_owned()),
+        Phase::GaveWay => {
+            return Some(
+                "they gave way to those of other databases, since nothing is to be sent from here".to_owned(),
+            );
+        }
+        _ => {}
+    }
     let failures = database.failures.load(Ordering::SeqCst);
     if failures < 2 && database.phase() == Phase::Ready {
         return None;
@@ -106,6 +176,16 @@ pub fn problem() -> Option<String> {
     } else {
         format!("they failed {failures} times in a row, lastly: {problem}")
     })
+}
+
+/// Whether the dispatcher of this database found no process to run functions, and none to read backfills.
+pub fn lacks_workers() -> (bool, bool) {
+    let lacks = |database: &Database| {
+        [&database.lacks_renderer, &database.lacks_backfiller]
+            .map(|lacks| lacks.load(Ordering::SeqCst))
+            .into()
+    };
+    shmem::my_database().map_or((false, false), lacks)
 }
 
 /// Why notifications or system events of this database could not be sent; none when they could.

@@ -93,6 +93,7 @@ struct Link {
 impl Backfilling {
     /// None is open.
     pub fn new(database: &'static Database) -> Backfilling {
+        database.lacks_backfiller.store(false, Ordering::SeqCst);
         Backfilling {
             database,
             open: BTreeMap::new(),
@@ -360,6 +361,9 @@ impl Backfilling {
             self.unlink();
         }
         let is_alone = self.database.backfiller_pid.load(Ordering::SeqCst) == 0;
+        if !wanted {
+            self.database.lacks_backfiller.store(false, Ordering::SeqCst);
+        }
         if wanted && self.link.is_none() && is_alone && self.not_before <= Instant::now() {
             self.start();
         }
@@ -372,9 +376,13 @@ impl Backfilling {
         match process::start_worker("backfiller", "pgwh_backfiller_main", self.database.oid()) {
             Some(worker) => {
                 self.link = Some(Link { worker, receiver, stream: Stream::new(), rows: Vec::new() });
+                self.database.lacks_backfiller.store(false, Ordering::SeqCst);
             }
             None => {
                 receiver.close();
+                if !self.database.lacks_backfiller.swap(true, Ordering::SeqCst) {
+                    process::warn_of_no_worker("to read backfills");
+                }
                 self.not_before = Instant::now() + PAUSE;
             }
         }

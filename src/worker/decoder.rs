@@ -4,7 +4,8 @@ use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::shmem::{self, Database, Phase};
 use super::{counts, process};
@@ -31,6 +32,10 @@ pub extern "C-unwind" fn pgwh_decoder_main(argument: pg_sys::Datum) {
     database.decoder.set_me();
     database.decoder_pid.store(std::process::id() as i32, Ordering::SeqCst);
     super::at_exit(leave);
+    // Others may be waiting until this pair has its processes.
+    if let Some(shared) = shmem::shared() {
+        shared.launcher.wake();
+    }
 
     process::on_failure(|message| database.note_failure(message), || capture(database));
 }
@@ -65,6 +70,9 @@ fn capture(database: &'static Database) {
     database.extension.store(installation.extension.to_u32(), Ordering::SeqCst);
     // SAFETY: reads shared memory.
     database.set_ready(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
+    if let Some(shared) = shmem::shared() {
+        shared.launcher.wake();
+    }
     session.run();
 }
 
@@ -97,8 +105,18 @@ fn wait_until_ours(database: &Database, name: &CString) -> bool {
 
 /// Makes the slot, as soon as there is room for it; false when asked to stop meanwhile.
 fn create_slot(database: &Database, name: &CString, queue: &mut Sender) -> bool {
+    let mut warned = false;
     while !slot::there_is_room() {
-        database.set_phase(Phase::NoFreeSlot);
+        if let Some(shared) = shmem::shared() {
+            // Another database may leave its slot to this one.
+            let mut others = shared.databases().filter(|other| other.oid() != database.oid());
+            if !warned && !others.any(Database::may_give_way) {
+                warned = true;
+                warn_of_no_slot(database);
+            }
+            database.refuse(Phase::NoFreeSlot);
+            shared.launcher.wake();
+        }
         process::report_idle(c"waiting for a free replication slot");
         process::sleep(Some(NO_SLOT_PAUSE));
         if database.stop.load(Ordering::SeqCst) {
@@ -110,6 +128,18 @@ fn create_slot(database: &Database, name: &CString, queue: &mut Sender) -> bool 
     process::report_busy(c"creating the replication slot, which waits for running transactions");
     slot::create(name, |consistent, image| hand_over_image(database, queue, consistent, &image));
     true
+}
+
+fn warn_of_no_slot(database: &Database) {
+    let name = process::database_name(database.oid());
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!("pgstream_hooks: there is no free replication slot for database {name}"),
+        "pgstream_hooks",
+    )
+    .set_detail("Nothing of this database is captured before there is a slot for it.")
+    .set_hint(slot::hint_for_more())
+    .report(PgLogLevel::WARNING);
 }
 
 /// Has the dispatcher store the first image, and waits until it has.

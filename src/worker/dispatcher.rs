@@ -15,7 +15,7 @@ use super::notices::Notices;
 use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
-use super::shmem::{self, Database, Phase};
+use super::shmem::{self, Database, Demand, Phase, Shared};
 use super::waiting::WaitSet;
 use super::{closing, copies, effects, endpoints, starting};
 use crate::decode::raw;
@@ -60,11 +60,13 @@ fn serve(database: &'static Database) {
     let Some(version) = starting::wait_for_version(database) else { return };
     let Some(installation) = starting::find_installation(database) else { return };
     copies::see_to(&process::slot_name(oid, &installation.id));
+    let captures = journal::with_tables(|_| journal::captures_for_any()).unwrap_or_default();
+    database.set_demand(Demand::from(captures));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
     let Some((recording, loaded)) = Recording::open() else { return };
     counts::add(&database.dispatched.starts, 1);
     starting::drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
-    if !starting::wait_for_wal_level(database) {
+    if !starting::has_wal_level(database) {
         return;
     }
     let mut receiver = Receiver::create(settings::queue_size());
@@ -256,6 +258,31 @@ impl Dispatcher {
         done
     }
 
+    /// Notes whether there is anything to capture changes for.
+    fn note_demand(&self) {
+        if let Some(captures) = self.with_tables(journal::captures_for_any) {
+            self.database.set_demand(Demand::from(captures));
+        }
+    }
+
+    /// Leaves processes and slot to other databases, unless there is something to capture changes for after all. No
+    /// subscription can be made meanwhile, and one that is made later finds no slot that it could rely on.
+    fn gives_way(&self) -> bool {
+        if !self.database.give_way.swap(false, Ordering::SeqCst) || self.database.is_asked() {
+            return false;
+        }
+        let gives_way = || {
+            let idle = journal::keep_subscriptions_as_they_are() && !journal::captures_for_any();
+            if idle {
+                // What is captured from a new slot on begins with a new image.
+                journal::forget_image();
+                self.database.set_phase(Phase::GaveWay);
+            }
+            idle
+        };
+        self.with_tables(gives_way).unwrap_or_default()
+    }
+
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
     fn must_end(&mut self) -> bool {
         if starting::must_end(self.database) || self.extension_is_another() {
@@ -270,6 +297,18 @@ impl Dispatcher {
                 Some(_) if !starting::must_end(self.database) => self.database.set_phase(Phase::Quiesced),
                 Some(_) => {}
             }
+            return true;
+        }
+        if self.gives_way() {
+            self.recording.write();
+            self.end_decoder();
+            self.sending.end_renderers();
+            starting::drop_stale_slots(self.database.oid(), c"");
+            let others = shmem::shared().into_iter().flat_map(Shared::databases);
+            others.filter(|other| other.phase() == Phase::NoFreeSlot).for_each(|other| other.decoder.wake());
+            pgrx::log!(
+                "pgstream_hooks: nothing is to be sent from this database, and its worker processes are left to others"
+            );
             return true;
         }
         if self.decoder.has_ended() {
@@ -509,6 +548,7 @@ impl Dispatcher {
         if gaps {
             self.notices.look_for_gaps();
         }
+        self.note_demand();
         let some_are_gone = rows.len() < ids.len();
         if rows.iter().any(|row| row.held) {
             self.database.commands.store(true, Ordering::SeqCst);

@@ -4,10 +4,12 @@ use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, RefUnwindSafe};
 use std::time::Duration;
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgTryBuilder, pg_sys};
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_sys};
 
+use super::shmem;
 use crate::decode::subtransaction::{Raised, raised};
+use crate::decode::{raw, text};
 use crate::dispatch::ProcessorTime;
 use crate::settings;
 
@@ -187,6 +189,60 @@ pub fn see_to_interrupts() -> bool {
     }
     set_log_level();
     true
+}
+
+/// By how much HINTs raise `max_worker_processes`.
+const MORE_WORKERS: i32 = 8;
+
+/// How many worker processes are free. One that is just being started counts as free.
+pub fn free_workers() -> usize {
+    // SAFETY: reads settings that only a restart changes; shared memory is attached. Processes stand in the order of
+    // `InitProcGlobal`: background workers before walsenders, which are the last.
+    unsafe {
+        let end = pg_sys::MaxBackends - pg_sys::max_wal_senders;
+        (end - pg_sys::max_worker_processes..end).filter(|number| raw::is_free(*number)).count()
+    }
+}
+
+/// How many worker processes there may be.
+pub fn max_workers() -> i32 {
+    // SAFETY: reads a setting that only a restart changes.
+    unsafe { pg_sys::max_worker_processes }
+}
+
+/// The name of a database, in quotes. Outside of any transaction.
+pub fn database_name(database: pg_sys::Oid) -> String {
+    in_bare_transaction(|| {
+        // SAFETY: a syscache look-up in a shared catalog, inside a transaction; the name is a copy, or null.
+        unsafe {
+            let name = pg_sys::get_database_name(database);
+            let name = if name.is_null() { c"" } else { CStr::from_ptr(name) };
+            format!("\"{}\"", text::in_error(name.to_string_lossy().into_owned()))
+        }
+    })
+}
+
+/// Logs that there is none for something besides capture, and has the launcher look for one.
+pub fn warn_of_no_worker(purpose: &str) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!("pgstream_hooks: there is no free worker process {purpose}"),
+        "pgstream_hooks",
+    )
+    .set_detail(format!("All of max_worker_processes, which is {}, are in use.", max_workers()))
+    .set_hint(hint_for_more_workers())
+    .report(PgLogLevel::WARNING);
+    if let Some(shared) = shmem::shared() {
+        shared.launcher.wake();
+    }
+}
+
+/// What to type when there are too few.
+pub fn hint_for_more_workers() -> String {
+    format!(
+        "ALTER SYSTEM SET max_worker_processes = {}; and restart the server.",
+        max_workers() + MORE_WORKERS
+    )
 }
 
 /// Starts a dynamic background worker; none when all worker processes are taken.

@@ -5,13 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use pgrx::pg_sys;
 
 use super::process::{self, WorkerHandle};
 use super::renderer;
 use super::sending::Payload;
+use super::shmem::Database;
 use crate::dispatch::DeliveryId;
 use crate::link::frame::FrameReader;
 use crate::link::mq::{Detached, Pair};
@@ -67,7 +67,7 @@ pub struct Rendered {
 
 /// Requests on their way through renderers.
 pub struct Rendering {
-    database: pg_sys::Oid,
+    database: &'static Database,
     renderers: Vec<Renderer>,
     queues: HashMap<i64, Queue>,
     /// Subscriptions that have something waiting, in their turn.
@@ -75,8 +75,6 @@ pub struct Rendering {
     /// Whether any subscription names a function.
     wanted: bool,
     not_before: Option<Instant>,
-    /// It has been said that there is no free worker process.
-    complained: bool,
 }
 
 #[derive(Default)]
@@ -95,7 +93,8 @@ impl Queue {
 
 impl Rendering {
     /// No renderer runs yet.
-    pub fn new(database: pg_sys::Oid) -> Rendering {
+    pub fn new(database: &'static Database) -> Rendering {
+        database.lacks_renderer.store(false, Ordering::SeqCst);
         Rendering {
             database,
             renderers: Vec::new(),
@@ -103,7 +102,6 @@ impl Rendering {
             turns: VecDeque::new(),
             wanted: false,
             not_before: None,
-            complained: false,
         }
     }
 
@@ -138,6 +136,9 @@ impl Rendering {
             if !self.begin(id, &mut rendered) {
                 break;
             }
+        }
+        if self.turns.is_empty() || !self.renderers.is_empty() {
+            self.set_lack(false);
         }
         if !self.wanted {
             self.renderers.retain(|renderer| renderer.task.is_some());
@@ -228,29 +229,29 @@ impl Rendering {
         }
         self.not_before = None;
         let pair = Pair::create(renderer::QUEUE);
-        match process::start_worker_with("renderer", "pgwh_renderer_main", self.database, pair.handle()) {
-            Some(worker) => {
-                self.complained = false;
-                self.renderers.push(Renderer {
-                    worker,
-                    pair,
-                    frames: FrameReader::default(),
-                    output: Vec::new(),
-                    sent: 0,
-                    task: None,
-                });
-                Some(self.renderers.len() - 1)
-            }
-            None => {
-                // Said once, however often it is tried.
-                if self.renderers.is_empty() && !std::mem::replace(&mut self.complained, true) {
-                    pgrx::log!(
-                        "pgstream_hooks: there is no free worker process (max_worker_processes) to run transforms and routes"
-                    );
-                }
-                self.not_before = Some(now + NO_WORKER_PAUSE);
-                None
-            }
+        let worker =
+            process::start_worker_with("renderer", "pgwh_renderer_main", self.database.oid(), pair.handle());
+        let Some(worker) = worker else {
+            self.not_before = Some(now + NO_WORKER_PAUSE);
+            self.set_lack(self.renderers.is_empty());
+            return None;
+        };
+        self.renderers.push(Renderer {
+            worker,
+            pair,
+            frames: FrameReader::default(),
+            output: Vec::new(),
+            sent: 0,
+            task: None,
+        });
+        Some(self.renderers.len() - 1)
+    }
+
+    /// Says whether there is no process at all to run functions. The launcher may find one.
+    fn set_lack(&self, lacks: bool) {
+        let lacked = self.database.lacks_renderer.swap(lacks, Ordering::SeqCst);
+        if lacks && !lacked {
+            process::warn_of_no_worker("to run transforms and routes");
         }
     }
 }

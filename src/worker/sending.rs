@@ -88,7 +88,7 @@ pub struct Sending {
 
 impl Sending {
     /// Nobody is subscribed yet.
-    pub fn new(database: &Database, source: Source, loaded: Loaded) -> Sending {
+    pub fn new(database: &'static Database, source: Source, loaded: Loaded) -> Sending {
         let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
         let pool = match Pool::start(settings) {
             Ok(pool) => pool,
@@ -98,7 +98,7 @@ impl Sending {
             source: Arc::new(source),
             engine: Engine::new(settings.max_threads, event_memory()),
             pool,
-            rendering: Rendering::new(database.oid()),
+            rendering: Rendering::new(database),
             testing: Testing::default(),
             endpoints: FxHashMap::default(),
             with_functions: 0,

@@ -24,6 +24,9 @@ const MOST_TESTS: usize = 8;
 const NAME: &CStr = c"pgstream_hooks";
 const NOTE_BYTES: usize = 512;
 
+/// How long a session that has asked for capture needs it at least.
+const ASKED_FOR: Duration = Duration::from_secs(5);
+
 /// How long a pair is at work before its last failure is over.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 
@@ -90,11 +93,25 @@ pub enum Phase {
     VersionsDiffer = 10,
     /// Another program made a slot of our name.
     SlotTaken = 11,
+    /// Nothing here is to be sent, and other databases needed the processes or the slot.
+    GaveWay = 12,
+}
+
+/// Whether there are subscriptions here that this database captures changes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Demand {
+    /// No dispatcher has looked yet.
+    Unknown = 0,
+    /// There are none, or only those of databases of which this one is a copy.
+    Nothing = 1,
+    /// There are.
+    Something = 2,
 }
 
 impl Phase {
     /// All of them, in the order of their codes.
-    pub const ALL: [Phase; 12] = [
+    pub const ALL: [Phase; 13] = [
         Phase::Unknown,
         Phase::Starting,
         Phase::NoFreeWorker,
@@ -107,10 +124,17 @@ impl Phase {
         Phase::Quiesced,
         Phase::VersionsDiffer,
         Phase::SlotTaken,
+        Phase::GaveWay,
     ];
 
     fn from_code(code: u32) -> Phase {
         Phase::ALL.get(code as usize).copied().unwrap_or(Phase::Unknown)
+    }
+}
+
+impl From<bool> for Demand {
+    fn from(is_any: bool) -> Demand {
+        if is_any { Demand::Something } else { Demand::Nothing }
     }
 }
 
@@ -176,6 +200,17 @@ pub struct Database {
     pub stop: AtomicBool,
     /// The dispatcher writes nothing any more but what the decoder tells it: the server goes down.
     pub rests: AtomicBool,
+    /// The workers are to end and drop their slot, if nothing is to be sent: set by the launcher for other databases.
+    pub give_way: AtomicBool,
+    /// No worker process was free for a renderer.
+    pub lacks_renderer: AtomicBool,
+    /// No worker process was free for the backfiller.
+    pub lacks_backfiller: AtomicBool,
+    demand: AtomicU32,
+    /// Until when a session waits for capture, in nanoseconds of the monotonic clock.
+    asked_until: AtomicI64,
+    /// How often there was no free worker process or slot.
+    pub refusals: AtomicU32,
     /// How many backends are about to drop, rename, move or copy the database.
     pub quiesced: AtomicI32,
     phase: AtomicU32,
@@ -253,6 +288,53 @@ impl Database {
         self.phase.store(phase as u32, Ordering::Release);
     }
 
+    /// Whether there is anything to capture changes for.
+    pub fn demand(&self) -> Demand {
+        match self.demand.load(Ordering::SeqCst) {
+            1 => Demand::Nothing,
+            2 => Demand::Something,
+            _ => Demand::Unknown,
+        }
+    }
+
+    /// Says whether there is anything to capture changes for.
+    pub fn set_demand(&self, demand: Demand) {
+        self.demand.store(demand as u32, Ordering::SeqCst);
+    }
+
+    /// Says that a session waits for capture, and will need it for some time.
+    pub fn ask(&self) {
+        self.asked_until.store(monotonic() + ASKED_FOR.as_nanos() as i64, Ordering::SeqCst);
+    }
+
+    /// Whether a session waits for capture.
+    pub fn is_asked(&self) -> bool {
+        self.asked_until.load(Ordering::SeqCst) > monotonic()
+    }
+
+    /// Whether any of its processes runs.
+    pub fn has_processes(&self) -> bool {
+        [&self.dispatcher_pid, &self.decoder_pid, &self.backfiller_pid]
+            .iter()
+            .any(|pid| pid.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Whether its workers run and may be asked to give way to those of other databases.
+    pub fn may_give_way(&self) -> bool {
+        self.demand() == Demand::Nothing && !self.is_asked() && self.dispatcher.is_set()
+    }
+
+    /// Whether it lacks a process besides the pair.
+    pub fn lacks_workers(&self) -> bool {
+        [&self.lacks_renderer, &self.lacks_backfiller].iter().any(|lacks| lacks.load(Ordering::SeqCst))
+    }
+
+    /// Says that there was no free worker process or slot.
+    pub fn refuse(&self, phase: Phase) {
+        self.set_phase(phase);
+        self.refusals.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Has the decoder look at the log and tell how far it is.
     pub fn ask_for_progress(&self) {
         self.progress_wanted.store(true, Ordering::SeqCst);
@@ -306,6 +388,9 @@ impl Database {
             &self.slot_given_up,
             &self.image_saved,
             &self.failed,
+            &self.give_way,
+            &self.lacks_renderer,
+            &self.lacks_backfiller,
         ] {
             flag.store(false, Ordering::SeqCst);
         }
@@ -313,7 +398,7 @@ impl Database {
         self.dispatcher.clear();
         self.decoder.clear();
         self.backfiller.clear();
-        for number in [&self.backfill_order, &self.ready_since] {
+        for number in [&self.backfill_order, &self.ready_since, &self.asked_until] {
             number.store(0, Ordering::SeqCst);
         }
         for number in [&self.dispatcher_pid, &self.decoder_pid, &self.backfiller_pid] {
@@ -328,6 +413,8 @@ impl Database {
             &self.under_way,
             &self.tallies,
             &self.failures,
+            &self.demand,
+            &self.refusals,
             &self.problem.length,
             &self.notice_problem.length,
         ] {
@@ -415,7 +502,7 @@ impl Shared {
 
     /// The entry of a database, claimed if it has none; none when the table is full.
     /// The launcher is going to look at it, so that it isn't freed before.
-    fn claim(&self, oid: pg_sys::Oid) -> Option<&Database> {
+    pub fn claim(&self, oid: pg_sys::Oid) -> Option<&Database> {
         with_lock(|| {
             let database = match self.find(oid) {
                 Some(known) => known,

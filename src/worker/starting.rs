@@ -17,8 +17,6 @@ use crate::journal;
 use crate::settings;
 use crate::version;
 
-/// How long until a decoder is tried again for which there was no free worker process.
-const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
 /// How often is looked whether what was missing is here, should nobody have told.
 pub const RECHECK_EVERY: Duration = Duration::from_secs(30);
 
@@ -69,34 +67,24 @@ pub fn drop_stale_slots(oid: pg_sys::Oid, keep: &std::ffi::CStr) {
     }
 }
 
-/// Where `wal_level` is too low nothing can be captured before the server is restarted. False when asked to stop.
-pub fn wait_for_wal_level(database: &Database) -> bool {
-    while !raw::wal_level_suffices() {
+/// Whether `wal_level` is high enough. Where it is not nothing can be captured before the server is restarted.
+pub fn has_wal_level(database: &Database) -> bool {
+    let has = raw::wal_level_suffices();
+    if !has {
         database.set_phase(Phase::WalLevelTooLow);
-        process::report_idle(c"waiting for a restart with a higher wal_level");
-        process::sleep(Some(RECHECK_EVERY));
-        if must_end(database) {
-            return false;
-        }
     }
-    true
+    has
 }
 
-/// Starts the decoder, as soon as there is a worker process for it; none when asked to stop meanwhile.
+/// Starts the decoder; none when there is no worker process for it, and then the dispatcher gives back its own.
 pub fn start_decoder(database: &Database) -> Option<WorkerHandle> {
-    loop {
-        // Before it starts: from then on the decoder says how far it is.
-        database.set_phase(Phase::Starting);
-        if let Some(decoder) = process::start_worker("decoder", "pgwh_decoder_main", database.oid()) {
-            return Some(decoder);
-        }
+    // Before it starts: from then on the decoder says how far it is.
+    database.set_phase(Phase::Starting);
+    let decoder = process::start_worker("decoder", "pgwh_decoder_main", database.oid());
+    if decoder.is_none() {
         database.set_phase(Phase::NoFreeWorker);
-        process::report_idle(c"waiting for a free worker process");
-        process::sleep(Some(NO_WORKER_PAUSE));
-        if must_end(database) {
-            return None;
-        }
     }
+    decoder
 }
 
 /// Whether this dispatcher has to go, and if so with which words to the launcher.
