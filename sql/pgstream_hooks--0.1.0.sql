@@ -949,17 +949,16 @@ CREATE FUNCTION pgwh.slot_is_ephemeral(slot name) RETURNS boolean
     LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'slot_is_ephemeral_wrapper';
 COMMENT ON FUNCTION pgwh.slot_is_ephemeral(name) IS 'whether a replication slot is being made: it may be given up and made anew, which pg_replication_slots does not show';
 
+CREATE FUNCTION pgwh.worker_processes(OUT type text, OUT pid integer) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'worker_processes_wrapper';
+COMMENT ON FUNCTION pgwh.worker_processes() IS 'launcher, and dispatcher and decoder of this database: their process id, null of one that does not run';
+
+CREATE FUNCTION pgwh.workers_in_use() RETURNS integer
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'workers_in_use_wrapper';
+COMMENT ON FUNCTION pgwh.workers_in_use() IS 'how many of max_worker_processes are in use';
+
 -- What a check of health needs and who asks may not look at: without it, an application's role would have to be granted
 -- a look at everybody's commands.
-CREATE FUNCTION pgwh.server_processes(OUT type text, OUT pid integer, OUT is_here boolean) RETURNS SETOF record
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    BEGIN ATOMIC
-        SELECT a.backend_type, a.pid, coalesce(a.datname = current_database(), false)
-        FROM pg_catalog.pg_stat_activity a
-        WHERE a.backend_type NOT IN ('client backend', 'walsender');
-    END;
-COMMENT ON FUNCTION pgwh.server_processes() IS 'the server''s own processes: their type, process id, and whether they are in this database';
-
 CREATE FUNCTION pgwh.oldest_transaction(OUT who text, OUT cure text) RETURNS SETOF record
     LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
@@ -975,32 +974,40 @@ CREATE FUNCTION pgwh.oldest_transaction(OUT who text, OUT cure text) RETURNS SET
     END;
 COMMENT ON FUNCTION pgwh.oldest_transaction() IS 'the oldest transaction that writes, which a new slot waits for, and how to end it';
 
-CREATE FUNCTION pgwh.wrong_settings() RETURNS text
+CREATE FUNCTION pgwh.wrong_lines() RETURNS text
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
         SELECT string_agg(format('%s = %L: %s', c.name, c.setting, c.error), ', ')
         FROM pg_catalog.pg_file_settings c
         WHERE c.name LIKE 'pgwh.%' AND c.error IS NOT NULL AND c.error <> 'setting could not be applied';
     END;
+COMMENT ON FUNCTION pgwh.wrong_lines() IS 'settings pgwh.* of the configuration files that can''t be in effect; null when there are none';
+
+CREATE FUNCTION pgwh.owner_rights(OUT owner name, OUT sees_sessions boolean, OUT sees_files boolean) RETURNS record
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+        SELECT r.rolname, pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE'),
+            has_table_privilege(r.oid, 'pg_catalog.pg_file_settings', 'SELECT')
+                AND has_function_privilege(r.oid, 'pg_catalog.pg_show_all_file_settings()', 'EXECUTE')
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE c.oid = 'pgwh.secrets'::regclass;
+    END;
+COMMENT ON FUNCTION pgwh.owner_rights() IS 'who owns the extension''s functions, and whether that role may look at all sessions and at the lines of the configuration files, as checks of pgwh.health() do on its behalf';
+
+-- Where the owner is no superuser any more, the lines are not looked at.
+CREATE FUNCTION pgwh.wrong_settings() RETURNS text
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT CASE WHEN o.sees_files THEN pgwh.wrong_lines() END FROM pgwh.owner_rights() o;
+    END;
 COMMENT ON FUNCTION pgwh.wrong_settings() IS 'settings pgwh.* of the configuration files that can''t be in effect; null when there are none';
 
 CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
-        WITH running AS MATERIALIZED (
-            SELECT a.* FROM pgwh.server_processes() a
-        ), processes AS MATERIALIZED (
-            SELECT w.type, (
-                SELECT min(a.pid) FROM running a WHERE a.type = w.type AND (a.is_here OR w.type = 'pgstream_hooks launcher')
-            ) AS pid
-            FROM (VALUES ('pgstream_hooks launcher'), ('pgstream_hooks dispatcher'), ('pgstream_hooks decoder')) w (type)
+        WITH processes AS MATERIALIZED (
+            SELECT w.type, w.pid FROM pgwh.worker_processes() w
         ), workers AS MATERIALIZED (
-            -- What else was registered and is not connected can't be seen from here.
-            SELECT count(*) AS used, current_setting('max_worker_processes')::integer AS most
-            FROM running a
-            WHERE a.type NOT IN ('autovacuum worker', 'autovacuum launcher',
-                'background writer', 'checkpointer', 'walwriter', 'archiver', 'startup', 'walreceiver', 'logger',
-                'standalone backend', 'slotsync worker', 'walsummarizer', 'io worker')
+            SELECT pgwh.workers_in_use() AS used, current_setting('max_worker_processes')::integer AS most
         ), version AS MATERIALIZED (
             SELECT e.extversion, i.schema_version, pgwh.version() AS library,
                 CASE WHEN e.extversion = pgwh.version() THEN NULL
@@ -1140,6 +1147,14 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         SELECT 'notices', n.problem IS NULL, coalesce(n.problem, 'NOTIFY pgwh and system events are sent'),
             CASE WHEN n.problem IS NOT NULL THEN 'A listening session in an open transaction keeps the queue of NOTIFY from being emptied: SELECT pg_notification_queue_usage(); SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE ''idle in transaction%'' ORDER BY xact_start;' END
         FROM (SELECT pgwh.notice_problem()) n (problem)
+        UNION ALL
+        SELECT 'owner', o.sees_sessions AND o.sees_files,
+            CASE WHEN o.sees_sessions AND o.sees_files THEN format('the extension belongs to %s', o.owner)
+                ELSE format('the extension belongs to %s, which is no superuser any more: all goes on, but checks see neither %s', o.owner,
+                    concat_ws(' nor ', CASE WHEN NOT o.sees_sessions THEN 'transactions that are in the way' END,
+                        CASE WHEN NOT o.sees_files THEN 'wrong lines of the configuration files' END)) END,
+            CASE WHEN NOT (o.sees_sessions AND o.sees_files) THEN format('ALTER ROLE %1$I SUPERUSER; or GRANT pg_read_all_stats TO %1$I; GRANT SELECT ON pg_file_settings TO %1$I; GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO %1$I;', o.owner) END
+        FROM pgwh.owner_rights() o
         UNION ALL
         SELECT 'settings valid', current_setting('pgwh.enabled')::boolean AND f.wrong IS NULL,
             coalesce(f.wrong, CASE WHEN current_setting('pgwh.enabled')::boolean THEN 'all settings pgwh.* are in effect' ELSE 'pgwh.enabled is off: nothing is captured or sent' END),

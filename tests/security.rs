@@ -500,3 +500,40 @@ fn an_error_of_the_servers_that_passes_through_has_no_backtrace_in_its_detail() 
         assert_eq!((refused.code.as_str(), refused.detail.as_str()), ("42501", ""), "{call}: {refused:?}");
     }
 }
+
+#[test]
+fn an_owner_who_is_no_superuser_any_more_stops_nothing() {
+    // Postgres 16 and later leave the role that the cluster was made with its attribute.
+    let owners = if harness::Server::get().major() < 16 { &["admin", "postgres"][..] } else { &["admin"] };
+    for owner in owners {
+        let cluster = Cluster::start();
+        cluster.sql("CREATE ROLE admin SUPERUSER LOGIN; CREATE ROLE boss SUPERUSER LOGIN");
+        let (as_owner, as_boss) = (cluster.as_role(owner), cluster.as_role("boss"));
+        as_owner.sql("CREATE EXTENSION pgstream_hooks");
+        as_owner.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+        as_owner.sql("CREATE TABLE t (id int PRIMARY KEY, note text)");
+        let receiver = Receiver::start().unwrap();
+        as_owner.subscribe(&receiver, "s", "tables => '{public.t}'");
+        as_boss.sql(&format!("ALTER ROLE {owner} NOSUPERUSER"));
+        let mut count = 0;
+        for round in 0..2 {
+            for who in [&as_owner, &as_boss] {
+                count += 1;
+                as_owner.sql(&format!("INSERT INTO t VALUES ({count})"));
+                assert_eq!(as_owner.delivered(&receiver, "s").len(), count, "{owner}, round {round}");
+                assert_eq!(who.status("s", "state"), "active");
+                let wrong = who.column("SELECT check_name FROM pgwh.health() WHERE NOT ok");
+                assert_eq!(wrong, ["owner"], "{owner}");
+                assert_ne!(who.value("SELECT pgwh.metrics()"), "");
+            }
+            as_boss.sql("SELECT pgwh.pause('s'); SELECT pgwh.resume('s')");
+            // What is done once, when workers start and when a command is noted, is done as before.
+            as_boss.sql(&format!("ALTER TABLE t ADD COLUMN more{round} int"));
+            cluster.restart(harness::Stop::Fast);
+        }
+        let hint = as_boss.value("SELECT hint FROM pgwh.health() WHERE check_name = 'owner'");
+        let grants = hint.split_once(" or ").unwrap().1;
+        as_boss.sql(grants);
+        assert_eq!(as_owner.value("SELECT count(*) FROM pgwh.health() WHERE NOT ok"), "0");
+    }
+}

@@ -42,6 +42,19 @@ fn capture_problem() -> Option<Text> {
     ask::problem().map(Text::from)
 }
 
+/// The processes that capture needs, with the process ids of those that run.
+#[pg_extern(sql = false)]
+fn worker_processes() -> TableIterator<'static, (name!(kind, String), name!(pid, Option<i32>))> {
+    let rows = ask::processes().map(|(kind, pid)| (format!("pgstream_hooks {kind}"), pid));
+    TableIterator::new(rows)
+}
+
+/// How many worker processes are in use.
+#[pg_extern(sql = false)]
+fn workers_in_use() -> i32 {
+    process::max_workers() - process::free_workers() as i32
+}
+
 /// Whether there is no worker process to run transforms and routes.
 #[pg_extern(sql = false)]
 fn lacks_renderer() -> bool {

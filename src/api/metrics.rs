@@ -94,26 +94,21 @@ fn gather_visible(prefix: &str, visible: &Visible) -> Result<Scrape, pgrx::spi::
 }
 
 fn workers() -> Vec<WorkerFigures> {
-    let pids = ask::about_workers().map_or([0; 3], |(shared, database)| {
-        [&shared.launcher_pid, &database.dispatcher_pid, &database.decoder_pid].map(|pid| pid.load(Relaxed))
-    });
-    let names = ["launcher", "dispatcher", "decoder"];
-    names.into_iter().zip(pids).map(|(worker, pid)| worker_figures(worker, pid)).collect()
+    ask::processes().into_iter().map(|(worker, pid)| worker_figures(worker, pid)).collect()
 }
 
 /// What the operating system says of a process of ours; where it has no such files, only whether there is one.
-fn worker_figures(worker: &'static str, pid: i32) -> WorkerFigures {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+fn worker_figures(worker: &'static str, pid: Option<i32>) -> WorkerFigures {
+    let read = |pid| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = pid.map(read).unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
         status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
     };
-    // SAFETY: kill(2) with signal 0 only asks whether the process is there.
-    let up = pid != 0 && unsafe { libc::kill(pid, 0) } == 0;
     WorkerFigures {
         worker,
-        up,
-        memory: field("RssAnon:").filter(|_| up).map(|kilobytes| kilobytes * 1024),
-        threads: field("Threads:").filter(|_| up),
+        up: pid.is_some(),
+        memory: field("RssAnon:").map(|kilobytes| kilobytes * 1024),
+        threads: field("Threads:"),
     }
 }
 

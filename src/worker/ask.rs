@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -176,6 +176,19 @@ pub fn problem() -> Option<String> {
     } else {
         format!("they failed {failures} times in a row, lastly: {problem}")
     })
+}
+
+/// Launcher, and dispatcher and decoder of this database: each with its process id, if it runs.
+pub fn processes() -> [(&'static str, Option<i32>); 3] {
+    // SAFETY: kill(2) with signal 0 only asks whether the process is there.
+    let runs = |pid: &i32| *pid != 0 && unsafe { libc::kill(*pid, 0) } == 0;
+    let look = |pid: &AtomicI32| Some(pid.load(Ordering::Relaxed)).filter(runs);
+    let (shared, database) = (shmem::shared(), shmem::my_database());
+    [
+        ("launcher", shared.and_then(|shared| look(&shared.launcher_pid))),
+        ("dispatcher", database.and_then(|database| look(&database.dispatcher_pid))),
+        ("decoder", database.and_then(|database| look(&database.decoder_pid))),
+    ]
 }
 
 /// Whether the dispatcher of this database found no process to run functions, and none to read backfills.

@@ -83,7 +83,8 @@ impl Launcher {
             self.bury(database, now);
         }
         self.start_pairs(now);
-        self.make_room(now);
+        self.make_room();
+        self.refused.retain(|oid| shared.find(*oid).is_some());
         self.not_before.retain(|oid, _| shared.find(*oid).is_some());
         let again = std::mem::take(&mut self.some_wait).then(|| now + NO_WORKER_PAUSE);
         self.not_before.values().copied().filter(|due| *due > now).chain(again).min()
@@ -135,6 +136,7 @@ impl Launcher {
             database.phase() == Phase::Starting && self.children.contains_key(&database.oid())
         };
         let someone_starts = shared.databases().any(starts);
+        let someone_is_short = shared.databases().any(Database::is_short);
         for (rank, database) in wanted {
             // Nobody knows of the extension there: one process looks.
             taken += if rank == Rank::Unknown { 1 } else { PAIR };
@@ -144,6 +146,8 @@ impl Launcher {
             } else if !exists(database.oid()) {
                 database.wanted.store(false, Ordering::SeqCst);
                 shared.free(database);
+            } else if rank == Rank::Idle && someone_is_short {
+                self.some_wait = true;
             } else if free >= taken {
                 if !pauses || database.phase() == Phase::NoFreeWorker {
                     self.start(database, now);
@@ -211,7 +215,7 @@ impl Launcher {
     }
 
     /// Has databases that have nothing to send give way to those that lack a slot, or a process besides the pair.
-    fn make_room(&mut self, now: Instant) {
+    fn make_room(&mut self) {
         let shared = self.shared;
         for database in shared.databases() {
             if database.phase() == Phase::Ready && self.refused.remove(&database.oid()) {
@@ -220,10 +224,7 @@ impl Launcher {
                     process::database_name(database.oid())
                 );
             }
-            let lacks = database.phase() == Phase::NoFreeSlot || database.lacks_workers();
-            if lacks && self.ask_to_give_way(database) {
-                self.not_before.entry(database.oid()).or_insert(now + NO_WORKER_PAUSE);
-            }
+            self.some_wait |= database.is_short() && self.ask_to_give_way(database);
         }
     }
 

@@ -324,9 +324,10 @@ impl Database {
         self.demand() == Demand::Nothing && !self.is_asked() && self.dispatcher.is_set()
     }
 
-    /// Whether it lacks a process besides the pair.
-    pub fn lacks_workers(&self) -> bool {
-        [&self.lacks_renderer, &self.lacks_backfiller].iter().any(|lacks| lacks.load(Ordering::SeqCst))
+    /// Whether its pair runs and lacks a slot, or a process besides the pair.
+    pub fn is_short(&self) -> bool {
+        let lacks = [&self.lacks_renderer, &self.lacks_backfiller];
+        self.phase() == Phase::NoFreeSlot || lacks.iter().any(|lacks| lacks.load(Ordering::SeqCst))
     }
 
     /// Says that there was no free worker process or slot.
