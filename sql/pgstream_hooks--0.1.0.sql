@@ -811,6 +811,11 @@ CREATE FUNCTION pgwh.tables_problem(tables text[]) RETURNS text
     LANGUAGE c STABLE STRICT COST 10 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
 COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today; null when they would not';
 
+CREATE FUNCTION pgwh.parts_problem(tables text[], event_types text[],
+    OUT problem text, OUT stops boolean, OUT change text, OUT cure text) RETURNS record
+    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'parts_problem_wrapper';
+COMMENT ON FUNCTION pgwh.parts_problem(text[], text[]) IS 'partitions and children of a subscription''s tables that are not in the log or lack the others'' REPLICA IDENTITY, whether the subscription names a table that misses rows by that, what to set and what to type otherwise; null when there are none';
+
 CREATE FUNCTION pgwh.condition_problem(
     tables text[], event_types text[], filter text, changed text[], key_columns text[],
     OUT problem text, OUT stops boolean, OUT change text, OUT cure text
@@ -1106,13 +1111,15 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         WITH subscription AS MATERIALIZED (
             SELECT s.name, s.home <> h.home AS held,
                 CASE WHEN s.enabled THEN coalesce(pgwh.url_problem(s.url), pgwh.tables_problem(s.tables), u.problem,
-                    CASE WHEN (c.misfit).stops THEN (c.misfit).problem END,
+                    CASE WHEN (c.misfit).stops THEN (c.misfit).problem END, CASE WHEN (p.parts).stops THEN (p.parts).problem END,
                     (pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
                         s.columns, s.exclude_columns, s.key_columns)).problem) END AS problem,
-                CASE WHEN s.enabled AND NOT (c.misfit).stops THEN (c.misfit).problem END AS note, s.updated_at
+                CASE WHEN s.enabled THEN nullif(concat_ws('; ', CASE WHEN NOT (c.misfit).stops THEN (c.misfit).problem END,
+                    CASE WHEN NOT (p.parts).stops THEN (p.parts).problem END), '') END AS note, s.updated_at
             FROM pgwh.subscriptions s CROSS JOIN (SELECT pgwh.home() AS home OFFSET 0) h
                 LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
                 CROSS JOIN LATERAL (SELECT pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit OFFSET 0) c
+                CROSS JOIN LATERAL (SELECT pgwh.parts_problem(s.tables, s.event_types) AS parts OFFSET 0) p
         ), endpoint AS MATERIALIZED (
             SELECT s.name, (t.stats).last_success_at, (t.stats).last_failure_at, (t.stats).last_error
             FROM pgwh.subscriptions s, LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t WHERE s.enabled
@@ -1206,7 +1213,8 @@ CREATE VIEW pgwh.status AS
                 s.key_columns) AS denial,
             pgwh.tables_problem(s.tables) AS unknown_table,
             pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit,
-            s.has_functions AND (SELECT h.lacks_renderer FROM here h) AS unrendered
+            s.has_functions AND (SELECT h.lacks_renderer FROM here h) AS unrendered,
+            pgwh.parts_problem(s.tables, s.event_types) AS parts
         FROM pgwh.visible_subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id ORDER BY s.id
     ), judged AS NOT MATERIALIZED (
         SELECT a.*, CASE
@@ -1235,9 +1243,10 @@ CREATE VIEW pgwh.status AS
             WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
             ELSE coalesce(CASE WHEN (j.stats).bottleneck = 'endpoint asked to wait'
                     THEN 'the endpoint asked to wait: ' || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status) END,
-                j.unknown_table, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, (j.denial).problem,
+                j.unknown_table, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END,
+                CASE WHEN (j.parts).stops THEN (j.parts).problem END, (j.denial).problem,
                 CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END,
-                (j.misfit).problem) END AS reason,
+                nullif(concat_ws('; ', (j.misfit).problem, (j.parts).problem), '')) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
@@ -1256,7 +1265,10 @@ CREATE VIEW pgwh.status AS
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
                 WHEN (j.misfit).stops
                 THEN coalesce((j.misfit).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.misfit).change, j.name))
-                ELSE coalesce((j.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', j.name) END) END
+                WHEN (j.parts).stops AND coalesce((j.parts).cure, (j.parts).change) IS NOT NULL
+                THEN coalesce((j.parts).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.parts).change, j.name))
+                ELSE coalesce((j.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', j.name) END,
+                    (j.parts).cure) END
             END AS next_step,
         coalesce((j.stats).pending, 0) AS pending,
         coalesce((j.stats).retrying, 0) AS retrying,
@@ -1595,6 +1607,14 @@ CREATE FUNCTION pgwh.running_command() RETURNS bytea
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'running_command_wrapper';
 COMMENT ON FUNCTION pgwh.running_command() IS 'text of the utility command that runs, in the encoding of the database; null when it is not known';
 
+CREATE FUNCTION pgwh.tables_above("table" oid) RETURNS oid[]
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tables_above_wrapper';
+COMMENT ON FUNCTION pgwh.tables_above(oid) IS 'partitioned tables above a partition, or parents above a child by INHERITS, the topmost last';
+
+CREATE FUNCTION pgwh.tables_below("table" oid) RETURNS oid[]
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tables_below_wrapper';
+COMMENT ON FUNCTION pgwh.tables_below(oid) IS 'partitions of a table and its children by INHERITS, at all levels';
+
 CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
     LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
 COMMENT ON FUNCTION pgwh.table_of_dropped_index(oid) IS 'the table that an index was of which the present transaction has dropped; null of anything else';
@@ -1614,7 +1634,7 @@ BEGIN
                 CASE WHEN t.relkind IN ('r', 'p', 'f', 'v', 'm') THEN t.relname END AS table_name,
                 coalesce(t.relname, y.typname) AS name,
                 CASE WHEN r.relkind IN ('r', 'p', 'f', 'v', 'm', 'c') THEN r.oid ELSE nullif(y.typrelid, 0) END AS described,
-                coalesce(pg_partition_root(t.oid), t.oid) AS root,
+                a.above, coalesce(a.above[array_upper(a.above, 1)], t.oid) AS root,
                 EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
                     AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
                         OR m.classid = CASE WHEN t.oid IS NULL THEN e.classid ELSE 'pg_catalog.pg_class'::regclass END
@@ -1632,6 +1652,7 @@ BEGIN
                     WHERE e.classid = 'pg_catalog.pg_type'::regclass AND y.oid = e.objid OFFSET 0) y ON true
                 JOIN LATERAL (SELECT s.oid, s.nspname FROM pg_catalog.pg_namespace s WHERE s.oid = coalesce(t.relnamespace,
                     y.typnamespace, CASE WHEN e.classid = 'pg_catalog.pg_namespace'::regclass THEN e.objid END) OFFSET 0) s ON true
+                LEFT JOIN LATERAL (SELECT pgwh.tables_above(t.oid) AS above OFFSET 0) a ON t.relkind IN ('r', 'p', 'f')
             WHERE NOT e.in_extension AND r.relpersistence IS DISTINCT FROM 't' AND pgwh.schema_is_noted(s.nspname)
             ORDER BY e.classid, e.objid, e.n
         ), places AS (
@@ -1639,16 +1660,18 @@ BEGIN
                 o.is_member
             FROM noted o
             UNION ALL
-            SELECT o.is_main, o.n, 1, s.nspname, c.relname, true, o.root,
+            SELECT o.is_main, o.n, a.rank, s.nspname, c.relname, true, o.root,
                 EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
                     AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
                         OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid) OFFSET 0)
-            FROM noted o CROSS JOIN LATERAL pg_partition_ancestors(o.table_id) a (oid)
+            FROM noted o CROSS JOIN LATERAL (
+                    SELECT 1, u.oid FROM unnest(o.above) u (oid)
+                    -- What such a command does to a table it does to all below.
+                    UNION ALL SELECT 2, u.oid FROM unnest(pgwh.tables_below(o.table_id)) u (oid) WHERE tg_tag IN ('ALTER TABLE', 'CREATE INDEX')) a (rank, oid)
                 CROSS JOIN LATERAL (SELECT c.oid, c.relname, c.relnamespace FROM pg_catalog.pg_class c
                     WHERE c.oid = a.oid OFFSET 0) c
                 CROSS JOIN LATERAL (SELECT s.oid, s.nspname FROM pg_catalog.pg_namespace s
                     WHERE s.oid = c.relnamespace OFFSET 0) s
-            WHERE a.oid <> o.table_id
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
         SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, p.places
@@ -1673,20 +1696,22 @@ BEGIN
                 coalesce(d.schema_name, d.object_name) AS schema, t.oid AS described,
                 coalesce(t.relname::text, CASE WHEN d.schema_name IS NOT NULL THEN d.object_name END) AS name,
                 t.oid IS NOT NULL OR d.object_type IN ('table', 'foreign table', 'view', 'materialized view') AS is_table,
-                coalesce(pg_partition_root(t.oid), t.oid, d.objid) AS root,
+                coalesce(a.above[array_upper(a.above, 1)], t.oid, d.objid) AS root,
                 EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
                     AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
                         OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = t.oid) OFFSET 0) AS is_member
             FROM pg_event_trigger_dropped_objects() WITH ORDINALITY
                     d (classid, objid, objsubid, original, normal, is_temporary, object_type, schema_name, object_name, object_identity, address_names, address_args, n)
                 -- The table that has lost a column or an index.
-                LEFT JOIN LATERAL (SELECT t.oid, t.relname FROM pg_catalog.pg_class t
+                LEFT JOIN LATERAL (SELECT t.oid, t.relname, t.relkind FROM pg_catalog.pg_class t
                     WHERE t.oid = CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass
                         THEN CASE WHEN d.objsubid > 0 THEN d.objid ELSE pgwh.table_of_dropped_index(d.objid) END END
                     OFFSET 0) t ON true
                 LEFT JOIN LATERAL (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = d.schema_name OFFSET 0) s ON true
+                LEFT JOIN LATERAL (SELECT pgwh.tables_above(t.oid) AS above OFFSET 0) a ON t.relkind IN ('r', 'p', 'f')
             WHERE d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_namespace'::regclass)
-                AND NOT d.is_temporary AND (d.original OR d.normal)
+                -- Partitions go with their table by themselves, as indexes do.
+                AND NOT d.is_temporary AND (d.original OR d.normal OR d.object_type IN ('table', 'foreign table'))
                 -- What belonged to an extension is none of the user's.
                 AND (tg_tag <> 'DROP EXTENSION' OR d.objsubid > 0)
                 AND pgwh.schema_is_noted(coalesce(d.schema_name, d.object_name)::name)

@@ -54,6 +54,19 @@ pub enum Error {
     NoSuchTable(String, Vec<String>),
     /// A relation whose rows are no changes of a table: its name and what it is.
     NotATable(String, &'static str),
+    /// A table of which a part is in no log.
+    PartNotLogged {
+        /// The table.
+        table: String,
+        /// The partition or child.
+        part: String,
+        /// What that is.
+        what: &'static str,
+        /// The command that has it logged, if there is one.
+        cure: Option<String>,
+        /// The tables without it, as an argument.
+        tables: String,
+    },
     /// Not a format of payloads.
     Format(String),
     /// A format whose receivers know one event a request, and a batch size of more.
@@ -338,6 +351,15 @@ impl Error {
                 format!("changes of {what} can't be sent"),
                 format!("{table} is {what}."),
                 "Name an ordinary or partitioned table of this database.".into(),
+            ),
+            Error::PartNotLogged { table, part, what, cure, tables } => (
+                ERRCODE_WRONG_OBJECT_TYPE,
+                format!("changes of a part of table {table} are not in the log"),
+                format!("{part} is {what}."),
+                match cure {
+                    Some(cure) => format!("{cure} or name the other parts: tables => {tables}"),
+                    None => format!("Name the other parts: tables => {tables}"),
+                },
             ),
             Error::Format(word) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -42,6 +42,8 @@ mod moment;
 #[cfg(feature = "server")]
 mod near;
 #[cfg(feature = "server")]
+mod parts;
+#[cfg(feature = "server")]
 mod permission;
 #[cfg(feature = "server")]
 mod preview;

@@ -2,6 +2,7 @@
 
 use pgrx::prelude::*;
 
+use crate::decode::{lineage, raw};
 use crate::worker::{dropped, statement};
 
 /// The text of the command that runs, in the encoding of the database.
@@ -14,4 +15,19 @@ fn running_command() -> Option<Vec<u8>> {
 #[pg_extern(sql = false)]
 fn table_of_dropped_index(index: pg_sys::Oid) -> Option<pg_sys::Oid> {
     dropped::table_of_index(index)
+}
+
+/// The tables above a table, the topmost last.
+#[pg_extern(sql = false)]
+fn tables_above(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    lineage::ancestors(table)
+}
+
+/// The partitions of a table, and its children by INHERITS, at all levels.
+#[pg_extern(sql = false)]
+fn tables_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: a query runs, so a transaction is in progress.
+    let mut tree = unsafe { raw::partition_tree(table) };
+    tree.retain(|other| *other != table);
+    tree
 }

@@ -9,7 +9,7 @@ use super::conditions::Conditions;
 use super::jsonb::Jsonb;
 use super::messages;
 use super::permission::Claim;
-use super::{columns, event_types, functions, tables};
+use super::{columns, event_types, functions, parts, tables};
 use crate::error::Error;
 use crate::event::format::Format;
 use crate::send::{check_header, check_url};
@@ -117,7 +117,11 @@ impl Wish {
             check_url(&url, &settings::guard())?;
         }
         let tables = match self.tables {
-            Some(typed) => tables::normalise(&whole("tables", typed)?, &known.tables)?,
+            Some(typed) => {
+                let tables = tables::normalise(&whole("tables", typed)?, &known.tables)?;
+                parts::check(&tables, &known.tables)?;
+                tables
+            }
             None => vec!["*.*".to_owned()],
         };
         let event_types = match self.event_types {

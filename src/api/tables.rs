@@ -86,20 +86,19 @@ pub fn tables_of(stored: &[String]) -> Result<Vec<(pg_sys::Oid, bool)>, Error> {
     Ok(tables.into_iter().map(|(table, is_named)| (table.into(), is_named)).collect())
 }
 
-/// The table itself, or what holds the rows of a partitioned one. None of them is locked, nor waited for.
+/// Of the table, its partitions and its children by INHERITS those that hold rows and whose changes are in the log. None of
+/// them is locked, nor waited for.
 pub fn with_rows(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: syscache look-ups in a transaction.
-    let kind = |table| unsafe { pg_sys::get_rel_relkind(table) } as u8;
-    match kind(table) {
-        b'r' => vec![table],
-        b'p' => {
-            // SAFETY: in a transaction.
-            let mut parts = unsafe { raw::partition_tree(table) };
-            parts.retain(|part| kind(*part) != b'p');
-            parts
-        }
-        _ => Vec::new(),
+    let state =
+        |table| unsafe { (pg_sys::get_rel_relkind(table) as u8, pg_sys::get_rel_persistence(table) as u8) };
+    if !matches!(state(table).0, b'r' | b'p') {
+        return Vec::new();
     }
+    // SAFETY: in a transaction.
+    let mut parts = unsafe { raw::partition_tree(table) };
+    parts.retain(|part| state(*part) == (b'r', b'p'));
+    parts
 }
 
 /// The tables, partitioned ones too, to which the patterns (in stored form) lead today, in order of their names.

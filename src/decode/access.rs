@@ -5,6 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Oid};
 
+use super::lineage;
 use super::raw;
 use super::text;
 
@@ -51,8 +52,8 @@ pub fn exists(table: Oid) -> bool {
     unsafe { pg_sys::get_rel_relkind(table) != 0 }
 }
 
-/// What the role may read of the table. Who may read a partitioned table may read its partitions through it. Inside a
-/// transaction; of a table that is not there, nothing.
+/// What the role may read of the table. Who may read a partitioned table, or a parent by INHERITS, may read what is below
+/// through it. Inside a transaction; of a table that is not there, nothing.
 pub fn of(table: Oid, role: Oid) -> Access {
     if role == Oid::INVALID {
         return Access::Nothing(Lack::Role);
@@ -63,10 +64,17 @@ pub fn of(table: Oid, role: Oid) -> Access {
             return Access::All;
         }
         let mut best = itself(table, role);
-        if best != Access::All && pg_sys::get_rel_relispartition(table) {
-            for ancestor in raw::partition_ancestors(table) {
-                best = best.or_through(table, ancestor, itself(ancestor, role));
-            }
+        if best == Access::All {
+            return best;
+        }
+        let has_same_columns = lineage::is_partition(table);
+        for ancestor in lineage::ancestors(table) {
+            let above = match itself(ancestor, role) {
+                // Through a parent by INHERITS its own columns are read only.
+                Access::All if !has_same_columns => Access::Columns(numbers_of(ancestor).collect()),
+                above => above,
+            };
+            best = best.or_through(table, ancestor, above);
         }
         best
     }
@@ -123,6 +131,12 @@ impl Access {
     }
 }
 
+/// The numbers that columns of the table have or had. Inside a transaction.
+fn numbers_of(table: Oid) -> impl Iterator<Item = i16> {
+    // SAFETY: a syscache look-up, whose result is a copy or null.
+    (1..).take_while(move |number| unsafe { !pg_sys::get_attname(table, *number, true).is_null() })
+}
+
 /// What the role may read of the table by its own privileges, as SELECT would (`ExecCheckRTEPerms`, execMain.c).
 unsafe fn itself(table: Oid, role: Oid) -> Access {
     // SAFETY: syscache look-ups in a transaction, that take what is missing for not allowed.
@@ -144,8 +158,7 @@ unsafe fn itself(table: Oid, role: Oid) -> Access {
         if is_ok(pg_sys::pg_class_aclcheck_ext(table, role, select, &mut missing)) {
             return Access::All;
         }
-        let columns: BTreeSet<i16> = (1..)
-            .take_while(|number| !pg_sys::get_attname(table, *number, true).is_null())
+        let columns: BTreeSet<i16> = numbers_of(table)
             .filter(|&number| {
                 let mut missing = false;
                 is_ok(pg_sys::pg_attribute_aclcheck_ext(table, number, role, select, &mut missing))

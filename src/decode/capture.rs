@@ -18,7 +18,7 @@ use super::edits::{self, Edit};
 use super::invalidation::{self, Stale};
 use super::raw;
 use super::relation::CapturedRelation;
-use super::route::Router;
+use super::route::{Interest, Router};
 use super::routes::{Change, Refused};
 use super::sealed::Sealer;
 use super::subtransaction::{Raised, in_subtransaction, sqlstate};
@@ -466,12 +466,13 @@ impl Capture {
         let Some(known) = self.relations.get_mut(&oid) else { return };
         // SAFETY: as the caller promises.
         let wanting = unsafe { known.truncating(relation, self.memory) };
-        let root = pg_sys::Oid::from(known.model.root_oid);
-        let covered = root != oid && truncated.contains(&root);
-        let topmost = known.model.names.len() - 1;
+        let levels = known.levels();
+        let is_covered = |interest: &Interest| {
+            let level = levels.get(usize::from(interest.level)).filter(|_| interest.level > 0);
+            level.is_some_and(|level| truncated.contains(&level.oid.into()))
+        };
         self.targets.clear();
-        let wanting =
-            wanting.into_iter().filter(|interest| !(covered && usize::from(interest.level) == topmost));
+        let wanting = wanting.into_iter().filter(|interest| !is_covered(interest));
         self.targets.extend(wanting.map(|interest| Target { subscription: interest.subscription, level: 0 }));
         if self.targets.is_empty() {
             return;

@@ -202,6 +202,7 @@ unsafe fn read_open(
             backfill: reading.backfill,
             table: reading.table.to_u32(),
             root: rows.captured.model.root_oid,
+            is_partition: (*(*relation).rd_rel).relispartition,
             read: rows.read,
             position: position?,
             definition,

@@ -12,16 +12,43 @@ use crate::event::TableName;
 
 /// The table itself, and then those above it, the topmost last. Inside a transaction; of a table that is not there, names
 /// are empty.
+///
+/// Of several parents by INHERITS the first one's line comes last: the topmost of all is reached by first parents only.
 pub fn of(table: Oid) -> Vec<Level> {
     std::iter::once(table).chain(ancestors(table)).map(level).collect()
 }
 
-/// The tables above a table, nearest first. Inside a transaction.
+/// The tables above a table, partitioned ones or parents by INHERITS, each behind all that are below it. Inside a
+/// transaction.
 pub fn ancestors(table: Oid) -> Vec<Oid> {
-    // SAFETY: catalog look-ups.
-    unsafe {
-        if pg_sys::get_rel_relispartition(table) { raw::partition_ancestors(table) } else { Vec::new() }
+    if is_partition(table) {
+        // SAFETY: a catalog look-up, of a partition.
+        return unsafe { raw::partition_ancestors(table) };
     }
+    let mut known = Vec::new();
+    add_ancestors(table, &mut known);
+    // The table is known last.
+    known.pop();
+    known.reverse();
+    known
+}
+
+/// Whether it is a partition, so that rows may move from it to others. Inside a transaction.
+pub fn is_partition(table: Oid) -> bool {
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::get_rel_relispartition(table) }
+}
+
+/// Adds a table behind all that are above it.
+fn add_ancestors(table: Oid, known: &mut Vec<Oid>) {
+    // SAFETY: catalog look-ups.
+    let parents = unsafe { raw::parents(table) };
+    for parent in parents {
+        if !known.contains(&parent) {
+            add_ancestors(parent, known);
+        }
+    }
+    known.push(table);
 }
 
 /// The table as one by whose name rows may be sent. Inside a transaction.

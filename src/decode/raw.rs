@@ -264,7 +264,42 @@ pub unsafe fn partition_ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     unsafe { oids(pg_guard_ffi_boundary(|| c::get_partition_ancestors(relation))) }
 }
 
-/// A partitioned table, and all that is below it (`catalog/pg_inherits.c`), without waiting for who has locked some of it.
+/// The parents of a table by INHERITS, the first one first (`catalog/pg_inherits.h`).
+///
+/// # Safety
+/// A transaction is in progress.
+pub unsafe fn parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the caller promises; rows of the catalog are read while the scan stands on them, and what is opened is
+    // closed, or by the end of the transaction when something raises.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let catalog = pg_sys::table_open(pg_sys::InheritsRelationId, lock);
+        let mut key = pg_sys::ScanKeyData::default();
+        let (column, equal) = (pg_sys::Anum_pg_inherits_inhrelid, pg_sys::BTEqualStrategyNumber);
+        pg_sys::ScanKeyInit(
+            &mut key,
+            column as _,
+            equal as _,
+            pg_sys::F_OIDEQ.into(),
+            pg_sys::Datum::from(table),
+        );
+        let index = pg_sys::InheritsRelidSeqnoIndexId.into();
+        let scan = pg_sys::systable_beginscan(catalog, index, true, std::ptr::null_mut(), 1, &mut key);
+        let mut parents = Vec::new();
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            parents.push((*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_inherits>()).inhparent);
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, lock);
+        parents
+    }
+}
+
+/// A partitioned table or parent by INHERITS, and all that is below it (`catalog/pg_inherits.c`), without waiting for who has locked some of it.
 ///
 /// # Safety
 /// A transaction is in progress.

@@ -80,7 +80,7 @@ impl Watch {
         let newer: Vec<Noted> = self
             .noted
             .into_iter()
-            .filter(|noted| noted.relation.root_oid == chunk.root && !chunk.seen.sees(noted.xid))
+            .filter(|noted| noted.concerns(chunk) && !chunk.seen.sees(noted.xid))
             .collect();
         if is_keyed_otherwise(&newer, &rows) {
             return None;
@@ -119,6 +119,15 @@ fn is_keyed_otherwise(newer: &[Noted], rows: &[Item]) -> bool {
     });
     let Some(read) = read else { return false };
     newer.iter().any(|noted| noted.relation.oid == read.oid && noted.relation.keying() != read.keying())
+}
+
+impl Noted {
+    /// Whether it may be about rows of the chunk. A table and its children by INHERITS have rows of the same key that are not
+    /// the same; partitions have not, and rows move between them.
+    fn concerns(&self, chunk: &ChunkEnd) -> bool {
+        let is_of_whole = matches!(self.change, Change::Any) || chunk.is_partition;
+        self.relation.oid == chunk.table || is_of_whole && self.relation.root_oid == chunk.root
+    }
 }
 
 impl Change {
@@ -249,7 +258,7 @@ mod tests {
         let mut watch = Watch::default();
         noted.iter().for_each(|item| watch.note(item));
         let seen = Visible { xmin: 100, xmax: 100, running: Vec::new() };
-        watch.settle(&ChunkEnd { root: 1, seen, ..ChunkEnd::default() }, vec![read(1)])
+        watch.settle(&ChunkEnd { table: 1, root: 1, seen, ..ChunkEnd::default() }, vec![read(1)])
     }
 
     #[test]

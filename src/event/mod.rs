@@ -117,9 +117,9 @@ pub struct Column {
 pub struct Relation {
     /// The oid of the table that holds the row.
     pub oid: u32,
-    /// The oid of its topmost partitioned table, its own if it is no partition.
+    /// The oid of the topmost table above it, its own if there is none.
     pub root_oid: u32,
-    /// Its name, then those of the partitioned tables above it, the topmost last. Never empty.
+    /// Its name, then those of the tables above it, the topmost last. Never empty.
     pub names: Vec<TableName>,
     /// Its columns, in the order of the table.
     pub columns: Vec<Column>,

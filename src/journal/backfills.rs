@@ -5,6 +5,7 @@
 use pgrx::spi::{Result, SpiClient};
 use pgrx::{Spi, pg_sys};
 
+use super::parts::flawed_parts;
 use super::tables::check;
 use super::writer::{self, Journal};
 use crate::decode::lineage;
@@ -156,6 +157,38 @@ pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -
     check("a backfill's state can't be noted", noted)
 }
 
+/// Which parts of the tables that a backfill was about could not be read, since none of their changes are in the log; none
+/// when it has read all. Inside a transaction.
+pub fn left_out(id: i64) -> Option<String> {
+    let parts = flawed_parts().and_then(|parts| {
+        let Some((wanted, subscribed)) = Spi::connect(|client| patterns(client, id))? else {
+            return Ok(Vec::new());
+        };
+        let left = parts
+            .into_iter()
+            .filter(|part| part.led_by(&wanted).is_some() && part.led_by(&subscribed).is_some());
+        Ok(left.filter_map(|part| Some(format!("{} ({})", part.name, part.not_logged()?))).collect())
+    });
+    let parts = check("partitions cannot be read", parts);
+    (!parts.is_empty()).then(|| format!("it left out what is not in the log: {}", parts.join(", ")))
+}
+
+/// What a backfill is to read, and what its subscription is about.
+fn patterns(client: &SpiClient<'_>, id: i64) -> Result<Option<(Vec<TablePattern>, Vec<TablePattern>)>> {
+    let rows = client.select(
+        "SELECT r.tables, s.tables FROM pgwh.backfill_requests r
+         JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
+        Some(1),
+        &[id.into()],
+    )?;
+    let Some(row) = rows.into_iter().next() else { return Ok(None) };
+    Ok(Some((parse(&row.texts(1)?.unwrap_or_default()), parse(&row.texts(2)?.unwrap_or_default()))))
+}
+
+fn parse(texts: &[String]) -> Vec<TablePattern> {
+    texts.iter().filter_map(|text| TablePattern::parse(text).ok()).collect()
+}
+
 /// What is read next of a backfill; none when it or its subscription is gone. Inside a transaction.
 pub fn backfill_task(id: i64) -> Option<BackfillTask> {
     let read = Spi::connect(|client| {
@@ -244,8 +277,8 @@ pub struct BackfillTable {
     pub name: String,
 }
 
-/// The tables and partitions that match one of the patterns in each list, under their own name or that of a partitioned
-/// table above them. Inside a transaction.
+/// The tables and partitions that match one of the patterns in each list, under their own name or that of a table
+/// above them. Inside a transaction.
 ///
 /// # Errors
 ///
@@ -255,9 +288,6 @@ pub fn tables_of(
     wanted: &[String],
     subscribed: &[String],
 ) -> Result<Vec<BackfillTable>> {
-    let parse = |texts: &[String]| -> Vec<TablePattern> {
-        texts.iter().filter_map(|text| TablePattern::parse(text).ok()).collect()
-    };
     let (wanted, subscribed) = (parse(wanted), parse(subscribed));
     let rows = client.select(
         "SELECT c.oid, format('%I.%I', n.nspname, c.relname)

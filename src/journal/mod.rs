@@ -32,6 +32,8 @@ mod load;
 #[cfg(feature = "server")]
 mod notifications;
 #[cfg(feature = "server")]
+mod parts;
+#[cfg(feature = "server")]
 mod pending;
 #[cfg(feature = "server")]
 mod reader;
@@ -52,7 +54,7 @@ mod writer;
 
 #[cfg(feature = "server")]
 pub use backfills::{
-    BackfillState, BackfillTable, BackfillTask, OpenBackfill, add_backfill_tables, backfill_task,
+    BackfillState, BackfillTable, BackfillTask, OpenBackfill, add_backfill_tables, backfill_task, left_out,
     open_backfills, set_backfill_state, tables_of,
 };
 #[cfg(feature = "server")]
@@ -67,6 +69,8 @@ pub use image::Version;
 pub use load::{Loaded, load};
 #[cfg(feature = "server")]
 pub use notifications::{Notification, notify};
+#[cfg(feature = "server")]
+pub use parts::{Led, Part, flawed_parts};
 #[cfg(feature = "server")]
 pub use pending::{PendingDeliveries, PendingDelivery};
 #[cfg(feature = "server")]

@@ -271,7 +271,10 @@ impl Backfilling {
             NoChunk::Later => open.not_before = Instant::now() + PAUSE,
             // The backfiller may not have seen what there is to be read again.
             NoChunk::End if open.unwritten => {}
-            NoChunk::End => self.end(backfill, BackfillState::Done, None),
+            NoChunk::End => {
+                let left_out = journal::with_tables(|_| journal::left_out(backfill)).flatten();
+                self.end(backfill, BackfillState::Done, left_out);
+            }
             NoChunk::Failed(reason) => self.end(backfill, BackfillState::Failed, Some(reason)),
         }
     }

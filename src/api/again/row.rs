@@ -12,6 +12,7 @@ use super::super::near::near;
 use super::super::tables;
 use super::{json, refused};
 use crate::decode::access;
+use crate::decode::lineage;
 use crate::decode::pattern::{ParsedPattern, TablePattern};
 use crate::decode::text::{self, Text, Texts};
 use crate::error::Error;
@@ -85,6 +86,9 @@ impl AskedRow {
 
     /// The names by which subscriptions may know the table, as far as can be told without a change of it.
     pub fn names(&self) -> Vec<TableName> {
+        if let Some(oid) = self.oid {
+            return lineage::of(oid.into()).into_iter().map(|level| level.name).collect();
+        }
         let name = self.table.literal();
         name.map(|(schema, table)| TableName { schema: schema.to_owned(), table: table.to_owned() })
             .into_iter()

@@ -118,8 +118,10 @@ pub struct ChunkEnd {
     pub backfill: i64,
     /// The oid of the table that was read.
     pub table: u32,
-    /// The oid of its topmost partitioned table, its own if it is no partition.
+    /// The oid of the topmost table above it, its own if there is none.
     pub root: u32,
+    /// Whether it is a partition, so that rows may move between it and others.
+    pub is_partition: bool,
     /// How many rows were read, also those that nobody gets.
     pub read: u64,
     /// Behind which row the next chunk begins, as JSON text; none when there are no more.
@@ -380,6 +382,7 @@ fn read_chunk(members: &mut Members<'_>) -> Result<ChunkEnd, FrameError> {
         backfill: members.i64()?,
         table: members.u32()?,
         root: members.u32()?,
+        is_partition: members.bool()?,
         read: members.u64()?,
         position: members.option(Members::text)?,
         definition: members.list(8, Members::i64)?,

@@ -262,6 +262,7 @@ pub fn write_chunk(out: &mut Vec<u8>, chunk: &ChunkEnd) -> Result<(), TooLong> {
     out.extend_from_slice(&chunk.backfill.to_le_bytes());
     put_u32(out, chunk.table);
     put_u32(out, chunk.root);
+    out.push(chunk.is_partition.into());
     put_u64(out, chunk.read);
     put_option(out, chunk.position.as_deref(), put_text);
     put_u32(out, chunk.definition.len() as u32);
