@@ -1,5 +1,8 @@
 \echo Use "CREATE EXTENSION pgstream_hooks" to load this file. \quit
 
+-- Workers write the journal's rows as a heap has them.
+SET LOCAL default_table_access_method = heap;
+
 CREATE SCHEMA pgwh;
 COMMENT ON SCHEMA pgwh IS 'pgstream_hooks: committed row changes become webhooks. Start with \df+ pgwh.* and SELECT * FROM pgwh.health()';
 
@@ -513,8 +516,8 @@ COMMENT ON COLUMN pgwh.positions.all_from IS 'the rows from this number on have 
 COMMENT ON COLUMN pgwh.positions.positions IS 'how many it holds';
 COMMENT ON COLUMN pgwh.positions.body IS 'the positions, packed';
 
--- Bodies are compressed already, and rows stay on one page as long as they fit. Nothing is updated or deleted, so there
--- is nothing to vacuum. Slices are made like their parents and attached, since only so comments are copied.
+-- Bodies are compressed already, and rows stay on one page as long as they fit. Nothing is updated or deleted but by
+-- pgwh.forget(), so there is nothing to vacuum. Slices are made like their parents and attached, since only so comments are copied.
 ALTER TABLE pgwh.event_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE pgwh.outcome_chunks ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE pgwh.positions ALTER COLUMN body SET STORAGE EXTERNAL;
@@ -1858,15 +1861,52 @@ COMMENT ON FUNCTION pgwh.cancel_backfill(bigint) IS 'ends a backfill; rows that 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Who sees and changes what
 
--- Whatever is granted: rows of what is not said here are for superusers and the workers only.
+CREATE FUNCTION pgwh.accept_local() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'accept_local_wrapper';
+COMMENT ON FUNCTION pgwh.accept_local() IS 'drops rows that replication brings from another server: the tables of pgwh hold what this server wrote';
+
+CREATE FUNCTION pgwh.refuse_truncate() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+        MESSAGE = format('cannot truncate table "%s.%s"', tg_table_schema, tg_table_name),
+        DETAIL = 'It holds the state of pgstream_hooks on this server.',
+        HINT = 'To end all subscriptions: DELETE FROM pgwh.subscriptions; If replication from another server truncates it, take the schema pgwh out of the publication there.';
+END $$;
+COMMENT ON FUNCTION pgwh.refuse_truncate() IS 'refuses TRUNCATE, also when replication brings it from another server';
+
+-- Whatever is granted: rows of what is not said here are for superusers and the workers only. Whatever is replicated: nothing
+-- but what this server wrote gets in. The name comes before those of other triggers, which fire in that order.
 DO $$
 DECLARE
     relation regclass;
+    kind "char";
+    name name;
 BEGIN
-    FOR relation IN SELECT c.oid FROM pg_catalog.pg_class c
+    FOR relation, kind IN SELECT c.oid, c.relkind FROM pg_catalog.pg_class c
         WHERE c.relnamespace = 'pgwh'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p')
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+        IF kind = 'r' THEN
+            EXECUTE pg_catalog.format('CREATE TRIGGER accept_local BEFORE INSERT OR UPDATE OR DELETE ON %s '
+                'FOR EACH ROW EXECUTE FUNCTION pgwh.accept_local()', relation);
+            EXECUTE pg_catalog.format('CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON %s '
+                'FOR EACH STATEMENT EXECUTE FUNCTION pgwh.refuse_truncate()', relation);
+        END IF;
+    END LOOP;
+    -- Also those that check, and foreign keys: a session that replicates may subscribe, too.
+    FOR relation, name IN SELECT t.tgrelid, t.tgname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = 'pgwh'::pg_catalog.regnamespace
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE %s TRIGGER %I', relation,
+            CASE name WHEN 'accept_local' THEN 'REPLICA' ELSE 'ALWAYS' END, name);
+    END LOOP;
+    -- Of a row of the journal that is rewritten or erased nothing is in write-ahead log for others.
+    FOR relation IN SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+        JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relnamespace = 'pgwh'::pg_catalog.regnamespace AND c.relkind = 'p'
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY NOTHING', relation);
     END LOOP;
 END $$;
 CREATE POLICY own ON pgwh.subscriptions USING (pgwh.sees(owner));

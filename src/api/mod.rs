@@ -10,6 +10,8 @@ mod acting;
 #[cfg(feature = "server")]
 mod again;
 #[cfg(feature = "server")]
+mod applied;
+#[cfg(feature = "server")]
 mod backfill;
 #[cfg(feature = "server")]
 mod columns;
@@ -70,4 +72,4 @@ mod tables;
 #[cfg(feature = "server")]
 mod test;
 #[cfg(feature = "server")]
-mod triggers;
+pub mod triggers;

@@ -129,7 +129,7 @@ unsafe extern "C-unwind" fn commit(
     unsafe { capture(ctx).commit(Lsn((*txn).end_lsn)) }
 }
 
-/// Our own journal's changes are no news: they are dropped before they are queued.
+/// What our own workers note is no news: it is dropped before it is queued.
 unsafe extern "C-unwind" fn filter_by_origin(
     _ctx: *mut pg_sys::LogicalDecodingContext,
     origin: raw::Origin,

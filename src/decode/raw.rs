@@ -713,3 +713,54 @@ pub unsafe fn is_free(number: i32) -> bool {
         !latch.is_null() && (*latch).owner_pid == 0
     }
 }
+
+/// Adds the index entries of a row that was just inserted (`executor/execIndexing.c`).
+///
+/// # Safety
+/// The indexes of `result` are open, `slot` has the row with its place, and `estate` is an executor's state.
+pub unsafe fn insert_index_entries(
+    result: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+) {
+    let (conflict, arbiters) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        pg_sys::ExecInsertIndexTuples(result, slot, estate, false, false, conflict, arbiters);
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        pg_sys::ExecInsertIndexTuples(result, slot, estate, false, false, conflict, arbiters, false);
+        #[cfg(feature = "pg19")]
+        pg_sys::ExecInsertIndexTuples(result, estate, 0, slot, arbiters, conflict);
+    }
+}
+
+/// Gives a relation an empty file, which takes the place of the present one at commit (`utils/cache/relcache.c`).
+///
+/// # Safety
+/// The relation is open and locked against everybody else.
+pub unsafe fn set_new_file(relation: pg_sys::Relation) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let persistence = (*(*relation).rd_rel).relpersistence;
+        #[cfg(feature = "pg15")]
+        pg_sys::RelationSetNewRelfilenode(relation, persistence);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::RelationSetNewRelfilenumber(relation, persistence);
+    }
+}
+
+/// Rebuilds the indexes of a table and of its TOAST table (`catalog/index.c`).
+///
+/// # Safety
+/// The table is locked against everybody else.
+pub unsafe fn rebuild_indexes(table: pg_sys::Oid) {
+    let (flags, mut options) = (pg_sys::REINDEX_REL_PROCESS_TOAST as c_int, pg_sys::ReindexParams::default());
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_sys::reindex_relation(table, flags, &mut options);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        pg_sys::reindex_relation(std::ptr::null(), table, flags, &mut options);
+    }
+}

@@ -8,6 +8,7 @@ use pgrx::spi::Result;
 use pgrx::{Spi, pg_sys};
 
 use super::chunk::{self, Entry};
+use super::heap::{self, StoredRow, Table};
 use super::load::{id, intact, parameter, unpack_members};
 use super::outcome::{self, End};
 use crate::decode::text;
@@ -19,41 +20,74 @@ pub const FORGOTTEN: &str = "forgotten";
 /// The rows that are read at once.
 const ROWS: i64 = 64;
 
+/// Columns of `pgwh.event_chunks`.
+mod event_chunk {
+    pub const FIRST_ID: i16 = 2;
+    pub const LAST_ID: i16 = 3;
+    pub const BODY: i16 = 12;
+}
+
+/// Columns of `pgwh.outcome_chunks`.
+mod outcome_chunk {
+    pub const SEQ: i16 = 2;
+    pub const BODY: i16 = 11;
+}
+
+/// Columns of `pgwh.attempt_rows`.
+mod attempt_row {
+    pub const SEQ: i16 = 2;
+    pub const ERROR: i16 = 10;
+    pub const RESPONSE: i16 = 11;
+}
+
+/// Rewrites the row of a slice that has this value in its primary key's first column, without a statement that would have
+/// its values as parameters: `change` says whether it did change something.
+fn rewrite_row(
+    table: &str,
+    slice: i16,
+    (column, key): (i16, i64),
+    change: impl FnOnce(&mut StoredRow) -> bool,
+) {
+    let mut table = Table::open(&format!("{table}_{slice}"));
+    if let Some(mut row) = table.find(column, key)
+        && change(&mut row)
+    {
+        table.replace(row);
+    }
+    table.close();
+}
+
 /// Rewrites the chunk that holds a delivery: each of its events goes through `change`, which says whether it did change
 /// something. Returns how many were changed.
 ///
-/// The row is locked, so that of two sessions that rewrite it the second sees what the first did.
+/// Of two sessions that rewrite it the second waits, and sees what the first did.
 pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
-    Spi::connect_mut(|client| {
+    heap::lock_out_others("event_chunks", 0);
+    // The lock of the row is for the caller's rights: who may not update must not get further.
+    let found = Spi::connect_mut(|client| {
         let rows = client.update(
-            "SELECT slice, first_id, last_id, body FROM pgwh.event_chunks
-             WHERE last_id >= $1 ORDER BY last_id LIMIT 1 FOR UPDATE",
+            "SELECT slice, last_id FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1 FOR UPDATE",
             None,
             &[parameter(holding)],
         )?;
-        let mut row = None;
-        for found in rows {
-            let numbers = (found.get::<i16>(1)?, found.get::<i64>(2)?, found.get::<i64>(3)?);
-            row = Some((numbers, found.get::<Vec<u8>>(4)?.unwrap_or_default()));
-        }
-        let Some(((Some(slice), Some(first), Some(last)), body)) = row else { return Ok(0) };
-        let mut entries = intact(chunk::unpack(id(Some(first)), &body));
-        let changed = entries.iter_mut().map(|entry| u64::from(change(entry))).sum();
+        if rows.is_empty() { Ok((None, None)) } else { rows.first().get_two::<i16, i64>() }
+    })?;
+    let (Some(slice), Some(last)) = found else { return Ok(0) };
+    let mut changed = 0;
+    rewrite_row("event_chunks", slice, (event_chunk::LAST_ID, last), |row| {
+        let first = id(row.get::<i64>(event_chunk::FIRST_ID));
+        let body = row.get::<Vec<u8>>(event_chunk::BODY).unwrap_or_default();
+        let mut entries = intact(chunk::unpack(first, &body));
+        changed = entries.iter_mut().map(|entry| u64::from(change(entry))).sum();
         if changed > 0 {
-            let body = match chunk::pack(&entries) {
-                Ok(body) => body,
-                Err(error) => {
-                    pgrx::error!("pgstream_hooks: a chunk of events can't be packed again: {error}")
-                }
-            };
-            client.update(
-                "UPDATE pgwh.event_chunks SET body = $3 WHERE slice = $1 AND last_id = $2",
-                None,
-                &[slice.into(), last.into(), body.into()],
-            )?;
+            let body = chunk::pack(&entries).unwrap_or_else(|error| {
+                pgrx::error!("pgstream_hooks: a chunk of events can't be packed again: {error}")
+            });
+            row.set(event_chunk::BODY, body);
         }
-        Ok(changed)
-    })
+        changed > 0
+    });
+    Ok(changed)
 }
 
 /// Erases the reasons of these deliveries that were given up, also of batches and replays that have them as members.
@@ -62,6 +96,7 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
     let (Some(lowest), Some(highest)) = (deliveries.first(), deliveries.last()) else {
         return Ok(BTreeSet::new());
     };
+    heap::lock_out_others("outcome_chunks", 0);
     let (mut owners, mut since) = (BTreeSet::new(), 0);
     loop {
         let rows = Spi::connect_mut(|client| {
@@ -92,11 +127,10 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
                     }
                 }
                 if changed {
-                    client.update(
-                        "UPDATE pgwh.outcome_chunks SET body = $3 WHERE slice = $1 AND seq = $2",
-                        None,
-                        &[(*slice).into(), (*seq).into(), outcome::pack(&outcomes).into()],
-                    )?;
+                    rewrite_row("outcome_chunks", *slice, (outcome_chunk::SEQ, *seq), |row| {
+                        row.set(outcome_chunk::BODY, outcome::pack(&outcomes));
+                        true
+                    });
                 }
             }
             Ok::<_, pgrx::spi::Error>(chunks.len() as i64)
@@ -113,21 +147,28 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
 pub fn erase_attempts(deliveries: &BTreeSet<DeliveryId>) -> Result<(u64, BTreeSet<i64>)> {
     let mut ids: Vec<i64> = deliveries.iter().map(|id| id.0 as i64).collect();
     ids.extend(batches_with(deliveries)?);
+    heap::lock_out_others("attempt_rows", 0);
+    let (mut found, mut owners) = (Vec::new(), BTreeSet::new());
     Spi::connect_mut(|client| {
-        let rows = client.update(
-            "UPDATE pgwh.attempt_rows SET response = NULL, error = $2
-             WHERE delivery_id = ANY ($1) AND (response IS NOT NULL OR error IS DISTINCT FROM $2)
-             RETURNING subscription_id",
+        for row in client.update(
+            "SELECT slice, seq, subscription_id FROM pgwh.attempt_rows
+             WHERE delivery_id = ANY ($1) AND (response IS NOT NULL OR error IS DISTINCT FROM $2) FOR UPDATE",
             None,
             &[ids.into(), FORGOTTEN.into()],
-        )?;
-        let (mut attempts, mut owners) = (0, BTreeSet::new());
-        for row in rows {
-            attempts += 1;
-            owners.extend(row.get::<i64>(1)?);
+        )? {
+            found.push((row.get::<i16>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or_default()));
+            owners.extend(row.get::<i64>(3)?);
         }
-        Ok((attempts, owners))
-    })
+        Ok::<_, pgrx::spi::Error>(())
+    })?;
+    for (slice, seq) in &found {
+        rewrite_row("attempt_rows", *slice, (attempt_row::SEQ, *seq), |row| {
+            row.set(attempt_row::ERROR, FORGOTTEN);
+            row.set(attempt_row::RESPONSE, None::<&str>);
+            true
+        });
+    }
+    Ok((found.len() as u64, owners))
 }
 
 /// The first members of attempted batches that had one of these deliveries behind it. A batch that failed is sent in

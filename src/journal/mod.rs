@@ -1,7 +1,7 @@
 //! The journal: every event that arrived, what became of its deliveries, and where each subscription stands.
 //!
-//! The codecs of its packed columns are pure. The rest is the only SPI that writes; nothing written here is news to
-//! anybody, as it carries an origin that our own decoder drops before queueing it.
+//! The codecs of its packed columns are pure. Rows of the journal are inserted without a statement ([`heap`]), all else is
+//! written by SPI, with an origin that our own decoder drops before queueing it.
 
 pub mod chunk;
 pub mod outcome;
@@ -21,6 +21,8 @@ mod commands;
 pub mod erasure;
 #[cfg(feature = "server")]
 mod gaps;
+#[cfg(feature = "server")]
+pub mod heap;
 #[cfg(feature = "server")]
 mod image;
 #[cfg(feature = "server")]

@@ -3,9 +3,10 @@
 //! A slice is a partition of each of the journal's tables. Nothing is deleted row by row: a slice is truncated as a
 //! whole, so that the journal needs no vacuum and leaves no bloat.
 
+use pgrx::Spi;
 use pgrx::spi::Result;
-use pgrx::{Spi, pg_sys};
 
+use super::heap;
 use super::load::{id, lsn as read_lsn, now};
 use super::ring::{Retention, Slice, Slices};
 use super::tables::check;
@@ -13,7 +14,7 @@ use super::writer::{Journal, lsn, number};
 use crate::dispatch::DeliveryId;
 
 /// The tables that are sliced.
-const TABLES: [&str; 4] = ["event_chunks", "outcome_chunks", "attempt_rows", "positions"];
+pub(super) const TABLES: [&str; 4] = ["event_chunks", "outcome_chunks", "attempt_rows", "positions"];
 
 /// Reads what `pgwh.slices` says.
 pub(super) fn read() -> Result<Slices> {
@@ -102,10 +103,10 @@ impl Journal {
         }
     }
 
-    /// Truncates a slice, unless somebody reads it just now: nobody waits for a lock then, nor behind one.
+    /// Empties a slice, unless somebody reads it just now: nobody waits for a lock then, nor behind one.
     /// Whether it was.
     fn clear(&mut self, number: i16) -> bool {
-        let cleared = self.with_tables(|| check("a slice can't be cleared", truncate(number))) == Some(true);
+        let cleared = self.with_tables(|| check("a slice can't be cleared", empty(number))) == Some(true);
         if cleared {
             self.slices.used.retain(|slice| slice.number != number);
             self.cache.forget_before(self.oldest_kept());
@@ -142,23 +143,10 @@ fn tell_done(slices: &[i16], at: i64) -> Result<()> {
 }
 
 /// False when somebody holds a lock on one of its tables.
-fn truncate(number: i16) -> Result<bool> {
-    for table in TABLES {
-        let oid: Option<pg_sys::Oid> =
-            Spi::get_one(&format!("SELECT 'pgwh.{table}_{number}'::regclass::oid"))?;
-        // SAFETY: the transaction's end releases the lock.
-        let locked = unsafe {
-            pg_sys::ConditionalLockRelationOid(
-                oid.unwrap_or(pg_sys::InvalidOid),
-                pg_sys::AccessExclusiveLock as _,
-            )
-        };
-        if !locked {
-            return Ok(false);
-        }
+fn empty(number: i16) -> Result<bool> {
+    if !heap::empty(&TABLES.map(|table| format!("{table}_{number}"))) {
+        return Ok(false);
     }
-    let tables: Vec<String> = TABLES.iter().map(|table| format!("pgwh.{table}_{number}")).collect();
-    Spi::run(&format!("TRUNCATE {}", tables.join(", ")))?;
     Spi::run_with_args(
         "UPDATE pgwh.slices SET generation = NULL, opened_at = NULL, done_at = NULL, first_id = NULL,
              before_lsn = NULL, before_ordinal = NULL, before_at = NULL WHERE slice = $1",

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::backfills::{self, BackfillStep};
 use super::chunk::{Chunk, ChunkPacker, Place};
-use super::inserts::Plans;
+use super::inserts::SliceTables;
 use super::load::{self, Loaded};
 use super::outcome::{Outcome, OutcomeChunk, OutcomePacker};
 use super::own_keys::OwnKeys;
@@ -73,7 +73,6 @@ pub struct Journal {
     sequence: i64,
     checkpoints: Checkpoints,
     buffer: Buffer,
-    plans: Option<Plans>,
     pub(super) slices: Slices,
     pub(super) cache: Cache,
     pub(super) reads: Reads,
@@ -146,7 +145,6 @@ impl Journal {
             sequence: loaded.sequence,
             checkpoints: std::mem::take(&mut loaded.checkpoints),
             buffer: Buffer::default(),
-            plans: None,
             slices: std::mem::take(&mut loaded.slices),
             cache: Cache::default(),
             reads: Reads::default(),
@@ -293,7 +291,7 @@ impl Journal {
         let slice = self.slices.current();
         let written = with_tables(|extension| {
             (extension == self.extension)
-                .then(|| check("the journal can't be written", self.buffer.write(&mut self.plans, slice)))
+                .then(|| check("the journal can't be written", self.buffer.write(slice)))
         });
         let bytes = written.flatten()?;
         self.slices.grown(bytes, self.buffer.has_news());
@@ -340,32 +338,21 @@ impl Buffer {
     }
 
     /// Inserts all rows; returns their bytes.
-    fn write(&self, plans: &mut Option<Plans>, slice: i16) -> pgrx::spi::Result<u64> {
-        Spi::connect_mut(|client| {
-            let plans = match plans {
-                Some(plans) if plans.slice == slice => plans,
-                stale => stale.insert(Plans::prepare(client, slice)?),
-            };
-            for chunk in &self.chunks {
-                plans.event_chunk(client, chunk)?;
-            }
-            for (sequence, chunk) in &self.outcome_rows {
-                plans.outcome_chunk(client, *sequence, chunk)?;
-            }
-            for (sequence, attempt) in &self.attempts {
-                plans.attempt(client, *sequence, attempt)?;
-            }
-            for row in &self.positions {
-                plans.position(client, row)?;
-            }
-            for step in &self.steps {
-                backfills::write_step(client, step)?;
-            }
-            let rows =
-                self.chunks.len() + self.outcome_rows.len() + self.attempts.len() + self.positions.len();
-            let bodies = self.bytes + self.chunks.last().map_or(0, |chunk| chunk.body.len());
-            Ok((bodies + 100 * rows) as u64)
-        })
+    fn write(&self, slice: i16) -> pgrx::spi::Result<u64> {
+        let mut tables = SliceTables::of(slice);
+        self.chunks.iter().for_each(|chunk| tables.event_chunk(chunk));
+        self.outcome_rows.iter().for_each(|(sequence, chunk)| tables.outcome_chunk(*sequence, chunk));
+        self.attempts.iter().for_each(|(sequence, attempt)| tables.attempt(*sequence, attempt));
+        self.positions.iter().for_each(|row| tables.position(row));
+        tables.close();
+        if !self.steps.is_empty() {
+            Spi::connect_mut(|client| {
+                self.steps.iter().try_for_each(|step| backfills::write_step(client, step))
+            })?;
+        }
+        let rows = self.chunks.len() + self.outcome_rows.len() + self.attempts.len() + self.positions.len();
+        let bodies = self.bytes + self.chunks.last().map_or(0, |chunk| chunk.body.len());
+        Ok((bodies + 100 * rows) as u64)
     }
 }
 

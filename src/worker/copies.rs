@@ -4,7 +4,8 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
 
-use super::{place, process};
+use super::place;
+use crate::api::triggers::unchecked;
 use crate::decode::slot;
 use crate::journal;
 
@@ -12,9 +13,7 @@ use crate::journal;
 pub fn see_to(slot: &std::ffi::CStr) {
     if place::came_up_as_standby() && slot::keeps(slot) {
         // What was checked when it was stored goes on as it is.
-        process::pin(&[(c"session_replication_role", c"replica")]);
-        journal::with_tables(|_| check(go_on()));
-        process::pin(&[(c"session_replication_role", c"origin")]);
+        unchecked(|| journal::with_tables(|_| check(go_on())));
     }
     let held = journal::with_tables(|_| check(held())).unwrap_or_default();
     if held > 0 {
