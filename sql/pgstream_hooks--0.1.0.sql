@@ -1108,6 +1108,29 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
     END;
 COMMENT ON FUNCTION pgwh.capture_health() IS 'the checks of pgwh.health() that all subscriptions stand or fall with';
 
+CREATE FUNCTION pgwh.publication_problems(OUT publication name, OUT problem text, OUT next_step text) RETURNS SETOF record
+    LANGUAGE sql STABLE
+    BEGIN ATOMIC
+        SELECT p.pubname,
+            format(CASE WHEN p.puballtables THEN 'publication %I is of all tables, so also of those of pgwh'
+                ELSE 'publication %I has tables of pgwh' END, p.pubname),
+            CASE WHEN p.puballtables
+                THEN format('BEGIN; DROP PUBLICATION %1$I; CREATE PUBLICATION %1$I FOR TABLES IN SCHEMA %2$s; COMMIT; then on each subscriber: ALTER SUBSCRIPTION ... REFRESH PUBLICATION;',
+                    p.pubname, (SELECT coalesce(string_agg(DISTINCT quote_ident(t.schemaname), ', ' ORDER BY quote_ident(t.schemaname)), 'public')
+                        FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname <> 'pgwh'))
+                WHEN EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n
+                    WHERE n.pnpubid = p.oid AND n.pnnspid = (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'pgwh'))
+                THEN format('ALTER PUBLICATION %I DROP TABLES IN SCHEMA pgwh;', p.pubname)
+                ELSE format('ALTER PUBLICATION %I DROP TABLE %s;', p.pubname, (SELECT string_agg(format('pgwh.%I', t.tablename), ', ' ORDER BY t.tablename)
+                    FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname = 'pgwh')) END
+        FROM pg_catalog.pg_publication p
+        WHERE current_setting('pgwh.allow_all_tables_publications', true) IS DISTINCT FROM 'on'
+            AND (p.pubinsert OR p.pubupdate OR p.pubdelete OR p.pubtruncate)
+            AND EXISTS (SELECT FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname = 'pgwh')
+        ORDER BY p.pubname;
+    END;
+COMMENT ON FUNCTION pgwh.publication_problems() IS 'publications that have tables of pgwh, which stop replication to subscribers without the extension, and what to type; none when pgwh.allow_all_tables_publications is on';
+
 CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
@@ -1165,6 +1188,11 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                         CASE WHEN NOT o.sees_files THEN 'wrong lines of the configuration files' END)) END,
             CASE WHEN NOT (o.sees_sessions AND o.sees_files) THEN format('ALTER ROLE %1$I SUPERUSER; or GRANT pg_read_all_stats TO %1$I; GRANT SELECT ON pg_file_settings TO %1$I; GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO %1$I;', o.owner) END
         FROM pgwh.owner_rights() o
+        UNION ALL
+        SELECT 'publications', count(*) = 0,
+            coalesce(string_agg(u.problem, '; '), 'no publication stops replication to subscribers without the extension'),
+            string_agg(u.next_step, ' ') || ' Or, if all readers pick their tables themselves or have the extension: ALTER SYSTEM SET pgwh.allow_all_tables_publications = on; SELECT pg_reload_conf();'
+        FROM pgwh.publication_problems() u
         UNION ALL
         SELECT 'settings valid', current_setting('pgwh.enabled')::boolean AND f.wrong IS NULL,
             coalesce(f.wrong, CASE WHEN current_setting('pgwh.enabled')::boolean THEN 'all settings pgwh.* are in effect' ELSE 'pgwh.enabled is off: nothing is captured or sent' END),
@@ -1861,6 +1889,27 @@ COMMENT ON FUNCTION pgwh.cancel_backfill(bigint) IS 'ends a backfill; rows that 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Who sees and changes what
 
+CREATE FUNCTION pgwh.warn_of_publication() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    found record;
+BEGIN
+    FOR found IN SELECT p.problem, p.next_step FROM pgwh.publication_problems() p JOIN pg_publication c ON c.pubname = p.publication
+        WHERE c.oid IN (
+            SELECT CASE e.classid WHEN 'pg_publication'::regclass THEN e.objid
+                WHEN 'pg_publication_rel'::regclass THEN (SELECT r.prpubid FROM pg_publication_rel r WHERE r.oid = e.objid)
+                WHEN 'pg_publication_namespace'::regclass THEN (SELECT n.pnpubid FROM pg_publication_namespace n WHERE n.oid = e.objid) END
+            FROM pg_event_trigger_ddl_commands() e)
+    LOOP
+        RAISE WARNING USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = found.problem,
+            DETAIL = 'A subscriber that lacks these tables stops when the first of their rows arrives.',
+            HINT = found.next_step || ' Or, if all readers pick their tables themselves or have the extension: ALTER SYSTEM SET pgwh.allow_all_tables_publications = on; SELECT pg_reload_conf();';
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgwh.warn_of_publication() IS 'warns when a publication gets tables of pgwh';
+
 CREATE FUNCTION pgwh.accept_local() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'accept_local_wrapper';
 COMMENT ON FUNCTION pgwh.accept_local() IS 'drops rows that replication brings from another server: the tables of pgwh hold what this server wrote';
@@ -1924,6 +1973,24 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA pgwh FROM PUBLIC;
 -- For exporters.
 GRANT USAGE ON SCHEMA pgwh TO pg_monitor;
 GRANT EXECUTE ON FUNCTION pgwh.metrics(), pgwh.metric_samples(text) TO pg_monitor;
+
+-- What this script wrote is in such a publication already: a subscriber without these tables would stop at it.
+DO $$
+DECLARE
+    found record;
+BEGIN
+    SELECT string_agg(p.problem, '; ') AS problems, string_agg(p.next_step, ' ') AS next_steps INTO found FROM pgwh.publication_problems() p;
+    IF found.problems IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'logical replication would stop at the tables of pgstream_hooks',
+            DETAIL = format('In this database, %s. A subscriber that lacks a published table stops there.', found.problems),
+            HINT = format('%s Then create the extension. If all readers pick their tables themselves, as Debezium does, or have the extension: ALTER SYSTEM SET pgwh.allow_all_tables_publications = on; SELECT pg_reload_conf();', found.next_steps);
+    END IF;
+END $$;
+
+CREATE EVENT TRIGGER pgwh_publication_changed ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
+    EXECUTE FUNCTION pgwh.warn_of_publication();
+COMMENT ON EVENT TRIGGER pgwh_publication_changed IS 'warns when a publication gets tables of pgwh';
 
 -- Last, so that they don't fire for what this script creates. Also for sessions that replicate: rows are captured there, too.
 CREATE EVENT TRIGGER pgwh_schema_changed ON ddl_command_end EXECUTE FUNCTION pgwh.note_schema_change();

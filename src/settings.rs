@@ -23,6 +23,9 @@ static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// `pgwh.allowed_networks`: networks that endpoints may be in although they are not public, plain http included.
 static ALLOWED_NETWORKS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
+/// `pgwh.allow_all_tables_publications`: whether the tables of `pgwh` may be in publications. SQL reads it.
+static ALLOW_ALL_TABLES_PUBLICATIONS: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// `pgwh.max_memory`: kilobytes that a database's dispatcher may take.
 static MAX_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
 
@@ -128,6 +131,14 @@ pub fn init() {
             None,
         );
     }
+    GucRegistry::define_bool_guc(
+        c"pgwh.allow_all_tables_publications",
+        c"Whether publications may have the tables of pgwh, as those FOR ALL TABLES do.",
+        c"For readers that pick their tables themselves, and subscribers that have the extension, too: replication to others stops.",
+        &ALLOW_ALL_TABLES_PUBLICATIONS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     GucRegistry::define_string_guc(
         c"pgwh.encryption_key_file",
         c"File of the keys by which signing keys and sensitive headers are sealed at rest.",

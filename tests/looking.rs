@@ -130,6 +130,7 @@ fn a_healthy_database_says_so_in_every_check() {
         "schema version",
         "standbys",
         "gaps",
+        "publications",
         "settings valid",
         "subscriptions valid",
         "endpoints reachable lately",

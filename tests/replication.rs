@@ -34,14 +34,19 @@ fn pair() -> Pair {
     Pair { publisher, subscriber, receiver }
 }
 
+/// Has one server replicate what the other publishes.
+fn subscribe(publisher: &Cluster, subscriber: &Cluster) {
+    subscriber.sql(&format!(
+        "CREATE SUBSCRIPTION s CONNECTION 'host={} user=postgres dbname=postgres' PUBLICATION p",
+        publisher.host().display()
+    ));
+}
+
 impl Pair {
     /// Has the subscriber replicate all that the publisher has.
     fn replicate(&self) {
         self.publisher.sql("CREATE PUBLICATION p FOR ALL TABLES");
-        self.subscriber.sql(&format!(
-            "CREATE SUBSCRIPTION s CONNECTION 'host={} user=postgres dbname=postgres' PUBLICATION p",
-            self.publisher.host().display()
-        ));
+        subscribe(&self.publisher, &self.subscriber);
         self.subscriber
             .wait_true("SELECT count(*) > 40 AND bool_and(srsubstate = 'r') FROM pg_subscription_rel");
     }
@@ -286,4 +291,130 @@ fn tables_of_the_extension_are_not_truncated() {
         }
     }
     cluster.sql("DELETE FROM pgwh.subscriptions");
+}
+
+/// The statements of a hint that begin with one text and end before another.
+fn typed(hint: &str, begin: &str, end: &str) -> String {
+    let from = hint.find(begin).unwrap_or_else(|| panic!("{begin} in {hint}"));
+    hint[from..].split(end).next().unwrap_or_default().to_owned()
+}
+
+const INSTEAD: (&str, &str) = ("BEGIN;", " then on each");
+const PERMIT: (&str, &str) = ("ALTER SYSTEM", " SELECT pg_reload");
+
+/// Permits publications of all tables as the hint says.
+fn permit(cluster: &Cluster, hint: &str) {
+    cluster.sql(&typed(hint, PERMIT.0, PERMIT.1));
+    cluster.reload();
+    cluster.wait_true("SELECT current_setting('pgwh.allow_all_tables_publications')::bool");
+}
+
+#[test]
+fn create_extension_does_not_stop_replication_of_all_tables() {
+    let (publisher, subscriber) = (Cluster::start(), Setup::new().not_preloaded().start());
+    for cluster in [&publisher, &subscriber] {
+        cluster.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE SCHEMA \"other One\"");
+        cluster.sql("CREATE TABLE \"other One\".u (id int PRIMARY KEY)");
+    }
+    publisher.sql("CREATE PUBLICATION p FOR ALL TABLES");
+    subscribe(&publisher, &subscriber);
+    let arrives = |id: u32| {
+        publisher.sql(&format!("INSERT INTO t VALUES ({id}); INSERT INTO \"other One\".u VALUES ({id})"));
+        subscriber.wait_true(&format!(
+            "SELECT count(*) = 2 FROM (SELECT * FROM t UNION ALL SELECT * FROM \"other One\".u) a WHERE id = {id}"
+        ));
+    };
+    arrives(1);
+    let refusal = publisher.refused("CREATE EXTENSION pgstream_hooks");
+    assert_eq!(refusal.code, "55000");
+    assert!(refusal.detail.contains("publication p is of all tables"), "{refusal:?}");
+    arrives(2);
+    publisher.sql(&typed(&refusal.hint, INSTEAD.0, INSTEAD.1));
+    publisher.sql("CREATE EXTENSION pgstream_hooks");
+    subscriber.sql("ALTER SUBSCRIPTION s REFRESH PUBLICATION");
+    arrives(3);
+    publisher.sql("SELECT pgwh.subscribe('http://127.0.0.1:1/', name => 's')");
+    arrives(4);
+    publisher.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'publications'");
+    // One that publishes nothing is in nobody's way.
+    publisher.sql("CREATE PUBLICATION nothing FOR ALL TABLES WITH (publish = '')");
+    assert_eq!(publisher.value("SELECT ok FROM pgwh.health() WHERE check_name = 'publications'"), "t");
+}
+
+#[test]
+fn a_stopped_subscriber_goes_on_by_having_the_extension_for_a_while() {
+    let (publisher, subscriber) = (Cluster::start(), Cluster::start());
+    for cluster in [&publisher, &subscriber] {
+        cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    }
+    publisher.sql("CREATE PUBLICATION p FOR ALL TABLES");
+    subscribe(&publisher, &subscriber);
+    subscriber.wait_true("SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel");
+    // Who reads only some tables may permit it, which this subscriber does not.
+    permit(&publisher, &publisher.refused("CREATE EXTENSION pgstream_hooks").hint);
+    publisher.sql("CREATE EXTENSION pgstream_hooks");
+    publisher.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'publications'");
+    publisher.sql("INSERT INTO t VALUES (1)");
+    let message = "logical replication target relation \"pgwh.installation\" does not exist";
+    eventually("the subscriber stops", || subscriber.log().contains(message).then_some(()));
+    publisher.sql("ALTER SYSTEM RESET pgwh.allow_all_tables_publications");
+    publisher.reload();
+    publisher.wait_true("SELECT NOT ok FROM pgwh.health() WHERE check_name = 'publications'");
+
+    subscriber.sql("CREATE EXTENSION pgstream_hooks");
+    subscriber.wait_true("SELECT count(*) = 1 FROM t");
+    let hint = publisher.value("SELECT hint FROM pgwh.health() WHERE check_name = 'publications'");
+    publisher.sql(&typed(&hint, INSTEAD.0, INSTEAD.1));
+    publisher.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'publications'");
+    subscriber.sql("ALTER SUBSCRIPTION s REFRESH PUBLICATION");
+    publisher.sql("INSERT INTO t VALUES (2)");
+    subscriber.wait_true("SELECT count(*) = 2 FROM t");
+    subscriber.sql("DROP EXTENSION pgstream_hooks");
+    publisher.each(&[
+        "SELECT pgwh.subscribe('http://127.0.0.1:1/', name => 's')",
+        "SELECT pgwh.unsubscribe('s')",
+        "INSERT INTO t VALUES (3)",
+    ]);
+    subscriber.wait_true("SELECT count(*) = 3 FROM t");
+}
+
+#[test]
+fn a_publication_that_gets_our_tables_is_warned_of() {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let warned = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = std::sync::Arc::clone(&warned);
+    let mut client = cluster.connect_noticing(move |notice| {
+        let hint = notice.hint().unwrap_or_default().to_owned();
+        heard.lock().unwrap().push((notice.message().to_owned(), hint));
+    });
+    let mut warnings = |sql: &str| {
+        client.batch_execute(sql).unwrap();
+        std::mem::take(&mut *warned.lock().unwrap())
+    };
+    let is_well = || cluster.value("SELECT ok FROM pgwh.health() WHERE check_name = 'publications'") == "t";
+    assert!(warnings("CREATE PUBLICATION well FOR TABLE t").is_empty() && is_well());
+    for (sql, begin) in [
+        ("CREATE PUBLICATION p FOR ALL TABLES", "BEGIN;"),
+        ("CREATE PUBLICATION p FOR TABLES IN SCHEMA public, pgwh", "ALTER PUBLICATION p"),
+        ("CREATE PUBLICATION p FOR TABLE t, pgwh.subscriptions", "ALTER PUBLICATION p"),
+        ("CREATE PUBLICATION p; ALTER PUBLICATION p ADD TABLES IN SCHEMA pgwh", "ALTER PUBLICATION p"),
+        ("CREATE PUBLICATION p; ALTER PUBLICATION p ADD TABLE pgwh.gaps", "ALTER PUBLICATION p"),
+    ] {
+        let found = warnings(sql);
+        assert_eq!(found.len(), 1, "{sql}: {found:?}");
+        assert!(found[0].0.starts_with("publication p ") && !is_well(), "{found:?}");
+        let cure = typed(&found[0].1, begin, if begin == INSTEAD.0 { INSTEAD.1 } else { " Or" });
+        assert!(warnings(&cure).is_empty() && is_well(), "{cure}");
+        cluster.sql("DROP PUBLICATION p");
+    }
+    // Others have nothing to do with it, and a role that may not look at pgwh is warned, too.
+    cluster.sql("CREATE PUBLICATION p FOR ALL TABLES");
+    assert!(warnings("CREATE PUBLICATION other FOR TABLE t").is_empty());
+    cluster.sql("CREATE ROLE app LOGIN; GRANT CREATE ON DATABASE postgres TO app; GRANT CREATE ON SCHEMA public TO app");
+    cluster.as_role("app").sql("CREATE TABLE own (id int PRIMARY KEY); CREATE PUBLICATION owns FOR TABLE own");
+    permit(&cluster, &cluster.value("SELECT hint FROM pgwh.health() WHERE check_name = 'publications'"));
+    assert!(is_well());
+    cluster.sql("DROP PUBLICATION p");
+    assert!(warnings("CREATE PUBLICATION p FOR ALL TABLES").is_empty());
 }
