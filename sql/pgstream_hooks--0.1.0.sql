@@ -331,9 +331,7 @@ CREATE FUNCTION pgwh.rotate_secret(name text, overlap interval DEFAULT '24 hours
 COMMENT ON FUNCTION pgwh.rotate_secret(text, interval) IS 'gives a subscription a new signing key, of the same kind, and returns it; for the time of overlap the old one signs, too';
 
 CREATE FUNCTION pgwh.seal_secrets() RETURNS bigint
-    LANGUAGE sql VOLATILE BEGIN ATOMIC
-        WITH sealed AS (UPDATE pgwh.secrets SET secret = secret RETURNING 1) SELECT count(*) FROM sealed;
-    END;
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'seal_secrets_wrapper';
 COMMENT ON FUNCTION pgwh.seal_secrets() IS 'encrypts all secrets by the first key of pgwh.encryption_key_file; returns how many subscriptions have some';
 
 CREATE FUNCTION pgwh.secret_problems(OUT subscription_id bigint, OUT problem text) RETURNS SETOF record

@@ -195,10 +195,15 @@ fn readers_of_the_log_get_nothing_of_the_journal() {
     cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
     let receiver = Receiver::start().unwrap();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY, note text)");
-    cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
+    cluster.sql("SELECT pg_create_logical_replication_slot('reader', 'test_decoding')");
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "tables => '{public.t}', headers => '{\"authorization\": \"Bearer s3cret\"}'",
+    );
+    cluster.sql("SELECT pgwh.rotate_secret('s'); SELECT pgwh.seal_secrets()");
     receiver.behave_at("/failing", Script::fail_first_of_each(1, 500));
     cluster.subscribe(&receiver, "failing", "tables => '{public.t}', retry_schedule => '{10 ms}'");
-    cluster.sql("SELECT pg_create_logical_replication_slot('reader', 'test_decoding')");
     // Values that are compressed, and such as are stored apart.
     cluster.sql("INSERT INTO t SELECT n, repeat(md5(n::text), 100) FROM generate_series(1, 500) n");
     assert_eq!(cluster.delivered(&receiver, "s").len(), 500);
@@ -222,7 +227,8 @@ fn readers_of_the_log_get_nothing_of_the_journal() {
     };
     let journal: Vec<&String> = seen.iter().filter(is_journal).collect();
     assert!(journal.is_empty(), "{} lines, the first: {}", journal.len(), journal[0]);
-    assert!(seen.iter().all(|line| !line.contains("whsec_")), "{seen:?}");
+    assert!(seen.iter().any(|line| line.contains("table pgwh.subscriptions: INSERT")));
+    assert!(seen.iter().all(|line| !line.contains("whsec_") && !line.contains("s3cret")), "keys");
 }
 
 /// Checks that each index of the journal has an entry for each row.
@@ -412,7 +418,9 @@ fn a_publication_that_gets_our_tables_is_warned_of() {
     cluster.sql("CREATE PUBLICATION p FOR ALL TABLES");
     assert!(warnings("CREATE PUBLICATION other FOR TABLE t").is_empty());
     cluster.sql("CREATE ROLE app LOGIN; GRANT CREATE ON DATABASE postgres TO app; GRANT CREATE ON SCHEMA public TO app");
-    cluster.as_role("app").sql("CREATE TABLE own (id int PRIMARY KEY); CREATE PUBLICATION owns FOR TABLE own");
+    cluster
+        .as_role("app")
+        .sql("CREATE TABLE own (id int PRIMARY KEY); CREATE PUBLICATION owns FOR TABLE own");
     permit(&cluster, &cluster.value("SELECT hint FROM pgwh.health() WHERE check_name = 'publications'"));
     assert!(is_well());
     cluster.sql("DROP PUBLICATION p");

@@ -537,3 +537,41 @@ fn an_owner_who_is_no_superuser_any_more_stops_nothing() {
         assert_eq!(as_owner.value("SELECT count(*) FROM pgwh.health() WHERE NOT ok"), "0");
     }
 }
+
+#[test]
+fn rotations_at_the_same_time_come_one_after_the_other() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "tables => '{t}'");
+    let mut first = cluster.connect();
+    first.batch_execute("BEGIN").unwrap();
+    let a: String = first.query_one("SELECT pgwh.rotate_secret('s')", &[]).unwrap().get(0);
+    let b = std::thread::scope(|scope| {
+        let second = scope.spawn(|| cluster.value("SELECT pgwh.rotate_secret('s')"));
+        cluster.wait_true("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted");
+        first.batch_execute("COMMIT").unwrap();
+        second.join().unwrap()
+    });
+    assert_eq!(cluster.value("SELECT pgwh.secret('s')"), b);
+    let kept = "SELECT secret || ' ' || previous_secret FROM pgwh.secrets";
+    assert_eq!(cluster.column(kept), [format!("{b} {a}")]);
+    // Nor is a key left of a subscription that goes meanwhile.
+    let mut first = cluster.connect();
+    first.batch_execute("BEGIN; SELECT pgwh.rotate_secret('s')").unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| cluster.sql("SELECT pgwh.unsubscribe('s')"));
+        cluster.wait_true("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted");
+        first.batch_execute("COMMIT").unwrap();
+        second.join().unwrap();
+    });
+    assert_eq!(cluster.value("SELECT count(*) FROM pgwh.secrets"), "0");
+    let mut first = cluster.connect();
+    cluster.subscribe(&receiver, "s", "tables => '{t}'");
+    first.batch_execute("BEGIN; SELECT pgwh.unsubscribe('s')").unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| cluster.try_sql("SELECT pgwh.rotate_secret('s')"));
+        cluster.wait_true("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted");
+        first.batch_execute("COMMIT").unwrap();
+        assert!(second.join().unwrap().is_err());
+    });
+    assert_eq!(cluster.value("SELECT count(*) FROM pgwh.secrets"), "0");
+}

@@ -56,6 +56,8 @@ mod row;
 #[cfg(feature = "server")]
 mod schema_changes;
 #[cfg(feature = "server")]
+mod secret_rows;
+#[cfg(feature = "server")]
 mod secrets;
 #[cfg(feature = "server")]
 pub mod status;

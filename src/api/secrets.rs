@@ -15,12 +15,12 @@ use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
 use super::moment::Moment;
+use super::secret_rows;
 use super::subscribe::id_of;
-use crate::decode::text::{self, Text, Texts};
+use crate::decode::text::{Text, Texts};
 use crate::error::Error;
 use crate::journal::CommandKind;
 use crate::secret::{Hidden, Keys, is_sealed, reveal, stored};
-use crate::send::Identity;
 use crate::send::signature::{self, Scheme, SigningKey};
 use crate::settings;
 
@@ -35,14 +35,14 @@ const LONGEST_OVERLAP: i128 = 365 * 86_400_000_000;
 #[pg_extern(sql = false)]
 fn secret(name: Option<Text>) -> Result<Option<String>, ErrorReport> {
     let id = owned(name)?;
-    Ok(as_owner(|| Ok(Opened::read(id, &keys()?)?.secret))?)
+    Ok(Opened::read(id, &keys()?)?.secret)
 }
 
 /// What receivers verify by, when requests are signed by v1a.
 #[pg_extern(sql = false)]
 fn public_key(name: Option<Text>) -> Result<Option<String>, ErrorReport> {
     let id = owned(name)?;
-    let secret = as_owner(|| Ok(Opened::read(id, &keys()?)?.secret))?;
+    let secret = Opened::read(id, &keys()?)?.secret;
     Ok(secret
         .map(|secret| SigningKey::parse(&secret))
         .transpose()
@@ -65,23 +65,45 @@ fn rotate_secret(name: Option<Text>, overlap: Option<Interval>) -> Result<String
         .into());
     }
     let id = owned(name)?;
-    let secret = as_owner(|| {
+    let mut fresh = String::new();
+    secret_rows::change(id, |row| {
         // A key that can't be read can't sign either; the new one ends that.
-        let present = keys().ok().and_then(|keys| Opened::read(id, &keys).ok()).unwrap_or_default();
-        let scheme = present.secret.as_deref().and_then(|secret| SigningKey::parse(secret).ok());
-        let fresh = generate(scheme.map_or(Scheme::V1, |key| key.scheme()))?;
-        let previous = present.secret.filter(|_| overlap.as_micros() > 0);
-        Spi::run_with_args(
-            "INSERT INTO pgwh.secrets AS k (subscription_id, secret, previous_secret, previous_until)
-             VALUES ($1, $2, $3, CASE WHEN $3 IS NOT NULL THEN now() + $4 END)
-             ON CONFLICT (subscription_id) DO UPDATE SET (secret, previous_secret, previous_until) =
-                 (EXCLUDED.secret, EXCLUDED.previous_secret, EXCLUDED.previous_until)",
-            &[id.into(), fresh.clone().into(), previous.into(), overlap.into()],
-        )?;
-        tell(CommandKind::Reload { subscription: id })?;
-        Ok(fresh)
+        let keys = keys().unwrap_or_default();
+        let present = Opened::of(id, &keys, row.secret.take(), None, None).unwrap_or_default().secret;
+        let scheme = present.as_deref().and_then(|secret| SigningKey::parse(secret).ok());
+        fresh = generate(scheme.map_or(Scheme::V1, |key| key.scheme()))?;
+        row.secret = Some(fresh.clone());
+        row.previous_secret = present.filter(|_| overlap.as_micros() > 0);
+        row.previous_until = row.previous_secret.as_ref().and_then(|_| from_now(overlap));
+        Ok(())
     })?;
-    Ok(secret)
+    Ok(fresh)
+}
+
+/// The end of a time that begins now, in microseconds since 2000.
+fn from_now(time: Interval) -> Option<i64> {
+    // SAFETY: adds to when the transaction began; neither is null.
+    unsafe {
+        let now = pg_sys::Datum::from(pg_sys::GetCurrentTransactionStartTimestamp());
+        pgrx::direct_function_call(pg_sys::timestamptz_pl_interval, &[Some(now), time.into_datum()])
+    }
+}
+
+/// Seals all secrets by the first key; returns how many subscriptions have some.
+#[pg_extern(sql = false)]
+fn seal_secrets() -> Result<i64, ErrorReport> {
+    gate::changes()?;
+    // The lock of the rows is for the caller's rights: who may not update must not get here.
+    let ids = Spi::connect_mut(|client| {
+        let rows =
+            client.update("SELECT subscription_id FROM pgwh.secrets ORDER BY 1 FOR UPDATE", None, &[])?;
+        rows.map(|row| Ok(row.get::<i64>(1)?.unwrap_or_default())).collect::<spi::Result<Vec<_>>>()
+    })
+    .map_err(Error::from)?;
+    for id in &ids {
+        secret_rows::change(*id, |_| Ok(()))?;
+    }
+    Ok(ids.len() as i64)
 }
 
 /// A new random signing key.
@@ -170,36 +192,27 @@ pub fn scheme_of(signature: Option<&str>) -> Result<Scheme, Error> {
 
 /// Stores the key that somebody gave, or one of the kind that somebody wants, or one where there is none.
 pub fn set_secret(id: i64, secret: Option<String>, scheme: Option<Scheme>) -> Result<(), Error> {
-    as_owner(|| {
-        let present = match (&secret, scheme) {
-            (None, _) => Opened::read(id, &keys()?)?.secret,
-            _ => None,
-        };
-        let present = present.map(|present| SigningKey::parse(&present)).transpose()?;
-        let wanted = match (secret, present) {
-            (Some(given), _) => given,
-            (None, Some(present)) if scheme.is_none_or(|scheme| scheme == present.scheme()) => return Ok(()),
-            (None, _) => generate(scheme.unwrap_or_default())?,
-        };
-        // AFTER triggers of the INSERT have run by the end of its statement, so there is a row to change; a restored
-        // subscription may have none.
-        Spi::run_with_args(
-            "INSERT INTO pgwh.secrets (subscription_id, secret) VALUES ($1, $2)
-             ON CONFLICT (subscription_id) DO UPDATE SET secret = EXCLUDED.secret",
-            &[id.into(), text::argument(wanted)],
-        )?;
+    let present = match (&secret, scheme) {
+        (None, _) => Opened::read(id, &keys()?)?.secret,
+        _ => None,
+    };
+    let present = present.map(|present| SigningKey::parse(&present)).transpose()?;
+    let wanted = match (secret, present) {
+        (Some(given), _) => given,
+        (None, Some(present)) if scheme.is_none_or(|scheme| scheme == present.scheme()) => return Ok(()),
+        (None, _) => generate(scheme.unwrap_or_default())?,
+    };
+    secret_rows::change(id, |row| {
+        row.secret = Some(wanted);
         Ok(())
     })
 }
 
 /// Stores who we are to the endpoint; an empty text is nobody.
 pub fn set_client_certificate(id: i64, pem: &str) -> Result<(), Error> {
-    as_owner(|| {
-        Ok(Spi::run_with_args(
-            "INSERT INTO pgwh.secrets (subscription_id, secret, client_certificate) VALUES ($1, NULL, nullif($2, ''))
-             ON CONFLICT (subscription_id) DO UPDATE SET client_certificate = EXCLUDED.client_certificate",
-            &[id.into(), text::argument(pem)],
-        )?)
+    secret_rows::change(id, |row| {
+        row.client_certificate = Some(pem.to_owned()).filter(|pem| !pem.is_empty());
+        Ok(())
     })
 }
 
@@ -238,23 +251,10 @@ struct Opened {
 }
 
 impl Opened {
-    /// Reads and opens it; as the extension's owner.
+    /// Reads and opens it.
     fn read(id: i64, keys: &Option<Keys>) -> Result<Opened, Error> {
-        let (secret, headers, certificate) = Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT secret, headers, client_certificate FROM pgwh.secrets WHERE subscription_id = $1",
-                Some(1),
-                &[id.into()],
-            )?;
-            if rows.is_empty() {
-                Ok((None, None, None))
-            } else {
-                rows.first().get_three::<Text, Text, Text>()
-            }
-        })?;
-        let [secret, headers, certificate] =
-            [secret, headers, certificate].map(|text| text.map(String::from));
-        Opened::of(id, keys, secret, headers, certificate)
+        let row = secret_rows::read(id);
+        Opened::of(id, keys, row.secret, row.headers, row.client_certificate)
     }
 
     /// Opens what is stored by the keys as they are in the command that runs.
@@ -302,12 +302,14 @@ impl Opened {
 fn provide_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
     let provide = || {
         let id = trigger.new().map(|row| row.get_by_name::<i64>("id")).transpose()?.flatten();
-        as_owner(|| {
-            Ok(Spi::run_with_args(
-                "INSERT INTO pgwh.secrets (subscription_id) VALUES ($1) ON CONFLICT DO NOTHING",
-                &[id.into()],
-            )?)
-        })
+        let id = id.unwrap_or_default();
+        match secret_rows::read(id).secret {
+            Some(_) => Ok(()),
+            None => secret_rows::change(id, |row| {
+                row.secret = Some(generate(Scheme::V1)?);
+                Ok(())
+            }),
+        }
     };
     provide().map_err(ErrorReport::from).unwrap_or_report();
     Ok(None)
@@ -332,19 +334,14 @@ fn stored_headers(trigger: &PgTrigger<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let id = new.get_by_name::<i64>("id")?.unwrap_or_default();
-    as_owner(|| {
-        let stored = Opened::read(id, &keys()?)?.headers;
-        let wanted = headers::behind(&new_headers, &stored);
-        if wanted == stored {
-            return Ok(());
-        }
-        let text = serde_json::to_string(&wanted).map_err(|error| Error::Internal(error.to_string()))?;
-        let text = Some(text).filter(|_| !wanted.is_empty());
-        Spi::run_with_args(
-            "INSERT INTO pgwh.secrets (subscription_id, secret, headers) VALUES ($1, NULL, $2)
-             ON CONFLICT (subscription_id) DO UPDATE SET headers = EXCLUDED.headers",
-            &[id.into(), text::optional(text)],
-        )?;
+    let stored = Opened::read(id, &keys()?)?.headers;
+    let wanted = headers::behind(&new_headers, &stored);
+    if wanted == stored {
+        return Ok(());
+    }
+    let text = serde_json::to_string(&wanted).map_err(|error| Error::Internal(error.to_string()))?;
+    secret_rows::change(id, |row| {
+        row.headers = Some(text).filter(|_| !wanted.is_empty());
         Ok(())
     })
 }
@@ -363,14 +360,7 @@ fn checked_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
     let keys = keys()?;
     for column in SEALED {
         let Some(text) = new.get_by_name::<Text>(column)?.map(String::from) else { continue };
-        // What comes sealed from a dump stays so until there is a key that opens it.
-        let Ok(text) = stored::open(keys.as_ref(), id, column, &text) else { continue };
-        match column {
-            "headers" => {}
-            "client_certificate" => drop(Identity::parse(&text)?),
-            _ => drop(SigningKey::parse(&text)?),
-        }
-        let text = stored::seal(keys.as_ref(), id, column, text).map_err(Error::Sealed)?;
+        let text = secret_rows::sealed(&keys, id, column, text)?;
         new.set_by_name(column, Text::from(text))?;
     }
     Ok(new)

@@ -270,7 +270,8 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
         ("transform", text::optional(wanted.transform)),
         ("route", text::optional(wanted.route)),
         ("format", wanted.format.word().into()),
-        ("headers", wanted.headers.into()),
+        // The row has signs in the place of values that nobody is to see, and so has the statement that writes it.
+        ("headers", headers::hide(wanted.headers)?.into()),
         ("batch_size", wanted.batch_size.into()),
         ("batch_wait", wanted.batch_wait.into()),
         ("ordering", text::argument(wanted.ordering)),

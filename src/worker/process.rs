@@ -35,6 +35,13 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"extra_float_digits", c"1"),
     (c"xmlbinary", c"base64"),
     (c"session_replication_role", c"origin"),
+    // What workers note is no statement of a user's, and has rows as parameters.
+    (c"pgaudit.log", c"none"),
+    (c"pgaudit.role", c""),
+    (c"auto_explain.log_min_duration", c"-1"),
+    (c"debug_print_parse", c"off"),
+    (c"debug_print_rewritten", c"off"),
+    (c"debug_print_plan", c"off"),
     (c"exit_on_error", c"off"),
     (c"restrict_nonsystem_relation_kind", c""),
     (c"transform_null_equals", c"off"),

@@ -1,0 +1,148 @@
+//! Beside extensions that log statements with their parameters (pgaudit, auto_explain): no key, no hidden header and no row of
+//! the journal is in the server's log, and what workers note is nobody's statement.
+
+use std::path::Path;
+use std::process::Command;
+
+use harness::{Cluster, DISPATCHER, PATIENCE, Receiver, Reply, Script, Server, Setup, Stop, Which};
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// A cluster that logs all statements with all parameters, or none where Debian has no pgaudit for the server.
+fn audited(settings: &[&str]) -> Option<Cluster> {
+    let major = Server::get().major();
+    let library = format!("/usr/lib/postgresql/{major}/lib/pgaudit.so");
+    if !Path::new(&library).exists() {
+        let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/packages");
+        let status = Command::new(packages).arg(format!("postgresql-{major}-pgaudit")).status().unwrap();
+        if !status.success() && major != 15 {
+            return None;
+        }
+        assert!(Path::new(&library).exists(), "there is no {library}");
+    }
+    let mut setup = Setup::new()
+        .set(&format!("shared_preload_libraries = '{library}, auto_explain, pgstream_hooks'"))
+        .set("pgaudit.log = 'all'")
+        .set("pgaudit.log_parameter = on")
+        .set("pgaudit.log_relation = on")
+        .set("auto_explain.log_min_duration = 0")
+        .set("auto_explain.log_nested_statements = on");
+    for line in settings {
+        setup = setup.set(line);
+    }
+    let cluster = setup.start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY, note text)");
+    Some(cluster)
+}
+
+/// Log entries of these kinds, each with the lines that belong to it.
+fn entries(cluster: &Cluster, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut entries: Vec<String> = Vec::new();
+    for line in cluster.log().lines() {
+        match entries.last_mut() {
+            Some(entry) if line.starts_with('\t') => entry.push_str(line),
+            _ => entries.push(line.to_owned()),
+        }
+    }
+    entries.retain(|entry| is_wanted(entry));
+    entries
+}
+
+/// What was logged for others than clients.
+fn of_workers(cluster: &Cluster) -> Vec<String> {
+    entries(cluster, |entry| {
+        ["AUDIT:", "plan:", "Query Text:"].iter().any(|word| entry.contains(word))
+            && !entry.contains("] client backend ")
+    })
+}
+
+#[test]
+fn keys_headers_and_rows_are_in_no_log_of_statements() {
+    for settings in [&[][..], &["pgwh.encryption_key_file = 'pgwh.key'"]] {
+        let Some(cluster) = audited(&[]) else { return };
+        if !settings.is_empty() {
+            cluster.write_private("pgwh.key", &format!("{KEY}\n"));
+            cluster.set(settings[0]);
+            cluster.reload();
+            cluster.wait_true("SELECT current_setting('pgwh.encryption_key_file') <> ''");
+        }
+        let receiver = Receiver::start().unwrap();
+        receiver.behave_at(
+            "/failing",
+            Script::new(Which::FirstOfEach(1), Reply::status(500).body("the endpoint's own secret")),
+        );
+        cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
+        cluster.subscribe(&receiver, "failing", "tables => '{public.t}', retry_schedule => '{10 ms}'");
+        let mut secrets = vec![cluster.value("SELECT pgwh.secret('s')")];
+        // A value that no statement has typed.
+        cluster.sql("UPDATE pgwh.subscriptions SET headers = json_build_object('authorization', md5('header')) WHERE name = 's'");
+        secrets.push(cluster.value("SELECT pgwh.rotate_secret('s')"));
+        secrets.push(cluster.value("SELECT pgwh.rotate_secret('s', '0')"));
+        secrets.push(cluster.value("SELECT pgwh.secret('failing')"));
+        // Subscribed again, it keeps its key and gives another header.
+        cluster.sql(&format!(
+            "SELECT pgwh.subscribe('{}', name => 's', tables => '{{public.t}}',
+                 headers => json_build_object('authorization', md5('subscribed'))::jsonb)",
+            receiver.url("/s")
+        ));
+        cluster.sql("SELECT pgwh.seal_secrets()");
+        cluster.sql("INSERT INTO t SELECT n, md5('row' || n) FROM generate_series(1, 20) n");
+        let events = cluster.delivered(&receiver, "s");
+        assert_eq!(events.len(), 20);
+        assert_eq!(cluster.delivered(&receiver, "failing").len(), 20);
+        let verifier = receiver::Secret::parse(&cluster.value("SELECT pgwh.secret('s')")).unwrap();
+        let header = events[0].request.header("authorization").unwrap();
+        assert_eq!(header, cluster.value("SELECT md5('subscribed')"));
+        assert_eq!(verifier.verify(&events[0].request), receiver::Verdict::Valid);
+        cluster.sql("SELECT pgwh.forget('public.t', '{\"id\": 7}')");
+        cluster
+            .sql("SELECT count(*) FROM pgwh.attempts; SELECT count(*) FROM pgwh.events; TABLE pgwh.status");
+        cluster.restart(Stop::Fast);
+        cluster.sql("INSERT INTO t VALUES (21, NULL)");
+        cluster.delivered(&receiver, "s");
+
+        let log = cluster.log();
+        for secret in &secrets {
+            assert!(secret.starts_with("whsec_") && !log.contains(secret.as_str()), "{secret}");
+        }
+        for value in ["header", "subscribed", "row1", "row7", "row20"] {
+            let value = cluster.value(&format!("SELECT md5('{value}')"));
+            assert!(!log.contains(&value), "{value}");
+        }
+        assert!(!log.contains("the endpoint's own secret"));
+        assert!(!entries(&cluster, |entry| entry.contains("AUDIT:")).is_empty());
+        let written = entries(&cluster, |entry| {
+            entry.contains("AUDIT:") && (entry.contains("\\x") || entry.contains("sealed:"))
+        });
+        assert!(written.is_empty(), "packed or sealed: {written:?}");
+        let workers = of_workers(&cluster);
+        assert!(workers.is_empty(), "{workers:#?}");
+    }
+}
+
+#[test]
+fn a_row_makes_one_line_of_audit_its_own() {
+    let Some(cluster) = audited(&[]) else { return };
+    let receiver = Receiver::start().unwrap();
+    cluster.sql(
+        "CREATE FUNCTION body(event jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+             BEGIN PERFORM count(*) FROM pg_class WHERE relname = event->'data'->'record'->>'note'; RETURN event; END $$",
+    );
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}', transform => 'body(jsonb)'");
+    cluster.sql("INSERT INTO t SELECT n, md5('old' || n) FROM generate_series(1, 100) n");
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 100);
+    cluster.sql("SELECT pgwh.backfill('s')");
+    cluster.wait_true("SELECT state = 'done' FROM pgwh.backfills");
+    cluster.delivered(&receiver, "s");
+    cluster.sql("INSERT INTO t VALUES (1000, 'new')");
+    receiver.wait_for(201, PATIENCE).unwrap();
+    cluster.kill9(DISPATCHER);
+    cluster.delivered(&receiver, "s");
+    assert_eq!(entries(&cluster, |entry| entry.contains("AUDIT:") && entry.contains("'new'")).len(), 1);
+    let workers = of_workers(&cluster);
+    assert!(workers.is_empty(), "{workers:#?}");
+    let log = cluster.log();
+    assert!(!log.contains(&cluster.value("SELECT md5('old' || 7)")));
+}
