@@ -60,6 +60,15 @@ CREATE FUNCTION pgwh.home() RETURNS text
 COMMENT ON FUNCTION pgwh.home() IS 'names this installation, database, cluster and place; a subscription whose home is another one is held';
 UPDATE pgwh.installation SET home = pgwh.home();
 
+CREATE FUNCTION pgwh.is_earlier_home(home text) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT substr(h.home, strpos(h.home, '/')) = substr(is_earlier_home.home, strpos(is_earlier_home.home, '/'))
+            AND h.home <> is_earlier_home.home
+        FROM (SELECT pgwh.home() AS home OFFSET 0) h;
+    END;
+COMMENT ON FUNCTION pgwh.is_earlier_home(text) IS 'whether a home is one of this database and place, of an installation of the extension that was dropped';
+
 CREATE FUNCTION pgwh.version() RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'version_wrapper';
 COMMENT ON FUNCTION pgwh.version() IS 'version of the library that this server has loaded';
@@ -183,24 +192,30 @@ COMMENT ON COLUMN pgwh.routing_image.lsn IS 'commit that made it so';
 COMMENT ON COLUMN pgwh.routing_image.spec IS 'the subscription as of that commit, as JSON';
 
 CREATE TABLE pgwh.gaps (
-    subscription_id bigint,
-    from_lsn pg_lsn,
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    from_lsn pg_lsn NOT NULL,
     to_lsn pg_lsn,
+    relation oid,
+    table_name text,
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
     until timestamptz,
     lost boolean NOT NULL DEFAULT false,
     reason text NOT NULL,
     told boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (subscription_id, from_lsn)
+    UNIQUE NULLS NOT DISTINCT (subscription_id, from_lsn, relation)
 );
 CREATE INDEX gaps_untold ON pgwh.gaps (subscription_id) WHERE NOT told;
-COMMENT ON TABLE pgwh.gaps IS 'what subscriptions will never get: changes committed while they were disabled, or lost with write-ahead log; written by the dispatcher only';
+COMMENT ON TABLE pgwh.gaps IS 'changes that subscriptions will never get: committed while they were disabled, or while a table was not captured for them, or lost with the write-ahead log; written by the dispatcher only';
+COMMENT ON COLUMN pgwh.gaps.id IS 'identity of the gap';
 COMMENT ON COLUMN pgwh.gaps.subscription_id IS 'the subscription, also when it is gone by now';
-COMMENT ON COLUMN pgwh.gaps.from_lsn IS 'changes committed behind this position are missing';
-COMMENT ON COLUMN pgwh.gaps.to_lsn IS 'up to this one; null while the gap is open';
+COMMENT ON COLUMN pgwh.gaps.from_lsn IS 'changes committed from this position on are missing';
+COMMENT ON COLUMN pgwh.gaps.to_lsn IS 'up to this one, where changes are captured again; null while the gap is open';
+COMMENT ON COLUMN pgwh.gaps.relation IS 'oid of the table whose changes are missing; null: changes of all tables';
+COMMENT ON COLUMN pgwh.gaps.table_name IS 'name of that table when the gap began, as a pattern for pgwh.backfill; of a partition, the table above it that the subscription is about';
 COMMENT ON COLUMN pgwh.gaps.since IS 'when it was noted';
-COMMENT ON COLUMN pgwh.gaps.until IS 'when its end was noted';
-COMMENT ON COLUMN pgwh.gaps.lost IS 'true: lost with write-ahead log, although it was enabled; false: not captured while it was disabled';
+COMMENT ON COLUMN pgwh.gaps.until IS 'when it ended: the commit that ended it, or when that was noted';
+COMMENT ON COLUMN pgwh.gaps.lost IS 'true: lost with the write-ahead log';
 COMMENT ON COLUMN pgwh.gaps.reason IS 'how it came about';
 COMMENT ON COLUMN pgwh.gaps.told IS 'whether subscriptions to system events have been told';
 
@@ -888,6 +903,35 @@ COMMENT ON COLUMN pgwh.backfill_requests.created_at IS 'when it was asked for';
 COMMENT ON COLUMN pgwh.backfill_requests.started_at IS 'when it began';
 COMMENT ON COLUMN pgwh.backfill_requests.finished_at IS 'when it ended';
 
+CREATE TABLE pgwh.backfill_tables (
+    backfill_id bigint,
+    relation oid,
+    table_name text NOT NULL,
+    estimate bigint,
+    rows_read bigint NOT NULL DEFAULT 0,
+    rows_sent bigint NOT NULL DEFAULT 0,
+    seconds double precision NOT NULL DEFAULT 0,
+    position bytea,
+    definition bigint[],
+    again boolean NOT NULL DEFAULT false,
+    absent boolean NOT NULL DEFAULT false,
+    done boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (backfill_id, relation)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE pgwh.backfill_tables IS 'how far backfills have read each table or partition; written by their workers only';
+COMMENT ON COLUMN pgwh.backfill_tables.backfill_id IS 'the backfill';
+COMMENT ON COLUMN pgwh.backfill_tables.relation IS 'oid of the table';
+COMMENT ON COLUMN pgwh.backfill_tables.table_name IS 'its name when the backfill came to it';
+COMMENT ON COLUMN pgwh.backfill_tables.estimate IS 'about how many rows it had then; null when nobody had counted';
+COMMENT ON COLUMN pgwh.backfill_tables.rows_read IS 'rows read so far';
+COMMENT ON COLUMN pgwh.backfill_tables.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
+COMMENT ON COLUMN pgwh.backfill_tables.seconds IS 'time that took, in seconds';
+COMMENT ON COLUMN pgwh.backfill_tables.position IS 'values of the last row read in the columns of the order, as JSON in UTF-8';
+COMMENT ON COLUMN pgwh.backfill_tables.definition IS 'digests of the key and of each column of the order that position was taken in; with others the table is read from its start again';
+COMMENT ON COLUMN pgwh.backfill_tables.absent IS 'whether it was gone, renamed or detached when it was last looked at; should it come back before the end, it is read';
+COMMENT ON COLUMN pgwh.backfill_tables.again IS 'whether it is read once more: a row got another key, and write-ahead log did not have all of it';
+COMMENT ON COLUMN pgwh.backfill_tables.done IS 'whether it has been read to its end';
+
 -- The barrier of pgwh.status: a caller's conditions are asked of these rows, and of the rows that are left what takes longer.
 CREATE VIEW pgwh.visible_subscriptions WITH (security_barrier) AS
     -- The path of a URL is often its secret: of a URL of another role there is only the server.
@@ -917,30 +961,52 @@ COMMENT ON COLUMN pgwh.visible_subscriptions.has_functions IS 'whether it names 
 COMMENT ON COLUMN pgwh.visible_subscriptions.home IS 'where it was made or last armed, see pgwh.home(); SET home = DEFAULT arms it here, pgwh.adopt() all that are held';
 
 CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
-    SELECT g.subscription_id, s.name, g.from_lsn, g.to_lsn, g.since, g.reason,
-        format('SELECT pgwh.backfill(%L);', s.name) AS next_step
+    SELECT g.id, g.subscription_id, s.name, g.from_lsn, g.to_lsn, g.table_name, g.since, g.reason,
+        CASE WHEN g.relation IS NULL THEN format('SELECT pgwh.backfill(%L);', s.name)
+            WHEN g.to_lsn IS NOT NULL THEN format('SELECT pgwh.backfill(%L, %L);', s.name, t.name)
+            WHEN c.relpersistence = 'u' THEN format('ALTER TABLE %I.%I SET LOGGED;', n.nspname, c.relname)
+            WHEN t.name <> g.table_name THEN format('UPDATE pgwh.subscriptions SET tables = %L WHERE name = %L;',
+                array_append(array_remove(s.tables, g.table_name), t.name)::text, s.name)
+            ELSE (pgwh.permission_problem(s.owner, ARRAY[g.table_name], s.event_types, s.filter, s.changed, s.columns,
+                s.exclude_columns, s.key_columns)).cure END AS next_step
     FROM pgwh.gaps g JOIN pgwh.visible_subscriptions s ON s.id = g.subscription_id
-    WHERE g.lost AND NOT s.tables <@ ARRAY(
-        SELECT unnest(r.tables) FROM pgwh.backfill_requests r
-        WHERE r.subscription_id = s.id AND r.created_at > g.until AND r.filter IS NULL AND r.start IS NULL
-            AND r.state NOT IN ('cancelled', 'failed'));
-COMMENT ON VIEW pgwh.open_gaps IS 'what subscriptions have lost with write-ahead log, and no backfill of all their tables has sent since';
+        LEFT JOIN pg_catalog.pg_class c ON c.oid = g.relation
+        LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        -- The name that it has now, unless another table has the one that it had.
+        CROSS JOIN LATERAL (SELECT CASE WHEN c.oid IS NULL OR to_regclass(g.table_name) IS NOT NULL THEN g.table_name
+            ELSE format('%I.%I', n.nspname, c.relname) END AS name) t
+    -- What is read after its end shows the rows that it lacks.
+    WHERE CASE WHEN g.relation IS NULL THEN g.lost AND NOT s.tables <@ ARRAY(
+            SELECT unnest(r.tables) FROM pgwh.backfill_requests r
+            WHERE r.subscription_id = s.id AND (r.started_at IS NULL OR r.started_at > g.until)
+                AND r.filter IS NULL AND r.start IS NULL AND r.state NOT IN ('cancelled', 'failed'))
+        ELSE g.to_lsn IS NULL OR NOT EXISTS (
+            SELECT FROM pgwh.backfill_requests r
+            WHERE r.subscription_id = s.id AND (r.started_at IS NULL OR r.started_at > g.until)
+                AND r.filter IS NULL AND r.start IS NULL AND r.state NOT IN ('cancelled', 'failed')
+                AND (g.table_name = ANY (r.tables) OR s.tables <@ r.tables
+                    OR EXISTS (SELECT FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND t.relation = g.relation)))
+        END;
+COMMENT ON VIEW pgwh.open_gaps IS 'what subscriptions miss though they are enabled, and no backfill has sent since';
+COMMENT ON COLUMN pgwh.open_gaps.id IS 'identity of the gap';
 COMMENT ON COLUMN pgwh.open_gaps.subscription_id IS 'the subscription';
 COMMENT ON COLUMN pgwh.open_gaps.name IS 'its name';
-COMMENT ON COLUMN pgwh.open_gaps.from_lsn IS 'changes committed behind this position are missing';
-COMMENT ON COLUMN pgwh.open_gaps.to_lsn IS 'up to this one';
+COMMENT ON COLUMN pgwh.open_gaps.from_lsn IS 'changes committed from this position on are missing';
+COMMENT ON COLUMN pgwh.open_gaps.to_lsn IS 'up to this one; null while changes are missed still';
+COMMENT ON COLUMN pgwh.open_gaps.table_name IS 'the table whose changes are missing; null: changes of all tables';
 COMMENT ON COLUMN pgwh.open_gaps.since IS 'when it was noted';
 COMMENT ON COLUMN pgwh.open_gaps.reason IS 'how it came about';
-COMMENT ON COLUMN pgwh.open_gaps.next_step IS 'what to type: it sends the rows that there are; of those that were deleted nobody knows';
+COMMENT ON COLUMN pgwh.open_gaps.next_step IS 'what to type: what ends the gap, and then the backfill that sends the rows that there are; of those that were deleted nobody knows';
 
 CREATE FUNCTION pgwh.unclosed_gaps(
-    OUT subscription_id bigint, OUT from_lsn pg_lsn, OUT to_lsn pg_lsn, OUT since timestamptz, OUT reason text
+    OUT id bigint, OUT subscription_id bigint, OUT from_lsn pg_lsn, OUT to_lsn pg_lsn, OUT table_name text,
+    OUT since timestamptz, OUT reason text, OUT next_step text
 ) RETURNS SETOF record
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
-        SELECT g.subscription_id, g.from_lsn, g.to_lsn, g.since, g.reason FROM pgwh.open_gaps g;
+        SELECT g.id, g.subscription_id, g.from_lsn, g.to_lsn, g.table_name, g.since, g.reason, g.next_step FROM pgwh.open_gaps g;
     END;
-COMMENT ON FUNCTION pgwh.unclosed_gaps() IS 'what was lost with write-ahead log, and no backfill of all tables of its subscription has sent since';
+COMMENT ON FUNCTION pgwh.unclosed_gaps() IS 'what subscriptions miss though they are enabled, and no backfill has sent since';
 
 CREATE FUNCTION pgwh.slot_name() RETURNS name
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -1133,7 +1199,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
         WITH subscription AS MATERIALIZED (
-            SELECT s.name, s.home <> h.home AS held,
+            SELECT s.name, s.home <> h.home AS held, s.home <> h.home AND pgwh.is_earlier_home(s.home) AS is_earlier,
                 CASE WHEN s.enabled THEN coalesce(pgwh.url_problem(s.url), pgwh.tables_problem(s.tables), u.problem,
                     CASE WHEN (c.misfit).stops THEN (c.misfit).problem END, CASE WHEN (p.parts).stops THEN (p.parts).problem END,
                     (pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
@@ -1164,10 +1230,10 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         ) w WHERE w.problem IS NOT NULL
         UNION ALL
         SELECT 'gaps', count(*) = 0,
-            coalesce(string_agg(format('%s misses what was committed from %s to %s: %s', l.name, l.from_lsn, l.to_lsn, l.reason), '; ' ORDER BY l.name, l.from_lsn), 'no changes were lost'),
-            string_agg(DISTINCT format('SELECT pgwh.backfill(%L);', l.name), ' ')
-        FROM (SELECT s.name, u.from_lsn, u.to_lsn, u.reason
-            FROM pgwh.unclosed_gaps() u JOIN pgwh.subscriptions s ON s.id = u.subscription_id) l
+            coalesce(string_agg(format('%s misses %s committed from %s %s: %s', l.name, coalesce('changes of ' || l.table_name, 'what was'),
+                l.from_lsn, coalesce('to ' || l.to_lsn, 'on'), l.reason), '; ' ORDER BY l.name, l.from_lsn, l.id), 'no changes were lost'),
+            string_agg(DISTINCT l.next_step, ' ')
+        FROM (SELECT s.name, u.* FROM pgwh.unclosed_gaps() u JOIN pgwh.subscriptions s ON s.id = u.subscription_id) l
         UNION ALL
         SELECT 'free worker processes', NOT (l.renderer OR l.backfiller),
             CASE WHEN l.renderer OR l.backfiller THEN concat_ws('; ', CASE WHEN l.renderer THEN 'there is none to run transforms and routes, so that nothing is sent to subscriptions that have one' END,
@@ -1199,7 +1265,8 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         FROM (SELECT pgwh.wrong_settings() AS wrong) f
         UNION ALL
         SELECT 'subscriptions valid', NOT coalesce(bool_or(s.held OR s.problem IS NOT NULL), false),
-            coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.held THEN 'held, made or armed elsewhere' ELSE s.problem END), '; ' ORDER BY s.name)
+            coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.is_earlier THEN 'held, made before the extension was dropped and created again'
+                WHEN s.held THEN 'held, made or armed elsewhere' ELSE s.problem END), '; ' ORDER BY s.name)
                 FILTER (WHERE s.held OR s.problem IS NOT NULL), format('%s subscriptions', count(*)))
                 || coalesce('; ' || array_to_string((array_agg(format('%s: %s', s.name, s.note) ORDER BY s.name)
                     FILTER (WHERE s.note IS NOT NULL))[:10], '; '), '')
@@ -1260,6 +1327,7 @@ CREATE VIEW pgwh.status AS
     SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce((j.stats).mode, 'live') AS mode,
         CASE j.state
             WHEN 'held' THEN CASE
+                WHEN pgwh.is_earlier_home(j.home) THEN 'it was made in this database before the extension was dropped and created again'
                 WHEN NOT starts_with(j.home, (SELECT h.installed FROM here h) || '/') THEN 'it was made in another database, of which this one is a copy'
                 WHEN (SELECT h.is_standby FROM here h) THEN 'this server is a standby: its primary sends'
                 WHEN split_part(j.home, '/', 3) <> split_part((SELECT h.home FROM here h), '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
@@ -1274,7 +1342,8 @@ CREATE VIEW pgwh.status AS
                     THEN 'the endpoint asked to wait: ' || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status) END,
                 j.unknown_table, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END,
                 CASE WHEN (j.parts).stops THEN (j.parts).problem END, (j.denial).problem,
-                CASE WHEN l.reason IS NOT NULL THEN format('it misses what was committed from %s to %s: %s', l.from_lsn, l.to_lsn, l.reason) END,
+                CASE WHEN l.reason IS NOT NULL THEN format('it misses %s committed from %s %s: %s',
+                    coalesce('changes of ' || l.table_name, 'what was'), l.from_lsn, coalesce('to ' || l.to_lsn, 'on'), l.reason) END,
                 nullif(concat_ws('; ', (j.misfit).problem, (j.parts).problem), '')) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
@@ -1290,13 +1359,14 @@ CREATE VIEW pgwh.status AS
                 WHEN j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
                 ELSE coalesce((SELECT b.hint FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).cure END,
                     (SELECT format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', h.workers + 8) FROM here h)) END
-            ELSE CASE WHEN j.unknown_table IS NOT NULL
+            ELSE CASE WHEN l.relation IS NOT NULL AND l.to_lsn IS NULL THEN (SELECT o.next_step FROM pgwh.open_gaps o WHERE o.id = l.id)
+                WHEN j.unknown_table IS NOT NULL
                 THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
                 WHEN (j.misfit).stops
                 THEN coalesce((j.misfit).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.misfit).change, j.name))
                 WHEN (j.parts).stops AND coalesce((j.parts).cure, (j.parts).change) IS NOT NULL
                 THEN coalesce((j.parts).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.parts).change, j.name))
-                ELSE coalesce((j.denial).cure, CASE WHEN l.reason IS NOT NULL THEN format('SELECT pgwh.backfill(%L);', j.name) END,
+                ELSE coalesce((j.denial).cure, (SELECT o.next_step FROM pgwh.open_gaps o WHERE o.id = l.id),
                     (j.parts).cure) END
             END AS next_step,
         coalesce((j.stats).pending, 0) AS pending,
@@ -1307,17 +1377,17 @@ CREATE VIEW pgwh.status AS
         coalesce((j.stats).dead, 0) AS dead,
         coalesce((j.stats).blocked_keys, 0) AS blocked_keys,
         CASE WHEN j.unrendered AND (j.stats).pending > 0 THEN 'max_worker_processes' ELSE (j.stats).bottleneck END AS bottleneck,
-        CASE WHEN g.reason IS NOT NULL THEN format('from %s to %s: %s', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
+        CASE WHEN g.reason IS NOT NULL THEN format('%sfrom %s to %s: %s', g.table_name || ' ', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
         (j.stats).oldest_pending,
         CASE WHEN (j.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff((SELECT h.lsn FROM here h), '0/0'::pg_lsn + (j.stats).reached), 0)::bigint END AS lag_bytes,
         CASE WHEN (j.stats).reached IS NOT NULL
             THEN coalesce(extract(epoch FROM (SELECT h.now FROM here h) - (j.stats).oldest_pending), 0)::double precision END AS lag_seconds,
         (j.stats).last_success_at, (j.stats).last_failure_at, (j.stats).last_status, (j.stats).last_error, (j.stats).next_attempt_at, (j.stats).p50_ms, (j.stats).p99_ms
     FROM judged j
-        LEFT JOIN pgwh.gaps g ON g.subscription_id = j.id AND g.from_lsn = (
-            SELECT max(n.from_lsn) FROM pgwh.gaps n WHERE n.subscription_id = g.subscription_id)
-        LEFT JOIN pgwh.gaps l ON l.subscription_id = j.id AND l.lost AND l.from_lsn = (
-            SELECT max(o.from_lsn) FROM pgwh.open_gaps o WHERE o.subscription_id = l.subscription_id)
+        LEFT JOIN pgwh.gaps g ON g.subscription_id = j.id AND g.id = (
+            SELECT n.id FROM pgwh.gaps n WHERE n.subscription_id = g.subscription_id ORDER BY n.from_lsn DESC, n.id DESC LIMIT 1)
+        LEFT JOIN pgwh.gaps l ON l.subscription_id = j.id AND (l.lost OR l.relation IS NOT NULL) AND l.id = (
+            SELECT o.id FROM pgwh.open_gaps o WHERE o.subscription_id = l.subscription_id ORDER BY o.from_lsn DESC, o.id DESC LIMIT 1)
     ORDER BY j.id;
 COMMENT ON VIEW pgwh.status IS 'one row a subscription: how it fares, why, and what to type';
 COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
@@ -1770,35 +1840,6 @@ COMMENT ON FUNCTION pgwh.note_schema_change() IS 'notes a change of the schema; 
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- From the beginning
-
-CREATE TABLE pgwh.backfill_tables (
-    backfill_id bigint,
-    relation oid,
-    table_name text NOT NULL,
-    estimate bigint,
-    rows_read bigint NOT NULL DEFAULT 0,
-    rows_sent bigint NOT NULL DEFAULT 0,
-    seconds double precision NOT NULL DEFAULT 0,
-    position bytea,
-    definition bigint[],
-    again boolean NOT NULL DEFAULT false,
-    absent boolean NOT NULL DEFAULT false,
-    done boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (backfill_id, relation)
-) WITH (fillfactor = 50);
-COMMENT ON TABLE pgwh.backfill_tables IS 'how far backfills have read each table or partition; written by their workers only';
-COMMENT ON COLUMN pgwh.backfill_tables.backfill_id IS 'the backfill';
-COMMENT ON COLUMN pgwh.backfill_tables.relation IS 'oid of the table';
-COMMENT ON COLUMN pgwh.backfill_tables.table_name IS 'its name when the backfill came to it';
-COMMENT ON COLUMN pgwh.backfill_tables.estimate IS 'about how many rows it had then; null when nobody had counted';
-COMMENT ON COLUMN pgwh.backfill_tables.rows_read IS 'rows read so far';
-COMMENT ON COLUMN pgwh.backfill_tables.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
-COMMENT ON COLUMN pgwh.backfill_tables.seconds IS 'time that took, in seconds';
-COMMENT ON COLUMN pgwh.backfill_tables.position IS 'values of the last row read in the columns of the order, as JSON in UTF-8';
-COMMENT ON COLUMN pgwh.backfill_tables.definition IS 'digests of the key and of each column of the order that position was taken in; with others the table is read from its start again';
-COMMENT ON COLUMN pgwh.backfill_tables.absent IS 'whether it was gone, renamed or detached when it was last looked at; should it come back before the end, it is read';
-COMMENT ON COLUMN pgwh.backfill_tables.again IS 'whether it is read once more: a row got another key, and write-ahead log did not have all of it';
-COMMENT ON COLUMN pgwh.backfill_tables.done IS 'whether it has been read to its end';
 
 CREATE VIEW pgwh.backfills WITH (security_barrier) AS
     SELECT r.id, r.subscription_id, r.subscription, r.tables, r.filter, r.order_by, r.start, r.chunk_size,

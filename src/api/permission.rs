@@ -45,6 +45,8 @@ pub struct Denied {
     /// The role, as SQL spells it.
     owner: String,
     missing: Missing,
+    /// What is missing, in words.
+    why: String,
     /// Whether the table is the role's own, which says that its policies hold for that, too.
     is_forced: bool,
 }
@@ -115,7 +117,8 @@ impl Claim {
         let owner = pgrx::spi::quote_identifier(&self.grantee.owner);
         let table = self.table_to_grant(table);
         let is_forced = raw::owns_table(table, access::role_of(&self.grantee.owner));
-        Denied { table: name_of(table), is_named, owner, missing, is_forced }
+        let why = missing.words(table, &self.grantee);
+        Denied { table: name_of(table), is_named, owner, missing, why, is_forced }
     }
 
     fn missing(&self, table: pg_sys::Oid, role: pg_sys::Oid, lock: Lock) -> Option<Missing> {
@@ -163,41 +166,27 @@ impl Denied {
     /// In words, and what to type.
     fn words(&self) -> (String, String) {
         let Denied { table, owner, missing, .. } = self;
-        match missing {
-            Missing::Table(Lack::Role) => (
-                format!("its owner {owner} does not exist"),
-                "UPDATE pgwh.subscriptions SET owner = current_user WHERE ...".to_owned(),
-            ),
+        let cure = match missing {
+            Missing::Table(Lack::Role) => {
+                "UPDATE pgwh.subscriptions SET owner = current_user WHERE ...".to_owned()
+            }
             Missing::Table(Lack::Schema) => {
                 let schema = table.split('.').next().unwrap_or_default();
-                (
-                    format!("its owner {owner} may not use the schema of {table}"),
-                    format!("GRANT USAGE ON SCHEMA {schema} TO {owner};"),
-                )
+                format!("GRANT USAGE ON SCHEMA {schema} TO {owner};")
             }
-            Missing::Table(Lack::Select) => (
-                format!("its owner {owner} may not read {table}"),
-                format!("GRANT SELECT ON {table} TO {owner};"),
-            ),
-            Missing::Table(Lack::RowSecurity) if self.is_forced => (
-                format!("row-level security is forced on {owner}, too, who owns {table}"),
-                format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; or: ALTER ROLE {owner} BYPASSRLS;"),
-            ),
-            Missing::Table(Lack::RowSecurity) => (
-                format!("row-level security shows its owner {owner} some rows of {table} only"),
-                format!(
-                    "Let it belong to the owner of {table} or to a role with BYPASSRLS, or: ALTER ROLE {owner} BYPASSRLS;"
-                ),
+            Missing::Table(Lack::Select) => format!("GRANT SELECT ON {table} TO {owner};"),
+            Missing::Table(Lack::RowSecurity) if self.is_forced => {
+                format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; or: ALTER ROLE {owner} BYPASSRLS;")
+            }
+            Missing::Table(Lack::RowSecurity) => format!(
+                "Let it belong to the owner of {table} or to a role with BYPASSRLS, or: ALTER ROLE {owner} BYPASSRLS;"
             ),
             Missing::Columns(columns) => {
                 let columns: Vec<String> = columns.iter().map(pgrx::spi::quote_identifier).collect();
-                let columns = columns.join(", ");
-                (
-                    format!("its owner {owner} may not read {columns} of {table}"),
-                    format!("GRANT SELECT ({columns}) ON {table} TO {owner};"),
-                )
+                format!("GRANT SELECT ({}) ON {table} TO {owner};", columns.join(", "))
             }
-        }
+        };
+        (self.why.clone(), cure)
     }
 
     fn into_error(self) -> Error {

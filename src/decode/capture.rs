@@ -5,6 +5,7 @@
 
 mod messages;
 mod schema_changes;
+mod table_gaps;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{Ordering, fence};
@@ -32,6 +33,7 @@ use crate::link::mq::Sender;
 use crate::worker::decoder::Installation;
 use crate::worker::shmem::Database;
 use crate::worker::{counts, process};
+use table_gaps::TableGaps;
 
 /// How much is gathered before it is put on the queue, while there is more to decode.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -87,6 +89,7 @@ pub struct Capture {
     forgery_seen: bool,
     /// Tables and owners of subscriptions that get nothing of them, as far as the server's log has been told.
     denied: HashSet<(u32, String)>,
+    table_gaps: TableGaps,
 }
 
 impl Capture {
@@ -97,6 +100,7 @@ impl Capture {
         queue: Sender,
         router: Router,
         versions: SchemaVersions,
+        table_gaps: Vec<(i64, u32, String)>,
         installation: &Installation,
     ) -> Capture {
         invalidation::register();
@@ -147,6 +151,7 @@ impl Capture {
             messages: None,
             forgery_seen: false,
             denied: HashSet::new(),
+            table_gaps: TableGaps::new(table_gaps),
         }
     }
 
@@ -326,11 +331,13 @@ impl Capture {
     fn forget_stale(&mut self) {
         match invalidation::take() {
             Stale::Some(mut oids) => {
+                self.table_gaps.is_stale |= !oids.is_empty();
                 let below: Vec<_> = oids.iter().filter_map(|oid| self.below.remove(oid)).flatten().collect();
                 oids.extend(below);
                 self.stale.extend(oids.iter().filter_map(|oid| self.relations.remove_entry(oid)));
             }
             Stale::All => {
+                self.table_gaps.is_stale = true;
                 self.below.clear();
                 self.stale.extend(self.relations.drain());
             }
@@ -349,6 +356,7 @@ impl Capture {
         let Change { relation, action, old, new } = *change;
         // SAFETY: as the caller promises.
         let (oid, desc) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
+        self.report_missed(oid, action);
         let Some(relation) = self.relations.get_mut(&oid) else { return };
         self.targets.clear();
         self.refused.clear();
@@ -463,6 +471,7 @@ impl Capture {
     ) {
         // SAFETY: as the caller promises.
         let oid = unsafe { (*relation).rd_id };
+        self.report_missed(oid, Action::Truncate);
         let Some(known) = self.relations.get_mut(&oid) else { return };
         // SAFETY: as the caller promises.
         let wanting = unsafe { known.truncating(relation, self.memory) };
@@ -510,6 +519,7 @@ impl Capture {
                 known.retain(|_, relation| edits.iter().all(|(id, _)| relation.reroute(*id, &self.router)));
             }
         }
+        self.end_catalog_changes(end_lsn, !edits.is_empty());
         self.flush_when_full();
     }
 }

@@ -24,6 +24,8 @@ mod commits;
 #[cfg(feature = "server")]
 pub(crate) mod condition;
 #[cfg(feature = "server")]
+mod definitions;
+#[cfg(feature = "server")]
 mod edits;
 #[cfg(feature = "server")]
 mod equality;

@@ -63,6 +63,11 @@ impl TablePattern {
         }
     }
 
+    /// The pattern that only a table of this name matches.
+    pub fn exactly(name: &TableName) -> TablePattern {
+        TablePattern { schema: NamePattern::exactly(&name.schema), table: NamePattern::exactly(&name.table) }
+    }
+
     /// Whether it matches a table of that name.
     pub fn matches(&self, name: &TableName) -> bool {
         self.schema.matches(&name.schema) && self.table.matches(&name.table)

@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 
 use super::access::{self, Access, Lack};
 use super::filter::{self, Bare};
+use super::lineage;
 use super::memory::Memory;
+use super::pattern::TablePattern;
 use super::raw;
 use super::relation::key_columns;
 use super::route::{Condition, Grantee, Terms};
@@ -24,7 +26,7 @@ pub struct Permits {
 
 impl Permits {
     /// Whether what is allowed of the relation now is what was allowed when it was found.
-    pub fn still_hold(&self, table: pg_sys::Oid) -> bool {
+    pub fn still_hold(&self, table: Oid) -> bool {
         self.known.iter().all(|(grantee, access)| look(table, grantee) == *access)
     }
 
@@ -52,7 +54,7 @@ impl Permits {
     }
 
     /// The same without a look at the relation; none when it takes one. In a transaction.
-    pub fn allow_all(&mut self, table: pg_sys::Oid, terms: &Terms<'_>) -> Option<bool> {
+    pub fn allow_all(&mut self, table: Oid, terms: &Terms<'_>) -> Option<bool> {
         match self.of(table, terms.grantee) {
             // Perhaps it is not there yet.
             Access::Nothing(_) if !access::exists(table) => None,
@@ -62,12 +64,12 @@ impl Permits {
         }
     }
 
-    fn of(&mut self, table: pg_sys::Oid, grantee: &Arc<Grantee>) -> &Access {
+    fn of(&mut self, table: Oid, grantee: &Arc<Grantee>) -> &Access {
         self.known.entry(Arc::clone(grantee)).or_insert_with(|| look(table, grantee))
     }
 }
 
-fn look(table: pg_sys::Oid, grantee: &Grantee) -> Access {
+fn look(table: Oid, grantee: &Grantee) -> Access {
     access::of(table, access::role_of(&grantee.owner))
 }
 
@@ -77,6 +79,31 @@ pub enum Missing {
     Table(Lack),
     /// These columns, by name.
     Columns(Vec<String>),
+}
+
+impl Missing {
+    /// In words.
+    pub fn words(&self, table: Oid, grantee: &Grantee) -> String {
+        let owner = pgrx::spi::quote_identifier(&grantee.owner);
+        let table_name = TablePattern::exactly(&lineage::name_of(table));
+        match self {
+            Missing::Table(Lack::Role) => format!("its owner {owner} does not exist"),
+            Missing::Table(Lack::Schema) => {
+                format!("its owner {owner} may not use the schema of {table_name}")
+            }
+            Missing::Table(Lack::Select) => format!("its owner {owner} may not read {table_name}"),
+            Missing::Table(Lack::RowSecurity) if raw::owns_table(table, access::role_of(&grantee.owner)) => {
+                format!("row-level security is forced on {owner}, too, who owns {table_name}")
+            }
+            Missing::Table(Lack::RowSecurity) => {
+                format!("row-level security shows its owner {owner} some rows of {table_name} only")
+            }
+            Missing::Columns(columns) => {
+                let columns: Vec<String> = columns.iter().map(pgrx::spi::quote_identifier).collect();
+                format!("its owner {owner} may not read {} of {table_name}", columns.join(", "))
+            }
+        }
+    }
 }
 
 /// What the owner lacks to read what is wanted of the relation; none when it is allowed.

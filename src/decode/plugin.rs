@@ -3,6 +3,7 @@
 use pgrx::{pg_guard, pg_sys};
 
 use super::capture::Capture;
+use super::definitions::Invalidated;
 use super::raw;
 use crate::event::{Lsn, Timestamp};
 
@@ -70,6 +71,7 @@ unsafe extern "C-unwind" fn begin(
     unsafe {
         let committed_at = Timestamp(raw::commit_time(txn));
         capture(ctx).begin((*txn).xid.into_inner(), Lsn((*txn).final_lsn), committed_at);
+        capture(ctx).begin_catalog_changes(&Invalidated::by(txn));
     }
 }
 

@@ -1,6 +1,6 @@
 //! A relation as the decoder knows it: who is interested, and how its rows are encoded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -16,7 +16,7 @@ use super::route::{Interest, Level, Router};
 use super::routes::{Change, Refused, Routes};
 use super::rows::Rows;
 use super::value::kind_of;
-use crate::event::{Column, Relation, RowBuilder};
+use crate::event::{Action, Column, Relation, RowBuilder};
 use crate::link::frame::{LaneKeys, Target};
 
 /// What write-ahead log has of the old row.
@@ -48,6 +48,11 @@ pub struct CapturedRelation {
     rows: Option<Rows>,
     /// Who may get its rows at all.
     permits: Permits,
+    /// Subscriptions that miss its changes because of what their owners may not read. A table that only a wildcard leads
+    /// to is left out instead, unless the owner could read it before.
+    denied: BTreeMap<i64, Interest>,
+    /// Of these, the ones whose next missed change has to be reported.
+    unreported: BTreeMap<i64, Interest>,
     memory: Memory,
 }
 
@@ -89,21 +94,30 @@ impl CapturedRelation {
                 columns: Vec::new(),
                 rows: None,
                 permits: Permits::default(),
+                denied: BTreeMap::new(),
+                unreported: BTreeMap::new(),
                 memory: Memory::new(c"pgwh relation"),
             };
             let levels = &captured.levels;
-            if let Some(before) = before.filter(|before| before.levels == *levels && before.is_now(relation))
-            {
-                (captured.routes, captured.rows) = (before.routes, before.rows);
-                captured.permits = before.permits;
-            } else if routable {
-                let key = key_columns(relation);
-                for (interest, terms) in router.interests(levels) {
-                    if captured.permits.allow(relation, &key, &terms) {
-                        captured.routes.add(interest, terms.condition);
+            match before {
+                Some(before) if before.levels == *levels && before.is_now(relation) => {
+                    (captured.routes, captured.rows) = (before.routes, before.rows);
+                    (captured.permits, captured.denied) = (before.permits, before.denied);
+                }
+                before if routable => {
+                    let key = key_columns(relation);
+                    for (interest, terms) in router.interests(levels) {
+                        let id = interest.subscription;
+                        if captured.permits.allow(relation, &key, &terms) {
+                            captured.routes.add(interest, terms.condition);
+                        } else if interest.is_named || before.as_ref().is_some_and(|before| before.has(id)) {
+                            captured.denied.insert(id, interest);
+                        }
                     }
                 }
+                _ => {}
             }
+            captured.unreported = captured.denied.clone();
             if always || !captured.routes.is_empty() {
                 captured.add_columns(relation);
             }
@@ -122,6 +136,23 @@ impl CapturedRelation {
         self.rows.as_ref().is_some_and(|rows| unsafe { rows.fit(relation) })
             && !self.routes.has_broken()
             && self.permits.still_hold(pg_sys::Oid::from(self.model.oid))
+    }
+
+    /// Whether a subscription gets its changes, or misses them.
+    fn has(&self, subscription: i64) -> bool {
+        self.routes.has(subscription) || self.denied.contains_key(&subscription)
+    }
+
+    /// Subscriptions that miss a change, of those that no miss was reported of yet.
+    pub fn take_unreported(&mut self, action: Action) -> Vec<Interest> {
+        self.unreported.extract_if(.., |_, interest| interest.wants(action)).map(|(_, it)| it).collect()
+    }
+
+    /// Has the next change reported that a subscription misses.
+    pub fn report_again(&mut self, subscription: i64) {
+        if let Some(interest) = self.denied.get(&subscription) {
+            self.unreported.insert(subscription, *interest);
+        }
     }
 
     /// Owners of subscriptions that get nothing of it, since they may not read what these want.
@@ -169,12 +200,19 @@ impl CapturedRelation {
     /// Takes note of what a subscription wants from here on; false when the relation has to be built anew, since nobody
     /// wanted it before, or it takes a look at its columns. In a transaction, with the snapshot of that change.
     pub fn reroute(&mut self, subscription: i64, router: &Router) -> bool {
+        let had = self.has(subscription);
         self.routes.remove(subscription);
+        self.denied.remove(&subscription);
+        self.unreported.remove(&subscription);
         if self.routable
             && let Some((interest, terms)) = router.interest(subscription, &self.levels)
         {
             match self.permits.allow_all(pg_sys::Oid::from(self.model.oid), &terms) {
                 Some(true) => self.routes.add(interest, terms.condition),
+                Some(false) if had || interest.is_named => {
+                    self.denied.insert(subscription, interest);
+                    self.unreported.insert(subscription, interest);
+                }
                 Some(false) => {}
                 None => return false,
             }

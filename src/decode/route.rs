@@ -103,6 +103,11 @@ impl Interest {
         self.actions.contains(action)
     }
 
+    /// Whether it wants changes of rows at all.
+    pub fn is_of_rows(&self) -> bool {
+        self.actions != Actions(0)
+    }
+
     /// It as one who gets a change.
     pub fn target(&self) -> Target {
         Target { subscription: self.subscription, level: self.level }
@@ -283,6 +288,16 @@ impl Router {
     /// Those who may get something.
     pub fn ids(&self) -> impl Iterator<Item = i64> {
         self.subscriptions.keys().copied()
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.subscriptions.is_empty()
+    }
+
+    /// Whether there are patterns with wildcards.
+    pub fn has_wildcards(&self) -> bool {
+        !self.with_wildcards.is_empty()
     }
 
     /// Whose a subscription is.

@@ -151,6 +151,11 @@ impl Routes {
         all
     }
 
+    /// Whether a subscription is among those who may want something.
+    pub fn has(&self, subscription: i64) -> bool {
+        self.free.contains_key(&subscription) || self.places.contains_key(&subscription)
+    }
+
     /// Adds somebody who is not there.
     pub fn add(&mut self, interest: Interest, condition: Option<&Condition>) {
         let Some(condition) = condition else {

@@ -1,13 +1,17 @@
-//! Gaps: what a subscription will never get, because it was disabled or write-ahead log was lost.
+//! Gaps: what a subscription will never get, because it was disabled, a table was not captured for it, or write-ahead log was
+//! lost.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use pgrx::Spi;
 use pgrx::spi::Result;
 
 use super::image::Version;
+use super::tables::check;
 use crate::decode::route::Spec;
+use crate::decode::text::{Text, Texts};
 use crate::event::Lsn;
+use crate::link::frame::{TableGap, TableGapEnd};
 
 /// Notes the gaps that these versions begin and end; the versions themselves are stored already. Decoding again tells
 /// the same versions again, so that what lies in a gap begins none. Whether any may have begun.
@@ -15,7 +19,7 @@ pub(super) fn note(versions: &[Version]) -> Result<bool> {
     let ids: Vec<i64> = versions.iter().map(|version| version.id).collect();
     // Of ten thousand that are subscribed at once none has been disabled before.
     let mut open = these(
-        "SELECT subscription_id FROM pgwh.gaps WHERE to_lsn IS NULL AND subscription_id = ANY ($1)",
+        "SELECT subscription_id FROM pgwh.gaps WHERE to_lsn IS NULL AND relation IS NULL AND subscription_id = ANY ($1)",
         &ids,
     )?;
     let known = these(
@@ -24,7 +28,11 @@ pub(super) fn note(versions: &[Version]) -> Result<bool> {
         &ids,
     )?;
     let mut may_begin = false;
-    for Version { id, lsn, spec } in versions {
+    // Of what one commit does to a subscription only the last counts.
+    let last: HashMap<(i64, Lsn), usize> =
+        versions.iter().enumerate().map(|(place, version)| ((version.id, version.lsn), place)).collect();
+    let counts = |(place, version): &(usize, &Version)| last.get(&(version.id, version.lsn)) == Some(place);
+    for (_, Version { id, lsn, spec }) in versions.iter().enumerate().filter(counts) {
         let enabled =
             spec.as_ref().and_then(|spec| serde_json::from_str(spec).ok()).map(|spec: Spec| spec.enabled);
         match enabled {
@@ -58,8 +66,8 @@ fn open_if_it_was_enabled(subscription: i64, from: Lsn) -> Result<()> {
              coalesce((SELECT s.disabled_reason FROM pgwh.subscriptions s WHERE s.id = $1), 'it was disabled')
          WHERE (SELECT v.spec::jsonb ->> 'enabled' FROM pgwh.routing_image v
                 WHERE v.subscription_id = $1 AND v.lsn < $2::pg_lsn AND v.spec <> '' ORDER BY v.lsn DESC LIMIT 1) = 'true'
-           AND NOT EXISTS (SELECT FROM pgwh.gaps g WHERE g.subscription_id = $1 AND g.from_lsn <= $2::pg_lsn
-                AND (g.to_lsn IS NULL OR g.to_lsn > $2::pg_lsn))",
+           AND NOT EXISTS (SELECT FROM pgwh.gaps g WHERE g.subscription_id = $1 AND g.relation IS NULL
+                AND g.from_lsn <= $2::pg_lsn AND (g.to_lsn IS NULL OR g.to_lsn > $2::pg_lsn))",
         &[subscription.into(), from.to_string().into()],
     )
 }
@@ -67,17 +75,119 @@ fn open_if_it_was_enabled(subscription: i64, from: Lsn) -> Result<()> {
 fn close(subscription: i64, to: Lsn) -> Result<()> {
     Spi::run_with_args(
         "UPDATE pgwh.gaps SET to_lsn = $2::pg_lsn, until = clock_timestamp()
-         WHERE subscription_id = $1 AND to_lsn IS NULL AND from_lsn < $2::pg_lsn",
+         WHERE subscription_id = $1 AND relation IS NULL AND to_lsn IS NULL AND from_lsn < $2::pg_lsn",
         &[subscription.into(), to.to_string().into()],
     )
 }
 
-/// A gap that was noted because write-ahead log was lost.
+/// Something about a gap of one table.
+pub enum TableGapChange {
+    /// It begins.
+    Begin(Box<TableGap>),
+    /// It ends.
+    End(TableGapEnd),
+}
+
+/// The gaps of tables that are open: subscription, oid and name of the table. Inside a transaction.
+pub fn open_table_gaps() -> Vec<(i64, u32, String)> {
+    let open = Spi::connect(|client| {
+        let query = "SELECT subscription_id, relation::bigint, table_name FROM pgwh.gaps
+                     WHERE to_lsn IS NULL AND relation IS NOT NULL";
+        let mut open = Vec::new();
+        for row in client.select(query, None, &[])? {
+            let (id, table) = (row.get::<i64>(1)?, row.get::<i64>(2)?);
+            let table = table.and_then(|table| u32::try_from(table).ok());
+            open.extend(id.zip(table).zip(row.text(3)?).map(|((id, table), name)| (id, table, name)));
+        }
+        Ok(open)
+    });
+    check("gaps can't be read", open)
+}
+
+/// Stores what begins and what ends, in order. What is decoded again lies in a gap that is there. Returns what has begun.
+pub(super) fn store_table_gaps(changes: &[TableGapChange]) -> Result<Vec<Gap>> {
+    let mut begun = Vec::new();
+    let is_begin = |change: &TableGapChange| matches!(change, TableGapChange::Begin(_));
+    for run in changes.chunk_by(|one, next| is_begin(one) == is_begin(next)) {
+        let begins = run.iter().filter_map(|change| match change {
+            TableGapChange::Begin(gap) => Some(&**gap),
+            TableGapChange::End(_) => None,
+        });
+        let ends = run.iter().filter_map(|change| match change {
+            TableGapChange::End(end) => Some(end),
+            TableGapChange::Begin(_) => None,
+        });
+        begun.extend(begin_table_gaps(&begins.collect::<Vec<_>>())?);
+        end_table_gaps(&ends.collect::<Vec<_>>())?;
+    }
+    Ok(begun)
+}
+
+fn begin_table_gaps(gaps: &[&TableGap]) -> Result<Vec<Gap>> {
+    if gaps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<i64> = gaps.iter().map(|gap| gap.subscription).collect();
+    let tables: Vec<i64> = gaps.iter().map(|gap| gap.table.into()).collect();
+    let names: Vec<Text> = gaps.iter().map(|gap| gap.name.clone().into()).collect();
+    let from: Vec<String> = gaps.iter().map(|gap| gap.from.to_string()).collect();
+    let reasons: Vec<Text> = gaps.iter().map(|gap| gap.reason.clone().into()).collect();
+    Spi::connect_mut(|client| {
+        let rows = client.update(
+            "INSERT INTO pgwh.gaps (subscription_id, relation, table_name, from_lsn, reason)
+             SELECT b.subscription_id, b.relation::oid, b.table_name, b.from_lsn::pg_lsn, b.reason
+             FROM unnest($1, $2, $3, $4, $5) b (subscription_id, relation, table_name, from_lsn, reason)
+             WHERE NOT EXISTS (SELECT FROM pgwh.gaps g
+                 WHERE g.subscription_id = b.subscription_id AND g.relation = b.relation::oid
+                     AND g.from_lsn <= b.from_lsn::pg_lsn AND (g.to_lsn IS NULL OR g.to_lsn > b.from_lsn::pg_lsn))
+             ON CONFLICT DO NOTHING RETURNING subscription_id, reason, table_name",
+            None,
+            &[ids.into(), tables.into(), names.into(), from.into(), reasons.into()],
+        )?;
+        let mut begun = Vec::new();
+        for row in rows {
+            begun.push(Gap {
+                subscription: row.get(1)?.unwrap_or_default(),
+                reason: row.text(2)?.unwrap_or_default(),
+                table: row.text(3)?,
+            });
+        }
+        Ok(begun)
+    })
+}
+
+fn end_table_gaps(ends: &[&TableGapEnd]) -> Result<()> {
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = ends.iter().map(|end| end.subscription).collect();
+    let tables: Vec<i64> = ends.iter().map(|end| end.table.into()).collect();
+    let to: Vec<String> = ends.iter().map(|end| end.to.to_string()).collect();
+    let at: Vec<i64> = ends.iter().map(|end| end.at.0).collect();
+    let empty: Vec<bool> = ends.iter().map(|end| end.is_empty).collect();
+    Spi::run_with_args(
+        "WITH ended AS (
+             SELECT * FROM unnest($1, $2, $3, $4, $5) e (subscription_id, relation, to_lsn, at, is_empty)
+         ), nothing AS (
+             DELETE FROM pgwh.gaps g USING ended e WHERE e.is_empty AND g.subscription_id = e.subscription_id
+                 AND g.relation = e.relation::oid AND g.to_lsn IS NULL AND g.from_lsn < e.to_lsn::pg_lsn
+         )
+         UPDATE pgwh.gaps g SET to_lsn = e.to_lsn::pg_lsn,
+             until = timestamptz '2000-01-01 00:00:00+00' + e.at * interval '1 microsecond'
+         FROM ended e WHERE NOT e.is_empty AND g.subscription_id = e.subscription_id
+             AND g.relation = e.relation::oid AND g.to_lsn IS NULL AND g.from_lsn < e.to_lsn::pg_lsn",
+        &[ids.into(), tables.into(), to.into(), at.into(), empty.into()],
+    )
+}
+
+/// A gap that was noted.
 pub struct Gap {
     /// Who misses something.
     pub subscription: i64,
     /// How it came about.
     pub reason: String,
+    /// The table that it is about; none: all of the subscription's.
+    pub table: Option<String>,
 }
 
 /// All subscriptions miss what was committed up to `to` and is not in the journal, whose last event is at `high`. What
@@ -94,14 +204,15 @@ pub(super) fn lost(high: Lsn, to: Lsn, given_up: bool) -> Result<Vec<Gap>> {
                  WHEN i.home <> pgwh.home() THEN 'this server was promoted, restored or copied without the replication slot'
                  ELSE 'the replication slot was dropped' END
              FROM pgwh.subscriptions s, pgwh.installation i,
-                 (SELECT greatest(max(v.lsn), $1::pg_lsn) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
+                 (SELECT greatest(max(v.lsn), $1::pg_lsn + 1) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
              WHERE s.enabled AND starts_with(s.home, pgwh.installed() || '/') AND known.lsn < $2::pg_lsn
              ON CONFLICT DO NOTHING RETURNING subscription_id, reason",
             None,
             &[high.to_string().into(), to.to_string().into(), given_up.into()],
         )?;
         let gap = |row: pgrx::spi::SpiHeapTupleData<'_>| {
-            Ok(Gap { subscription: row.get(1)?.unwrap_or_default(), reason: row.get(2)?.unwrap_or_default() })
+            let (subscription, reason) = (row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default());
+            Ok(Gap { subscription, reason, table: None })
         };
         rows.map(gap).collect()
     })

@@ -47,7 +47,8 @@ pub fn tell_of_gaps() {
     let told = write(
         "WITH untold AS (UPDATE pgwh.gaps SET told = true WHERE NOT told RETURNING *)
          SELECT pgwh.system_event('pgwh.gap', u.subscription_id, pg_catalog.jsonb_build_object(
-             'from_lsn', u.from_lsn, 'to_lsn', u.to_lsn, 'reason', u.reason))
+             'from_lsn', u.from_lsn, 'to_lsn', u.to_lsn, 'reason', u.reason)
+             OPERATOR(pg_catalog.||) pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('table', u.table_name)))
          FROM untold u ORDER BY u.subscription_id, u.from_lsn",
         &[],
     );

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::gaps::{self, Gap};
+use super::gaps::{self, Gap, TableGapChange};
 use super::image::{self, Version};
 use super::schema_changes;
 use crate::decode::plugin::DO_NOT_REPLICATE;
@@ -91,6 +91,11 @@ pub fn prune_image(confirmed: Lsn) {
 /// Notes which gaps these versions begin and end, once they are stored; whether any may have begun. Inside a transaction.
 pub fn note_gaps(versions: &[Version]) -> bool {
     check("gaps can't be noted", gaps::note(versions))
+}
+
+/// Records which gaps of tables begin and end; returns those that begin. Inside a transaction.
+pub fn store_table_gaps(changes: &[TableGapChange]) -> Vec<Gap> {
+    check("gaps of tables can't be recorded", gaps::store_table_gaps(changes))
 }
 
 /// Notes that what was committed behind the journal's last event and up to `to` is lost to all subscriptions, when the

@@ -13,7 +13,8 @@
 //! - each version of a relation once, before its first change; its reference number may be used again for a later
 //!   version, which replaces it;
 //! - before a change, which of its targets don't get it after all;
-//! - a subscription's routing where its own transaction commits; progress whenever there is any.
+//! - a subscription's routing where its own transaction commits; progress whenever there is any;
+//! - where a subscription begins to miss the changes of a table, and where that ends.
 //!
 //! A backfiller writes such a stream, too: the rows of a chunk as changes behind [`write_begin`], and then
 //! [`write_chunk`]; or why there is no chunk.
@@ -25,11 +26,11 @@ pub(super) mod write;
 use std::fmt;
 
 pub use read::FrameReader;
-pub use stream::{ChunkEnd, Failure, Item, NoChunk, Stream, Visible};
+pub use stream::{ChunkEnd, Failure, Item, NoChunk, Stream, TableGap, TableGapEnd, Visible};
 pub use write::{
     ChangeFrame, ChangeHead, FailureHead, Image, begin_change, write_annotations, write_begin, write_chunk,
     write_commit, write_failed, write_image_begin, write_image_end, write_no_chunk, write_progress,
-    write_refusal, write_relation, write_subscription,
+    write_refusal, write_relation, write_subscription, write_table_gap, write_table_gap_end,
 };
 
 use crate::event::{Action, RowError};
@@ -149,6 +150,8 @@ mod tag {
     pub const ANNOTATIONS: u8 = b'A';
     pub const CHUNK: u8 = b'K';
     pub const NO_CHUNK: u8 = b'N';
+    pub const TABLE_GAP: u8 = b'M';
+    pub const TABLE_GAP_END: u8 = b'm';
     pub const NEW_ROW: u8 = b'n';
     pub const OLD_ROW: u8 = b'o';
 }

@@ -60,12 +60,12 @@ fn capture(database: &'static Database) {
     database.saved.store(start.0, Ordering::SeqCst);
 
     let mut router = Router::new(installation.installed.clone());
-    let read = || (slot::read_image(start), journal::schema_versions(start));
-    let (image, versions) = journal::with_tables(|_| read()).unwrap_or_default();
+    let read = || (slot::read_image(start), journal::schema_versions(start), journal::open_table_gaps());
+    let (image, versions, gaps) = journal::with_tables(|_| read()).unwrap_or_default();
     for (id, spec) in image {
         router.apply(id, Some(&spec));
     }
-    let capture = Capture::new(database, queue, router, versions, &installation);
+    let capture = Capture::new(database, queue, router, versions, gaps, &installation);
     let mut session = Session::begin(database, capture, start);
     database.extension.store(installation.extension.to_u32(), Ordering::SeqCst);
     // SAFETY: reads shared memory.

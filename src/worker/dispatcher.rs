@@ -20,7 +20,7 @@ use super::waiting::WaitSet;
 use super::{closing, copies, effects, endpoints, starting};
 use crate::decode::raw;
 use crate::event::Lsn;
-use crate::journal::{self, Command, CommandKind, Version};
+use crate::journal::{self, Command, CommandKind, TableGapChange, Version};
 use crate::link::frame::Item;
 use crate::link::mq::Receiver;
 use crate::settings;
@@ -111,6 +111,8 @@ struct Dispatcher {
     refusals: HashMap<i64, String>,
     /// Versions of subscriptions that were told and are not stored yet.
     versions: Vec<Version>,
+    /// Gaps of tables that were told and are not stored yet.
+    table_gaps: Vec<TableGapChange>,
     /// The first image is being told: what is stored so far belongs to a slot that is gone.
     image: Option<Vec<Version>>,
     /// The extension's oid: another one is another installation, whose slot is not ours.
@@ -144,6 +146,7 @@ impl Dispatcher {
             publisher: Publisher::new(database),
             refusals: HashMap::new(),
             versions: Vec::new(),
+            table_gaps: Vec::new(),
             image: None,
             extension,
             notices: Notices::new(database),
@@ -178,6 +181,7 @@ impl Dispatcher {
             let rests = self.intake.rests(&self.sending);
             busy |= !rests && self.receive(receiver);
             self.store_versions();
+            self.store_table_gaps();
             self.obey();
             self.sending.test(self.database);
             // What happens does not wait for what was there before: a chunk is often complete by the very event that came.
@@ -224,6 +228,7 @@ impl Dispatcher {
             }
             let busy = self.receive(receiver);
             self.store_versions();
+            self.store_table_gaps();
             let last = !rests && (!self.sending.is_any_under_way() || asked.elapsed() > ANSWERS_WITHIN);
             if last {
                 let positions = self.sending.positions(true);
@@ -390,6 +395,8 @@ impl Dispatcher {
                 self.recording.arrived(end_lsn);
             }
             Item::Progress { lsn } => self.recording.arrived(lsn),
+            Item::TableGap(gap) => self.table_gaps.push(TableGapChange::Begin(gap)),
+            Item::TableGapEnd(end) => self.table_gaps.push(TableGapChange::End(end)),
             // The decoder tells of none.
             Item::Chunk(_) | Item::NoChunk { .. } => {}
         }
@@ -561,6 +568,18 @@ impl Dispatcher {
         {
             self.backfilling.keep(&open);
         }
+    }
+
+    /// Records gaps of tables before any progress beyond their commits is told.
+    fn store_table_gaps(&mut self) {
+        if self.table_gaps.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut self.table_gaps);
+        let store = || journal::store_table_gaps(&changes);
+        let begun = process::without_waiting_for_disk(|| self.with_tables(store));
+        self.recording.must_flush();
+        effects::tell_of_table_gaps(begun.unwrap_or_default(), &mut self.notices);
     }
 
     /// Tells the decoder what may be confirmed, and everybody how subscriptions fare.

@@ -1,10 +1,13 @@
 //! What follows from what the engine found: a subscription that can't go on is disabled, subscriptions to system events get
 //! one, and who listens to `NOTIFY pgwh` hears of it.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::notices::Notices;
+use crate::decode::text;
 use crate::dispatch::{Disabled, Effect};
 use crate::event::Lsn;
 use crate::journal::{self, Gap, Notification, SystemEvent};
@@ -73,7 +76,32 @@ pub fn tell_of_gaps(gaps: Vec<Gap>, to: Lsn, notices: &mut Notices) {
         "To send the rows that there are: SELECT pgwh.backfill(name) FROM pgwh.subscriptions WHERE enabled;",
     )
     .report(PgLogLevel::WARNING);
-    for Gap { subscription, reason } in gaps {
+    notify_of_gaps(gaps, notices);
+}
+
+/// Reports gaps of tables that begin.
+pub fn tell_of_table_gaps(gaps: Vec<Gap>, notices: &mut Notices) {
+    if gaps.is_empty() {
+        return;
+    }
+    let mut by_reason: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for gap in &gaps {
+        *by_reason.entry((gap.table.as_deref().unwrap_or_default(), &gap.reason)).or_default() += 1;
+    }
+    for ((table, reason), count) in by_reason {
+        let message =
+            format!("pgstream_hooks: {count} subscriptions miss changes of table {table}: {reason}");
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, text::in_error(message), "pgstream_hooks")
+            .set_hint(
+                "For the subscriptions and for what to type: SELECT name, next_step FROM pgwh.open_gaps;",
+            )
+            .report(PgLogLevel::WARNING);
+    }
+    notify_of_gaps(gaps, notices);
+}
+
+fn notify_of_gaps(gaps: Vec<Gap>, notices: &mut Notices) {
+    for Gap { subscription, reason, .. } in gaps {
         notices.add_notification(Notification {
             event: "gap".to_owned(),
             subscription,

@@ -15,7 +15,7 @@ use crate::decode::pattern::TablePattern;
 use crate::decode::text::{Text, Texts};
 use crate::dispatch::{DeliveryId, Mode, Pending, Position};
 use crate::error::Error;
-use crate::event::{Action, EventId, Lsn, TableName, Timestamp};
+use crate::event::{Action, EventId, Lsn, Relation, TableName, Timestamp};
 use crate::journal::chunk::Entry;
 use crate::journal::inspect::{self, LastAttempt};
 use crate::journal::outcome::{DROPPED, End, Outcome};
@@ -285,24 +285,31 @@ struct Asked {
     gaps: Vec<Gap>,
 }
 
-/// What a subscription missed: behind the one position, up to the other or to now.
+/// What a subscription missed: from the one position up to the other, or to now.
 struct Gap {
     from: Lsn,
     to: Option<Lsn>,
+    /// The table that it is about; none: all.
+    table: Option<(u32, TablePattern)>,
     reason: String,
 }
 
 /// The gaps that are noted, by subscription.
 fn gaps() -> Result<HashMap<i64, Vec<Gap>>, pgrx::spi::Error> {
     Spi::connect(|client| {
-        let query = "SELECT subscription_id, from_lsn - '0/0', to_lsn - '0/0', reason FROM pgwh.gaps";
+        let query =
+            "SELECT subscription_id, from_lsn - '0/0', to_lsn - '0/0', reason, relation::bigint, table_name
+                     FROM pgwh.gaps ORDER BY from_lsn";
         let mut gaps: HashMap<i64, Vec<Gap>> = HashMap::new();
         for row in client.select(query, None, &[])? {
             let position =
                 |number: Option<AnyNumeric>| number.and_then(|number| u64::try_from(number).ok()).map(Lsn);
+            let relation = row.get::<i64>(5)?.and_then(|relation| u32::try_from(relation).ok());
+            let table = row.text(6)?.and_then(|name| TablePattern::parse(&name).ok());
             gaps.entry(row.get(1)?.unwrap_or_default()).or_default().push(Gap {
                 from: position(row.get(2)?).unwrap_or(Lsn(0)),
                 to: position(row.get(3)?),
+                table: relation.zip(table),
                 reason: row.text(4)?.unwrap_or_default(),
             });
         }
@@ -347,16 +354,17 @@ impl Asked {
 
     /// Why it didn't get an event.
     fn why_not(&self, entry: &Entry) -> String {
-        let (names, action) = match &entry.item {
-            Item::Change { event, .. } => (&event.relation.names[..], event.action),
+        let (relation, action) = match &entry.item {
+            Item::Change { event, .. } => (&event.relation, event.action),
             _ => return "not wanted".to_owned(),
         };
         let committed_at = entry.item.transaction().map_or(0, |transaction| transaction.committed_at.0);
+        let names = &relation.names[..];
         if let Some(why) = self.why_never(names) {
             why
         } else if !self.event_types.iter().any(|known| known == action.word()) {
             format!("not wanted: event type {}", action.word())
-        } else if let Some(gap) = self.gap_at(entry) {
+        } else if let Some(gap) = self.gap_at(entry, relation) {
             format!("missed: {}", gap.reason)
         } else if self.created_at >= committed_at {
             "subscribed later".to_owned()
@@ -372,10 +380,15 @@ impl Asked {
         }
     }
 
-    /// The gap that the event lies in.
-    fn gap_at(&self, entry: &Entry) -> Option<&Gap> {
+    /// The gap that a change of the relation lies in.
+    fn gap_at(&self, entry: &Entry, relation: &Relation) -> Option<&Gap> {
         let at = entry.item.transaction()?.commit_lsn;
-        self.gaps.iter().find(|gap| gap.from < at && gap.to.is_none_or(|to| at <= to))
+        let is_at = |gap: &&Gap| gap.from <= at && gap.to.is_none_or(|to| at < to);
+        let oids = [relation.oid, relation.root_oid];
+        self.gaps.iter().filter(is_at).find(|gap| match &gap.table {
+            None => true,
+            Some((oid, name)) => oids.contains(oid) || relation.names.iter().any(|table| name.matches(table)),
+        })
     }
 
     /// Why it gets nothing of a table of these names at present.
@@ -396,11 +409,20 @@ impl Asked {
         }
     }
 
-    /// Of a row without a change in the journal.
+    /// Of a row without a change in the journal. It may have been changed in a gap of its table.
     fn of_nothing(&self, row: &AskedRow) -> Told {
         let names = row.names();
-        let fate =
-            self.why_never(&names).unwrap_or_else(|| "no change of this row is in the journal".to_owned());
+        let is_about = |gap: &&Gap| {
+            gap.table.as_ref().is_some_and(|(_, name)| names.iter().any(|table| name.matches(table)))
+        };
+        let missed = |gap: &Gap| {
+            let to = gap.to.map_or("now".to_owned(), |to| to.to_string());
+            format!("missed, if it was committed from {} to {to}: {}", gap.from, gap.reason)
+        };
+        let fate = self
+            .why_never(&names)
+            .or_else(|| self.gaps.iter().rev().find(is_about).map(missed))
+            .unwrap_or_else(|| "no change of this row is in the journal".to_owned());
         Told { subscription: Some(self.name.clone()), fate, ..Told::default() }
     }
 }

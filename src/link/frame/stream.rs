@@ -62,6 +62,10 @@ pub enum Item {
         /// The part of its row that routing looks at, as JSON text; none when it is gone.
         spec: Option<String>,
     },
+    /// A subscription misses the changes of a table.
+    TableGap(Box<TableGap>),
+    /// A subscription gets the changes of a table again.
+    TableGapEnd(TableGapEnd),
     /// The rows of a chunk of a backfill are complete.
     Chunk(Box<ChunkEnd>),
     /// There is no chunk of a backfill.
@@ -109,6 +113,36 @@ impl Failure {
             fingerprint: self.transaction.fingerprint,
         }
     }
+}
+
+/// A subscription, though enabled, misses the changes of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableGap {
+    /// The subscription.
+    pub subscription: i64,
+    /// The table's oid.
+    pub table: u32,
+    /// Its name as the subscription knows it, in the spelling of patterns.
+    pub name: String,
+    /// The first commit of which changes are missed.
+    pub from: Lsn,
+    /// Why.
+    pub reason: String,
+}
+
+/// The end of such a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableGapEnd {
+    /// The subscription.
+    pub subscription: i64,
+    /// The table's oid.
+    pub table: u32,
+    /// From here on changes are captured.
+    pub to: Lsn,
+    /// When that was committed.
+    pub at: Timestamp,
+    /// Whether there was no change that could have been missed.
+    pub is_empty: bool,
 }
 
 /// What there is to say of a chunk of a backfill when its rows have been told.
@@ -294,6 +328,20 @@ impl Session {
                 lsn: Lsn(members.u64()?),
                 spec: members.option(Members::text)?,
             },
+            tag::TABLE_GAP => Item::TableGap(Box::new(TableGap {
+                subscription: members.i64()?,
+                table: members.u32()?,
+                name: members.text()?,
+                from: Lsn(members.u64()?),
+                reason: members.text()?,
+            })),
+            tag::TABLE_GAP_END => Item::TableGapEnd(TableGapEnd {
+                subscription: members.i64()?,
+                table: members.u32()?,
+                to: Lsn(members.u64()?),
+                at: Timestamp(members.i64()?),
+                is_empty: members.bool()?,
+            }),
             tag::IMAGE_BEGIN => Item::ImageBegin { lsn: Lsn(members.u64()?) },
             tag::IMAGE_END => Item::ImageEnd { lsn: Lsn(members.u64()?) },
             other => return Err(FrameError::Tag(other)),

@@ -49,6 +49,8 @@ fn write(out: &mut Vec<u8>, item: &Item, reference: u32) {
         Item::Subscription { id, lsn, spec } => {
             write_subscription(out, *id, *lsn, spec.as_deref()).unwrap();
         }
+        Item::TableGap(gap) => write_table_gap(out, gap),
+        Item::TableGapEnd(end) => write_table_gap_end(out, end),
         Item::ImageBegin { lsn } => write_image_begin(out, *lsn),
         Item::Chunk(chunk) => write_chunk(out, chunk).unwrap(),
         Item::NoChunk { backfill, why } => write_no_chunk(out, *backfill, why),
@@ -207,6 +209,17 @@ fn any_stretch() -> impl Strategy<Value = Vec<Item>> {
         any_lsn().prop_map(|lsn| vec![Item::ImageEnd { lsn }]),
         (any::<i64>(), any_lsn(), prop::option::of(any_text(40)))
             .prop_map(|(id, lsn, spec)| vec![Item::Subscription { id, lsn, spec }]),
+        (any::<i64>(), any::<u32>(), any_text(20), any_lsn(), any_text(40)).prop_map(
+            |(subscription, table, name, from, reason)| {
+                vec![Item::TableGap(Box::new(TableGap { subscription, table, name, from, reason }))]
+            }
+        ),
+        (any::<i64>(), any::<u32>(), any_lsn(), any::<i64>(), any::<bool>()).prop_map(
+            |(subscription, table, to, at, is_empty)| {
+                let at = Timestamp(at);
+                vec![Item::TableGapEnd(TableGapEnd { subscription, table, to, at, is_empty })]
+            }
+        ),
         any_transaction().prop_flat_map(|transaction| {
             let changes = prop::collection::vec(any_change(Arc::clone(&transaction)), 0..5);
             (changes, any_lsn()).prop_map(move |(changes, end_lsn)| {
@@ -262,7 +275,7 @@ proptest! {
     ) {
         let mut bytes = Vec::new();
         for (place, body) in frames {
-            let tags = b"RBACFXEPS()";
+            let tags = b"RBACFXEPSMm()";
             bytes.extend_from_slice(&(body.len() as u32 + 1).to_le_bytes());
             bytes.push(tags[place.index(tags.len())]);
             bytes.extend_from_slice(&body);

@@ -1,6 +1,9 @@
 //! The decoder's end: frames appended to a buffer, each value written once and into its place.
 
-use super::{ChunkEnd, LaneKeys, MAX_LENGTH, NoChunk, Target, TooLong, action_code, flag, kind_tag, tag};
+use super::{
+    ChunkEnd, LaneKeys, MAX_LENGTH, NoChunk, TableGap, TableGapEnd, Target, TooLong, action_code, flag,
+    kind_tag, tag,
+};
 use crate::event::{Action, Cells, Kind, Lsn, Relation, Row, RowBuilder, Transaction};
 
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -250,6 +253,28 @@ pub fn write_subscription(out: &mut Vec<u8>, id: i64, lsn: Lsn, spec: Option<&st
     put_u64(out, lsn.0);
     put_option(out, spec, put_text);
     finish(out, start)
+}
+
+/// A subscription misses the changes of a table from here on; texts are cut off behind 64 kB.
+pub fn write_table_gap(out: &mut Vec<u8>, gap: &TableGap) {
+    let start = begin(out, tag::TABLE_GAP);
+    out.extend_from_slice(&gap.subscription.to_le_bytes());
+    put_u32(out, gap.table);
+    put_text(out, cut(&gap.name));
+    put_u64(out, gap.from.0);
+    put_text(out, cut(&gap.reason));
+    finish_fixed(out, start);
+}
+
+/// A subscription gets the changes of a table again.
+pub fn write_table_gap_end(out: &mut Vec<u8>, end: &TableGapEnd) {
+    let start = begin(out, tag::TABLE_GAP_END);
+    out.extend_from_slice(&end.subscription.to_le_bytes());
+    put_u32(out, end.table);
+    put_u64(out, end.to.0);
+    out.extend_from_slice(&end.at.0.to_le_bytes());
+    out.push(end.is_empty.into());
+    finish_fixed(out, start);
 }
 
 /// The rows of a chunk of a backfill are complete, those since [`write_begin`].
