@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use harness::{Cluster, Database, Receiver, Server, Setup, Stop, events_of, eventually};
+use harness::{Cluster, Database, Receiver, Reply, Request, Server, Setup, Stop, events_of, eventually};
 
 /// A cluster with a subscription, and a change that its endpoint has taken.
 fn stage() -> (Cluster, Receiver) {
@@ -224,6 +224,44 @@ fn dump(database: &Database) -> String {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// `pg_restore --clean` drops the extension, and what it has; then its subscriptions are of an earlier installation.
+#[test]
+fn a_dump_restored_over_its_database_is_no_copy_of_another() {
+    let (cluster, receiver) = stage();
+    receiver.behave(|_: &Request| Reply::status(503));
+    cluster.sql("INSERT INTO t SELECT generate_series(1000, 1099)");
+    let archive = cluster.make_directory("archive").join("dump");
+    let archive = archive.to_str().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Server::get().command(program);
+        let output = command
+            .args(["-U", "postgres", "-h"])
+            .arg(cluster.host())
+            .args(["-d", cluster.name()])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{program}: {told}");
+        told
+    };
+    run("pg_dump", &["-Fc", "-f", archive]);
+    let told = run("pg_restore", &["--verbose", "--clean", "--if-exists", archive]);
+    let warning =
+        "WARNING:  100 undelivered events of 1 subscriptions are dropped with extension pgstream_hooks";
+    assert!(told.contains(warning) && cluster.log().contains(warning), "{told}");
+    assert_eq!(cluster.status("s", "state"), "held");
+    let reason = "it was made in this database before the extension was dropped and created again";
+    assert_eq!(cluster.status("s", "reason"), reason);
+    assert_eq!(cluster.status("s", "next_step"), "SELECT pgwh.adopt();");
+    let detail = cluster.value("SELECT detail FROM pgwh.health() WHERE check_name = 'subscriptions valid'");
+    assert_eq!(detail, "s: held, made before the extension was dropped and created again");
+    cluster.sql("SELECT pgwh.adopt(); SELECT pgwh.rotate_secret('s')");
+    receiver.behave(|_: &Request| Reply::status(200));
+    cluster.sql("INSERT INTO t VALUES (2000)");
+    assert!(ids(&cluster.delivered(&receiver, "s")).contains(&2000));
 }
 
 #[test]

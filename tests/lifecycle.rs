@@ -1,8 +1,8 @@
 //! The extension comes, works, survives and goes by itself, with two lines of configuration.
 
 use harness::{
-    Answer, Cluster, DECODER, DISPATCHER, Database, LAUNCHER, PATIENCE, Process, Receiver, Script, Server,
-    Setup, Stop, eventually,
+    Answer, Cluster, DECODER, DISPATCHER, Database, LAUNCHER, PATIENCE, Process, Receiver, Reply, Request,
+    Script, Server, Setup, Stop, eventually,
 };
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
@@ -100,6 +100,59 @@ fn warnings(database: &Database, sql: &str) -> Vec<String> {
     client.batch_execute(sql).unwrap();
     drop(client);
     std::mem::take(&mut log.lock().unwrap())
+}
+
+/// Subscriptions to a receiver that takes nothing, and a hundred events for each of the two.
+fn undelivered(cluster: &Cluster, receiver: &Receiver) {
+    receiver.behave(|_: &Request| Reply::status(503));
+    cluster.subscribe(receiver, "one", "tables => '{t}'");
+    cluster.subscribe(receiver, "two", "tables => '{t}'");
+    cluster.sql("INSERT INTO t SELECT generate_series(1, 100)");
+}
+
+#[test]
+fn whoever_drops_the_extension_hears_of_undelivered_events() {
+    let cluster = Cluster::start();
+    cluster.sql("CREATE ROLE boss SUPERUSER LOGIN; CREATE TABLE t (id int)");
+    let receiver = Receiver::start().unwrap();
+    let notice = "200 undelivered events of 2 subscriptions are dropped with extension pgstream_hooks";
+    for (create, drop) in [
+        ("CREATE EXTENSION pgstream_hooks", "DROP EXTENSION pgstream_hooks"),
+        ("CREATE EXTENSION pgstream_hooks", "DROP EXTENSION IF EXISTS pgstream_hooks CASCADE"),
+        ("CREATE EXTENSION pgstream_hooks", "DO $$ BEGIN EXECUTE 'DROP EXTENSION pgstream_hooks'; END $$"),
+        ("SET ROLE boss; CREATE EXTENSION pgstream_hooks", "DROP OWNED BY boss CASCADE"),
+    ] {
+        cluster.sql(create);
+        undelivered(&cluster, &receiver);
+        assert!(
+            !warnings(&cluster, "CREATE SCHEMA other; DROP SCHEMA other")
+                .iter()
+                .any(|told| told.contains(notice))
+        );
+        let told = warnings(&cluster, &format!("BEGIN; {drop}; ROLLBACK"));
+        assert!(told.iter().any(|told| told.starts_with(notice)), "{drop}: {told:?}");
+        // Also when the workers rest.
+        cluster.wait_confirmed();
+        cluster.each(&["ALTER SYSTEM SET pgwh.enabled = off", "SELECT pg_reload_conf()"]);
+        eventually("at rest", || cluster.processes(DISPATCHER).is_empty().then_some(()));
+        let told = warnings(&cluster, drop);
+        assert!(told.iter().any(|told| told.starts_with(notice)), "at rest, {drop}: {told:?}");
+        assert_eq!(
+            cluster.value("SELECT count(*) FROM pg_extension WHERE extname = 'pgstream_hooks'"),
+            "0",
+            "{drop}"
+        );
+        cluster.each(&["ALTER SYSTEM RESET pgwh.enabled", "SELECT pg_reload_conf()"]);
+    }
+    // As `pg_restore` has it, which wants no notices.
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    undelivered(&cluster, &receiver);
+    let told = warnings(&cluster, "SET client_min_messages = warning; DROP EXTENSION pgstream_hooks");
+    assert!(told.iter().any(|told| told.starts_with(notice)), "{told:?}");
+    // Without any there is nothing to say.
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    let told = warnings(&cluster, "DROP EXTENSION pgstream_hooks");
+    assert!(!told.iter().any(|told| told.contains("undelivered")), "{told:?}");
 }
 
 #[track_caller]

@@ -270,7 +270,7 @@ fn look<T>(action: impl FnOnce() -> Result<T, Error>) -> Option<T> {
 }
 
 /// Runs the action with the rights to read every subscription; whoever changes a table may not be one to see them.
-fn as_superuser<T>(action: impl FnOnce() -> T) -> T {
+pub fn as_superuser<T>(action: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: globals of this process; an ERROR ends the subtransaction, which puts them back.
     unsafe {

@@ -33,6 +33,7 @@ mod starting;
 pub mod statement;
 mod tallies;
 pub mod testing;
+mod undelivered;
 mod under_way;
 mod waiting;
 pub mod wake;

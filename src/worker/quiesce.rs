@@ -13,7 +13,7 @@ use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
 use super::shmem::{self, Database, Phase};
 use super::statement::Statement;
-use super::{dropped, process, wake};
+use super::{dropped, process, undelivered, wake};
 use crate::api::keeping;
 use crate::decode::raw;
 use crate::error::Error;
@@ -62,6 +62,9 @@ unsafe extern "C-unwind" fn process_utility(
             before_command(node);
         }
         let concerns_tables = is_table_command(node);
+        if concerns_tables {
+            undelivered::before_drop(node);
+        }
         let depth = if concerns_tables { before_table_command(node) } else { 0 };
         let run = match PREVIOUS_UTILITY {
             Some(previous) => previous,
@@ -355,6 +358,8 @@ unsafe extern "C-unwind" fn object_access(
     if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId {
         // Whichever extension it is: the dispatcher looks for itself, which costs nothing.
         wake::recheck_at_commit();
+        // SAFETY: the extension is about to be dropped, so it is still there.
+        unsafe { undelivered::extension_goes(object) };
     }
     if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::RelationRelationId && sub_object == 0
     {
