@@ -7,6 +7,7 @@
 #   make installcheck [PG_CONFIG=…]    pg_regress against a running server that has it
 #   make deb [PG=18]                   a Debian package for that server, in target/packages
 #   make test-deb [PG=18 SUITE=forky]  that package in a clean Debian made by debootstrap (as root)
+#   make test-patroni [PG=15]          a switchover under Debian's Patroni and etcd
 #   make dist                          the sources as a PGXN distribution, in target/packages
 #   make fuzz [CASES=1000000]          random input to encoder, codecs and the reading of answers (FUZZ=link: some of them)
 #   make torture [SECONDS=3600]        everything at once, for an hour: kills, outages, a full disk (SEED=… repeats)
@@ -41,6 +42,7 @@ unit:
 	cargo test --package receiver
 
 test: unit end-to-end
+	@tests/pgbouncer $(PG)
 
 # Extra arguments of cargo test, such as TESTS='--test events toast'.
 end-to-end:
@@ -85,6 +87,9 @@ deb:
 
 test-deb:
 	@SUITE=$(SUITE) tests/deb $(PG)
+
+test-patroni:
+	@tests/patroni $(PG)
 
 # What is committed, under the name and version that PGXN knows it by.
 DIST = pgstream_hooks-$(shell scripts/version)

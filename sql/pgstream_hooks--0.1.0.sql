@@ -24,7 +24,8 @@ CREATE TABLE pgwh.installation (
     database_oid oid NOT NULL,
     system_identifier bigint NOT NULL,
     schema_version text NOT NULL,
-    home text
+    home text,
+    slot_name text
 );
 CREATE UNIQUE INDEX installation_is_one_row ON pgwh.installation ((true));
 COMMENT ON TABLE pgwh.installation IS 'one row: where and when this extension was created; a copy of the database tells itself from the original by it';
@@ -33,6 +34,8 @@ COMMENT ON COLUMN pgwh.installation.database_oid IS 'the database''s oid at CREA
 COMMENT ON COLUMN pgwh.installation.system_identifier IS 'the cluster''s system identifier at CREATE EXTENSION';
 COMMENT ON COLUMN pgwh.installation.schema_version IS 'version of the tables and functions in this schema';
 COMMENT ON COLUMN pgwh.installation.home IS 'pgwh.home() where it was created or last adopted; a promoted standby knows its primary''s subscriptions by it';
+
+COMMENT ON COLUMN pgwh.installation.slot_name IS 'name that the replication slot was last made under, or is to be; null: the default';
 
 INSERT INTO pgwh.installation (database_oid, system_identifier, schema_version)
 SELECT d.oid, c.system_identifier, e.extversion
@@ -1011,11 +1014,15 @@ COMMENT ON FUNCTION pgwh.unclosed_gaps() IS 'what subscriptions miss though they
 CREATE FUNCTION pgwh.slot_name() RETURNS name
     LANGUAGE sql STABLE PARALLEL SAFE
     BEGIN ATOMIC
-        SELECT format('pgwh_%s_%s', d.oid, left(i.id::text, 8))::name
+        -- Of a copy that was made from a template, the row names the slot of the original.
+        SELECT coalesce((SELECT s.slot_name FROM pg_catalog.pg_replication_slots s
+                WHERE s.slot_name = i.slot_name::name AND s.datoid = d.oid),
+            nullif(current_setting('pgwh.slot_name', true), '')::name,
+            format('pgwh_%s_%s', d.oid, left(i.id::text, 8))::name)
         FROM pgwh.installation i, pg_catalog.pg_database d
         WHERE d.datname = pg_catalog.current_database();
     END;
-COMMENT ON FUNCTION pgwh.slot_name() IS 'name of this database''s replication slot';
+COMMENT ON FUNCTION pgwh.slot_name() IS 'name of this database''s replication slot: while there is none, what the setting pgwh.slot_name says';
 
 CREATE FUNCTION pgwh.slot_is_ephemeral(slot name) RETURNS boolean
     LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'slot_is_ephemeral_wrapper';
@@ -1155,9 +1162,12 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
                     ELSE 'The decoder makes it when it starts: see check worker running' END END
         FROM slot s, wal l, (SELECT count(*) AS used FROM pg_catalog.pg_replication_slots) u
         UNION ALL
-        SELECT 'slot plugin', coalesce(s.plugin = 'pgstream_hooks', true),
-            coalesce('plugin is ' || s.plugin, 'there is no slot yet'),
-            CASE WHEN s.plugin <> 'pgstream_hooks' THEN format('Another program made a slot of our name: SELECT pg_drop_replication_slot(%L);', s.slot_name) END
+        SELECT 'slot plugin', coalesce(s.plugin = 'pgstream_hooks' AND s.database = current_database(), true),
+            coalesce('plugin is ' || s.plugin || CASE WHEN s.database <> current_database()
+                THEN format(', database is %s', s.database) ELSE '' END, 'there is no slot yet'),
+            CASE WHEN s.database <> current_database()
+                THEN format('A slot of that name is of another database: ALTER DATABASE %I SET pgwh.slot_name = ''…'';', current_database())
+                WHEN s.plugin <> 'pgstream_hooks' THEN format('Another program made a slot of our name: SELECT pg_drop_replication_slot(%L);', s.slot_name) END
         FROM slot s
         UNION ALL
         SELECT 'retained WAL', coalesce(s.wal_status, 'reserved') = 'reserved',

@@ -103,6 +103,9 @@ pub enum LogLevel {
 /// `pgwh.metrics_max_subscriptions`: how many subscriptions of a database have metrics of their own; 0: none.
 static METRICS_MAX_SUBSCRIPTIONS: GucSetting<i32> = GucSetting::<i32>::new(500);
 
+/// `pgwh.slot_name`: name of the replication slot that is made next; empty: made from database and installation.
+static SLOT_NAME: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
 /// Defines the settings; called once, when the library is loaded.
@@ -139,6 +142,21 @@ pub fn init() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    // Superusers set it for one database by ALTER DATABASE.
+    // SAFETY: the hook is guarded and of the type that the server calls.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"pgwh.slot_name",
+            c"Name of the replication slot; each database needs another one, by ALTER DATABASE.",
+            c"A slot that exists keeps its name. Empty: pgwh_ and the oid of the database, and a part of the installation's id.",
+            &SLOT_NAME,
+            GucContext::Suset,
+            GucFlags::default(),
+            Some(check_slot_name),
+            None,
+            None,
+        );
+    }
     GucRegistry::define_string_guc(
         c"pgwh.encryption_key_file",
         c"File of the keys by which signing keys and sensitive headers are sealed at rest.",
@@ -376,6 +394,11 @@ fn path_of(setting: &GucSetting<Option<CString>>) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(path.as_bytes())))
 }
 
+/// The name that the slot is to have; none when it is left to us.
+pub fn slot_name() -> Option<CString> {
+    SLOT_NAME.get().filter(|name| !name.is_empty())
+}
+
 /// Memory for undelivered events, in bytes.
 pub fn max_memory() -> usize {
     kilobytes(&MAX_MEMORY)
@@ -463,6 +486,25 @@ unsafe extern "C-unwind" fn check_networks(
         pg_sys::GUC_check_errdetail_string = palloced(problem.detail);
         pg_sys::GUC_check_errhint_string = palloced(problem.hint);
     }
+    false
+}
+
+/// Refuses what the server would not take as the name of a slot (a `GucStringCheckHook`).
+#[pg_guard]
+unsafe extern "C-unwind" fn check_slot_name(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the server passes a pointer to the new value, which may be null.
+    let name = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } }.to_bytes();
+    let is_valid = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
+    if name.len() < pg_sys::NAMEDATALEN as usize && name.iter().all(is_valid) {
+        return true;
+    }
+    let detail = "A replication slot's name has up to 63 lower-case letters, digits and underscores.";
+    // SAFETY: the server reads it after this returns false; it lives in its error context.
+    unsafe { pg_sys::GUC_check_errdetail_string = palloced(detail.to_owned()) };
     false
 }
 

@@ -169,6 +169,110 @@ fn a_slot_of_our_name_that_another_program_made_is_told_of() {
 }
 
 #[test]
+fn a_slot_of_our_plugin_is_created_by_the_decoder_only() {
+    let (cluster, receiver) = stage(Setup::new());
+    // As servers without that setting have it: any library may be used.
+    let setting =
+        "SELECT name || ' = pgstream_hooks' FROM pg_settings WHERE name = 'output_plugin_libraries'";
+    cluster.set(&cluster.value(setting));
+    cluster.reload();
+    rest(&cluster);
+    let name = cluster.value("SELECT pgwh.slot_name()");
+    let copied = cluster.refused(&format!("SELECT pg_copy_logical_replication_slot('{name}', 'other')"));
+    // What a manager of clusters does about a slot that it misses.
+    let create = format!("SELECT pg_create_logical_replication_slot('{name}', 'pgstream_hooks')");
+    cluster.each(&[&format!("SELECT pg_drop_replication_slot('{name}')"), "INSERT INTO t VALUES (2)"]);
+    let created = cluster.refused(&create);
+    for refused in [copied, created] {
+        assert_eq!(refused.code, "55000", "{refused:?}");
+        assert_eq!(refused.message, "replication slots of pgstream_hooks are created by its decoder only");
+        assert!(refused.hint.contains("CREATE EXTENSION pgstream_hooks"), "{refused:?}");
+    }
+    switch(&cluster, "on");
+    assert_gap_and_cure(&cluster, &receiver, 2, "the replication slot was dropped");
+    assert_eq!(cluster.refused(&create).code, "42710", "there is one");
+}
+
+/// Starts the workers of a database again.
+fn restart_workers(cluster: &Cluster, database: &str) {
+    let dispatcher = cluster.process_of(DISPATCHER, database);
+    cluster.sql(&format!("SELECT pg_terminate_backend({})", dispatcher.0));
+    eventually("another dispatcher", || {
+        (cluster.process_of(DISPATCHER, database) != dispatcher).then_some(())
+    });
+}
+
+#[test]
+fn the_name_of_the_slot_can_be_chosen() {
+    let cluster = Cluster::start();
+    cluster.sql("ALTER DATABASE postgres SET pgwh.slot_name = 'shop_webhooks'");
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{t}'");
+    let slots = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots";
+    assert_eq!(cluster.value(slots), "shop_webhooks");
+    assert_eq!(cluster.value("SELECT pgwh.slot_name()"), "shop_webhooks");
+    // A slot that exists keeps its name, and loses nothing.
+    cluster.each(&["ALTER DATABASE postgres SET pgwh.slot_name = 'other'", "INSERT INTO t VALUES (1)"]);
+    restart_workers(&cluster, "postgres");
+    cluster.sql("INSERT INTO t VALUES (2)");
+    assert_eq!(ids(&cluster.delivered(&receiver, "s")), [1, 2]);
+    assert_eq!((cluster.value(slots), cluster.status("s", "gap")), ("shop_webhooks".into(), "".into()));
+    cluster.restart(Stop::Fast);
+    cluster.sql("INSERT INTO t VALUES (3)");
+    assert_eq!(ids(&cluster.delivered(&receiver, "s")), [1, 2, 3]);
+    // The next one has the new name.
+    rest(&cluster);
+    cluster.each(&["SELECT pg_drop_replication_slot('shop_webhooks')", "INSERT INTO t VALUES (4)"]);
+    switch(&cluster, "on");
+    assert_gap_and_cure(&cluster, &receiver, 4, "the replication slot was dropped");
+    assert_eq!(
+        (cluster.value(slots), cluster.value("SELECT pgwh.slot_name()")),
+        ("other".into(), "other".into())
+    );
+    for name in ["Shop", "a-b", &"x".repeat(64), "a b"] {
+        let refused = cluster.refused(&format!("ALTER DATABASE postgres SET pgwh.slot_name = '{name}'"));
+        assert_eq!(refused.code, "22023", "{refused:?}");
+        assert!(refused.detail.contains("up to 63 lower-case letters"), "{refused:?}");
+    }
+    cluster.sql("DROP EXTENSION pgstream_hooks");
+    cluster.wait_true("SELECT count(*) = 0 FROM pg_replication_slots");
+}
+
+#[test]
+fn databases_that_want_a_slot_of_one_name_are_told_apart() {
+    let cluster = Setup::new().set("pgwh.slot_name = 'webhooks'").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.wait_true(SLOT);
+    let shop = cluster.create_database("shop");
+    shop.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+    let health = "SELECT ok, detail, hint FROM pgwh.health() WHERE check_name = 'slot plugin'";
+    let row = shop.rows(health).remove(0);
+    assert_eq!(row[0].as_deref(), Some("f"));
+    assert_eq!(row[1].as_deref(), Some("plugin is pgstream_hooks, database is postgres"));
+    let hint = row[2].as_deref().unwrap();
+    assert!(hint.ends_with("ALTER DATABASE shop SET pgwh.slot_name = '…';"), "{hint}");
+    shop.sql("ALTER DATABASE shop SET pgwh.slot_name = 'shop_webhooks'");
+    restart_workers(&cluster, "shop");
+    shop.wait_true(SLOT);
+    let receiver = Receiver::start().unwrap();
+    shop.subscribe(&receiver, "s", "tables => '{t}'");
+    shop.sql("INSERT INTO t VALUES (1)");
+    assert_eq!(ids(&shop.delivered(&receiver, "s")), [1]);
+    cluster.wait_true(SLOT);
+    // A copy does not take its original's for its own.
+    cluster.sql("CREATE DATABASE copy TEMPLATE shop");
+    let copy = cluster.database("copy");
+    assert_eq!(copy.value("SELECT pgwh.slot_name()"), "webhooks");
+    cluster.sql("ALTER DATABASE copy SET pgwh.slot_name = 'copied'");
+    restart_workers(&cluster, "copy");
+    copy.wait_true(SLOT);
+    let slots =
+        "SELECT string_agg(slot_name || ' ' || database, ', ' ORDER BY slot_name) FROM pg_replication_slots";
+    assert_eq!(cluster.value(slots), "copied copy, shop_webhooks shop, webhooks postgres");
+}
+
+#[test]
 fn a_primary_that_was_rewound_rests_as_a_standby_and_takes_over_again() {
     let (cluster, receiver) =
         stage(Setup::new().set("wal_log_hints = on").set("wal_keep_size = '256MB'").set("hot_standby = on"));

@@ -1,10 +1,11 @@
 //! Our own output plugin: the callbacks in which the reorder buffer hands over each committed transaction.
 
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::capture::Capture;
 use super::definitions::Invalidated;
-use super::raw;
+use super::{raw, slot};
 use crate::event::{Lsn, Timestamp};
 
 /// The entry point that the server looks for in an output plugin.
@@ -29,8 +30,19 @@ pub unsafe extern "C-unwind" fn _PG_output_plugin_init(callbacks: *mut pg_sys::O
 unsafe extern "C-unwind" fn startup(
     ctx: *mut pg_sys::LogicalDecodingContext,
     options: *mut pg_sys::OutputPluginOptions,
-    _is_init: bool,
+    is_init: bool,
 ) {
+    if is_init && !slot::may_be_created() {
+        // What was committed before would be missing, on no record.
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "replication slots of pgstream_hooks are created by its decoder only",
+            "pgstream_hooks",
+        )
+        .set_detail("A slot that another program creates does not have the changes committed before it.")
+        .set_hint("CREATE EXTENSION pgstream_hooks creates the slot of a database; SELECT pgwh.slot_name() names it.")
+        .report(PgLogLevel::ERROR);
+    }
     // SAFETY: the server passes live pointers.
     unsafe {
         (*options).output_type = pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_BINARY_OUTPUT;

@@ -1,6 +1,7 @@
 //! The database's replication slot: made once, with the image of subscriptions at its consistent point, then held.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{PgSqlErrorCode, pg_sys, spi};
 
@@ -24,12 +25,15 @@ pub fn exists(name: &CStr) -> bool {
     unsafe { !pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true).is_null() }
 }
 
-/// Whether a slot of that name is of another output plugin, and so not ours.
+/// Whether a slot of that name is of another output plugin or of another database than this process is connected to, and so
+/// not ours.
 pub fn is_foreign(name: &CStr) -> bool {
     // SAFETY: looks through shared memory under its lock; a slot is never unmapped.
     unsafe {
         let slot = pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true);
-        !slot.is_null() && CStr::from_ptr((*slot).data.plugin.data.as_ptr()) != PLUGIN
+        !slot.is_null()
+            && ((*slot).data.database != pg_sys::MyDatabaseId
+                || CStr::from_ptr((*slot).data.plugin.data.as_ptr()) != PLUGIN)
     }
 }
 
@@ -169,6 +173,15 @@ pub fn confirm(lsn: Lsn) {
     }
 }
 
+/// Whether this process makes a slot by [`create`]; an ERROR in there ends it.
+static IS_CREATING: AtomicBool = AtomicBool::new(false);
+
+/// Whether a slot of our plugin may be made now: by its decoder, which notes what a new slot misses, and by pg_upgrade.
+pub fn may_be_created() -> bool {
+    // SAFETY: a flag of this process.
+    IS_CREATING.load(Ordering::Relaxed) || unsafe { pg_sys::IsBinaryUpgrade }
+}
+
 /// How often a slot is made anew beside whose making catalogs were changed.
 const TRIES: u32 = 10;
 
@@ -182,6 +195,7 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
     // SAFETY: outside any transaction and without a slot. The transaction sees the database as of the slot's
     // consistent point (as `tablesync.c` does), writes nothing, and ends before the slot is let go.
     unsafe {
+        IS_CREATING.store(true, Ordering::Relaxed);
         for tries in 1.. {
             pg_sys::StartTransactionCommand();
             pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as _;
@@ -210,6 +224,7 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
             pg_sys::ReplicationSlotPersist();
             break;
         }
+        IS_CREATING.store(false, Ordering::Relaxed);
     }
     // Until it is let go, the slot holds back vacuum in every table, for a snapshot that has served its purpose.
     release();

@@ -10,6 +10,7 @@ use super::schema_changes;
 use crate::decode::plugin::DO_NOT_REPLICATE;
 use crate::decode::raw;
 use crate::decode::subtransaction::Raised;
+use crate::decode::text::argument;
 use crate::event::Lsn;
 use crate::worker::process;
 
@@ -70,6 +71,12 @@ pub fn with_tables<T>(action: impl FnOnce(pg_sys::Oid) -> T) -> Option<T> {
         // It may have been dropped, and created again, while we waited.
         (extension() == Some(wanted)).then(|| action(wanted))
     })
+}
+
+/// Notes the name of the slot that is to be made. Inside a transaction.
+pub fn note_slot_name(name: &str) {
+    let noted = pgrx::Spi::run_with_args("UPDATE pgwh.installation SET slot_name = $1", &[argument(name)]);
+    check("the name of the replication slot can't be noted", noted);
 }
 
 /// Stores versions of subscriptions' routing part. Inside a transaction.

@@ -48,7 +48,7 @@ fn capture(database: &'static Database) {
     session::allow_own_plugin();
     // Without an installation the dispatcher ends, and we with it.
     let Some(installation) = journal::with_tables(Installation::read) else { return };
-    let name = process::slot_name(oid, &installation.id);
+    let name = installation.slot_name(oid);
     if !wait_until_ours(database, &name) {
         return;
     }
@@ -191,16 +191,23 @@ pub struct Installation {
     pub message_key: String,
     /// The extension's oid.
     pub extension: pg_sys::Oid,
+    /// The name that the dispatcher has noted for the slot, if it has.
+    noted_slot: Option<CString>,
 }
 
 impl Installation {
+    /// The name of its slot in a database.
+    pub fn slot_name(&self, database: pg_sys::Oid) -> CString {
+        self.noted_slot.clone().unwrap_or_else(|| process::default_slot_name(database, &self.id))
+    }
+
     /// Reads it; inside a transaction that may use our tables.
     pub fn read(extension: pg_sys::Oid) -> Installation {
         let read = || -> pgrx::spi::Result<Option<Installation>> {
             pgrx::Spi::connect(|client| {
                 let rows = client.select(
                     "SELECT i.id::text, pgwh.installed(), 'pgwh.subscriptions'::regclass::oid,
-                         'pgwh.schema_changes'::regclass::oid, k.key
+                         'pgwh.schema_changes'::regclass::oid, k.key, i.slot_name
                      FROM pgwh.installation i, pgwh.message_key k",
                     Some(1),
                     &[],
@@ -213,6 +220,7 @@ impl Installation {
                     schema_changes: row.get(4)?.unwrap_or_default(),
                     message_key: row.get(5)?.unwrap_or_default(),
                     extension,
+                    noted_slot: row.get::<String>(6)?.and_then(|name| CString::new(name).ok()),
                 }))
             })
         };

@@ -59,13 +59,14 @@ fn serve(database: &'static Database) {
     let oid = database.oid();
     let Some(version) = starting::wait_for_version(database) else { return };
     let Some(installation) = starting::find_installation(database) else { return };
-    copies::see_to(&process::slot_name(oid, &installation.id));
+    let slot = starting::settle_slot_name(oid, &installation);
+    copies::see_to(&slot);
     let captures = journal::with_tables(|_| journal::captures_for_any()).unwrap_or_default();
     database.set_demand(Demand::from(captures));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
     let Some((recording, loaded)) = Recording::open() else { return };
     counts::add(&database.dispatched.starts, 1);
-    starting::drop_stale_slots(oid, &process::slot_name(oid, &installation.id));
+    starting::drop_stale_slots(oid, &slot);
     if !starting::has_wal_level(database) {
         return;
     }

@@ -343,8 +343,9 @@ impl Drop for WorkerHandle {
     }
 }
 
-/// The name of the slot of this database: its installation tells it from the slot of another that had the same oid.
-pub fn slot_name(database: pg_sys::Oid, installation: &str) -> CString {
+/// The name that the slot of this database gets when nobody has chosen one: its installation tells it from the slot of another
+/// database that had the same oid.
+pub fn default_slot_name(database: pg_sys::Oid, installation: &str) -> CString {
     let short: String = installation.chars().filter(char::is_ascii_hexdigit).take(8).collect();
     CString::new(format!("pgwh_{}_{short}", database.to_u32())).unwrap_or_default()
 }

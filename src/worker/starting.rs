@@ -1,12 +1,13 @@
 //! What a dispatcher needs before it can begin: the versions, the installation, `wal_level`, a decoder. And whether it has to
 //! end.
 
+use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::decoder::Installation;
 use super::process::{self, WorkerHandle};
@@ -52,6 +53,30 @@ pub fn find_installation(database: &Database) -> Option<Installation> {
         retire(database);
     }
     installation
+}
+
+/// The name of the slot. One that keeps what is committed keeps its name, too; else it is that of `pgwh.slot_name`.
+pub fn settle_slot_name(oid: pg_sys::Oid, installation: &Installation) -> CString {
+    let noted = installation.slot_name(oid);
+    let wanted = settings::slot_name().unwrap_or_else(|| process::default_slot_name(oid, &installation.id));
+    if noted == wanted {
+        return wanted;
+    }
+    if slot::keeps(&noted) && !slot::is_foreign(&noted) {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("pgstream_hooks: replication slot {} keeps its name", noted.to_string_lossy()),
+            "pgstream_hooks",
+        )
+        .set_detail(format!(
+            "pgwh.slot_name is {}, which holds for a slot that is made.",
+            wanted.to_string_lossy()
+        ))
+        .report(PgLogLevel::LOG);
+        return noted;
+    }
+    journal::with_tables(|_| journal::note_slot_name(&wanted.to_string_lossy()));
+    wanted
 }
 
 /// The extension isn't here (any more): nothing of it stays.
