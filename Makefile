@@ -8,6 +8,8 @@
 #   make deb [PG=18]                   a Debian package for that server, in target/packages
 #   make test-deb [PG=18 SUITE=forky]  that package in a clean Debian made by debootstrap (as root)
 #   make test-patroni [PG=15]          a switchover under Debian's Patroni and etcd
+#   make regress-postgres PGSRC=… [PG=15 SUITES=…]
+#                                      PostgreSQL's own suites, captured, and compared with test_decoding
 #   make dist                          the sources as a PGXN distribution, in target/packages
 #   make fuzz [CASES=1000000]          random input to encoder, codecs and the reading of answers (FUZZ=link: some of them)
 #   make torture [SECONDS=3600]        everything at once, for an hour: kills, outages, a full disk (SEED=… repeats)
@@ -28,7 +30,7 @@ endif
 # What is compiled for a server has a directory for each major: the library is called the same in all. The rest is shared.
 TARGET = target/pg$(PG)
 
-.PHONY: all demo test end-to-end check fuzz torture unit oracle receiver install installcheck deb test-deb dist bench lint clean
+.PHONY: all demo test end-to-end check fuzz torture unit oracle receiver install installcheck deb test-deb test-patroni regress-postgres dist bench lint clean
 .DEFAULT_GOAL := all
 
 all:
@@ -90,6 +92,10 @@ test-deb:
 
 test-patroni:
 	@tests/patroni $(PG)
+
+# PGSRC: a source tree of PostgreSQL $(PG). SUITES: some of regress, isolation and the modules of contrib; all without it.
+regress-postgres:
+	@scripts/regress-postgres "$(PGSRC)" $(PG) "$(SUITES)"
 
 # What is committed, under the name and version that PGXN knows it by.
 DIST = pgstream_hooks-$(shell scripts/version)
