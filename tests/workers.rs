@@ -183,6 +183,18 @@ fn copies_that_send_nothing_leave_their_slots() {
 }
 
 #[test]
+fn a_database_without_subscriptions_is_no_copy_and_runs_on() {
+    let cluster = cluster(OTHERS + 2, 20);
+    let receiver = Receiver::start().unwrap();
+    prepare(&cluster.create_database("shop"));
+    eventually("it runs", || (processes_of(&cluster, "shop") == 2).then_some(()));
+    let late = cluster.create_database("late");
+    prepare(&late);
+    is_refused(&late, &receiver, "max_worker_processes");
+    assert_eq!((processes_of(&cluster, "shop"), processes_of(&cluster, "late")), (2, 0));
+}
+
+#[test]
 fn half_a_pair_takes_no_process() {
     let cluster = cluster(OTHERS + 1, 20);
     let receiver = Receiver::start().unwrap();

@@ -70,7 +70,7 @@ pub use image::Version;
 #[cfg(feature = "server")]
 pub use load::{Loaded, load};
 #[cfg(feature = "server")]
-pub use notifications::{Notification, notify};
+pub use notifications::{Notification, empty_notify_queue, notify};
 #[cfg(feature = "server")]
 pub use parts::{Led, Part, flawed_parts};
 #[cfg(feature = "server")]
@@ -85,7 +85,7 @@ pub use schema_changes::{newest_schema_change, schema_versions};
 pub use selection::Standing;
 #[cfg(feature = "server")]
 pub use subscriptions::{
-    RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, captures_for_any, disable,
+    RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, are_all_copies, disable,
     keep_subscriptions_as_they_are, subscriptions,
 };
 #[cfg(feature = "server")]

@@ -4,6 +4,7 @@ use pgrx::Spi;
 
 use super::tables::check;
 use crate::decode::text::Text;
+use crate::worker::process;
 
 /// One notification.
 #[derive(Clone, Debug)]
@@ -18,6 +19,13 @@ pub struct Notification {
     pub backfill: Option<i64>,
     /// Why.
     pub reason: Option<String>,
+}
+
+/// Lets go of what all listeners of the cluster have read, which Postgres does only when a NOTIFY succeeds.
+pub fn empty_notify_queue() {
+    let empty =
+        || check("the queue of NOTIFY cannot be read", Spi::run("SELECT pg_notification_queue_usage()"));
+    process::in_transaction(empty);
 }
 
 /// Sends each as a JSON object, without what makes it longer than Postgres takes. Inside a transaction, whose commit raises

@@ -119,10 +119,9 @@ pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
     check("subscriptions can't be read", read(&format!("{QUERY} AND s.id = ANY ($1)"), Some(ids)))
 }
 
-/// Whether there is any subscription of this installation, for which changes are captured. Inside a transaction.
-pub fn captures_for_any() -> bool {
-    let query =
-        "SELECT EXISTS (SELECT FROM pgwh.subscriptions s WHERE starts_with(s.home, pgwh.installed() || '/'))";
+/// Whether all subscriptions were copied with their database, so that no change is captured for any. Inside a transaction.
+pub fn are_all_copies() -> bool {
+    let query = "SELECT NOT bool_or(starts_with(s.home, pgwh.installed() || '/')) FROM pgwh.subscriptions s";
     check("subscriptions cannot be read", Spi::get_one::<bool>(query)).unwrap_or_default()
 }
 

@@ -61,8 +61,8 @@ fn serve(database: &'static Database) {
     let Some(installation) = starting::find_installation(database) else { return };
     let slot = starting::settle_slot_name(oid, &installation);
     copies::see_to(&slot);
-    let captures = journal::with_tables(|_| journal::captures_for_any()).unwrap_or_default();
-    database.set_demand(Demand::from(captures));
+    let is_copy = journal::with_tables(|_| journal::are_all_copies()).unwrap_or_default();
+    database.set_demand(Demand::of(is_copy));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
     let Some((recording, loaded)) = Recording::open() else { return };
     counts::add(&database.dispatched.starts, 1);
@@ -266,19 +266,19 @@ impl Dispatcher {
 
     /// Notes whether there is anything to capture changes for.
     fn note_demand(&self) {
-        if let Some(captures) = self.with_tables(journal::captures_for_any) {
-            self.database.set_demand(Demand::from(captures));
+        if let Some(is_copy) = self.with_tables(journal::are_all_copies) {
+            self.database.set_demand(Demand::of(is_copy));
         }
     }
 
-    /// Leaves processes and slot to other databases, unless there is something to capture changes for after all. No
+    /// Leaves processes and slot to other databases, unless this one is no copy after all. No
     /// subscription can be made meanwhile, and one that is made later finds no slot that it could rely on.
     fn gives_way(&self) -> bool {
         if !self.database.give_way.swap(false, Ordering::SeqCst) || self.database.is_asked() {
             return false;
         }
         let gives_way = || {
-            let idle = journal::keep_subscriptions_as_they_are() && !journal::captures_for_any();
+            let idle = journal::keep_subscriptions_as_they_are() && journal::are_all_copies();
             if idle {
                 // What is captured from a new slot on begins with a new image.
                 journal::forget_image();

@@ -256,7 +256,7 @@ enum Rank {
     Asked,
     /// Nobody has looked whether it has the extension.
     Unknown,
-    /// It has nothing to send.
+    /// It is a copy that has nothing to send.
     Idle,
 }
 

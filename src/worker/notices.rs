@@ -83,8 +83,12 @@ impl Notices {
         if !self.notifications.is_due(false) {
             return;
         }
+        let is_repeated = self.notifications.problem.is_some();
         self.notifications.send(|notifications| {
             process::attempt(LOCK_TIMEOUT, || {
+                if is_repeated {
+                    journal::empty_notify_queue();
+                }
                 journal::with_tables(|_| journal::notify(notifications));
             })
         });

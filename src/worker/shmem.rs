@@ -97,15 +97,15 @@ pub enum Phase {
     GaveWay = 12,
 }
 
-/// Whether there are subscriptions here that this database captures changes for.
+/// Whether this database may have something to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Demand {
     /// No dispatcher has looked yet.
     Unknown = 0,
-    /// There are none, or only those of databases of which this one is a copy.
+    /// All subscriptions are of a database of which this one is a copy.
     Nothing = 1,
-    /// There are.
+    /// There are others, or none yet.
     Something = 2,
 }
 
@@ -132,9 +132,10 @@ impl Phase {
     }
 }
 
-impl From<bool> for Demand {
-    fn from(is_any: bool) -> Demand {
-        if is_any { Demand::Something } else { Demand::Nothing }
+impl Demand {
+    /// Of a copy that has nothing of its own, or of another database.
+    pub fn of(is_copy: bool) -> Demand {
+        if is_copy { Demand::Nothing } else { Demand::Something }
     }
 }
 
