@@ -820,6 +820,78 @@ COMMENT ON COLUMN pgwh.dead_letters.key IS 'key of the row';
 COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data, as far as you may read the table by now';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- Commands
+
+CREATE TABLE pgwh.commands (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget', 'discard',
+        'backfill', 'pause_backfill', 'resume_backfill', 'cancel_backfill', 'disable')),
+    subscription_id bigint,
+    delivery_id bigint,
+    replay_id bigint,
+    backfill_id bigint,
+    reason text,
+    url text,
+    at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX commands_to_disable ON pgwh.commands (subscription_id) WHERE command = 'disable';
+COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
+COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
+COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay, forget (forget what was read of the journal, and the last error of the subscription), discard (forget what is pending), backfill, pause_backfill, resume_backfill, cancel_backfill, or disable (of the dispatcher''s own: its row could not be written yet)';
+COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
+COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip, or the last one to discard';
+COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
+COMMENT ON COLUMN pgwh.commands.backfill_id IS 'the backfill to begin, pause, resume or cancel';
+COMMENT ON COLUMN pgwh.commands.reason IS 'why the subscription is to be disabled';
+COMMENT ON COLUMN pgwh.commands.url IS 'the url that the subscription had then, and is disabled for; null: whichever it has';
+COMMENT ON COLUMN pgwh.commands.at IS 'when it was given';
+
+CREATE TABLE pgwh.replays (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription_id bigint NOT NULL,
+    subscription text NOT NULL,
+    since timestamptz,
+    until timestamptz,
+    since_lsn pg_lsn,
+    until_lsn pg_lsn,
+    "only" text NOT NULL DEFAULT 'all' CHECK ("only" IN ('all', 'dead', 'undelivered')),
+    tables text[],
+    deliveries bigint[],
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'done', 'cancelled', 'failed')),
+    reason text,
+    total bigint,
+    done bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    finished_at timestamptz,
+    first_id bigint,
+    last_id bigint,
+    cursor_id bigint
+);
+CREATE INDEX replays_open ON pgwh.replays (id) WHERE state IN ('waiting', 'running');
+COMMENT ON TABLE pgwh.replays IS 'what was asked for by pgwh.replay() and pgwh.redeliver(), and how far that is; replays of one subscription run one after the other';
+COMMENT ON COLUMN pgwh.replays.id IS 'its id, which the header webhook-replay has';
+COMMENT ON COLUMN pgwh.replays.subscription_id IS 'who gets the events again';
+COMMENT ON COLUMN pgwh.replays.subscription IS 'the subscription''s name when the replay was asked for';
+COMMENT ON COLUMN pgwh.replays.since IS 'events committed from then on';
+COMMENT ON COLUMN pgwh.replays.until IS 'events committed up to then; null: up to when the replay began';
+COMMENT ON COLUMN pgwh.replays.since_lsn IS 'events whose commit is at that position or behind it';
+COMMENT ON COLUMN pgwh.replays.until_lsn IS 'events whose commit is at that position or before it; null: up to when the replay began';
+COMMENT ON COLUMN pgwh.replays."only" IS 'all events, dead ones, or undelivered ones (dead or pending)';
+COMMENT ON COLUMN pgwh.replays.tables IS 'events of tables that match one of these patterns; null: of all tables';
+COMMENT ON COLUMN pgwh.replays.deliveries IS 'of pgwh.redeliver(): events of these deliveries, and what has happened to their rows since';
+COMMENT ON COLUMN pgwh.replays.state IS 'waiting, running, done (all events have been given to sending), cancelled or failed';
+COMMENT ON COLUMN pgwh.replays.reason IS 'why it failed or was cancelled';
+COMMENT ON COLUMN pgwh.replays.total IS 'how many events it is about; null until that is known';
+COMMENT ON COLUMN pgwh.replays.done IS 'how many of them have been delivered again, or given up';
+COMMENT ON COLUMN pgwh.replays.created_at IS 'when it was asked for';
+COMMENT ON COLUMN pgwh.replays.started_at IS 'when it began';
+COMMENT ON COLUMN pgwh.replays.finished_at IS 'when it ended';
+COMMENT ON COLUMN pgwh.replays.first_id IS 'the first delivery that it looks at; set when it begins';
+COMMENT ON COLUMN pgwh.replays.last_id IS 'the last delivery that it looks at; set when it begins';
+COMMENT ON COLUMN pgwh.replays.cursor_id IS 'the delivery up to which all is done; a new start goes on behind it';
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Looking
 
 CREATE FUNCTION pgwh.url_problem(url text) RETURNS text
@@ -1038,20 +1110,81 @@ COMMENT ON FUNCTION pgwh.workers_in_use() IS 'how many of max_worker_processes a
 
 -- What a check of health needs and who asks may not look at: without it, an application's role would have to be granted
 -- a look at everybody's commands.
-CREATE FUNCTION pgwh.oldest_transaction(OUT who text, OUT cure text) RETURNS SETOF record
+CREATE FUNCTION pgwh.oldest_transaction(xid bigint DEFAULT NULL, OUT who text, OUT cure text) RETURNS SETOF record
     LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
         SELECT b.who, b.cure FROM (
             SELECT a.backend_xid AS xid, format('transaction %s of process %s (%s, %s)', a.backend_xid, a.pid,
                 a.usename, a.state) AS who, format('SELECT pg_terminate_backend(%s);', a.pid) AS cure
-            FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+            FROM pg_catalog.pg_stat_activity a
+            WHERE CASE WHEN oldest_transaction.xid IS NULL THEN a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+                ELSE a.backend_xid::text::bigint = oldest_transaction.xid END
             UNION ALL
             SELECT p.transaction, format('prepared transaction %L', p.gid),
                 format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database)
             FROM pg_catalog.pg_prepared_xacts p
+            WHERE oldest_transaction.xid IS NULL OR p.transaction::text::bigint = oldest_transaction.xid
         ) b ORDER BY age(b.xid) DESC LIMIT 1;
     END;
-COMMENT ON FUNCTION pgwh.oldest_transaction() IS 'the oldest transaction that writes, which a new slot waits for, and how to end it';
+COMMENT ON FUNCTION pgwh.oldest_transaction(bigint) IS 'the oldest transaction that writes, which a new slot waits for, or the one of that xid, and how to end it';
+
+CREATE FUNCTION pgwh.transaction_keeping_wal(kept_from bigint) RETURNS bigint
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'transaction_keeping_wal_wrapper';
+COMMENT ON FUNCTION pgwh.transaction_keeping_wal(bigint) IS 'xid of the transaction for which the slot keeps WAL from that position on, since it may still commit; null when it is kept for another reason';
+
+CREATE FUNCTION pgwh.lock_holders(subscription_id bigint DEFAULT NULL, OUT stops boolean, OUT waiting text, OUT who text, OUT cure text) RETURNS SETOF record
+    -- Stable, so that pgwh.status asks only when a column that needs it is wanted.
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        WITH worker AS MATERIALIZED (
+            SELECT a.pid, a.backend_type FROM pg_catalog.pg_stat_activity a
+            WHERE a.datname = current_database() AND starts_with(a.backend_type, 'pgstream_hooks ') AND a.wait_event_type = 'Lock'
+        ), lock AS MATERIALIZED (
+            SELECT l.*, l.virtualtransaction AS holder FROM pg_catalog.pg_locks l
+            WHERE subscription_id IS NOT NULL OR EXISTS (SELECT FROM worker) OR EXISTS (SELECT FROM pgwh.commands c WHERE c.at < clock_timestamp() - interval '1 s')
+        ), awaited AS (
+            -- What a worker waits for, and each transaction that has that now.
+            SELECT format('the %s waits for a lock on %s', split_part(w.backend_type, ' ', 2),
+                    CASE WHEN l.locktype IN ('relation', 'tuple', 'extend', 'page') THEN 'table ' || l.relation::regclass
+                        WHEN l.locktype IN ('transactionid', 'virtualxid') THEN 'a row' ELSE format('what pg_locks calls %s', l.locktype) END) AS waiting, h.holder,
+                -- Who reads or renders stops nobody else.
+                CASE WHEN w.backend_type IN ('pgstream_hooks dispatcher', 'pgstream_hooks decoder') THEN 1 ELSE 2 END AS rank
+            FROM worker w JOIN lock l ON l.pid = w.pid AND NOT l.granted AND l.waitstart < clock_timestamp() - interval '1 s'
+                JOIN lock h ON h.granted AND h.locktype = l.locktype AND h.pid IS DISTINCT FROM l.pid
+                    AND (h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid, h.classid, h.objid, h.objsubid)
+                        IS NOT DISTINCT FROM (l.database, l.relation, l.page, l.tuple, l.virtualxid, l.transactionid, l.classid, l.objid, l.objsubid)
+                    AND (h.pid IS NULL OR h.pid = ANY (pg_blocking_pids(l.pid)))
+            UNION ALL
+            -- What workers don't wait for and put off: tables,
+            SELECT 'work is put off until it can lock table ' || h.relation::regclass, h.holder, 2
+            FROM lock h
+            WHERE h.granted AND h.locktype = 'relation' AND h.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+                AND h.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+                AND h.relation IN ('pgwh.subscriptions'::regclass, 'pgwh.secrets'::regclass, 'pgwh.commands'::regclass, 'pgwh.replays'::regclass,
+                    'pgwh.backfill_requests'::regclass, 'pgwh.gaps'::regclass)
+            UNION ALL
+            -- and rows: of one that is locked by several only the table is known.
+            SELECT 'that a subscription is disabled is written when its row can be locked', h.holder,
+                CASE WHEN h.locktype = 'transactionid' THEN 3 ELSE 4 END
+            FROM pgwh.commands c JOIN pgwh.subscriptions s ON s.id = c.subscription_id
+                JOIN lock h ON h.granted AND (h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock' AND h.transactionid = s.xmax
+                    OR h.locktype = 'relation' AND h.relation = 'pgwh.subscriptions'::regclass AND h.mode IN ('RowShareLock', 'RowExclusiveLock')
+                        AND EXISTS (SELECT FROM lock x WHERE x.locktype = 'transactionid' AND x.holder = h.holder))
+            WHERE c.command = 'disable' AND s.enabled AND s.id = coalesce(lock_holders.subscription_id, s.id)
+        )
+        SELECT DISTINCT ON (w.rank, w.waiting, a.pid, p.gid) w.rank = 1, w.waiting,
+            CASE WHEN a.pid IS NOT NULL THEN format('process %s (%s, %s)', a.pid, a.usename, a.state)
+                ELSE format('prepared transaction %L', p.gid) END,
+            CASE WHEN a.pid IS NOT NULL THEN format('SELECT pg_terminate_backend(%s);', a.pid)
+                ELSE format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database) END
+        FROM awaited w JOIN lock v ON v.holder = w.holder
+            LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = v.pid
+            LEFT JOIN pg_catalog.pg_prepared_xacts p ON v.pid IS NULL AND v.locktype = 'transactionid' AND p.transaction = v.transactionid
+        WHERE (a.pid IS NOT NULL OR p.gid IS NOT NULL) AND a.pid IS DISTINCT FROM pg_backend_pid()
+            AND NOT starts_with(coalesce(a.backend_type, ''), 'pgstream_hooks ')
+        ORDER BY w.rank, w.waiting, a.pid, p.gid;
+    END;
+COMMENT ON FUNCTION pgwh.lock_holders(bigint) IS 'what the workers of this database put off or, where nothing is sent meanwhile (stops), wait for, since another session holds a lock: who that is, and how to end it; of one subscription, or of all';
 
 CREATE FUNCTION pgwh.wrong_lines() RETURNS text
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -1112,6 +1245,11 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
                 CASE WHEN l.effective IS NULL THEN 'logical' ELSE 'replica' END AS required,
                 'wal_level is ' || l.level || coalesce(', effective_wal_level is ' || l.effective, '') AS detail
             FROM (SELECT current_setting('wal_level'), current_setting('effective_wal_level', true)) l (level, effective)
+        ), keeper AS MATERIALIZED (
+            SELECT o.who, o.cure FROM slot s
+            CROSS JOIN LATERAL (SELECT pgwh.transaction_keeping_wal(pg_wal_lsn_diff(s.restart_lsn, '0/0')::bigint) AS xid) t
+            CROSS JOIN LATERAL pgwh.oldest_transaction(t.xid) o
+            WHERE t.xid IS NOT NULL AND (s.wal_status <> 'reserved' OR s.retained > 64 * 1024 * 1024)
         ), blocker AS MATERIALIZED (
             -- A slot is consistent when every transaction that runs now has ended.
             SELECT b.who, b.cure FROM pgwh.oldest_transaction() b
@@ -1171,9 +1309,16 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
         FROM slot s
         UNION ALL
         SELECT 'retained WAL', coalesce(s.wal_status, 'reserved') = 'reserved',
-            coalesce('the slot keeps ' || pg_size_pretty(s.retained) || ' of WAL', 'the slot keeps no WAL'),
-            CASE WHEN s.wal_status <> 'reserved' THEN 'More than max_wal_size waits to be decoded: see check worker running, and the server''s log' END
+            coalesce('the slot keeps ' || pg_size_pretty(s.retained) || ' of WAL', 'the slot keeps no WAL')
+                || coalesce((SELECT ', all since ' || k.who || ' began, since that may still commit' FROM keeper k), ''),
+            CASE WHEN s.wal_status <> 'reserved' THEN coalesce((SELECT 'It is kept until that transaction ends: ' || k.cure FROM keeper k),
+                'More than max_wal_size waits to be decoded: see check worker running, and the server''s log') END
         FROM slot s
+        UNION ALL
+        SELECT 'locks', count(*) = 0,
+            coalesce(string_agg(format('%s that %s has', l.waiting, l.who), '; '), 'no worker waits for a lock'),
+            string_agg(DISTINCT l.cure, ' ')
+        FROM pgwh.lock_holders() l WHERE l.stops
         UNION ALL
         SELECT 'schema version', v.fitting IS NULL AND v.extversion = v.schema_version,
             format('extension %s, schema %s, library %s', v.extversion, v.schema_version, v.library),
@@ -1225,6 +1370,11 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             FROM pgwh.subscriptions s, LATERAL (SELECT pgwh.delivery_stats(s.id) AS stats OFFSET 0) t WHERE s.enabled
         )
         SELECT c.* FROM pgwh.capture_health() c
+        UNION ALL
+        SELECT 'deferred work', count(*) = 0,
+            coalesce(string_agg(format('%s, which %s holds', d.waiting, d.who), '; '), 'nothing is put off'),
+            string_agg(DISTINCT d.cure, ' ')
+        FROM pgwh.lock_holders() d WHERE NOT d.stops
         UNION ALL
         SELECT 'standbys', NOT coalesce(bool_or(w.problem IS NOT NULL), false),
             coalesce(string_agg(format('slot %s, which synchronized_standby_slots names, %s', w.name, w.problem), '; '),
@@ -1300,18 +1450,21 @@ COMMENT ON FUNCTION pgwh.health() IS 'one row a check: whether it is well, what 
 CREATE VIEW pgwh.status AS
     WITH broken AS MATERIALIZED (
         SELECT h.detail, h.hint FROM pgwh.capture_health() h
-        WHERE NOT h.ok AND h.check_name IN ('preloaded', 'wal_level', 'worker running', 'slot present and valid', 'slot plugin')
+        WHERE NOT h.ok AND h.check_name IN ('preloaded', 'wal_level', 'worker running', 'slot present and valid', 'slot plugin', 'locks')
         LIMIT 1
     ), here AS MATERIALIZED (
         SELECT pgwh.home() AS home, pgwh.installed() AS installed, current_setting('pgwh.enabled')::boolean AS enabled,
             pgwh.lacks_renderer() AS lacks_renderer, current_setting('max_worker_processes')::integer AS workers,
             pg_is_in_recovery() AS is_standby, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
             clock_timestamp() AS now
+    ), stopped AS MATERIALIZED (
+        SELECT c.subscription_id, c.reason, c.url FROM pgwh.commands c WHERE c.command = 'disable'
     ),
     -- What takes long is asked here, once for each that the caller's conditions leave and not at all if nobody wants it: the
     -- order of its own keeps this step apart, and conditions are asked as soon as what they are about is known.
     asked AS NOT MATERIALIZED (
         SELECT s.*, pgwh.delivery_stats(s.id) AS stats,
+            (SELECT d.reason FROM stopped d WHERE d.subscription_id = s.id AND s.enabled AND coalesce(d.url, s.url) = s.url) AS stop_reason,
             -- Most keys are there and in the clear, and most headers no secrets.
             CASE WHEN k.secret IS NULL OR starts_with(k.secret, 'sealed:') OR starts_with(k.client_certificate, 'sealed:')
                 OR s.headers <> '{}' THEN pgwh.secret_problem(s.id, s.headers, k.secret, k.headers, k.client_certificate) END AS unsigned,
@@ -1325,7 +1478,7 @@ CREATE VIEW pgwh.status AS
     ), judged AS NOT MATERIALIZED (
         SELECT a.*, CASE
             WHEN a.home <> (SELECT h.home FROM here h) THEN 'held'
-            WHEN NOT a.enabled OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
+            WHEN NOT a.enabled OR a.stop_reason IS NOT NULL OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
             WHEN a.paused THEN 'paused'
             -- Without its url nothing can be sent; without one of its tables the others still are.
             WHEN pgwh.url_problem(a.url) IS NOT NULL OR a.unsigned IS NOT NULL OR (a.denial).stops OR EXISTS (SELECT FROM broken)
@@ -1342,7 +1495,11 @@ CREATE VIEW pgwh.status AS
                 WHEN (SELECT h.is_standby FROM here h) THEN 'this server is a standby: its primary sends'
                 WHEN split_part(j.home, '/', 3) <> split_part((SELECT h.home FROM here h), '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
                 ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
-            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled')
+            WHEN 'disabled' THEN CASE
+                WHEN j.stop_reason IS NOT NULL THEN j.stop_reason || coalesce((
+                    SELECT format('; that is written as soon as %s ends, which holds a lock on the subscription', w.who)
+                    FROM pgwh.lock_holders(j.id) w LIMIT 1), '')
+                WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled')
                 || coalesce('; ' || CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, '; ' || (j.denial).problem, '') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).problem END,
@@ -1357,7 +1514,8 @@ CREATE VIEW pgwh.status AS
                 nullif(concat_ws('; ', (j.misfit).problem, (j.parts).problem), '')) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
-            WHEN 'disabled' THEN CASE WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
+            WHEN 'disabled' THEN CASE WHEN j.stop_reason IS NOT NULL THEN (SELECT w.cure FROM pgwh.lock_holders(j.id) w LIMIT 1)
+                WHEN j.enabled THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();'
                 -- Enabled, it has to pass as a new one does.
                 ELSE coalesce((j.misfit).cure, CASE WHEN (j.misfit).change IS NULL THEN (j.denial).cure END,
                     format('UPDATE pgwh.subscriptions SET %senabled = true WHERE name = %L;', (j.misfit).change || ', ', j.name)) END
@@ -1449,70 +1607,6 @@ COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committ
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Again
-
-CREATE TABLE pgwh.commands (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    command text NOT NULL CHECK (command IN ('reload', 'retry', 'skip', 'replay', 'cancel_replay', 'forget', 'discard',
-        'backfill', 'pause_backfill', 'resume_backfill', 'cancel_backfill')),
-    subscription_id bigint,
-    delivery_id bigint,
-    replay_id bigint,
-    backfill_id bigint,
-    at timestamptz NOT NULL DEFAULT now()
-);
-COMMENT ON TABLE pgwh.commands IS 'what sessions ask of the dispatcher, told to it when they commit; it deletes a row when that is done';
-COMMENT ON COLUMN pgwh.commands.id IS 'order in which they were given';
-COMMENT ON COLUMN pgwh.commands.command IS 'reload (read a subscription again), retry (try at once what failed), skip, replay, cancel_replay, forget (forget what was read of the journal, and the last error of the subscription), discard (forget what is pending), backfill, pause_backfill, resume_backfill or cancel_backfill';
-COMMENT ON COLUMN pgwh.commands.subscription_id IS 'the subscription it is about';
-COMMENT ON COLUMN pgwh.commands.delivery_id IS 'the delivery to skip, or the last one to discard';
-COMMENT ON COLUMN pgwh.commands.replay_id IS 'the replay to begin or cancel';
-COMMENT ON COLUMN pgwh.commands.backfill_id IS 'the backfill to begin, pause, resume or cancel';
-COMMENT ON COLUMN pgwh.commands.at IS 'when it was given';
-
-CREATE TABLE pgwh.replays (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    subscription_id bigint NOT NULL,
-    subscription text NOT NULL,
-    since timestamptz,
-    until timestamptz,
-    since_lsn pg_lsn,
-    until_lsn pg_lsn,
-    "only" text NOT NULL DEFAULT 'all' CHECK ("only" IN ('all', 'dead', 'undelivered')),
-    tables text[],
-    deliveries bigint[],
-    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'done', 'cancelled', 'failed')),
-    reason text,
-    total bigint,
-    done bigint NOT NULL DEFAULT 0,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    started_at timestamptz,
-    finished_at timestamptz,
-    first_id bigint,
-    last_id bigint,
-    cursor_id bigint
-);
-CREATE INDEX replays_open ON pgwh.replays (id) WHERE state IN ('waiting', 'running');
-COMMENT ON TABLE pgwh.replays IS 'what was asked for by pgwh.replay() and pgwh.redeliver(), and how far that is; replays of one subscription run one after the other';
-COMMENT ON COLUMN pgwh.replays.id IS 'its id, which the header webhook-replay has';
-COMMENT ON COLUMN pgwh.replays.subscription_id IS 'who gets the events again';
-COMMENT ON COLUMN pgwh.replays.subscription IS 'the subscription''s name when the replay was asked for';
-COMMENT ON COLUMN pgwh.replays.since IS 'events committed from then on';
-COMMENT ON COLUMN pgwh.replays.until IS 'events committed up to then; null: up to when the replay began';
-COMMENT ON COLUMN pgwh.replays.since_lsn IS 'events whose commit is at that position or behind it';
-COMMENT ON COLUMN pgwh.replays.until_lsn IS 'events whose commit is at that position or before it; null: up to when the replay began';
-COMMENT ON COLUMN pgwh.replays."only" IS 'all events, dead ones, or undelivered ones (dead or pending)';
-COMMENT ON COLUMN pgwh.replays.tables IS 'events of tables that match one of these patterns; null: of all tables';
-COMMENT ON COLUMN pgwh.replays.deliveries IS 'of pgwh.redeliver(): events of these deliveries, and what has happened to their rows since';
-COMMENT ON COLUMN pgwh.replays.state IS 'waiting, running, done (all events have been given to sending), cancelled or failed';
-COMMENT ON COLUMN pgwh.replays.reason IS 'why it failed or was cancelled';
-COMMENT ON COLUMN pgwh.replays.total IS 'how many events it is about; null until that is known';
-COMMENT ON COLUMN pgwh.replays.done IS 'how many of them have been delivered again, or given up';
-COMMENT ON COLUMN pgwh.replays.created_at IS 'when it was asked for';
-COMMENT ON COLUMN pgwh.replays.started_at IS 'when it began';
-COMMENT ON COLUMN pgwh.replays.finished_at IS 'when it ended';
-COMMENT ON COLUMN pgwh.replays.first_id IS 'the first delivery that it looks at; set when it begins';
-COMMENT ON COLUMN pgwh.replays.last_id IS 'the last delivery that it looks at; set when it begins';
-COMMENT ON COLUMN pgwh.replays.cursor_id IS 'the delivery up to which all is done; a new start goes on behind it';
 
 CREATE FUNCTION pgwh.pause(name text) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_wrapper';

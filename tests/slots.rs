@@ -320,3 +320,49 @@ fn a_primary_that_was_rewound_rests_as_a_standby_and_takes_over_again() {
     let ids = ids(&cluster.delivered(&receiver, "s"));
     assert!(ids.contains(&3) && ids.contains(&4) && !ids.contains(&2), "{ids:?}");
 }
+
+#[test]
+fn the_transaction_that_keeps_the_log_is_named_and_how_to_end_it() {
+    let (cluster, _) = stage(Setup::new().set("max_wal_size = 32MB").set("max_prepared_transactions = 2"));
+    let check = |column: &str| {
+        cluster.value(&format!("SELECT {column} FROM pgwh.health() WHERE check_name = 'retained WAL'"))
+    };
+    let write = || {
+        for _ in 0..5 {
+            cluster.sql(
+                "SELECT pg_logical_emit_message(true, 'none', repeat('x', 1000000)); SELECT pg_switch_wal()",
+            );
+        }
+        cluster.wait_true(
+            "SELECT wal_status = 'extended' FROM pg_replication_slots WHERE slot_name = pgwh.slot_name()",
+        );
+    };
+    // In another database, of which this one decodes nothing.
+    let other = cluster.create_database("other");
+    other.sql("CREATE TABLE t (id int)");
+    let mut open = other.connect();
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (1)").unwrap();
+    let holder: i32 = open.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    cluster.wait_confirmed();
+    write();
+    cluster.wait_true(&format!(
+        "SELECT NOT ok AND detail LIKE '%process {holder} (postgres, idle in transaction)%' AND hint LIKE '%pg_terminate_backend({holder});' \
+         FROM pgwh.health() WHERE check_name = 'retained WAL'"
+    ));
+    cluster.sql(check("hint").split_once(": ").unwrap().1);
+    cluster.wait_true(&format!(
+        "SELECT detail NOT LIKE '%{holder}%' FROM pgwh.health() WHERE check_name = 'retained WAL'"
+    ));
+
+    cluster.sql("BEGIN; INSERT INTO t VALUES (7); PREPARE TRANSACTION 'xa-7'");
+    // Where it begins is where the one before has ended, once that is confirmed.
+    cluster.sql("CHECKPOINT");
+    cluster.wait_confirmed();
+    write();
+    cluster.wait_true(
+        "SELECT NOT ok AND detail LIKE '%prepared transaction ''xa-7''%' AND hint LIKE '%ROLLBACK PREPARED ''xa-7''%' \
+         FROM pgwh.health() WHERE check_name = 'retained WAL'",
+    );
+    cluster.sql("COMMIT PREPARED 'xa-7'");
+    cluster.wait_true("SELECT detail NOT LIKE '%xa-7%' FROM pgwh.health() WHERE check_name = 'retained WAL'");
+}

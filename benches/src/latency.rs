@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::Client;
+use harness::{Client, Cluster};
 
 /// Time between two commits, in which everything goes to sleep.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -12,13 +12,22 @@ const RATE: u32 = 5_000;
 const SESSIONS: u32 = 8;
 
 pub(crate) fn run(commits: u64) {
-    idle(commits);
-    busy(commits * 10);
+    for waits in ["on", "off"] {
+        idle(commits, waits);
+        busy(commits * 10, waits);
+    }
 }
 
-fn idle(commits: u64) {
-    let (cluster, receiver) = crate::stage(usize::MAX);
+/// A session that waits for the disk, or does not.
+fn session(cluster: &Cluster, waits: &str) -> Client {
     let mut client = cluster.connect();
+    client.batch_execute(&format!("SET synchronous_commit = {waits}")).expect("a setting");
+    client
+}
+
+fn idle(commits: u64, waits: &str) {
+    let (cluster, receiver) = crate::stage(usize::MAX);
+    let mut client = session(&cluster, waits);
     let insert = client.prepare("INSERT INTO orders VALUES ($1, 'open', 42.10)").expect("a statement");
     let mut returned = Vec::new();
     for warm in [true, false] {
@@ -37,12 +46,11 @@ fn idle(commits: u64) {
     let requests = receiver.requests();
     let waited =
         requests.iter().zip(&returned).map(|(request, returned)| since(request.arrived(), *returned));
-    tell(&format!("{commits} commits, one each {PAUSE:?}"), waited.collect());
+    tell(&format!("{commits} commits, one each {PAUSE:?}, synchronous_commit = {waits}"), waited.collect());
 }
 
-/// Commits at a steady rate by several sessions, each row a transaction of its own. They wait for the disk: what is not
-/// flushed is not decoded, and asynchronous commits are flushed when the WAL writer comes round.
-fn busy(commits: u64) {
+/// Commits at a steady rate by several sessions, each row a transaction of its own.
+fn busy(commits: u64, waits: &str) {
     let (cluster, receiver) = crate::stage(usize::MAX);
     let each = commits / u64::from(SESSIONS);
     let mut returned: Vec<Option<Instant>> = Vec::new();
@@ -52,7 +60,7 @@ fn busy(commits: u64) {
         let begin = Instant::now() + Duration::from_millis(50);
         let sessions: Vec<_> = (0..SESSIONS)
             .map(|session| {
-                let client = cluster.connect();
+                let client = session(&cluster, waits);
                 let first = i64::from(session) * each as i64 + if warm { -1_000_000_000 } else { 0 };
                 let begin = begin + Duration::from_secs(1) * session / RATE;
                 std::thread::spawn(move || commit_steadily(client, first, each, begin))
@@ -76,7 +84,9 @@ fn busy(commits: u64) {
         .zip(returned.iter().flatten().min())
         .map(|(last, first)| *last - *first);
     let rate = waited.len() as f64 / took.unwrap_or_default().as_secs_f64();
-    tell(&format!("{} commits, {rate:.0} of {RATE} each second", waited.len()), waited);
+    let what =
+        format!("{} commits, {rate:.0} of {RATE} each second, synchronous_commit = {waits}", waited.len());
+    tell(&what, waited);
 }
 
 /// Inserts rows from `first` on, one each `SESSIONS / RATE` seconds; when each commit returned.

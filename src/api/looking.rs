@@ -73,6 +73,14 @@ fn notice_problem() -> Option<Text> {
     ask::notice_problem().map(Text::from)
 }
 
+/// The xid of the transaction for which the slot keeps write-ahead log from that position on, in bytes; null when it is kept for another
+/// reason.
+#[pg_extern(sql = false)]
+fn transaction_keeping_wal(kept_from: Option<i64>) -> Option<i64> {
+    let xid = ask::holder_of_log(u64::try_from(kept_from?).ok()?)?;
+    i64::try_from(xid).ok()
+}
+
 /// Waits until everything committed before the call has reached the subscription.
 #[pg_extern(sql = false)]
 fn wait(name: Option<Text>, timeout: Option<Interval>) -> Result<bool, ErrorReport> {

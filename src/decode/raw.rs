@@ -687,6 +687,20 @@ pub fn my_process_number() -> i32 {
     unsafe { pg_sys::MyProc.offset_from((*pg_sys::ProcGlobal).allProcs) as i32 }
 }
 
+/// The oldest xid that is running, prepared transactions included; the next one to be given when there is none. On no standby.
+pub fn oldest_running_xid() -> pg_sys::TransactionId {
+    // SAFETY: reads shared memory under its lock.
+    #[cfg(not(feature = "pg19"))]
+    unsafe {
+        pg_sys::GetOldestActiveTransactionId()
+    }
+    // SAFETY: as above.
+    #[cfg(feature = "pg19")]
+    unsafe {
+        pg_sys::GetOldestActiveTransactionId(false, true)
+    }
+}
+
 /// The latch of the process with that number, null when out of range.
 ///
 /// # Safety

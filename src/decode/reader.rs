@@ -13,7 +13,7 @@ use crate::event::Lsn;
 use crate::worker::process;
 use crate::worker::shmem::{self, Database};
 
-/// How often is looked for a flush that nobody tells of, an asynchronous commit's: from the first to the last pause.
+/// How often is looked for a flush that nobody tells of: from the first to the last pause.
 const FIRST_POLL: Duration = Duration::from_millis(1);
 const LAST_POLL: Duration = Duration::from_millis(250);
 
@@ -95,6 +95,16 @@ pub fn release_snapshot() {
     unsafe { pg_sys::InvalidateCatalogSnapshot() };
 }
 
+/// Writes to disk what sessions have committed without waiting for that (`synchronous_commit = off`): before, it can't be decoded, and
+/// the WAL writer takes its time. Nothing is written for what is not committed: a commit that waits for the disk would wait for
+/// that, too.
+pub fn flush_commits(database: &Database) {
+    if database.unflushed.load(Ordering::Relaxed) && database.unflushed.swap(false, Ordering::SeqCst) {
+        // SAFETY: the position is one that has been inserted, and this server has left recovery.
+        unsafe { pg_sys::XLogFlush(raw::wal_insert_end()) };
+    }
+}
+
 /// Sleeps until a commit rings or the time has passed, unless the log can be read beyond `position`, or the
 /// decoder is asked to stop.
 pub fn sleep_at(database: &Database, position: u64, longest: Duration) {
@@ -102,6 +112,7 @@ pub fn sleep_at(database: &Database, position: u64, longest: Duration) {
     database.decoder_sleeps.store(true, Ordering::SeqCst);
     // Whoever commits looks at the flag after writing the log, and we look at the log after setting the flag.
     fence(Ordering::SeqCst);
+    flush_commits(database);
     if readable() <= position && !database.stop.load(Ordering::SeqCst) {
         process::sleep(Some(longest));
     }

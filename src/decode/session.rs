@@ -98,6 +98,7 @@ impl Session {
         let mut poll = Poll::new();
         let mut closing_since = None;
         while !self.database.stop.load(Ordering::SeqCst) {
+            reader::flush_commits(self.database);
             let any = self.decode_what_is_readable();
             if any {
                 poll = Poll::new();
@@ -216,6 +217,12 @@ impl Session {
         counts::add(&decoded.bytes, position.saturating_sub(self.shown));
         self.shown = position;
         decoded.position.store(position, Ordering::Relaxed);
+        // SAFETY: the buffer lives with the context, and the transaction is only looked at.
+        let (oldest, from) = unsafe {
+            let oldest = pg_sys::ReorderBufferGetOldestTXN((*self.ctx).reorder);
+            oldest.as_ref().map_or((0, 0), |oldest| (u32::from(oldest.xid), oldest.restart_decoding_lsn))
+        };
+        decoded.show_oldest(oldest, from);
         let all = position >= readable();
         decoded.all.store(all, Ordering::Relaxed);
         if all {

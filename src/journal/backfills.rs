@@ -139,9 +139,18 @@ fn read_open() -> Result<Vec<OpenBackfill>> {
     })
 }
 
-/// Notes what a backfill does from here on; whose it is. None when somebody holds a lock on its row, or it is over. Inside
-/// a transaction.
-pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -> Option<i64> {
+/// What became of a backfill's new state.
+pub enum StateNoted {
+    /// It is noted; whose backfill that is.
+    Of(i64),
+    /// Another session holds a lock on its row.
+    Locked,
+    /// The backfill is over, and stays as it is.
+    Over,
+}
+
+/// Notes what a backfill does from here on. Inside a transaction.
+pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -> StateNoted {
     let noted = Spi::connect_mut(|client| {
         let rows = client.update(
             "UPDATE pgwh.backfill_requests SET state = $2, reason = $3,
@@ -152,7 +161,12 @@ pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -
             None,
             &[id.into(), state.word().into(), writer::text(reason)],
         )?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<i64>() }
+        if let Some(subscription) = if rows.is_empty() { None } else { rows.first().get_one::<i64>()? } {
+            return Ok(StateNoted::Of(subscription));
+        }
+        let open = "SELECT FROM pgwh.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')";
+        let is_over = client.select(open, Some(1), &[id.into()])?.is_empty();
+        Ok(if is_over { StateNoted::Over } else { StateNoted::Locked })
     });
     check("a backfill's state can't be noted", noted)
 }

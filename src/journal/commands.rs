@@ -93,7 +93,8 @@ pub fn commands() -> Vec<Command> {
 fn read() -> Result<Vec<Command>> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT id, command, subscription_id, delivery_id, replay_id, backfill_id FROM pgwh.commands ORDER BY id",
+            "SELECT id, command, subscription_id, delivery_id, replay_id, backfill_id FROM pgwh.commands
+             WHERE command <> 'disable' ORDER BY id",
             None,
             &[],
         )?;

@@ -48,11 +48,29 @@ pub(super) fn note(versions: &[Version]) -> Result<bool> {
     Ok(may_begin)
 }
 
+/// Those of the subscriptions of which another session has locked a row that storing their versions may change: an open gap, or
+/// what is to be discarded. The others' are locked now.
+pub(super) fn locked(ids: &[i64]) -> Result<HashSet<i64>> {
+    these(
+        "SELECT subscription_id FROM (
+             SELECT subscription_id FROM pgwh.gaps WHERE to_lsn IS NULL AND subscription_id = ANY ($1)
+             UNION ALL
+             SELECT subscription_id FROM pgwh.commands WHERE command = 'discard' AND subscription_id = ANY ($1)) a
+         EXCEPT ALL
+         SELECT subscription_id FROM (SELECT subscription_id FROM pgwh.gaps
+             WHERE to_lsn IS NULL AND subscription_id = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED) g
+         EXCEPT ALL
+         SELECT subscription_id FROM (SELECT subscription_id FROM pgwh.commands
+             WHERE command = 'discard' AND subscription_id = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED) c",
+        ids,
+    )
+}
+
 /// Those of the subscriptions that a query tells.
 fn these(query: &str, ids: &[i64]) -> Result<HashSet<i64>> {
-    Spi::connect(|client| {
+    Spi::connect_mut(|client| {
         let mut found = HashSet::new();
-        for row in client.select(query, None, &[ids.to_vec().into()])? {
+        for row in client.update(query, None, &[ids.to_vec().into()])? {
             found.extend(row.get::<i64>(1)?);
         }
         Ok(found)

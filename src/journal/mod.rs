@@ -56,8 +56,8 @@ mod writer;
 
 #[cfg(feature = "server")]
 pub use backfills::{
-    BackfillState, BackfillTable, BackfillTask, OpenBackfill, add_backfill_tables, backfill_task, left_out,
-    open_backfills, set_backfill_state, tables_of,
+    BackfillState, BackfillTable, BackfillTask, OpenBackfill, StateNoted, add_backfill_tables, backfill_task,
+    left_out, open_backfills, set_backfill_state, tables_of,
 };
 #[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};
@@ -86,7 +86,7 @@ pub use selection::Standing;
 #[cfg(feature = "server")]
 pub use subscriptions::{
     RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, are_all_copies, disable,
-    keep_subscriptions_as_they_are, subscriptions,
+    keep_subscriptions_as_they_are, note_disabled, subscriptions, write_disables,
 };
 #[cfg(feature = "server")]
 pub use system_events::{SystemEvent, tell_of, tell_of_gaps};

@@ -4,16 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use pgrx::Spi;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::Result;
+use pgrx::{Spi, pg_sys};
 
 use super::inspect;
 use super::load::{id, lsn, parameter};
 use super::outcome::End;
 use super::reader::{Found, What};
 use super::selection::{Bound, Only, Range, Selection, Sieve, Standing};
-use super::tables::check;
+use super::tables::{Locked, check, unless_locked};
 use super::writer::Journal;
 use crate::decode::pattern::TablePattern;
 use crate::decode::text::{Texts, optional};
@@ -139,7 +139,7 @@ pub fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total: Option
     check("a replay's progress can't be noted", noted);
 }
 
-/// Notes that a replay is over. False when somebody holds a lock on its row: then try again later. Inside a
+/// Notes that a replay is over. False when another session holds a lock on its row: then try again later. Inside a
 /// transaction.
 pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
     let (state, reason) = match end {
@@ -156,21 +156,30 @@ pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
             None,
             &[replay.into(), state.into(), optional(reason), (done as i64).into()],
         )?;
-        Ok(!rows.is_empty())
+        let is_noted = !rows.is_empty();
+        let is_gone = || {
+            let query = "SELECT FROM pgwh.replays WHERE id = $1";
+            Ok::<_, pgrx::spi::Error>(client.select(query, Some(1), &[replay.into()])?.is_empty())
+        };
+        Ok(is_noted || is_gone()?)
     });
     check("the end of a replay can't be noted", noted)
 }
 
 impl Journal {
     /// Begins a replay that has no range yet: it looks at what has arrived by now. None when our tables are not here
-    /// any more.
+    /// any more, or another session has locked replays.
     pub fn begin_replay(&mut self, replay: &mut Replay) -> Option<Range> {
         // Outcomes decide what is dead.
         self.flush()?;
         let last = self.last;
         let oldest = self.oldest_kept();
         let selection = &replay.selection;
-        let range = self.with_tables(|| {
+        let ours = self.extension;
+        let begun = unless_locked(pg_sys::RowExclusiveLock, &[c"replays"], |extension| {
+            if extension != ours {
+                return None;
+            }
             let first = check("the beginning of a replay can't be found", first_of(selection));
             let end = check("the end of a replay can't be found", last_of(selection));
             let range = Range {
@@ -189,8 +198,9 @@ impl Journal {
                 ],
             );
             check("the beginning of a replay can't be noted", noted);
-            range
-        })?;
+            Some(range)
+        });
+        let Locked::Done(Some(range)) = begun else { return None };
         replay.range = Some(range);
         replay.cursor = before(range.first);
         Some(range)

@@ -97,7 +97,8 @@ const QUERY: &str = "
            extract(epoch FROM s.timeout)::float8 AS timeout, s.max_in_flight, s.rate_limit,
            ARRAY(SELECT extract(epoch FROM r.delay)::float8
                  FROM unnest(s.retry_schedule) WITH ORDINALITY r (delay, n) ORDER BY r.n) AS retry_schedule,
-           extract(epoch FROM s.retention)::float8 AS retention, s.enabled, s.paused, s.disabled_reason,
+           extract(epoch FROM s.retention)::float8 AS retention, s.enabled AND d.id IS NULL AS enabled, s.paused,
+           coalesce(s.disabled_reason, d.reason) AS disabled_reason,
            s.home <> here.home
                OR EXISTS (SELECT FROM pgwh.commands c WHERE c.command = 'discard' AND c.subscription_id = s.id) AS held,
            k.secret, k.previous_secret, extract(epoch FROM k.previous_until)::float8 AS previous_until,
@@ -107,6 +108,7 @@ const QUERY: &str = "
     FROM (SELECT pgwh.home() AS home, pgwh.installed() || '/' AS installed OFFSET 0) here
         JOIN pgwh.subscriptions s ON starts_with(s.home, here.installed)
         LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
+        LEFT JOIN pgwh.commands d ON d.command = 'disable' AND d.subscription_id = s.id AND coalesce(d.url, s.url) = s.url
     WHERE true";
 
 /// All subscriptions of this installation; a disabled one sends what was committed before, a held one nothing. Inside a transaction.
@@ -135,13 +137,80 @@ pub fn keep_subscriptions_as_they_are() -> bool {
     }
 }
 
-/// Disables a subscription that can't go on by itself, and says why. Inside a transaction that is news to the decoder.
-pub fn disable(id: i64, reason: &str) {
+/// Disables a subscription that can't go on by itself, and says why. False when another session holds a lock on its row: then it is
+/// noted, so that nothing is sent after a restart either, until [`write_disables`] can write it. Inside a transaction that is news to
+/// the decoder.
+pub fn disable(id: i64, reason: &str) -> bool {
     let done = Spi::run_with_args(
-        "UPDATE pgwh.subscriptions SET enabled = false, disabled_reason = $2 WHERE id = $1 AND enabled",
+        "UPDATE pgwh.subscriptions SET enabled = false, disabled_reason = $2 WHERE id IN (
+             SELECT id FROM pgwh.subscriptions WHERE id = $1 AND enabled FOR NO KEY UPDATE SKIP LOCKED)",
         &[id.into(), argument(reason)],
     );
     check("a subscription can't be disabled", done);
+    let noted = note_disable(
+        "INSERT INTO pgwh.commands (command, subscription_id, reason, url)
+         SELECT 'disable', id, $2, url FROM pgwh.subscriptions WHERE id = $1 AND enabled",
+        id,
+        reason,
+    );
+    !noted
+}
+
+/// Notes that a subscription is disabled while its table can't even be read. Inside a transaction.
+pub fn note_disabled(id: i64, reason: &str) {
+    note_disable(
+        "INSERT INTO pgwh.commands (command, subscription_id, reason) VALUES ('disable', $1, $2)",
+        id,
+        reason,
+    );
+}
+
+/// Whether there was anything to note.
+fn note_disable(insert: &str, id: i64, reason: &str) -> bool {
+    let query = format!(
+        "{insert} ON CONFLICT (subscription_id) WHERE command = 'disable'
+             DO UPDATE SET reason = EXCLUDED.reason, url = EXCLUDED.url RETURNING id"
+    );
+    let noted = Spi::connect_mut(|client| {
+        Ok(!client.update(&query, None, &[id.into(), argument(reason)])?.is_empty())
+    });
+    check("a subscription can't be disabled", noted)
+}
+
+/// Disables what [`disable`] could not, as far as nobody holds a lock on it by now. One whose url was changed meanwhile stays
+/// enabled, since that is not what failed. Returns the subscriptions of which nothing is left to be written, and whether there are
+/// others. Inside a transaction that is news to the decoder.
+pub fn write_disables() -> (Vec<i64>, bool) {
+    check("a subscription can't be disabled", try_disables())
+}
+
+fn try_disables() -> Result<(Vec<i64>, bool)> {
+    Spi::connect_mut(|client| {
+        client.update(
+            "UPDATE pgwh.subscriptions s SET enabled = false, disabled_reason = c.reason FROM pgwh.commands c
+             WHERE c.command = 'disable' AND s.id = c.subscription_id AND coalesce(c.url, s.url) = s.url AND s.id IN (
+                 SELECT l.id FROM pgwh.subscriptions l WHERE l.enabled AND l.id IN (
+                     SELECT d.subscription_id FROM pgwh.commands d WHERE d.command = 'disable')
+                 FOR NO KEY UPDATE SKIP LOCKED)",
+            None,
+            &[],
+        )?;
+        let rows = client.update(
+            "DELETE FROM pgwh.commands WHERE id IN (SELECT c.id FROM pgwh.commands c
+                 WHERE c.command = 'disable' AND NOT EXISTS (SELECT FROM pgwh.subscriptions s
+                     WHERE s.id = c.subscription_id AND s.enabled AND coalesce(c.url, s.url) = s.url)
+                 FOR UPDATE SKIP LOCKED) RETURNING subscription_id",
+            None,
+            &[],
+        )?;
+        let done = rows.map(|row| Ok(row.get::<i64>(1)?.unwrap_or_default())).collect::<Result<_>>()?;
+        let rows = client.select(
+            "SELECT EXISTS (SELECT FROM pgwh.commands WHERE command = 'disable')",
+            Some(1),
+            &[],
+        )?;
+        Ok((done, rows.first().get_one::<bool>()?.unwrap_or_default()))
+    })
 }
 
 fn read(query: &str, ids: Option<&[i64]>) -> Result<Vec<SubscriptionRow>> {

@@ -1,5 +1,7 @@
 //! Our tables in this database: whether they are there, and how a worker may use them.
 
+use std::collections::HashSet;
+use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -21,12 +23,13 @@ pub fn write_as_our_own() {
 }
 
 /// Runs the action in a transaction of its own that is news to the decoder, without the mark that hides what the
-/// dispatcher writes. Nothing is done when the extension isn't here.
-pub fn as_news(action: impl FnOnce()) {
+/// dispatcher writes, unless it would have to wait for another session's lock on a table.
+pub fn as_news<T>(action: impl FnOnce() -> T) -> Locked<T> {
     // It counts in the commit, too, so it is set again only behind that.
     raw::set_session_origin(0);
-    with_tables(|_| action());
+    let done = unless_locked(pg_sys::RowExclusiveLock, &SESSION_TABLES, |_| action());
     write_as_our_own();
+    done
 }
 
 /// As [`as_news`], for what only informs: an ERROR ends nothing but its own transaction.
@@ -35,9 +38,10 @@ pub fn as_news(action: impl FnOnce()) {
 ///
 /// What was raised.
 pub fn attempt_as_news(lock_timeout: Duration, action: impl FnOnce()) -> Result<(), Raised> {
-    let done = process::attempt(lock_timeout, || as_news(action));
+    raw::set_session_origin(0);
+    let done = process::attempt(lock_timeout, || with_tables(|_| action()));
     write_as_our_own();
-    done
+    done.map(drop)
 }
 
 /// The oid of the extension in this database, if it is installed. Inside a transaction.
@@ -79,6 +83,43 @@ pub fn note_slot_name(name: &str) {
     check("the name of the replication slot can't be noted", noted);
 }
 
+/// The tables of which roles may be given more than SELECT, and what sessions ask of the dispatcher by: any session that may
+/// write there may also lock rows or the whole table, for as long as it likes.
+pub const SESSION_TABLES: [&CStr; 6] =
+    [c"subscriptions", c"secrets", c"commands", c"replays", c"backfill_requests", c"gaps"];
+
+/// What became of work that never waits for a lock.
+pub enum Locked<T> {
+    /// It is done.
+    Done(T),
+    /// Another session holds a lock: nothing was done, and it is to be tried again.
+    Yes,
+    /// The extension isn't here any more.
+    Gone,
+}
+
+/// Runs the action as [`with_tables`] does, with locks of that mode on some of our tables. Where another session's lock stands
+/// in the way, nothing is done: who sends for all must not wait for one.
+pub fn unless_locked<T>(mode: u32, tables: &[&CStr], action: impl FnOnce(pg_sys::Oid) -> T) -> Locked<T> {
+    match with_tables(|extension| lock_now(mode, tables).then(|| action(extension))) {
+        Some(Some(done)) => Locked::Done(done),
+        Some(None) => Locked::Yes,
+        None => Locked::Gone,
+    }
+}
+
+/// Takes locks that the transaction's end releases, or finds out that it would have to wait for one. Inside a transaction.
+fn lock_now(mode: u32, tables: &[&CStr]) -> bool {
+    // SAFETY: catalog look-ups inside a transaction; a relation that is not there is not locked.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), true);
+        tables.iter().all(|table| {
+            let oid = pg_sys::get_relname_relid(table.as_ptr(), schema);
+            oid == pg_sys::InvalidOid || pg_sys::ConditionalLockRelationOid(oid, mode as _)
+        })
+    }
+}
+
 /// Stores versions of subscriptions' routing part. Inside a transaction.
 pub fn store_image(versions: &[Version]) {
     check("the image of subscriptions can't be stored", image::store(versions));
@@ -93,6 +134,12 @@ pub fn forget_image() {
 /// slot's position on disk. Inside a transaction.
 pub fn prune_image(confirmed: Lsn) {
     check("the image of subscriptions can't be pruned", image::prune(confirmed));
+}
+
+/// Those of the subscriptions whose versions can't be stored now, since another session has locked a row that would change with
+/// that. Inside a transaction.
+pub fn locked_subscriptions(ids: &[i64]) -> HashSet<i64> {
+    check("locks can't be taken", gaps::locked(ids))
 }
 
 /// Notes which gaps these versions begin and end, once they are stored; whether any may have begun. Inside a transaction.

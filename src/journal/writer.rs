@@ -62,7 +62,7 @@ pub const BY_INDEX: &[(&CStr, &CStr)] = &[
 /// Rows of outcomes, attempts and positions have one rising sequence, so that what came after a checkpoint is known
 /// by its number.
 pub struct Journal {
-    extension: pg_sys::Oid,
+    pub(super) extension: pg_sys::Oid,
     /// The last number given.
     pub(super) last: DeliveryId,
     /// The last number written.

@@ -206,6 +206,14 @@ pub fn notice_problem() -> Option<String> {
     shmem::my_database().map(|database| database.notice_problem.get()).filter(|problem| !problem.is_empty())
 }
 
+/// The transaction for which the slot can't let go of write-ahead log, when that is kept from there on; none when it is kept for another
+/// reason.
+pub fn holder_of_log(kept_from: u64) -> Option<u64> {
+    let decoded = &shmem::my_database()?.decoded;
+    let xid = decoded.oldest_xid.load(Ordering::Acquire);
+    (xid != 0 && decoded.oldest_from.load(Ordering::Relaxed) <= kept_from).then_some(xid)
+}
+
 /// Has the decoder of this database look at the log: commits in other databases don't ring it.
 pub fn wake_decoder() {
     if let Some(database) = shmem::my_database() {

@@ -19,7 +19,7 @@ use super::sending::Sending;
 use super::shmem::Database;
 use crate::dispatch::{Load, Mode, Pacing, SubscriptionId, Watch, pacing};
 use crate::event::{Cell, Event, Fingerprint, Transaction};
-use crate::journal::{self, BackfillState, Notification, OpenBackfill};
+use crate::journal::{self, BackfillState, Locked, Notification, OpenBackfill, SESSION_TABLES, StateNoted};
 use crate::link::frame::{ChunkEnd, Failure, Item, NoChunk, Stream};
 use crate::link::mq::Receiver;
 
@@ -183,7 +183,13 @@ impl Backfilling {
             open.since = Instant::now();
         }
         self.note_state(id, BackfillState::Waiting, None);
-        self.take_up(journal::with_tables(|_| journal::open_backfills()).unwrap_or_default());
+        match journal::unless_locked(pg_sys::RowExclusiveLock, &SESSION_TABLES, |_| journal::open_backfills())
+        {
+            Locked::Done(open) => self.take_up(open),
+            Locked::Gone => {}
+            // They are looked at with the commands.
+            Locked::Yes => self.database.commands.store(true, Ordering::SeqCst),
+        }
     }
 
     /// Ends a backfill.
@@ -195,10 +201,11 @@ impl Backfilling {
     /// Takes what has been read, and has more read. `between`: no transaction is half told. Returns whether there was
     /// anything to do.
     pub fn go_on(&mut self, sending: &mut Sending, recording: &mut Recording, between: bool) -> bool {
+        self.looked_at = Instant::now();
+        self.note_again();
         if self.open.is_empty() && self.link.is_none() {
             return false;
         }
-        self.looked_at = Instant::now();
         let mut busy = self.receive();
         if between {
             busy |= self.send(sending, recording);
@@ -215,7 +222,8 @@ impl Backfilling {
         let order = next.map(|next| self.passes_at(next.max(self.not_before).max(self.rests_until)));
         let chunks = self.open.values().filter_map(|open| open.chunk.as_ref());
         let taken = chunks.map(|(.., since)| self.passes_at(*since)).min();
-        [order, taken].into_iter().flatten().filter(|next| *next > self.looked_at).min()
+        let again = (!self.unnoted.is_empty()).then_some(self.not_before);
+        [order, taken, again].into_iter().flatten().filter(|next| *next > self.looked_at).min()
     }
 
     fn receive(&mut self) -> bool {
@@ -272,8 +280,14 @@ impl Backfilling {
             // The backfiller may not have seen what there is to be read again.
             NoChunk::End if open.unwritten => {}
             NoChunk::End => {
-                let left_out = journal::with_tables(|_| journal::left_out(backfill)).flatten();
-                self.end(backfill, BackfillState::Done, left_out);
+                let read = journal::unless_locked(pg_sys::AccessShareLock, &SESSION_TABLES, |_| {
+                    journal::left_out(backfill)
+                });
+                match read {
+                    Locked::Yes => open.not_before = Instant::now() + PAUSE,
+                    Locked::Done(left_out) => self.end(backfill, BackfillState::Done, left_out),
+                    Locked::Gone => self.end(backfill, BackfillState::Done, None),
+                }
             }
             NoChunk::Failed(reason) => self.end(backfill, BackfillState::Failed, Some(reason)),
         }
@@ -288,9 +302,12 @@ impl Backfilling {
     fn note_state(&mut self, id: i64, state: BackfillState, reason: Option<String>) {
         self.unnoted.retain(|(other, ..)| *other != id);
         let is_over = matches!(state, BackfillState::Done | BackfillState::Cancelled | BackfillState::Failed);
-        match journal::with_tables(|_| journal::set_backfill_state(id, state, reason.as_deref())) {
-            Some(None) => self.unnoted.push((id, state, reason)),
-            Some(Some(subscription)) if is_over => self.ended.push(Notification {
+        let noted = journal::unless_locked(pg_sys::RowExclusiveLock, &SESSION_TABLES, |_| {
+            journal::set_backfill_state(id, state, reason.as_deref())
+        });
+        match noted {
+            Locked::Yes | Locked::Done(StateNoted::Locked) => self.unnoted.push((id, state, reason)),
+            Locked::Done(StateNoted::Of(subscription)) if is_over => self.ended.push(Notification {
                 event: format!("backfill_{}", state.word()),
                 subscription,
                 delivery: None,
@@ -403,7 +420,6 @@ impl Backfilling {
 
     /// Has the next chunk read, of each backfill in its turn.
     fn order(&mut self, sending: &Sending, recording: &mut Recording) -> bool {
-        self.note_again();
         if self.link.is_none() || self.ordered.is_some() || sending.memory_share() > MOST_MEMORY {
             return false;
         }

@@ -24,6 +24,10 @@ pub struct Decoded {
     pub confirmed_at: AtomicI64,
     /// Bytes put on the queue, or about to be.
     pub queued: AtomicU64,
+    /// The oldest transaction whose changes are being collected, 0 for none: write-ahead log is kept from where it began.
+    pub oldest_xid: AtomicU64,
+    /// Where decoding would have to begin again for that.
+    pub oldest_from: AtomicU64,
 }
 
 /// What the dispatcher counts.
@@ -47,9 +51,16 @@ impl Decoded {
         {
             number.store(0, Ordering::Relaxed);
         }
+        self.show_oldest(0, 0);
         self.all.store(false, Ordering::Relaxed);
         self.all_at.store(0, Ordering::Relaxed);
         self.confirmed_at.store(0, Ordering::Relaxed);
+    }
+
+    /// Shows the oldest transaction whose changes are being collected.
+    pub fn show_oldest(&self, xid: u32, from: u64) {
+        self.oldest_from.store(from, Ordering::Relaxed);
+        self.oldest_xid.store(xid.into(), Ordering::Release);
     }
 }
 

@@ -83,6 +83,7 @@ fn leave() {
         database.decoder.clear();
         database.decoder_pid.store(0, Ordering::SeqCst);
         database.decoder_sleeps.store(false, Ordering::SeqCst);
+        database.decoded.show_oldest(0, 0);
         database.dispatcher.wake();
         shared.launcher.wake();
     }

@@ -9,6 +9,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::backfilling::Backfilling;
 use super::counts;
+use super::deferred_work::DeferredWork;
 use super::figures::Publisher;
 use super::intake::Intake;
 use super::notices::Notices;
@@ -20,7 +21,9 @@ use super::waiting::WaitSet;
 use super::{closing, copies, effects, endpoints, starting};
 use crate::decode::raw;
 use crate::event::Lsn;
-use crate::journal::{self, Command, CommandKind, TableGapChange, Version};
+use crate::journal::{
+    self, Command, CommandKind, Locked, SESSION_TABLES, SubscriptionRow, TableGapChange, Version,
+};
 use crate::link::frame::Item;
 use crate::link::mq::Receiver;
 use crate::settings;
@@ -114,6 +117,8 @@ struct Dispatcher {
     versions: Vec<Version>,
     /// Gaps of tables that were told and are not stored yet.
     table_gaps: Vec<TableGapChange>,
+    /// What other sessions' locks stand in the way of.
+    deferred: DeferredWork,
     /// The first image is being told: what is stored so far belongs to a slot that is gone.
     image: Option<Vec<Version>>,
     /// The extension's oid: another one is another installation, whose slot is not ours.
@@ -148,6 +153,7 @@ impl Dispatcher {
             refusals: HashMap::new(),
             versions: Vec::new(),
             table_gaps: Vec::new(),
+            deferred: DeferredWork::new(),
             image: None,
             extension,
             notices: Notices::new(database),
@@ -156,7 +162,10 @@ impl Dispatcher {
             last_check: Instant::now(),
             last_prune: Instant::now(),
         };
-        dispatcher.reload();
+        // Without knowing who is subscribed nothing can be taken from the decoder.
+        if let Some(rows) = dispatcher.with_tables(journal::all_subscriptions) {
+            dispatcher.take_up_all(rows);
+        }
         // Replays that were under way are known before anything newer arrives.
         database.commands.store(true, Ordering::SeqCst);
         dispatcher.obey();
@@ -183,6 +192,7 @@ impl Dispatcher {
             busy |= !rests && self.receive(receiver);
             self.store_versions();
             self.store_table_gaps();
+            self.try_deferred_work();
             self.obey();
             self.sending.test(self.database);
             // What happens does not wait for what was there before: a chunk is often complete by the very event that came.
@@ -208,7 +218,8 @@ impl Dispatcher {
                     .chain(statistics)
                     .chain(backfills)
                     .chain(self.notices.next_wakeup())
-                    .chain(self.unsettled.then(|| Instant::now() + SETTLE_EVERY));
+                    .chain(self.unsettled.then(|| Instant::now() + SETTLE_EVERY))
+                    .chain(self.deferred.next_wakeup());
                 wait_set.wait(wakeups.min(), starting::RECHECK_EVERY);
                 self.sending.disarm();
             }
@@ -249,10 +260,15 @@ impl Dispatcher {
 
     /// Sends by the settings and subscriptions of now.
     fn reload(&mut self) {
-        if let Some(rows) = self.with_tables(journal::all_subscriptions) {
-            self.recording.keep_for(&[], &rows);
-            self.sending.reload(rows, self.recording.last());
+        match self.unless_locked(pg_sys::AccessShareLock, journal::all_subscriptions) {
+            Some(rows) => self.take_up_all(rows),
+            None => self.deferred.reload = true,
         }
+    }
+
+    fn take_up_all(&mut self, rows: Vec<SubscriptionRow>) {
+        self.recording.keep_for(&[], &rows);
+        self.sending.reload(rows, self.recording.last());
     }
 
     /// Runs the action in a transaction that may use our tables; none when they are not there any more.
@@ -262,13 +278,6 @@ impl Dispatcher {
             self.database.recheck.store(true, Ordering::SeqCst);
         }
         done
-    }
-
-    /// Notes whether there is anything to capture changes for.
-    fn note_demand(&self) {
-        if let Some(is_copy) = self.with_tables(journal::are_all_copies) {
-            self.database.set_demand(Demand::of(is_copy));
-        }
     }
 
     /// Leaves processes and slot to other databases, unless this one is no copy after all. No
@@ -287,6 +296,61 @@ impl Dispatcher {
             idle
         };
         self.with_tables(gives_way).unwrap_or_default()
+    }
+
+    /// Runs the action as [`Dispatcher::with_tables`] does, with locks of that mode on the tables that sessions write to; none, too, when
+    /// that would have to wait for a session.
+    fn unless_locked<T>(&mut self, mode: u32, action: impl FnOnce() -> T) -> Option<T> {
+        let ours = self.extension;
+        let done =
+            journal::unless_locked(mode, &SESSION_TABLES, |extension| (extension == ours).then(action));
+        match done {
+            Locked::Done(Some(done)) => Some(done),
+            Locked::Yes => {
+                self.deferred.tables_are_locked();
+                None
+            }
+            Locked::Done(None) | Locked::Gone => {
+                self.database.recheck.store(true, Ordering::SeqCst);
+                None
+            }
+        }
+    }
+
+    /// Tries again what locks of other sessions stood in the way of.
+    fn try_deferred_work(&mut self) {
+        if self.deferred.rests() {
+            return;
+        }
+        if std::mem::take(&mut self.deferred.reload) {
+            self.reload();
+        }
+        let unread: Vec<i64> = self.deferred.unread.drain().collect();
+        if !unread.is_empty() {
+            self.read_again(&unread);
+        }
+        if self.deferred.takes_disables() {
+            self.write_disables();
+        }
+    }
+
+    /// Writes of subscriptions that are disabled that they are, as far as nobody holds a lock on their rows.
+    fn write_disables(&mut self) {
+        let written = journal::as_news(journal::write_disables);
+        if matches!(written, Locked::Yes) {
+            self.deferred.tables_are_locked();
+        }
+        match written {
+            Locked::Done((done, is_any_left)) => {
+                if !done.is_empty() {
+                    self.read_again(&done);
+                }
+                if is_any_left {
+                    self.deferred.disables_are_left();
+                }
+            }
+            Locked::Yes | Locked::Gone => self.deferred.disables_are_left(),
+        }
     }
 
     /// Whether it is over. A decoder that has ended ends us, too: what is in memory is decoded again.
@@ -330,6 +394,8 @@ impl Dispatcher {
             return false;
         }
         self.last_check = Instant::now();
+        // And what was asked for, whoever did not ring.
+        self.database.commands.store(true, Ordering::SeqCst);
         let there = process::in_transaction(|| journal::extension().zip(journal::extension_version()));
         there.is_none_or(|(extension, version)| extension != self.extension || version != self.version)
     }
@@ -422,7 +488,9 @@ impl Dispatcher {
     fn take_what_happened(&mut self) -> bool {
         self.sending.hand_over_records(&mut self.recording);
         let effects = self.sending.take_effects();
-        effects::carry_out(&effects, &mut self.notices);
+        if !effects::carry_out(&effects, &mut self.notices) {
+            self.deferred.disables_are_left();
+        }
         self.notices.write_system_events();
         !effects.is_empty()
     }
@@ -446,11 +514,14 @@ impl Dispatcher {
 
     /// Does what sessions have asked for since they last rang.
     fn obey(&mut self) {
-        if !self.database.commands.swap(false, Ordering::SeqCst) {
+        if self.deferred.rests() || !self.database.commands.swap(false, Ordering::SeqCst) {
             return;
         }
         let read = || (journal::commands(), journal::open_replays(), journal::open_backfills());
-        let Some((commands, replays, backfills)) = self.with_tables(read) else { return };
+        let Some((commands, replays, backfills)) = self.unless_locked(pg_sys::RowExclusiveLock, read) else {
+            self.database.commands.store(true, Ordering::SeqCst);
+            return;
+        };
         self.sending.replay(replays);
         self.backfilling.take_up(backfills);
         // What is to be forgotten is known when the log has told of everything before the adoption.
@@ -469,7 +540,7 @@ impl Dispatcher {
         // What was done is on record before it is forgotten that it was asked for.
         self.sending.hand_over_records(&mut self.recording);
         if !commands.is_empty() && self.recording.write() {
-            self.with_tables(|| journal::commands_done(&commands));
+            self.unless_locked(pg_sys::RowExclusiveLock, || journal::commands_done(&commands));
         }
     }
 
@@ -496,15 +567,24 @@ impl Dispatcher {
         let positions = self.sending.positions(true);
         self.recording.checkpoint(positions);
         if self.recording.write() {
-            self.with_tables(|| journal::commands_done(&commands));
+            if self.unless_locked(pg_sys::RowExclusiveLock, || journal::commands_done(&commands)).is_none() {
+                // They are held until that is done.
+                self.database.commands.store(true, Ordering::SeqCst);
+            }
             self.read_again(&ids);
         }
     }
 
     fn read_again(&mut self, ids: &[i64]) {
-        if let Some(rows) = self.with_tables(|| journal::subscriptions(ids)) {
-            self.recording.keep_for(ids, &rows);
-            self.sending.edit(ids, rows, self.recording.last());
+        match self.unless_locked(pg_sys::AccessShareLock, || journal::subscriptions(ids)) {
+            Some(rows) => {
+                self.recording.keep_for(ids, &rows);
+                self.sending.edit(ids, rows, self.recording.last());
+            }
+            None => {
+                self.sending.suspend(ids, self.recording.last());
+                self.deferred.unread.extend(ids);
+            }
         }
     }
 
@@ -526,14 +606,27 @@ impl Dispatcher {
         }
     }
 
-    /// Stores versions of subscriptions before any progress beyond them is told, and sends by them from here on.
+    /// Stores versions of subscriptions before any progress beyond them is told, and sends by them from here on. Where other sessions'
+    /// locks stand in the way, just these subscriptions wait, and what arrives is not confirmed.
     fn store_versions(&mut self) {
-        if self.versions.is_empty() {
+        if self.versions.is_empty() || !self.deferred.takes_versions(self.versions.len()) {
             return;
         }
         let versions = std::mem::take(&mut self.versions);
+        let left = if self.deferred.rests() { versions } else { self.try_to_store(versions) };
+        let suspended: HashSet<i64> = left.iter().map(|version| version.id).collect();
+        let suspended: Vec<i64> = suspended.into_iter().collect();
+        self.sending.suspend(&suspended, self.recording.last());
+        self.deferred.versions_are_left(left.len());
+        self.deferred.rows_have_changed();
+        self.versions = left;
+        self.hold_unstored();
+    }
+
+    /// Returns those that could not be stored.
+    fn try_to_store(&mut self, versions: Vec<Version>) -> Vec<Version> {
         let ids: HashSet<i64> = versions.iter().map(|version| version.id).collect();
-        let ids: Vec<i64> = ids.into_iter().collect();
+        let mut ids: Vec<i64> = ids.into_iter().collect();
         let confirmed = Lsn(self.database.saved.load(Ordering::SeqCst));
         // It looks through the whole image, which may be of a hundred thousand subscriptions.
         let prune = self.last_prune.elapsed() >= PRUNE_EVERY;
@@ -541,22 +634,30 @@ impl Dispatcher {
             self.last_prune = Instant::now();
         }
         let last = self.recording.last();
+        let (mut now, mut left) = (versions, Vec::new());
         let store = || {
-            journal::store_image(&versions);
-            let gaps = journal::note_gaps(&versions);
+            let locked = journal::locked_subscriptions(&ids);
+            if !locked.is_empty() {
+                ids.retain(|id| !locked.contains(id));
+                (left, now) =
+                    std::mem::take(&mut now).into_iter().partition(|version| locked.contains(&version.id));
+            }
+            journal::store_image(&now);
+            let gaps = journal::note_gaps(&now);
             if prune {
                 journal::prune_image(confirmed);
             }
             journal::begin_discards(&ids, last);
-            (journal::subscriptions(&ids), gaps)
+            (journal::subscriptions(&ids), gaps, journal::are_all_copies())
         };
-        let rows = process::without_waiting_for_disk(|| self.with_tables(store));
+        let stored =
+            process::without_waiting_for_disk(|| self.unless_locked(pg_sys::RowExclusiveLock, store));
+        let Some((rows, gaps, is_copy)) = stored else { return now };
         self.recording.must_flush();
-        let Some((rows, gaps)) = rows else { return };
         if gaps {
             self.notices.look_for_gaps();
         }
-        self.note_demand();
+        self.database.set_demand(Demand::of(is_copy));
         let some_are_gone = rows.len() < ids.len();
         if rows.iter().any(|row| row.held) {
             self.database.commands.store(true, Ordering::SeqCst);
@@ -565,22 +666,39 @@ impl Dispatcher {
         self.sending.edit(&ids, rows, self.recording.last());
         if some_are_gone
             && !self.backfilling.is_idle()
-            && let Some(open) = self.with_tables(journal::open_backfills)
+            && let Some(open) = self.unless_locked(pg_sys::RowExclusiveLock, journal::open_backfills)
         {
             self.backfilling.keep(&open);
         }
+        left
     }
 
-    /// Records gaps of tables before any progress beyond their commits is told.
+    /// Records gaps of tables before any progress beyond their commits is told. Where other sessions' locks stand in the way,
+    /// nothing beyond is confirmed.
     fn store_table_gaps(&mut self) {
         if self.table_gaps.is_empty() {
             return;
         }
         let changes = std::mem::take(&mut self.table_gaps);
-        let store = || journal::store_table_gaps(&changes);
-        let begun = process::without_waiting_for_disk(|| self.with_tables(store));
-        self.recording.must_flush();
-        effects::tell_of_table_gaps(begun.unwrap_or_default(), &mut self.notices);
+        let stored = if self.deferred.rests() {
+            None
+        } else {
+            let store = || journal::store_table_gaps(&changes);
+            process::without_waiting_for_disk(|| self.unless_locked(pg_sys::RowExclusiveLock, store))
+        };
+        match stored {
+            Some(begun) => {
+                self.recording.must_flush();
+                effects::tell_of_table_gaps(begun, &mut self.notices);
+            }
+            None => self.table_gaps = changes,
+        }
+        self.hold_unstored();
+    }
+
+    /// Nothing is confirmed while the log has told of something that could not be stored.
+    fn hold_unstored(&mut self) {
+        self.recording.hold(!self.versions.is_empty() || !self.table_gaps.is_empty());
     }
 
     /// Tells the decoder what may be confirmed, and everybody how subscriptions fare.

@@ -4,28 +4,26 @@
 use std::collections::BTreeMap;
 
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::notices::Notices;
 use crate::decode::text;
 use crate::dispatch::{Disabled, Effect};
 use crate::event::Lsn;
-use crate::journal::{self, Gap, Notification, SystemEvent};
+use crate::journal::{self, Gap, Locked, Notification, SystemEvent};
 
 /// Dead letters that are told of one by one by `NOTIFY`; of more at once the first ones stand for all.
 const DEAD_LETTERS: usize = 100;
 
 /// Disables subscriptions, and has notices sent. To be called before what led to this is journaled: a crash in between has
-/// it happen again, rather than never.
-pub fn carry_out(effects: &[Effect], notices: &mut Notices) {
+/// it happen again, rather than never. Whether rows say of all that are disabled that they are: not where other sessions hold locks.
+pub fn carry_out(effects: &[Effect], notices: &mut Notices) -> bool {
     let disabled = |effect: &Effect| match effect {
         Effect::Disable(subscription, why) => Some((subscription.0, reason_of(why))),
         _ => None,
     };
     let disabled: Vec<(i64, String)> = effects.iter().filter_map(disabled).collect();
-    if !disabled.is_empty() {
-        journal::as_news(|| disabled.iter().for_each(|(id, reason)| journal::disable(*id, reason)));
-    }
+    let is_written = disabled.is_empty() || disable(&disabled);
     let mut dead_letters = 0;
     for event in effects.iter().filter_map(system_event) {
         dead_letters += usize::from(event.delivery.is_some());
@@ -34,6 +32,20 @@ pub fn carry_out(effects: &[Effect], notices: &mut Notices) {
         }
         notices.add_system_event(event);
     }
+    is_written
+}
+
+fn disable(disabled: &[(i64, String)]) -> bool {
+    let written = journal::as_news(|| {
+        disabled.iter().filter(|(id, reason)| journal::disable(*id, reason)).count() == disabled.len()
+    });
+    if let Locked::Yes = written {
+        // A restart must not send to those either. With that table locked, too, there is nothing to be done but in memory.
+        journal::unless_locked(pg_sys::RowExclusiveLock, &[c"commands"], |_| {
+            disabled.iter().for_each(|(id, reason)| journal::note_disabled(*id, reason));
+        });
+    }
+    matches!(written, Locked::Done(true) | Locked::Gone)
 }
 
 fn notification(event: &SystemEvent) -> Notification {

@@ -13,7 +13,7 @@ use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
 use super::shmem::{self, Database, Phase};
 use super::statement::Statement;
-use super::{dropped, process, undelivered, wake};
+use super::{dropped, prepared, process, undelivered, wake};
 use crate::api::keeping;
 use crate::decode::raw;
 use crate::error::Error;
@@ -61,6 +61,7 @@ unsafe extern "C-unwind" fn process_utility(
         if concerns_databases {
             before_command(node);
         }
+        let may_have_asked = is_commit_prepared(node) && before_commit_prepared();
         let concerns_tables = is_table_command(node);
         if concerns_tables {
             undelivered::before_drop(node);
@@ -82,7 +83,31 @@ unsafe extern "C-unwind" fn process_utility(
         if concerns_databases {
             after_command(node);
         }
+        if may_have_asked {
+            after_commit_prepared();
+        }
     }
+}
+
+/// # Safety
+/// `node` is a utility statement's parse tree.
+unsafe fn is_commit_prepared(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: as the caller promises; the cast follows the node's tag.
+    unsafe {
+        (*node).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind
+                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_commit_prepared() -> bool {
+    prepared::may_have_asked()
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_commit_prepared() {
+    prepared::committed();
 }
 
 /// # Safety

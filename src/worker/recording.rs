@@ -33,6 +33,8 @@ pub struct Recording {
     proven: Lsn,
     /// Since when something is committed that may not be on disk.
     unflushed_since: Option<Instant>,
+    /// Something has arrived that can't be written for now: what follows is not proven.
+    is_held: bool,
     checkpointed_at: Instant,
     checkpointed: DeliveryId,
     /// The positions of all subscriptions are wanted, not only of those that something happened to.
@@ -51,6 +53,7 @@ impl Recording {
             frontier: Lsn(0),
             proven: Lsn(0),
             unflushed_since: None,
+            is_held: false,
             checkpointed_at: Instant::now(),
             checkpointed: loaded.last,
             all_wanted: false,
@@ -233,6 +236,12 @@ impl Recording {
         self.unflushed_since.get_or_insert_with(Instant::now);
     }
 
+    /// Something has arrived that can't be written for now, or (`false`) all of that is written. Until then nothing that arrives is
+    /// proven, so that all of it arrives again after a restart.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
     /// Whether all that has happened is written.
     pub fn is_written(&self) -> bool {
         self.waits_since().is_none()
@@ -278,7 +287,7 @@ impl Recording {
 
     /// Up to where everything that ended is recorded, on disk.
     pub fn proven(&mut self) -> Lsn {
-        if self.is_written() {
+        if self.is_written() && !self.is_held {
             self.proven = self.frontier;
         }
         self.proven

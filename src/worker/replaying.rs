@@ -3,9 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use pgrx::pg_sys;
+
 use super::sending::{Payload, item_of, order_of};
 use crate::dispatch::{DeliveryId, Engine, KeyFilter, Page, SubscriptionId};
-use crate::journal::{self, Journal, Replay, ReplayEnd, ReplayReader, Standing, What};
+use crate::journal::{self, Journal, Locked, Replay, ReplayEnd, ReplayReader, Standing, What};
 
 /// How often a replay's progress is noted.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
@@ -19,6 +21,10 @@ const MOST_KEYS: u64 = 10_000_000;
 pub struct Replaying {
     waiting: VecDeque<Replay>,
     running: HashMap<i64, Running>,
+    /// Ends that could not be noted, since another session held a lock.
+    unnoted: Vec<(i64, u64, ReplayEnd)>,
+    /// When these are tried again, and a beginning that could not be noted.
+    retry_at: Option<Instant>,
 }
 
 struct Running {
@@ -49,7 +55,13 @@ impl Replaying {
 
     /// Begins what waits, and reads on for the keys. Returns whether there was anything to do.
     pub fn go_on(&mut self, engine: &mut Engine<Payload>, journal: &mut Journal) -> bool {
-        let began = self.begin_next(engine, journal);
+        self.retry_at.take_if(|at| *at <= Instant::now());
+        if self.retry_at.is_none() {
+            for (replay, done, end) in std::mem::take(&mut self.unnoted) {
+                self.note_end(replay, done, end);
+            }
+        }
+        let began = self.retry_at.is_none() && self.begin_next(engine, journal);
         let mut busy = began;
         if let Some(running) = self.running.values_mut().find(|running| running.keys.is_some()) {
             busy = true;
@@ -73,7 +85,11 @@ impl Replaying {
         if !engine.knows(SubscriptionId(replay.subscription)) {
             return true;
         }
-        let Some(range) = replay.range.or_else(|| journal.begin_replay(&mut replay)) else { return false };
+        let Some(range) = replay.range.or_else(|| journal.begin_replay(&mut replay)) else {
+            self.waiting.push_front(replay);
+            self.retry_at = Some(Instant::now() + NOTE_EVERY);
+            return false;
+        };
         let most = (range.last.0 + 1).saturating_sub(range.first.0).min(MOST_KEYS);
         let running = Running {
             reader: ReplayReader::new(&replay, range),
@@ -116,10 +132,24 @@ impl Replaying {
     /// A replay of this subscription is done.
     pub fn ended(&mut self, subscription: i64) {
         if let Some(running) = self.running.remove(&subscription) {
-            journal::with_tables(|_| {
-                journal::replay_ended(running.replay.id, running.total, &ReplayEnd::Done)
-            });
+            self.note_end(running.replay.id, running.total, ReplayEnd::Done);
         }
+    }
+
+    /// Notes that a replay is over, now or as soon as no other session has a lock on its row.
+    fn note_end(&mut self, replay: i64, done: u64, end: ReplayEnd) {
+        let noted = journal::unless_locked(pg_sys::RowExclusiveLock, &[c"replays"], |_| {
+            journal::replay_ended(replay, done, &end)
+        });
+        if matches!(noted, Locked::Yes | Locked::Done(false)) {
+            self.unnoted.push((replay, done, end));
+            self.retry_at = Some(Instant::now() + NOTE_EVERY);
+        }
+    }
+
+    /// When something is tried again.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.retry_at
     }
 
     /// The oldest delivery that is to be sent again.
@@ -143,7 +173,7 @@ impl Replaying {
             self.waiting.retain(|waiting| waiting.id != replay);
             self.running.retain(|_, running| running.replay.id != replay);
         }
-        journal::with_tables(|_| journal::replay_ended(replay, done, &ReplayEnd::Cancelled));
+        self.note_end(replay, done, ReplayEnd::Cancelled);
     }
 
     /// A subscription is gone, and its replays with it.
@@ -159,7 +189,7 @@ impl Replaying {
                 running.noted = Instant::now();
                 running.replay.cursor = progress.done;
                 let done = running.replay.done + progress.delivered + progress.dead;
-                journal::with_tables(|_| {
+                journal::unless_locked(pg_sys::RowExclusiveLock, &[c"replays"], |_| {
                     journal::replay_progress(running.replay.id, progress.done, done, Some(running.total));
                 });
             }

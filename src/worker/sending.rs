@@ -28,7 +28,7 @@ use super::under_way::UnderWay;
 use super::{clock, files};
 use crate::dispatch::{
     At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keyed, Keys, Load, Order, Page, Position,
-    Read, ReadWhat, SubscriptionId, Success, Ticket,
+    Read, ReadWhat, Settings, SubscriptionId, Success, Ticket,
 };
 use crate::event::format::Source;
 use crate::event::{Event, Lsn};
@@ -182,6 +182,20 @@ impl Sending {
         }
         self.tallies.admit(row.id);
         self.showing.changed(row.id);
+    }
+
+    /// Sends nothing to these subscriptions before their rows can be read. Those that are not known begin behind `last`.
+    pub fn suspend(&mut self, ids: &[i64], last: DeliveryId) {
+        let now = Instant::now();
+        for id in ids {
+            let subscription = SubscriptionId(*id);
+            if !self.engine.knows(subscription) {
+                let position = self.loaded.remove(id).unwrap_or_else(|| Position::new(last));
+                self.engine.subscribe(subscription, Settings::default(), position);
+            }
+            self.engine.pause(subscription, now);
+            self.showing.changed(*id);
+        }
     }
 
     /// Forgets what a subscription has pending up to a delivery; whoever it is has to be taken up again.
@@ -526,7 +540,15 @@ impl Sending {
         let showing = self.showing.next_wakeup().filter(|_| may_show);
         let rendering = self.rendering.next_wakeup();
         let reading = (!self.wishes.is_empty()).then(|| self.passed_at + SQUEEZE_AFTER);
-        self.engine.next_wakeup().into_iter().chain(showing).chain(rendering).chain(reading).min()
+        let replaying = self.replaying.next_wakeup();
+        self.engine
+            .next_wakeup()
+            .into_iter()
+            .chain(showing)
+            .chain(rendering)
+            .chain(reading)
+            .chain(replaying)
+            .min()
     }
 
     /// For `pg_stat_activity`.

@@ -185,6 +185,8 @@ pub struct Database {
     oid: AtomicU32,
     /// Ends in the decoder's latch being set at the next commit: the decoder sleeps.
     pub decoder_sleeps: AtomicBool,
+    /// A session has committed without waiting for the disk: the decoder should write that there.
+    pub unflushed: AtomicBool,
     /// Somebody waits for the frontier to move: the decoder should tell how far it is, at once.
     pub progress_wanted: AtomicBool,
     /// Somebody wants the launcher to look whether workers are needed here.
@@ -380,6 +382,7 @@ impl Database {
     fn reset(&self, oid: pg_sys::Oid) {
         for flag in [
             &self.decoder_sleeps,
+            &self.unflushed,
             &self.progress_wanted,
             &self.wanted,
             &self.recheck,
@@ -441,6 +444,8 @@ pub struct Shared {
     pub launcher_pid: AtomicI32,
     /// Changes whenever an entry is claimed or freed: what commits compare their memory of the table with.
     pub generation: AtomicU32,
+    /// Transactions that were prepared after asking for something at their commit have begun before this xid, see `prepared.rs`.
+    pub prepared_before: AtomicU64,
     databases: [Database; MAX_DATABASES],
 }
 

@@ -12,7 +12,7 @@ use super::endpoints::{self, Surroundings};
 use super::shmem::{self, Database, ProcessRef};
 use super::{clock, process};
 use crate::event::format::{Source, render_ping};
-use crate::journal::{self, SubscriptionRow};
+use crate::journal::{self, Locked, SESSION_TABLES, SubscriptionRow};
 use crate::send::{Job, Outcome, Prepared};
 
 /// Marks the pool's number of a request as one of ours.
@@ -187,9 +187,15 @@ impl Testing {
     fn begin(&mut self, sheet: Sheets, source: &Arc<Source>) -> Option<Job> {
         let id = sheet.subscription();
         // As it is now, whatever the log has told so far.
-        let row = journal::with_tables(|_| journal::subscriptions(&[id]))
-            .and_then(|mut rows| rows.pop().filter(|row| !row.held));
-        let Some(row) = row else {
+        let read = journal::unless_locked(pg_sys::AccessShareLock, &SESSION_TABLES, |_| {
+            journal::subscriptions(&[id])
+        });
+        if let Locked::Yes = read {
+            sheet.refuse("Another session holds a lock on a table of pgwh");
+            return None;
+        }
+        let rows = if let Locked::Done(rows) = read { rows } else { Vec::new() };
+        let Some(row) = rows.into_iter().find(|row| !row.held) else {
             sheet.refuse("The subscription is not committed yet, or it was made in another database");
             return None;
         };

@@ -11,7 +11,7 @@ use std::sync::atomic::{Ordering, fence};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Database};
-use super::{dropped, figures, quiesce, statement};
+use super::{dropped, figures, prepared, quiesce, statement};
 use crate::decode::plugin::DO_NOT_REPLICATE;
 use crate::decode::raw;
 
@@ -36,6 +36,10 @@ struct AtCommit {
 
 impl AtCommit {
     const NOTHING: AtCommit = AtCommit { ring: false, recheck: false, commands: false };
+
+    fn is_any(self) -> bool {
+        self.ring || self.recheck || self.commands
+    }
 }
 
 /// Has the launcher look at this database when the present transaction commits.
@@ -65,14 +69,21 @@ pub fn init() {
 unsafe extern "C-unwind" fn after_commit(event: pg_sys::XactEvent::Type, _: *mut c_void) {
     // What the dispatcher itself writes is no news to the decoder.
     let is_news = raw::session_origin() != DO_NOT_REPLICATE;
-    if event == pg_sys::XactEvent::XACT_EVENT_COMMIT && is_news {
-        wake_decoder();
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT if is_news => wake_decoder(),
+        // Nobody can see yet what was asked for.
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            if AT_COMMIT.replace(AtCommit::NOTHING).is_any() {
+                prepared::note();
+            }
+        }
+        _ => {}
     }
 }
 
 /// Whoever is rung about a change of catalogs must see it: that is so when the invalidations are out and the locks are
-/// released, both of which come after the commit's own callbacks (`xact.c`, CommitTransaction). A prepared transaction
-/// ends here, too; who commits it later has no such wishes, and the dispatcher looks by itself now and then.
+/// released, both of which come after the commit's own callbacks (`xact.c`, CommitTransaction). Of a transaction that is
+/// prepared nothing is left by now, see [`prepared`].
 unsafe extern "C-unwind" fn after_release(
     phase: pg_sys::ResourceReleasePhase::Type,
     is_commit: bool,
@@ -102,6 +113,12 @@ fn wake_decoder() {
         return;
     }
     if let Some(database) = mine() {
+        // SAFETY: reads a global of this process.
+        let waits =
+            unsafe { pg_sys::synchronous_commit } != pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32;
+        if !waits && !database.unflushed.load(Ordering::Relaxed) {
+            database.unflushed.store(true, Ordering::Relaxed);
+        }
         // The decoder says that it sleeps and then looks at the log; we have written the log and now look whether it
         // sleeps. With a full barrier on both sides one of the two sees the other.
         fence(Ordering::SeqCst);
@@ -123,7 +140,7 @@ fn mine() -> Option<&'static Database> {
 }
 
 fn act_on(wishes: AtCommit) {
-    if !(wishes.ring || wishes.recheck || wishes.commands) {
+    if !wishes.is_any() {
         return;
     }
     let Some(shared) = shmem::shared() else { return };

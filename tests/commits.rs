@@ -1,0 +1,215 @@
+//! Every way to commit counts: in two phases, from another session, after a restart, and without waiting for the disk.
+
+use harness::{
+    Cluster, DECODER, DISPATCHER, Process, Receiver, Setup, Stop, distinct, events_of, eventually,
+};
+
+/// What is in a prepared transaction is committed later, by whoever it is.
+fn two_phases() -> Setup {
+    Setup::new().set("max_prepared_transactions = 10")
+}
+
+fn stage() -> (Cluster, Receiver) {
+    let cluster = two_phases().start();
+    cluster.each(&["CREATE EXTENSION pgstream_hooks", "CREATE TABLE t (id int PRIMARY KEY)"]);
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "");
+    (cluster, receiver)
+}
+
+#[track_caller]
+fn prepare(cluster: &Cluster, sql: &str) {
+    cluster.sql(&format!("BEGIN; {sql}; PREPARE TRANSACTION 'xa'"));
+}
+
+#[track_caller]
+fn has_got(receiver: &Receiver, name: &str, count: usize) {
+    eventually(&format!("{count} events for {name}"), || {
+        (distinct(events_of(receiver, name)).len() == count).then_some(())
+    });
+}
+
+#[test]
+fn an_extension_created_in_two_phases_starts_its_workers() {
+    for restarts in [false, true] {
+        let cluster = two_phases().start();
+        prepare(&cluster, "CREATE EXTENSION pgstream_hooks");
+        assert!(cluster.processes(DISPATCHER).is_empty());
+        if restarts {
+            cluster.restart(Stop::Fast);
+        }
+        cluster.sql("COMMIT PREPARED 'xa'");
+        cluster.process(DISPATCHER);
+        cluster.process(DECODER);
+        cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    }
+}
+
+#[test]
+fn an_extension_dropped_in_two_phases_leaves_neither_slot_nor_process() {
+    for restarts in [false, true] {
+        let cluster = two_phases().start();
+        cluster.sql("CREATE EXTENSION pgstream_hooks");
+        cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+        prepare(&cluster, "DROP EXTENSION pgstream_hooks");
+        if restarts {
+            cluster.restart(Stop::Immediate);
+        }
+        cluster.sql("COMMIT PREPARED 'xa'");
+        let begin = std::time::Instant::now();
+        cluster.wait_true("SELECT count(*) = 0 FROM pg_replication_slots");
+        eventually("no process is left", || {
+            (cluster.processes(DISPATCHER).is_empty() && cluster.processes(DECODER).is_empty()).then_some(())
+        });
+        println!("gone {:?} after COMMIT PREPARED", begin.elapsed());
+    }
+}
+
+#[test]
+fn what_is_asked_for_in_two_phases_is_done_when_that_commits() {
+    for restarts in [false, true] {
+        let (cluster, receiver) = stage();
+        cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 10) n");
+        assert_eq!(cluster.delivered(&receiver, "s").len(), 10);
+        receiver.clear();
+        let url = receiver.url("/late");
+        prepare(
+            &cluster,
+            &format!(
+                "SELECT pgwh.replay('s', '-infinity'::timestamptz);
+                 SELECT pgwh.backfill('s', 'public.t');
+                 SELECT pgwh.subscribe('{url}', name => 'late', event_types => '{{insert,message}}');
+                 SELECT pgwh.emit('paid', '{{}}')"
+            ),
+        );
+        if restarts {
+            cluster.restart(Stop::Fast);
+        }
+        cluster.sql("INSERT INTO t VALUES (11)");
+        cluster.delivered(&receiver, "s");
+        cluster.sql("COMMIT PREPARED 'xa'");
+        cluster.sql("INSERT INTO t VALUES (12)");
+        cluster.wait_true("SELECT count(*) = 1 AND bool_and(state = 'done') FROM pgwh.replays");
+        cluster.wait_true("SELECT count(*) = 1 AND bool_and(state = 'done') FROM pgwh.backfills");
+        has_got(&receiver, "late", 1);
+        assert_eq!(cluster.delivered(&receiver, "late")[0]["key"]["id"], 12);
+    }
+}
+
+#[test]
+fn a_redelivery_asked_for_in_two_phases_is_made() {
+    let (cluster, receiver) = stage();
+    cluster.sql("INSERT INTO t VALUES (1)");
+    cluster.delivered(&receiver, "s");
+    let id = cluster.value("SELECT id FROM pgwh.deliveries");
+    prepare(&cluster, &format!("SELECT pgwh.redeliver({id})"));
+    // Others that are committed in two phases meanwhile change nothing.
+    for n in 2..=5 {
+        cluster.sql(&format!("BEGIN; INSERT INTO t VALUES ({n}); PREPARE TRANSACTION 'other'"));
+        cluster.sql("COMMIT PREPARED 'other'");
+    }
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 5);
+    assert_eq!(events_of(&receiver, "s").len(), 5);
+    cluster.sql("COMMIT PREPARED 'xa'");
+    eventually("it comes again", || (events_of(&receiver, "s").len() == 6).then_some(()));
+}
+
+#[test]
+fn who_commits_in_two_phases_without_asking_wakes_no_dispatcher() {
+    let (cluster, _) = stage();
+    cluster.sql("CREATE TABLE other (id int); SELECT pgwh.unsubscribe('s')");
+    let mut client = cluster.connect();
+    let mut two_phases = |n: i32| {
+        let prepare = format!("BEGIN; INSERT INTO other VALUES ({n}); PREPARE TRANSACTION 'other'");
+        client.batch_execute(&prepare).unwrap();
+        client.batch_execute("COMMIT PREPARED 'other'").unwrap();
+    };
+    // What there was before the first is not known.
+    two_phases(0);
+    cluster.wait_confirmed();
+    let dispatcher = cluster.process(DISPATCHER);
+    let before = dispatcher.sleeps();
+    (1..=1000).for_each(&mut two_phases);
+    let woken = dispatcher.sleeps() - before;
+    // Each half a second it hears how far the decoder is.
+    assert!(woken < 500, "{woken} times for 1000 commits");
+}
+
+/// A server whose WAL writer stands still: what nobody waits for gets to the disk when somebody writes it there.
+struct Unflushed {
+    cluster: Cluster,
+    receiver: Receiver,
+    writer: Process,
+}
+
+impl Unflushed {
+    fn set(setting: &str) -> Self {
+        let cluster = Setup::new().set(setting).set("autovacuum = off").start();
+        cluster.each(&[
+            "CREATE EXTENSION pgstream_hooks",
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "CREATE TABLE u (id int PRIMARY KEY)",
+        ]);
+        let receiver = Receiver::start().unwrap();
+        cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
+        let writer = cluster.process("walwriter");
+        writer.pause();
+        eventually("it stands still", || writer.stands_still().then_some(()));
+        Self { cluster, receiver, writer }
+    }
+}
+
+impl Drop for Unflushed {
+    fn drop(&mut self) {
+        self.writer.resume();
+    }
+}
+
+#[test]
+fn what_is_committed_without_waiting_for_the_disk_comes_at_once() {
+    let stage = Unflushed::set("synchronous_commit = off");
+    for n in 1..=50 {
+        stage.cluster.sql(&format!("INSERT INTO t VALUES ({n})"));
+        has_got(&stage.receiver, "s", n);
+    }
+}
+
+#[test]
+fn a_session_that_does_not_wait_for_the_disk_is_heard_at_once() {
+    let stage = Unflushed::set("synchronous_commit = on");
+    let mut client = stage.cluster.connect();
+    for n in 1..=20 {
+        client.batch_execute(&format!("SET synchronous_commit = off; INSERT INTO t VALUES ({n})")).unwrap();
+        has_got(&stage.receiver, "s", n);
+    }
+}
+
+#[test]
+fn among_commits_for_nobody_one_without_waiting_for_the_disk_comes() {
+    let stage = Unflushed::set("synchronous_commit = off");
+    let mut client = stage.cluster.connect();
+    for n in 1..=300 {
+        client.batch_execute(&format!("INSERT INTO u VALUES ({n})")).unwrap();
+    }
+    client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    has_got(&stage.receiver, "s", 1);
+}
+
+#[test]
+fn what_is_not_committed_is_not_written_to_the_disk_for_us() {
+    let stage = Unflushed::set("synchronous_commit = on");
+    stage.cluster.sql("INSERT INTO t VALUES (1)");
+    has_got(&stage.receiver, "s", 1);
+    stage.cluster.wait_confirmed();
+    let mut open = stage.cluster.connect();
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (2)").unwrap();
+    let flushed = stage.cluster.value("SELECT pg_current_wal_flush_lsn()");
+    stage.cluster.wait_true("SELECT pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()");
+    let decoder = stage.cluster.process(DECODER);
+    let before = decoder.sleeps();
+    eventually("the decoder has looked again and again", || (decoder.sleeps() > before + 5).then_some(()));
+    let now = stage.cluster.value("SELECT pg_current_wal_flush_lsn()");
+    assert_eq!(now, flushed, "a commit that waits for the disk would wait for that, too");
+    open.batch_execute("COMMIT").unwrap();
+    has_got(&stage.receiver, "s", 2);
+}
