@@ -15,7 +15,7 @@ use super::tables::tables_of;
 use crate::decode::condition::Kinds;
 use crate::decode::filter::{self, Bare, Uses};
 use crate::decode::memory::Memory;
-use crate::decode::relation::{Identity, identity_of};
+use crate::decode::row_key::{Identity, identity_of};
 use crate::decode::shape::{Literal, LiteralValue, Shape};
 use crate::decode::subtransaction::{Raised, in_subtransaction};
 use crate::decode::{condition, raw, text};

@@ -18,7 +18,9 @@ use super::tables;
 use crate::decode::text::{self, Text, Texts};
 use crate::decode::value::kind_of;
 use crate::error::Error;
-use crate::event::{Action, Cell, Column, Event, Fingerprint, Lsn, Relation, Row, TableName, Transaction};
+use crate::event::{
+    Action, Cell, Column, Event, Fingerprint, KeyKind, Lsn, Relation, Row, TableName, Transaction,
+};
 use crate::journal;
 use crate::link::shape::{Ask, Shaped};
 use crate::send::{Endpoint, Job, Prepared, compose};
@@ -154,10 +156,11 @@ impl Table {
             committed_at,
             fingerprint: Fingerprint::of(0, 0, committed_at),
         };
+        let key = key_kind(self.oid, &self.columns)?;
         let oid = self.oid.to_u32();
         let names = vec![self.name];
         let version = as_owner(|| Ok(journal::schema_versions(Lsn(u64::MAX)).of(&names)))?;
-        let relation = Relation { oid, root_oid: oid, names, columns: self.columns, version };
+        let relation = Relation { oid, root_oid: oid, names, columns: self.columns, key, version };
         Ok(Event {
             transaction: Arc::new(transaction),
             ordinal: 0,
@@ -183,6 +186,15 @@ fn patterns_of(subscription: i64) -> Result<Vec<String>, Error> {
             .get_one::<Vec<Text>>()
     })?;
     Ok(patterns.map(text::strings).unwrap_or_default())
+}
+
+/// What the key of a table is that has these columns.
+fn key_kind(oid: pg_sys::Oid, columns: &[Column]) -> Result<KeyKind, Error> {
+    const QUERY: &str = "SELECT c.relreplident OPERATOR(pg_catalog.=) 'f' FROM pg_catalog.pg_class c
+        WHERE c.oid OPERATOR(pg_catalog.=) $1";
+    let has_key = columns.iter().any(|column| column.is_key);
+    let is_full = Spi::get_one_with_args::<bool>(QUERY, &[oid.into()])?.unwrap_or_default();
+    Ok(if is_full && !has_key { KeyKind::WholeRow } else { KeyKind::Logged })
 }
 
 /// The columns of a table; its key is that of the replica identity's index, or else the primary key.

@@ -52,6 +52,8 @@ pub(crate) mod relation;
 #[cfg(feature = "server")]
 mod routes;
 #[cfg(feature = "server")]
+pub(crate) mod row_key;
+#[cfg(feature = "server")]
 mod rows;
 #[cfg(feature = "server")]
 pub(crate) mod session;

@@ -11,8 +11,8 @@ use super::lineage;
 use super::memory::Memory;
 use super::pattern::TablePattern;
 use super::raw;
-use super::relation::key_columns;
 use super::route::{Condition, Grantee, Terms};
+use super::row_key::event_key;
 use super::subtransaction::in_subtransaction;
 use super::text;
 
@@ -118,7 +118,7 @@ pub unsafe fn missing(relation: pg_sys::Relation, terms: &Terms<'_>) -> Option<M
             Access::Nothing(lack) => return Some(Missing::Table(lack)),
             Access::Columns(allowed) => allowed,
         };
-        let missing: Vec<String> = needed(relation, &key_columns(relation), terms)
+        let missing: Vec<String> = needed(relation, &event_key(relation).0, terms)
             .difference(&allowed)
             .map(|number| match usize::try_from(number - 1) {
                 Ok(place) => text::name(&raw::attribute((*relation).rd_att, place).attname),

@@ -311,6 +311,15 @@ pub unsafe fn partition_tree(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     }
 }
 
+/// The indexes of a table (`utils/cache/relcache.c`).
+///
+/// # Safety
+/// A transaction is in progress and `relation` is open.
+pub unsafe fn index_list(relation: pg_sys::Relation) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the caller promises; the list holds oids and lives in the current memory context.
+    unsafe { oids(pg_sys::RelationGetIndexList(relation)) }
+}
+
 /// # Safety
 /// The list is null or holds oids.
 unsafe fn oids(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {

@@ -13,7 +13,7 @@ use pgrx::spi::{self, OwnedPreparedStatement, Spi};
 use serde_json::Value;
 
 use super::raw;
-use super::relation::key_index;
+use super::row_key::{Identity, has_deferrable_key, identity_of, remedy, told_key};
 use super::text;
 
 /// Takes a table, the constraint's index, and for each column its number, base type, operator and collation. The first
@@ -207,22 +207,24 @@ unsafe fn key_of(relation: pg_sys::Relation) -> Result<(Oid, Vec<OrderColumn>), 
     unsafe {
         let (name, sql_name) = names(relation);
         let missing = || {
-            Unreadable::new(
-                format!(
+            let reason = match identity_of(relation).0 {
+                Identity::Nothing => {
+                    format!(
+                        "table {name} has REPLICA IDENTITY NOTHING, so write-ahead log does not say which rows change"
+                    )
+                }
+                _ if has_deferrable_key(relation) => {
+                    format!(
+                        "the primary key of table {name} is deferrable, so write-ahead log does not say which rows change"
+                    )
+                }
+                _ => format!(
                     "table {name} has no primary key and no replica identity index to read it in the order of"
                 ),
-                Some(format!("ALTER TABLE {sql_name} ADD PRIMARY KEY (…);")),
-            )
+            };
+            Unreadable::new(reason, Some(remedy(relation, &sql_name)))
         };
-        if (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_NOTHING {
-            return Err(Unreadable::new(
-                format!(
-                    "table {name} has REPLICA IDENTITY NOTHING, so write-ahead log does not say which rows change"
-                ),
-                Some(format!("ALTER TABLE {sql_name} REPLICA IDENTITY DEFAULT;")),
-            ));
-        }
-        let oid = key_index(relation);
+        let oid = told_key(relation);
         if oid == Oid::INVALID {
             return Err(missing());
         }

@@ -14,21 +14,11 @@ use super::permits::Permits;
 use super::raw;
 use super::route::{Interest, Level, Router};
 use super::routes::{Change, Refused, Routes};
+use super::row_key::{Identity, event_key, identity_of};
 use super::rows::Rows;
 use super::value::kind_of;
-use crate::event::{Action, Column, Relation, RowBuilder};
+use crate::event::{Action, Column, KeyKind, Relation, RowBuilder};
 use crate::link::frame::{LaneKeys, Target};
-
-/// What write-ahead log has of the old row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// The key's columns, when the key changed and in a delete.
-    Key,
-    /// All columns.
-    Full,
-    /// Nothing.
-    Nothing,
-}
 
 /// A relation as of one version of its definition.
 pub struct CapturedRelation {
@@ -84,6 +74,7 @@ impl CapturedRelation {
                     root_oid: levels.last().map_or(oid.to_u32(), |level| level.oid),
                     names: levels.iter().map(|level| level.name.clone()).collect(),
                     columns: Vec::new(),
+                    key: KeyKind::default(),
                     version: 0,
                 },
                 levels,
@@ -105,7 +96,7 @@ impl CapturedRelation {
                     (captured.permits, captured.denied) = (before.permits, before.denied);
                 }
                 before if routable => {
-                    let key = key_columns(relation);
+                    let (key, _) = event_key(relation);
                     for (interest, terms) in router.interests(levels) {
                         let id = interest.subscription;
                         if captured.permits.allow(relation, &key, &terms) {
@@ -165,8 +156,9 @@ impl CapturedRelation {
     unsafe fn add_columns(&mut self, relation: pg_sys::Relation) {
         // SAFETY: as the caller promises.
         unsafe {
-            let key = key_columns(relation);
-            let whole_row_is_key = key.is_empty() && self.identity == Identity::Full;
+            let (key, kind) = event_key(relation);
+            self.model.key = kind;
+            let whole_row_is_key = kind == KeyKind::WholeRow;
             let desc = (*relation).rd_att;
             for place in 0..(*desc).natts as usize {
                 let attribute = raw::attribute(desc, place);
@@ -372,7 +364,7 @@ impl CapturedRelation {
     /// Whether an update or delete says nothing of which row it was.
     pub fn is_anonymous(&self, has_old: bool, is_update: bool) -> bool {
         let has_key = self.columns.iter().any(|column| column.is_key);
-        !has_key || (!has_old && (!is_update || self.identity == Identity::Nothing))
+        !has_key || (!has_old && (!is_update || self.model.key == KeyKind::Unlogged))
     }
 
     /// One hash of all, whatever order the columns stand in, since a row may move to a partition where that is another. (Rows
@@ -396,57 +388,6 @@ unsafe fn is_small(tuple: pg_sys::HeapTuple) -> bool {
     // SAFETY: as the caller promises.
     let (length, flags) = unsafe { ((*tuple).t_len, (*(*tuple).t_data).t_infomask) };
     length <= pg_sys::BLCKSZ && u32::from(flags) & pg_sys::HEAP_HASEXTERNAL == 0
-}
-
-/// What write-ahead log has of old rows, and the numbers of the columns that it has in any case.
-///
-/// # Safety
-/// `relation` is open.
-pub unsafe fn identity_of(relation: pg_sys::Relation) -> (Identity, Vec<i16>) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let identity = match (*(*relation).rd_rel).relreplident as u8 {
-            pg_sys::REPLICA_IDENTITY_FULL => Identity::Full,
-            pg_sys::REPLICA_IDENTITY_NOTHING => Identity::Nothing,
-            _ => Identity::Key,
-        };
-        (identity, key_columns(relation))
-    }
-}
-
-/// The attribute numbers of the key: of the replica identity's index, or else of the primary key.
-///
-/// # Safety
-/// As [`CapturedRelation::build`].
-pub(super) unsafe fn key_columns(relation: pg_sys::Relation) -> Vec<i16> {
-    // SAFETY: as the caller promises. Indexes are opened as pgoutput does, without a lock, since under a historic
-    // snapshot they are only read from the caches (`relcache.c`, RelationGetIdentityKeyBitmap).
-    unsafe {
-        let index = key_index(relation);
-        if index == pg_sys::InvalidOid {
-            return Vec::new();
-        }
-        let index = pg_sys::RelationIdGetRelation(index);
-        if index.is_null() {
-            return Vec::new();
-        }
-        let form = &*(*index).rd_index;
-        let columns = form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec();
-        pg_sys::RelationClose(index);
-        columns
-    }
-}
-
-/// The index of the key; the invalid OID when there is none.
-///
-/// # Safety
-/// As [`CapturedRelation::build`].
-pub(super) unsafe fn key_index(relation: pg_sys::Relation) -> pg_sys::Oid {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let by_index = (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_INDEX;
-        if by_index { pg_sys::RelationGetReplicaIndex(relation) } else { raw::primary_key_index(relation) }
-    }
 }
 
 /// # Safety

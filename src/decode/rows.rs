@@ -5,7 +5,7 @@ use pgrx::pg_sys::{self, Datum};
 use super::filter::Uses;
 use super::memory::Memory;
 use super::raw;
-use super::relation::{Identity, identity_of};
+use super::row_key::{Identity, identity_of};
 use super::value::is_unchanged_toast;
 use crate::event::Action;
 

@@ -223,6 +223,7 @@ mod tests {
             root_oid: 1,
             names: vec![TableName { schema: "public".into(), table: "t".into() }],
             columns: vec![column("id", 1, true), column("large", 2, false)],
+            key: Default::default(),
             version: 0,
         })
     }

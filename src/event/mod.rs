@@ -112,6 +112,18 @@ pub struct Column {
     pub heads: format::Heads,
 }
 
+/// What tells the rows of a relation apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyKind {
+    /// The columns that are marked, if any; write-ahead log has their old values when they change.
+    #[default]
+    Logged,
+    /// The columns that are marked; write-ahead log never has their old values.
+    Unlogged,
+    /// All columns.
+    WholeRow,
+}
+
 /// A relation as a stretch of write-ahead log knew it; a new one for each change of its definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
@@ -123,6 +135,8 @@ pub struct Relation {
     pub names: Vec<TableName>,
     /// Its columns, in the order of the table.
     pub columns: Vec<Column>,
+    /// What its key is.
+    pub key: KeyKind,
     /// Tells versions of its schema apart: another number after each change of that.
     pub version: u64,
 }

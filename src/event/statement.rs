@@ -2,7 +2,7 @@
 //!
 //! They travel as rows do, as those of a relation of their own kind, so that everything that carries rows carries them.
 
-use super::{Action, Cell, Column, Event, Kind, Relation, Row, TableName};
+use super::{Action, Cell, Column, Event, KeyKind, Kind, Relation, Row, TableName};
 
 /// The oid that stands for messages where a table's would stand; no table has it.
 const MESSAGES: u32 = 1;
@@ -129,7 +129,7 @@ fn relation(oid: u32, name: TableName, columns: &[&str]) -> Relation {
         heads: Default::default(),
     };
     let columns = columns.iter().map(column).collect();
-    Relation { oid, root_oid: oid, names: vec![name], columns, version: 0 }
+    Relation { oid, root_oid: oid, names: vec![name], columns, key: KeyKind::default(), version: 0 }
 }
 
 #[cfg(test)]

@@ -56,6 +56,9 @@ impl BackfillState {
     }
 }
 
+/// A position, and the definition of the order that it was taken in.
+pub type ReadPosition = (String, Vec<i64>);
+
 /// What is read next of a backfill.
 #[derive(Clone, Debug)]
 pub struct BackfillTask {
@@ -73,7 +76,7 @@ pub struct BackfillTask {
     pub grantee: Grantee,
     /// The table, and after which row as JSON text, with the definition of the order; none when all known tables have been
     /// read.
-    pub next: Option<(pg_sys::Oid, Option<(String, Vec<i64>)>)>,
+    pub next: Option<(pg_sys::Oid, Option<ReadPosition>)>,
     /// The column that goes before the key.
     pub order_by: Option<String>,
     /// Its least value.

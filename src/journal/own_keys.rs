@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::event::{Action, Cell, Event, Row};
+use crate::event::{Action, Cell, Event, KeyKind, Row};
 use crate::link::frame::LaneKeys;
 
 /// Which columns subscriptions have as key, if it is not the table's.
@@ -56,9 +56,12 @@ fn keys_by(event: &Event, columns: &[String]) -> Option<LaneKeys> {
             let (after, before) = (after??, before?);
             Some(LaneKeys { key: Some(after), old: (before != after).then_some(before) })
         }
-        // Without an old row the table's key is what it was, and nothing is known of other columns.
+        // Without an old row the table's key is what it was, where its change would be told, and nothing is known of other
+        // columns.
         (Action::Update, after, None) => {
-            let known = places.iter().all(|place| event.relation.columns[*place].is_key);
+            let relation = &event.relation;
+            let known =
+                relation.key == KeyKind::Logged && places.iter().all(|place| relation.columns[*place].is_key);
             known.then_some(LaneKeys { key: Some(after??), old: None })
         }
         (_, after, _) => Some(LaneKeys { key: Some(after??), old: None }),
@@ -118,6 +121,7 @@ mod tests {
             root_oid: 8,
             names: vec![name],
             columns: (1..=3).map(column).collect(),
+            key: Default::default(),
             version: 0,
         };
         let transaction = Transaction {

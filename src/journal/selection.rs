@@ -226,6 +226,7 @@ mod tests {
             root_oid: table.len() as u32,
             names: vec![TableName { schema: "public".into(), table: table.into() }],
             columns: Vec::new(),
+            key: Default::default(),
             version: 1,
         };
         Event {

@@ -81,7 +81,6 @@ impl DeferredWork {
             .into_iter()
             .chain(self.versions_due)
             .chain(self.disables_due)
-            .chain(self.gaps_due)
             .min()
     }
 }

@@ -182,6 +182,88 @@ fn what_can_not_be_read_row_by_row_is_refused_with_a_way_out() {
 }
 
 #[test]
+fn the_hint_of_a_refused_backfill_makes_it_possible() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "CREATE TABLE deferrable (id int PRIMARY KEY DEFERRABLE, v text);
+         CREATE TABLE silent (id int PRIMARY KEY, v text); ALTER TABLE silent REPLICA IDENTITY NOTHING;
+         CREATE TABLE both (id int PRIMARY KEY DEFERRABLE, v text); ALTER TABLE both REPLICA IDENTITY NOTHING;
+         CREATE TABLE lost (id int PRIMARY KEY, code int NOT NULL, v text); CREATE UNIQUE INDEX gone ON lost (code);
+         ALTER TABLE lost REPLICA IDENTITY USING INDEX gone; DROP INDEX gone;
+         CREATE TABLE \"Indexed\" (v text, id int NOT NULL); CREATE UNIQUE INDEX \"By id\" ON \"Indexed\" (id);
+         CREATE TABLE whole (v text, id int NOT NULL UNIQUE); ALTER TABLE whole REPLICA IDENTITY FULL;
+         CREATE TABLE later (v text, id int NOT NULL UNIQUE DEFERRABLE)",
+    );
+    let receives = |name: &str, table: &str| {
+        cluster.sql(&format!("INSERT INTO {table} (id, v) SELECT n, 'v' || n FROM generate_series(1, 20) n"));
+        if table == "lost" {
+            cluster.sql("UPDATE lost SET code = -id");
+        }
+        cluster.subscribe(&receiver, name, &format!("tables => '{{public.{}}}'", table.replace('"', "\"")));
+        let refusal = cluster.refused(&format!("SELECT pgwh.backfill('{name}')"));
+        assert_eq!(refusal.code, "22023", "{refusal:?}");
+        let (typed, _) = refusal.hint.split_once("; or ").unwrap_or_else(|| panic!("{refusal:?}"));
+        cluster.sql(typed);
+        let id = backfill(&cluster, &format!("'{name}', chunk_size => 3"));
+        done(&cluster, &id);
+        let events = cluster.delivered(&receiver, name);
+        let mut keys: Vec<i64> = events
+            .iter()
+            .filter(|event| event.text("action") == "read")
+            .map(|event| event["key"]["id"].as_i64().unwrap())
+            .collect();
+        keys.sort_unstable();
+        assert_eq!(keys, (1..=20).collect::<Vec<_>>(), "{typed}");
+    };
+    cluster.sql("ALTER TABLE lost ALTER code SET DEFAULT 0");
+    for table in ["deferrable", "silent", "both", "lost", "whole", "later"] {
+        receives(table, table);
+    }
+    receives("indexed", "\"Indexed\"");
+}
+
+#[test]
+fn rows_of_a_deferrable_key_are_in_order_with_changes() {
+    let (cluster, receiver) = stage();
+    cluster.sql(
+        "CREATE TABLE list (id int PRIMARY KEY DEFERRABLE, v text); ALTER TABLE list ALTER v SET STORAGE EXTERNAL;
+         ALTER TABLE list REPLICA IDENTITY FULL;
+         INSERT INTO list SELECT n, n || repeat('v', 3000) FROM generate_series(1, 3000) n",
+    );
+    cluster.subscribe(&receiver, "s", "tables => '{public.list}', batch_size => 20, max_in_flight => 4");
+    receiver.behave(|_: &harness::Request| {
+        harness::Reply::status(200).after(std::time::Duration::from_millis(5))
+    });
+    let id = backfill(&cluster, "'s', chunk_size => 50");
+    for n in 0..20 {
+        receiver.wait_for(1 + n, harness::PATIENCE).unwrap();
+        // Each row gets the key that another one had.
+        cluster.sql("UPDATE list SET id = 3001 - id WHERE id BETWEEN 1400 AND 1601");
+        cluster.sql(&format!("UPDATE list SET id = -id WHERE id IN (2000 + {n}, -2000 - {n})"));
+    }
+    done(&cluster, &id);
+    let events = cluster.delivered(&receiver, "s");
+    // Both rows of a swap are told whole, so the last event of a key is its row.
+    let mut last = std::collections::BTreeMap::new();
+    for event in &events {
+        if let Some(old) = event["old_key"]["id"].as_i64() {
+            last.entry(old).and_modify(|row| *row = Value::Null);
+        }
+        last.insert(event["key"]["id"].as_i64().unwrap(), event["record"]["v"].clone());
+    }
+    last.retain(|_, row| !row.is_null());
+    let truth = cluster.rows("SELECT id, v FROM list ORDER BY id");
+    let mut missing = Vec::new();
+    for row in &truth {
+        let id: i64 = row[0].as_deref().unwrap().parse().unwrap();
+        if !last.contains_key(&id) {
+            missing.push(id);
+        }
+    }
+    assert!(missing.is_empty(), "{} of {} rows are missing: {missing:?}", missing.len(), truth.len());
+}
+
+#[test]
 fn who_subscribes_from_the_beginning_gets_the_rows_and_then_the_changes() {
     let (cluster, receiver) = stage();
     cluster.sql("INSERT INTO t SELECT n, 'before' FROM generate_series(1, 300) n");

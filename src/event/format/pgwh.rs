@@ -93,7 +93,7 @@ fn rows(out: &mut Vec<u8>, event: &Event, columns: &Shown) {
     let shown = sides.about(event.action);
 
     out.extend_from_slice(br#","key":"#);
-    key(out, shown.row());
+    key(out, shown, shown.row());
     out.extend_from_slice(br#","record":"#);
     let is_whole = match event.action {
         Action::Truncate => {
@@ -113,7 +113,7 @@ fn rows(out: &mut Vec<u8>, event: &Event, columns: &Shown) {
     }
     out.extend_from_slice(br#","old_key":"#);
     if changes.of_key {
-        key(out, sides.values().map(|value| (value.column, value.before)));
+        key(out, sides, sides.values().map(|value| (value.column, value.before)));
     } else {
         out.extend_from_slice(b"null");
     }
@@ -141,12 +141,17 @@ fn omitted<'a>(out: &mut Vec<u8>, names: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// An object of the key's columns; null when there is no key, or one of its values is not known.
-fn key<'a>(out: &mut Vec<u8>, cells: impl Iterator<Item = (&'a Column, Cell<'a>)>) {
+/// An object of the key's columns; null when there is no key, or one of its values is not known. Of a row that is its key as a
+/// whole it has what is shown.
+fn key<'a>(out: &mut Vec<u8>, sides: Sides<'_>, cells: impl Iterator<Item = (&'a Column, Cell<'a>)>) {
     let start = out.len();
     let mut object = List::object(out);
     let mut complete = false;
-    for (column, cell) in cells.filter(|(column, _)| column.is_key) {
+    for (column, cell) in cells.filter(|(column, _)| sides.is_of_key(column)) {
+        // A virtual generated column is nowhere.
+        if cell == Cell::Absent && !column.is_key {
+            continue;
+        }
         complete = cell.is_known();
         let Some(value) = json_of(cell) else { break };
         object.column(out, column);

@@ -2,12 +2,13 @@
 
 use super::Shown;
 use super::json::List;
-use crate::event::{Action, Cell, Cells, Column, Event, Row};
+use crate::event::{Action, Cell, Cells, Column, Event, KeyKind, Row};
 
 /// The rows before and after.
 #[derive(Clone, Copy)]
 pub(super) struct Sides<'a> {
     columns: &'a [Column],
+    key: KeyKind,
     shown: &'a Shown,
     now: Option<&'a Row>,
     before: Option<&'a Row>,
@@ -32,7 +33,8 @@ pub(super) struct Changes {
 impl<'a> Sides<'a> {
     /// Those of the event.
     pub fn of(event: &'a Event, shown: &'a Shown) -> Self {
-        Sides { columns: &event.relation.columns, shown, now: event.new.as_ref(), before: event.old.as_ref() }
+        let (columns, key) = (event.relation.columns.as_slice(), event.relation.key);
+        Sides { columns, key, shown, now: event.new.as_ref(), before: event.old.as_ref() }
     }
 
     /// The same with the row that the event is about as the one of now: a deleted row is shown as it was.
@@ -61,17 +63,22 @@ impl<'a> Sides<'a> {
     }
 
     /// What is known of the row from before: the old row as far as write-ahead log has it, or else the key of the new
-    /// one, which is the old one's too.
+    /// one, which is the old one's too, unless write-ahead log would not have said that it changed.
     pub fn identity(self) -> impl Iterator<Item = (&'a Column, Cell<'a>)> {
         let has_old = self.before.is_some();
         self.values().map(move |value| {
             let cell = match has_old {
                 true => value.before,
-                false if value.column.is_key => value.now,
+                false if value.column.is_key && self.key == KeyKind::Logged => value.now,
                 false => Cell::Absent,
             };
             (value.column, cell)
         })
+    }
+
+    /// Whether a column belongs to the key.
+    pub fn is_of_key(self, column: &Column) -> bool {
+        column.is_key || self.key == KeyKind::WholeRow
     }
 
     /// What an event of this action tells of changes.
@@ -79,7 +86,7 @@ impl<'a> Sides<'a> {
         if action != Action::Update || self.before.is_none() {
             return Changes { are_known: false, of_key: false };
         }
-        let of_key = self.values().any(|value| value.column.is_key && value.changed());
+        let of_key = self.values().any(|value| self.is_of_key(value.column) && value.changed());
         // An old row may hold the key alone although the key is the same; then nothing is known of the others.
         Changes { are_known: of_key || self.values().all(|value| value.is_comparable()), of_key }
     }

@@ -69,6 +69,7 @@ fn orders() -> Relation {
             column(7, "data", "jsonb", Kind::Json),
             column(8, "notes", "text", Kind::Text),
         ],
+        key: Default::default(),
         version: 1,
     }
 }

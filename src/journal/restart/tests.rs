@@ -97,7 +97,14 @@ fn entry(first: u64, bits: u8) -> Entry {
         fingerprint: Fingerprint::from_bits(1).unwrap(),
     };
     let name = TableName { schema: String::new(), table: String::new() };
-    let relation = Relation { oid: 1, root_oid: 1, names: vec![name], columns: Vec::new(), version: 1 };
+    let relation = Relation {
+        oid: 1,
+        root_oid: 1,
+        names: vec![name],
+        columns: Vec::new(),
+        key: Default::default(),
+        version: 1,
+    };
     let event = Event {
         transaction: Arc::new(transaction),
         ordinal: 0,

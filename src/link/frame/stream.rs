@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::read::{FrameReader, Members};
 use super::{FrameError, LaneKeys, MAX_KIND_DEPTH, Target, action_of, tag};
 use crate::event::{
-    Action, Column, Event, EventId, Fingerprint, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+    Action, Column, Event, EventId, Fingerprint, KeyKind, Lsn, Relation, Row, TableName, Timestamp,
+    Transaction,
 };
 
 /// What the decoder told, in the order in which it told it.
@@ -457,6 +458,12 @@ fn read_relation(members: &mut Members<'_>) -> Result<Relation, FrameError> {
                 heads: Default::default(),
             })
         })?,
+        key: match members.u8()? {
+            0 => KeyKind::Logged,
+            1 => KeyKind::Unlogged,
+            2 => KeyKind::WholeRow,
+            _ => return Err(FrameError::Invalid("key")),
+        },
         version: members.u64()?,
     };
     if relation.names.is_empty() { Err(FrameError::Invalid("name")) } else { Ok(relation) }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{
-    Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+    Cell, Column, Event, Fingerprint, KeyKind, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
 use crate::fuzz::any_text;
 
@@ -125,7 +125,8 @@ prop_compose! {
         let columns = columns.into_iter().map(|(name, number, type_oid, type_name, kind, is_key)| {
             Column { name, number, type_oid, type_name, kind, is_key, heads: Default::default() }
         }).collect();
-        Arc::new(Relation { oid, root_oid, names, columns, version })
+        let key = [KeyKind::Logged, KeyKind::Unlogged, KeyKind::WholeRow][version as usize % 3];
+        Arc::new(Relation { oid, root_oid, names, columns, key, version })
     }
 }
 
@@ -301,6 +302,7 @@ fn relation(columns: i16) -> Relation {
         root_oid: 1,
         names: vec![name],
         columns: (1..=columns).map(column).collect(),
+        key: Default::default(),
         version: 1,
     }
 }

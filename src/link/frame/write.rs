@@ -4,7 +4,7 @@ use super::{
     ChunkEnd, LaneKeys, MAX_LENGTH, NoChunk, TableGap, TableGapEnd, Target, TooLong, action_code, flag,
     kind_tag, tag,
 };
-use crate::event::{Action, Cells, Kind, Lsn, Relation, Row, RowBuilder, Transaction};
+use crate::event::{Action, Cells, KeyKind, Kind, Lsn, Relation, Row, RowBuilder, Transaction};
 
 const LENGTH_BYTES: usize = size_of::<u32>();
 /// Flags and two keys, in a fixed place so that they may be known last.
@@ -197,6 +197,11 @@ pub fn write_relation(out: &mut Vec<u8>, reference: u32, relation: &Relation) ->
         put_kind(out, &column.kind);
         out.push(column.is_key.into());
     }
+    out.push(match relation.key {
+        KeyKind::Logged => 0,
+        KeyKind::Unlogged => 1,
+        KeyKind::WholeRow => 2,
+    });
     put_u64(out, relation.version);
     finish(out, start)
 }

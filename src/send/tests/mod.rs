@@ -36,6 +36,7 @@ fn event(ordinal: u64) -> Arc<Event> {
             root_oid: 16_384,
             names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
             columns: Vec::new(),
+            key: Default::default(),
             version: 1,
         }),
         new: None,

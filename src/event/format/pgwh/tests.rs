@@ -35,6 +35,7 @@ fn orders() -> Relation {
             column(2, "status", 25, "text"),
             column(3, "notes", 25, "text"),
         ],
+        key: Default::default(),
         version: 1,
     }
 }

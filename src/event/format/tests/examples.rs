@@ -13,6 +13,7 @@ fn tutorial() -> Event {
         root_oid: 16_471,
         names: vec![TableName { schema: "public".into(), table: "tutorial_test".into() }],
         columns: vec![column(1, "id", "integer", Kind::Number), column(2, "name", "text", Kind::Text)],
+        key: Default::default(),
         version: 1,
     };
     let row = |name: &str| Some(Row::from_iter([Cell::Json(b"1"), Cell::Json(name.as_bytes())]));
@@ -123,6 +124,7 @@ fn sequin_sends_what_its_tutorial_shows() {
             column(3, "message", "text", Kind::Text),
             column(4, "created_at", "timestamp with time zone", Kind::Timestamptz),
         ],
+        key: Default::default(),
         version: 1,
     };
     let values = ["1", "1", r#""Hello from Sequin""#, r#""2025-04-22T00:26:11.975318+00:00""#];
