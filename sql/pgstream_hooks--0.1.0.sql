@@ -1350,6 +1350,30 @@ CREATE FUNCTION pgwh.publication_problems(OUT publication name, OUT problem text
     END;
 COMMENT ON FUNCTION pgwh.publication_problems() IS 'publications that have tables of pgwh, which stop replication to subscribers without the extension, and what to type; none when pgwh.allow_all_tables_publications is on';
 
+CREATE FUNCTION pgwh.failing_logical_subscriptions(OUT name text, OUT problem text) RETURNS SETOF record
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        -- Columns of statistics have other names from version to version.
+        SELECT f.name, f.problem FROM (
+            SELECT s.subname::text AS name, CASE
+                WHEN NOT s.subenabled THEN CASE WHEN s.subdisableonerr AND e.apply + e.sync > 0 THEN 'an error has disabled it' END
+                WHEN w.since IS NULL THEN 'it is enabled, and no worker applies its changes'
+                WHEN e.apply > 0 AND w.since > clock_timestamp() - interval '1 minute' THEN 'its worker fails again and again'
+                WHEN e.sync > 0 AND r.unready > 0 THEN format('%s of its tables cannot be copied', r.unready)
+                END || CASE WHEN e.apply + e.sync > 0 THEN format(' (%s errors when applying, %s when copying tables)', e.apply, e.sync) ELSE '' END AS problem
+            FROM pg_subscription s
+                CROSS JOIN LATERAL (SELECT coalesce(sum((to_jsonb(t) ->> 'apply_error_count')::bigint), 0) AS apply,
+                        coalesce(sum(coalesce(to_jsonb(t) ->> 'sync_error_count', to_jsonb(t) ->> 'sync_table_error_count')::bigint), 0) AS sync
+                    FROM pg_stat_subscription_stats t WHERE t.subid = s.oid) e
+                CROSS JOIN LATERAL (SELECT max(a.backend_start) AS since
+                    FROM pg_stat_subscription w JOIN pg_stat_activity a ON a.pid = w.pid WHERE w.subid = s.oid AND w.relid IS NULL) w
+                CROSS JOIN LATERAL (SELECT count(*) AS unready FROM pg_subscription_rel r
+                    WHERE r.srsubid = s.oid AND r.srsubstate NOT IN ('r', 's')) r
+            WHERE s.subdbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND NOT pg_is_in_recovery()) f
+        WHERE f.problem IS NOT NULL;
+    END;
+COMMENT ON FUNCTION pgwh.failing_logical_subscriptions() IS 'subscriptions of this database to publications (CREATE SUBSCRIPTION) that bring no changes, and why';
+
 CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql VOLATILE
     BEGIN ATOMIC
@@ -1400,6 +1424,12 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                 CASE WHEN l.backfiller THEN 'there is none to read backfills' END) ELSE 'no transform, route or backfill waits for one' END,
             CASE WHEN l.renderer OR l.backfiller THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', current_setting('max_worker_processes')::integer + 8) END
         FROM (SELECT pgwh.lacks_renderer(), pgwh.lacks_backfiller()) l (renderer, backfiller)
+        UNION ALL
+        SELECT 'logical subscriptions', count(*) = 0,
+            coalesce(string_agg(format('%s: %s', f.name, f.problem), '; ' ORDER BY f.name), 'none of this database fails'),
+            CASE WHEN count(*) > 0 THEN 'Changes of its publisher do not come here, so nothing is sent of them. The server''s log says why. To end the attempts until that is fixed: '
+                || string_agg(format('ALTER SUBSCRIPTION %I DISABLE;', f.name), ' ' ORDER BY f.name) END
+        FROM pgwh.failing_logical_subscriptions() f
         UNION ALL
         SELECT 'notices', n.problem IS NULL, coalesce(n.problem, 'NOTIFY pgwh and system events are sent'),
             CASE WHEN n.problem IS NOT NULL THEN 'A listening session in an open transaction keeps the queue of NOTIFY from being emptied: SELECT pg_notification_queue_usage(); SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE ''idle in transaction%'' ORDER BY xact_start;' END

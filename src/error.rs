@@ -67,6 +67,8 @@ pub enum Error {
         /// The tables without it, as an argument.
         tables: String,
     },
+    /// A table whose rows are on other nodes, and tables that the same pattern leads to and that are not.
+    OnOtherNodes(String, Vec<String>),
     /// Not a format of payloads.
     Format(String),
     /// A format whose receivers know one event a request, and a batch size of more.
@@ -359,6 +361,13 @@ impl Error {
                 match cure {
                     Some(cure) => format!("{cure} or name the other parts: tables => {tables}"),
                     None => format!("Name the other parts: tables => {tables}"),
+            Error::OnOtherNodes(table, others) => (
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("changes of table {table} are not in the log of this node"),
+                format!("{table} is in the catalogs of Citus (pg_dist_partition), so its rows are on other nodes."),
+                match others.is_empty() {
+                    true => "Name a table that is not in pg_dist_partition.".into(),
+                    false => format!("Name the tables that are not, for example: tables => '{{{}}}'", others.join(", ")),
                 },
             ),
             Error::Format(word) => (

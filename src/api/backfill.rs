@@ -10,6 +10,7 @@ use super::gate;
 use super::permission::Claim;
 use super::subscribe::id_of;
 use super::tables;
+use crate::decode::citus;
 use crate::decode::read_order::{self, Unreadable};
 use crate::decode::route::Grantee;
 use crate::decode::text::{self, Text, Texts as _};
@@ -173,20 +174,28 @@ fn reader_of(subscription: i64) -> Result<(Vec<String>, Grantee), Error> {
 
 /// Refuses a table that can't be read chunk by chunk.
 fn check_table(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
+    let leave_out = "leave it out: table_name => 'schema.other_table'";
+    if as_owner(|| Ok(citus::has(table.oid)?))? {
+        return Err(refused(
+            format!("rows of table {} cannot be read from this node", table.name),
+            format!("{}.", sentence(citus::ELSEWHERE)),
+            sentence(leave_out),
+        ));
+    }
     match read_order::unreadable(table.oid, wanted.order_by.as_deref(), wanted.start.as_deref()) {
-        Some(Unreadable { reason, remedy }) => {
-            let leave_out = "leave it out: table_name => 'schema.other_table'";
-            Err(refused(
-                format!("table {} cannot be read row by row", table.name),
-                format!("{reason}."),
-                remedy.map_or_else(
-                    || format!("L{}", &leave_out[1..]),
-                    |remedy| format!("{remedy} or {leave_out}"),
-                ),
-            ))
-        }
+        Some(Unreadable { reason, remedy }) => Err(refused(
+            format!("table {} cannot be read row by row", table.name),
+            format!("{reason}."),
+            remedy.map_or_else(|| sentence(leave_out), |remedy| format!("{remedy} or {leave_out}")),
+        )),
         None => Ok(()),
     }
+}
+
+/// The text with a capital letter.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
 }
 
 /// Reads no more of a backfill for now.

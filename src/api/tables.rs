@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use pgrx::prelude::*;
 
+use super::acting::as_owner;
 use super::near::near;
 use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
-use crate::decode::{lineage, raw, text};
+use crate::decode::{citus, lineage, raw, text};
 use crate::error::Error;
 use crate::event::TableName;
 
@@ -152,8 +153,24 @@ pub fn check(stored: &str) -> Result<(), Error> {
     }
     match pattern.literal() {
         Some((schema, table)) => check_table(stored, find(schema, table)),
-        None => Ok(()),
+        None => check_nodes(&pattern),
     }
+}
+
+/// The most tables that a HINT names.
+const MAX_NAMED: usize = 10;
+
+/// Refuses a wildcard that leads to tables whose rows are on other nodes: of them nothing would be sent.
+fn check_nodes(pattern: &TablePattern) -> Result<(), Error> {
+    let elsewhere = as_owner(|| Ok(citus::tables()?))?;
+    let leads_to =
+        |oid: &pg_sys::Oid| pattern.leads_to(&lineage::name_of(*oid), lineage::is_user_table(*oid));
+    let Some(first) = elsewhere.iter().copied().find(leads_to) else { return Ok(()) };
+    let mut others = matching(&[pattern.to_string()])?;
+    others.retain(|(oid, _)| !elsewhere.contains(oid));
+    let others = others.iter().take(MAX_NAMED).map(|(_, name)| of_table(&name.schema, &name.table));
+    let TableName { schema, table } = lineage::name_of(first);
+    Err(Error::OnOtherNodes(of_table(&schema, &table), others.collect()))
 }
 
 /// The stored form of a name that the search path leads to.
@@ -206,6 +223,9 @@ fn check_table(name: &str, oid: pg_sys::Oid) -> Result<(), Error> {
         unsafe { (pg_sys::get_rel_relkind(oid) as u8, pg_sys::get_rel_persistence(oid) as u8) };
     let what = match (kind, persistence) {
         (b'r' | b'p', b'p') if oid.to_u32() < pg_sys::FirstNormalObjectId => "a system catalog",
+        (b'r' | b'p', b'p') if as_owner(|| Ok(citus::has(oid)?))? => {
+            return Err(Error::OnOtherNodes(name.to_owned(), Vec::new()));
+        }
         (b'r' | b'p', b'p') => return Ok(()),
         (b'r' | b'p', b't') => "a temporary table",
         (b'r' | b'p', b'u') => "an unlogged table",

@@ -7,6 +7,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::change::write_change;
+use super::citus;
 use super::column::Scratch;
 use super::memory::Memory;
 use super::raw;
@@ -186,6 +187,9 @@ unsafe fn read_open(
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let seen = visible(pg_sys::GetActiveSnapshot());
         let high = Lsn(raw::wal_insert_end());
+        if citus::has(reading.table).map_err(|error| error.to_string())? {
+            return Err(Stopped::Now(citus::ELSEWHERE.to_owned()));
+        }
         // Before the rows: what changes the order without a lock on the table is noticed by the next chunk then.
         let definition = order.definition(reading.table).map_err(|error| Stopped::Now(error.to_string()))?;
         let position = position_in(reading, &order, &definition)?;

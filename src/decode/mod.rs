@@ -18,6 +18,8 @@ mod change;
 #[cfg(feature = "server")]
 pub(crate) mod chunk;
 #[cfg(feature = "server")]
+pub(crate) mod citus;
+#[cfg(feature = "server")]
 mod column;
 #[cfg(feature = "server")]
 mod commits;

@@ -13,7 +13,7 @@ use pgrx::spi::{self, OwnedPreparedStatement, Spi};
 use serde_json::Value;
 
 use super::raw;
-use super::row_key::{Identity, has_deferrable_key, identity_of, remedy, told_key};
+use super::row_key::{Identity, has_deferrable_key, identity_of, is_identity_lost, remedy, told_key};
 use super::text;
 
 /// Takes a table, the constraint's index, and for each column its number, base type, operator and collation. The first
@@ -216,6 +216,11 @@ unsafe fn key_of(relation: pg_sys::Relation) -> Result<(Oid, Vec<OrderColumn>), 
                 _ if has_deferrable_key(relation) => {
                     format!(
                         "the primary key of table {name} is deferrable, so write-ahead log does not say which rows change"
+                    )
+                }
+                _ if is_identity_lost(relation) => {
+                    format!(
+                        "the replica identity index of table {name} was dropped, so write-ahead log does not say which rows change"
                     )
                 }
                 _ => format!(

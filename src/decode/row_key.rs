@@ -114,6 +114,18 @@ pub unsafe fn remedy(relation: pg_sys::Relation, table: &str) -> String {
     }
 }
 
+/// Whether an index is named as the replica identity, and is gone.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn is_identity_lost(relation: pg_sys::Relation) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe {
+        (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_INDEX
+            && pg_sys::RelationGetReplicaIndex(relation) == Oid::INVALID
+    }
+}
+
 /// Whether the table has a primary key that Postgres takes for none, since it is deferrable.
 ///
 /// # Safety
