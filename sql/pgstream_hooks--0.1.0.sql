@@ -1357,7 +1357,7 @@ CREATE FUNCTION pgwh.failing_logical_subscriptions(OUT name text, OUT problem te
         SELECT f.name, f.problem FROM (
             SELECT s.subname::text AS name, CASE
                 WHEN NOT s.subenabled THEN CASE WHEN s.subdisableonerr AND e.apply + e.sync > 0 THEN 'an error has disabled it' END
-                WHEN w.since IS NULL THEN 'it is enabled, and no worker applies its changes'
+                WHEN w.workers = 0 THEN 'it is enabled, and no worker applies its changes'
                 WHEN e.apply > 0 AND w.since > clock_timestamp() - interval '1 minute' THEN 'its worker fails again and again'
                 WHEN e.sync > 0 AND r.unready > 0 THEN format('%s of its tables cannot be copied', r.unready)
                 END || CASE WHEN e.apply + e.sync > 0 THEN format(' (%s errors when applying, %s when copying tables)', e.apply, e.sync) ELSE '' END AS problem
@@ -1365,8 +1365,8 @@ CREATE FUNCTION pgwh.failing_logical_subscriptions(OUT name text, OUT problem te
                 CROSS JOIN LATERAL (SELECT coalesce(sum((to_jsonb(t) ->> 'apply_error_count')::bigint), 0) AS apply,
                         coalesce(sum(coalesce(to_jsonb(t) ->> 'sync_error_count', to_jsonb(t) ->> 'sync_table_error_count')::bigint), 0) AS sync
                     FROM pg_stat_subscription_stats t WHERE t.subid = s.oid) e
-                CROSS JOIN LATERAL (SELECT max(a.backend_start) AS since
-                    FROM pg_stat_subscription w JOIN pg_stat_activity a ON a.pid = w.pid WHERE w.subid = s.oid AND w.relid IS NULL) w
+                CROSS JOIN LATERAL (SELECT max(a.backend_start) AS since, count(w.pid) AS workers
+                    FROM pg_stat_subscription w LEFT JOIN pg_stat_activity a ON a.pid = w.pid WHERE w.subid = s.oid AND w.relid IS NULL) w
                 CROSS JOIN LATERAL (SELECT count(*) AS unready FROM pg_subscription_rel r
                     WHERE r.srsubid = s.oid AND r.srsubstate NOT IN ('r', 's')) r
             WHERE s.subdbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND NOT pg_is_in_recovery()) f

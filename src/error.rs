@@ -361,6 +361,8 @@ impl Error {
                 match cure {
                     Some(cure) => format!("{cure} or name the other parts: tables => {tables}"),
                     None => format!("Name the other parts: tables => {tables}"),
+                },
+            ),
             Error::OnOtherNodes(table, others) => (
                 ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("changes of table {table} are not in the log of this node"),

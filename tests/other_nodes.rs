@@ -74,7 +74,7 @@ fn a_table_that_is_distributed_later_is_named() {
     cluster.subscribe(&receiver, "named", "tables => '{public.orders}'");
     cluster.subscribe(&receiver, "wild", "tables => '{public.*}'");
     cluster.subscribe(&receiver, "other", "tables => '{public.here}'");
-    assert_eq!(cluster.value("SELECT bool_and(ok) FROM pgwh.health()"), "t");
+    cluster.wait_true("SELECT bool_and(ok) FROM pgwh.health()");
     citus(&cluster, &["orders"]);
     for name in ["named", "wild"] {
         assert!(cluster.status(name, "reason").contains("orders"), "{}", cluster.status(name, "reason"));
