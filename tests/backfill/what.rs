@@ -199,7 +199,7 @@ fn the_hint_of_a_refused_backfill_makes_it_possible() {
         if table == "lost" {
             cluster.sql("UPDATE lost SET code = -id");
         }
-        cluster.subscribe(&receiver, name, &format!("tables => '{{public.{}}}'", table.replace('"', "\"")));
+        cluster.subscribe(&receiver, name, &format!("tables => ARRAY['public.{table}']"));
         let refusal = cluster.refused(&format!("SELECT pgwh.backfill('{name}')"));
         assert_eq!(refusal.code, "22023", "{refusal:?}");
         let (typed, _) = refusal.hint.split_once("; or ").unwrap_or_else(|| panic!("{refusal:?}"));
