@@ -48,7 +48,7 @@ test: unit end-to-end
 
 # Extra arguments of cargo test, such as TESTS='--test events toast'.
 end-to-end:
-	@scripts/packages faketime
+	@scripts/packages faketime e2fsprogs
 	bindir=$$(scripts/server $(PG)) && \
 	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --package harness --no-fail-fast $(TESTS)
 

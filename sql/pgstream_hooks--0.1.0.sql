@@ -25,7 +25,8 @@ CREATE TABLE pgwh.installation (
     system_identifier bigint NOT NULL,
     schema_version text NOT NULL,
     home text,
-    slot_name text
+    slot_name text,
+    device text
 );
 CREATE UNIQUE INDEX installation_is_one_row ON pgwh.installation ((true));
 COMMENT ON TABLE pgwh.installation IS 'one row: where and when this extension was created; a copy of the database tells itself from the original by it';
@@ -34,6 +35,7 @@ COMMENT ON COLUMN pgwh.installation.database_oid IS 'the database''s oid at CREA
 COMMENT ON COLUMN pgwh.installation.system_identifier IS 'the cluster''s system identifier at CREATE EXTENSION';
 COMMENT ON COLUMN pgwh.installation.schema_version IS 'version of the tables and functions in this schema';
 COMMENT ON COLUMN pgwh.installation.home IS 'pgwh.home() where it was created or last adopted; a promoted standby knows its primary''s subscriptions by it';
+COMMENT ON COLUMN pgwh.installation.device IS 'boot id and device of the data directory when the workers last started; another device of the same boot is a snapshot or a moved volume';
 
 COMMENT ON COLUMN pgwh.installation.slot_name IS 'name that the replication slot was last made under, or is to be; null: the default';
 
@@ -53,7 +55,7 @@ COMMENT ON FUNCTION pgwh.installed() IS 'names this installation and database: w
 
 CREATE FUNCTION pgwh.place() RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'place_wrapper';
-COMMENT ON FUNCTION pgwh.place() IS 'names timeline, machine and data directory: what a cloned, moved or restored cluster has not in common with its original';
+COMMENT ON FUNCTION pgwh.place() IS 'names timeline, machine (or pgwh.server_identity) and data directory: what a cloned, moved or restored cluster has not in common with its original';
 
 CREATE FUNCTION pgwh.home() RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -71,6 +73,10 @@ CREATE FUNCTION pgwh.is_earlier_home(home text) RETURNS boolean
         FROM (SELECT pgwh.home() AS home OFFSET 0) h;
     END;
 COMMENT ON FUNCTION pgwh.is_earlier_home(text) IS 'whether a home is one of this database and place, of an installation of the extension that was dropped';
+
+CREATE FUNCTION pgwh.copy_detection(OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'copy_detection_wrapper';
+COMMENT ON FUNCTION pgwh.copy_detection() IS 'by what a copy of the data directory is noticed, and what to set where that is weak';
 
 CREATE FUNCTION pgwh.version() RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'version_wrapper';
@@ -1454,6 +1460,8 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                 WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();' END
         FROM (SELECT pgwh.wrong_settings() AS wrong) f
         UNION ALL
+        SELECT 'copy detection', d.ok, d.detail, d.hint FROM pgwh.copy_detection() d
+        UNION ALL
         SELECT 'subscriptions valid', NOT coalesce(bool_or(s.held OR s.problem IS NOT NULL), false),
             coalesce(string_agg(format('%s: %s', s.name, CASE WHEN s.is_earlier THEN 'held, made before the extension was dropped and created again'
                 WHEN s.held THEN 'held, made or armed elsewhere' ELSE s.problem END), '; ' ORDER BY s.name)
@@ -1524,7 +1532,7 @@ CREATE VIEW pgwh.status AS
                 WHEN NOT starts_with(j.home, (SELECT h.installed FROM here h) || '/') THEN 'it was made in another database, of which this one is a copy'
                 WHEN (SELECT h.is_standby FROM here h) THEN 'this server is a standby: its primary sends'
                 WHEN split_part(j.home, '/', 3) <> split_part((SELECT h.home FROM here h), '/', 3) THEN 'it was armed in another cluster, of which pg_upgrade made this one'
-                ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, the machine or the timeline is another one)' END
+                ELSE 'it was armed elsewhere: this cluster is a copy, or was moved or restored (the data directory, its device, the machine, its host name or the timeline is another one)' END
             WHEN 'disabled' THEN CASE
                 WHEN j.stop_reason IS NOT NULL THEN j.stop_reason || coalesce((
                     SELECT format('; that is written as soon as %s ends, which holds a lock on the subscription', w.who)

@@ -65,6 +65,13 @@ static MAX_RESPONSE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 /// `pgwh.encryption_key_file`: the file of keys by which secrets are sealed at rest; empty: they are not.
 static ENCRYPTION_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
+/// `pgwh.server_identity`: a name of this server that copies of its data directory do not have.
+static SERVER_IDENTITY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Its name.
+pub const SERVER_IDENTITY_NAME: &CStr = c"pgwh.server_identity";
+/// Whether it was read from a configuration file, and not from the command line, when the server started.
+static SERVER_IDENTITY_FROM_FILE: AtomicBool = AtomicBool::new(false);
+
 /// `pgwh.ca_file`: certificates that are trusted besides the system's.
 static CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -165,6 +172,23 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    // Only a server that preloads the library can have a setting that takes a restart.
+    if preloaded() {
+        // SAFETY: the hook is guarded and of the type that the server calls.
+        unsafe {
+            GucRegistry::define_string_guc_with_hooks(
+                SERVER_IDENTITY_NAME,
+                c"Name of this server that copies of its data directory do not have, by which they are noticed.",
+                c"Counts when it is set on the command line or in a configuration file outside of the data directory. Empty: the machine-id or the host name is taken.",
+                &SERVER_IDENTITY,
+                GucContext::Postmaster,
+                GucFlags::DISALLOW_IN_AUTO_FILE,
+                Some(note_source),
+                None,
+                None,
+            );
+        }
+    }
     GucRegistry::define_string_guc(
         c"pgwh.ca_file",
         c"File of certificates, in PEM, that endpoints' certificates may be signed by, besides those the system trusts.",
@@ -384,6 +408,17 @@ pub fn log_level() -> &'static CStr {
     }
 }
 
+/// The name that this server was given, wherever that is set; none when it has none.
+pub fn server_identity() -> Option<String> {
+    let identity = SERVER_IDENTITY.get()?.to_string_lossy().trim().to_owned();
+    (preloaded() && !identity.is_empty()).then_some(identity)
+}
+
+/// Whether that name was in a configuration file when the server started.
+pub fn server_identity_is_from_file() -> bool {
+    SERVER_IDENTITY_FROM_FILE.load(Ordering::Relaxed)
+}
+
 /// The file of certificates to trust besides the system's; none when there are to be none.
 pub fn ca_file() -> Option<PathBuf> {
     path_of(&CA_FILE)
@@ -469,6 +504,20 @@ fn megabytes(setting: &GucSetting<i32>) -> u64 {
 
 fn kilobytes(setting: &GucSetting<i32>) -> usize {
     usize::try_from(setting.get()).unwrap_or_default() * 1024
+}
+
+/// Notes where a setting comes from while the server starts (a `GucStringCheckHook`).
+#[pg_guard]
+unsafe extern "C-unwind" fn note_source(
+    _value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: reads a flag that the server sets while it loads shared_preload_libraries.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        SERVER_IDENTITY_FROM_FILE.store(source == pg_sys::GucSource::PGC_S_FILE, Ordering::Relaxed);
+    }
+    true
 }
 
 /// Refuses a list that is none, before it takes effect (a `GucStringCheckHook`).

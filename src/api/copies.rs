@@ -11,12 +11,54 @@ use crate::decode::text::Text;
 use crate::error::Error;
 use crate::journal::CommandKind;
 use crate::send::Problem;
+use crate::settings;
+use crate::worker::machine::Machine;
 use crate::worker::place;
 
 /// Timeline and place of this cluster, see `pgwh.home()`.
 #[pg_extern(sql = false)]
 fn place() -> String {
     place::here()
+}
+
+/// What a hint says of a machine that has nothing of its own.
+const NAME_IT: &str = "Start the server with a name of its own, for example: postgres -c pgwh.server_identity=production. Then once: SELECT pgwh.adopt();";
+
+/// By what a copy of the data directory is noticed, how strong that is, and what to set.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn copy_detection()
+-> TableIterator<'static, (name!(ok, bool), name!(detail, String), name!(hint, Option<&'static str>))> {
+    let (ok, detail, hint) = match place::machine() {
+        Machine::Named(_) => (
+            true,
+            "strong: this server has a name, pgwh.server_identity, that a copy of its data directory does not have",
+            None,
+        ),
+        _ if settings::server_identity().is_some() => (
+            false,
+            "pgwh.server_identity is set in a file in the data directory, which a copy has, too, and does not count",
+            Some(
+                "Set it on the server's command line, or in a configuration file outside of the data directory, and restart the server.",
+            ),
+        ),
+        Machine::Id(_) => (
+            true,
+            "strong: /etc/machine-id; a copy of the whole machine is noticed when pgwh.server_identity differs",
+            None,
+        ),
+        Machine::ImageId(_) => (
+            true,
+            "weak: the host name, since /etc/machine-id is part of this container's image; a container with another host name is held",
+            Some(NAME_IT),
+        ),
+        Machine::HostName(_) => (
+            true,
+            "weak: the host name, since this machine has no /etc/machine-id; a machine or container with another host name is held",
+            Some(NAME_IT),
+        ),
+    };
+    TableIterator::once((ok, detail.to_owned(), hint))
 }
 
 /// Arms all held subscriptions here; returns how many.

@@ -12,8 +12,10 @@ use crate::journal;
 /// Sees to it, before anything is read of subscriptions. Outside of any transaction.
 pub fn see_to(slot: &std::ffi::CStr) {
     if place::came_up_as_standby() && slot::keeps(slot) {
-        // What was checked when it was stored goes on as it is.
-        unchecked(|| journal::with_tables(|_| check(go_on())));
+        as_stored(|| check(go_on()));
+    }
+    if let Some(device) = place::device() {
+        as_stored(|| check(note_device(device)));
     }
     let held = journal::with_tables(|_| check(held())).unwrap_or_default();
     if held > 0 {
@@ -26,6 +28,25 @@ pub fn see_to(slot: &std::ffi::CStr) {
         .set_hint("To send from here: SELECT pgwh.adopt();")
         .report(PgLogLevel::LOG);
     }
+}
+
+/// What was checked when it was stored goes on as it is.
+fn as_stored(action: impl FnOnce()) {
+    unchecked(|| journal::with_tables(|_| action()));
+}
+
+/// Notes the boot and device that the data is on. On another device of the same boot it is a snapshot that was mounted, or a
+/// volume that was moved, and what was armed here no more is. A standby has its primary's note.
+fn note_device(device: &str) -> pgrx::spi::Result<()> {
+    let is_another = !place::came_up_as_standby();
+    Spi::run_with_args(
+        "WITH noted AS (
+             UPDATE pgwh.installation i SET device = $1 FROM pgwh.installation before
+             WHERE before.id = i.id AND i.device IS DISTINCT FROM $1 RETURNING before.device AS before)
+         UPDATE pgwh.subscriptions s SET home = s.home || '/moved' FROM noted
+         WHERE $2 AND split_part(noted.before, ' ', 1) = split_part($1, ' ', 1) AND s.home = pgwh.home()",
+        &[device.into(), is_another.into()],
+    )
 }
 
 /// Arms here what was armed in the cluster that this one replicated.

@@ -19,6 +19,7 @@ pub mod function;
 mod intake;
 mod launcher;
 mod notices;
+pub mod machine;
 mod permission;
 pub mod place;
 mod prepared;

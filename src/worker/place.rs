@@ -1,7 +1,8 @@
 //! Where this cluster is: what tells it from a copy of itself.
 //!
 //! A copy has everything that the original has, so what differs must lie outside of what is copied: the machine, the path
-//! of the data directory, and a file in it that is never written again. A cluster that was restored to a point in time has
+//! of the data directory, and a file in it that is never written again. A snapshot of a volume has the same path and files:
+//! then the machine alone tells, or the device that the volume is. A cluster that was restored to a point in time has
 //! another timeline.
 
 use std::ffi::{CStr, OsStr};
@@ -14,10 +15,10 @@ use std::time::UNIX_EPOCH;
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 
+use super::machine::{self, Machine};
+
 /// Written by `initdb`, and by nobody afterwards.
 const OLDEST_FILE: &str = "PG_VERSION";
-/// Differs from machine to machine, and survives a restart (machine-id(5)); containers may have none.
-const MACHINE: &str = "/etc/machine-id";
 /// Its presence makes a server that starts a standby.
 const STANDBY: &str = "standby.signal";
 
@@ -25,6 +26,8 @@ static PLACE: OnceLock<Place> = OnceLock::new();
 
 struct Place {
     mark: String,
+    machine: Machine,
+    device: Option<String>,
     was_standby: bool,
 }
 
@@ -43,6 +46,17 @@ pub fn came_up_as_standby() -> bool {
     PLACE.get_or_init(look).was_standby
 }
 
+/// What tells this machine from others.
+pub fn machine() -> &'static Machine {
+    &PLACE.get_or_init(look).machine
+}
+
+/// The boot of the machine and the block device that holds the data directory, where they prove something: until the machine is
+/// booted again a volume keeps its device, and a snapshot of it that is mounted has another.
+pub fn device() -> Option<&'static str> {
+    PLACE.get_or_init(look).device.as_deref()
+}
+
 fn look() -> Place {
     // SAFETY: set before any library is loaded, and never changed.
     let directory = unsafe { CStr::from_ptr(pg_sys::DataDir) };
@@ -57,9 +71,12 @@ fn look() -> Place {
         let born = oldest.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         hash.update(born.map_or(0, |born| born.as_nanos()).to_le_bytes());
     }
-    hash.update(std::fs::read(MACHINE).unwrap_or_default());
+    let machine = Machine::look(&path);
+    hash.update(machine.mark());
     let mark = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Place { mark, was_standby: path.join(STANDBY).exists() }
+    // Who says where the server is need not be told by the device.
+    let device = if machine.is_named() { None } else { machine::device_of(&path) };
+    Place { mark, machine, device, was_standby: path.join(STANDBY).exists() }
 }
 
 fn timeline() -> pg_sys::TimeLineID {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::database::PORT;
-use crate::{Database, Process, Server, eventually};
+use crate::{Database, Machine, Process, Server, eventually};
 
 /// What every cluster is configured with: what the extension wants, and what makes a small server start fast.
 const SETTINGS: &[&str] = &[
@@ -304,9 +304,18 @@ impl Cluster {
         self.begin_with(&[]);
     }
 
+    /// Starts a server that was stopped on a machine of its own, with more arguments.
+    #[track_caller]
+    pub fn begin_on(&self, machine: &Machine, arguments: &[&str]) {
+        let mut postgres = self.installed.command("postgres");
+        postgres.arg("-D").arg(self.data()).args(&self.arguments).args(arguments);
+        let mut postgres = machine.running(&postgres, &self.data());
+        postgres.stdin(Stdio::null());
+        self.spawn(postgres);
+    }
+
     #[track_caller]
     fn begin_with(&self, environment: &[(String, String)]) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut postgres = self.installed.unprivileged("postgres");
         postgres.arg("-D").arg(self.directory.join("data")).args(&self.arguments);
         postgres.envs(environment.iter().map(|(name, value)| (name, value)));
@@ -320,6 +329,12 @@ impl Cluster {
                 .env("FAKETIME_NO_CACHE", "1")
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
+        self.spawn(postgres);
+    }
+
+    #[track_caller]
+    fn spawn(&self, mut postgres: Command) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log file");
         let child = postgres
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)

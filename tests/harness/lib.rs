@@ -13,6 +13,7 @@ mod records;
 mod server;
 mod stage;
 mod tally;
+mod volume;
 mod wait;
 
 pub use cluster::{Cluster, Setup, Stop};
@@ -27,4 +28,5 @@ pub use records::{compare_records, types};
 pub use server::Server;
 pub use stage::{Stage, what};
 pub use tally::{Counts, Tally};
+pub use volume::{Machine, Volume};
 pub use wait::{PATIENCE, eventually, within};

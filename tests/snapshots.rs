@@ -1,0 +1,161 @@
+//! A snapshot of a volume has the path, the files and their inodes of its original. It never sends by surprise, and the volume of
+//! a container that is made again does.
+
+use harness::{Cluster, DISPATCHER, Machine, Receiver, Setup, Stop, Volume, events_of};
+
+const ID: &str = "0123456789abcdef0123456789abcdef";
+
+/// A cluster on a volume of its own with a subscription, which was stopped with a change that is not delivered.
+struct Stage {
+    // Unmounted before the cluster's directory is removed.
+    volume: Volume,
+    cluster: Cluster,
+    receiver: Receiver,
+}
+
+/// Starts it on that machine.
+#[track_caller]
+fn stage(machine: &Machine, arguments: &[&str]) -> Stage {
+    let cluster = Setup::new().prepare();
+    let volume = Volume::mount(&cluster.data()).expect("a volume, which takes root and loop devices");
+    cluster.begin_on(machine, arguments);
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{t}'");
+    cluster.sql("INSERT INTO t VALUES (1)");
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 1);
+    cluster.sql("SELECT pgwh.pause('s')");
+    cluster.sql("INSERT INTO t VALUES (2)");
+    cluster.wait_status("s", "pending = 1");
+    cluster.sql("SELECT pgwh.resume('s')");
+    cluster.delivered(&receiver, "s");
+    receiver.clear();
+    Stage { cluster, volume, receiver }
+}
+
+impl Stage {
+    /// Starts a snapshot of the volume in its place.
+    #[track_caller]
+    fn snapshot(&self, machine: Machine, arguments: &[&str]) {
+        self.cluster.stop(Stop::Fast);
+        let image = self.volume.snapshot("copy").unwrap();
+        self.cluster.begin_on(&machine.with_volume(&image), arguments);
+    }
+
+    /// Nothing of it is sent, and what to type arms it.
+    #[track_caller]
+    fn assert_held_until_adopted(&self) {
+        let Stage { cluster, receiver, .. } = self;
+        cluster.wait_true("SELECT bool_and(ok) FROM pgwh.health() WHERE check_name IN ('worker running', 'slot present and valid')");
+        cluster.wait_status("s", "state = 'held'");
+        cluster.sql("INSERT INTO t VALUES (10)");
+        cluster.wait_status("s", "pending > 0");
+        assert_eq!(receiver.count(), 0, "nothing leaves before it is adopted");
+        assert!(cluster.status("s", "reason").contains("copy"));
+        cluster.sql(&cluster.status("s", "next_step"));
+        cluster.delivered(receiver, "s");
+        assert!(events_of(receiver, "s").iter().any(|event| event["key"]["id"] == 10));
+    }
+
+    #[track_caller]
+    fn assert_sends(&self, id: u32) {
+        self.cluster.sql(&format!("INSERT INTO t VALUES ({id})"));
+        self.cluster.wait_status("s", "state = 'active'");
+        let events = self.cluster.delivered(&self.receiver, "s");
+        assert!(events.iter().any(|event| event["key"]["id"] == id));
+    }
+
+    fn detection(&self, column: &str) -> String {
+        self.cluster.value(&format!("SELECT {column} FROM pgwh.health() WHERE check_name = 'copy detection'"))
+    }
+}
+
+#[test]
+fn a_snapshot_in_another_container_is_held() {
+    let stage = stage(&Machine::named("production"), &[]);
+    assert!(stage.detection("detail").starts_with("weak: the host name"), "{}", stage.detection("detail"));
+    assert!(stage.detection("hint").contains("-c pgwh.server_identity="), "{}", stage.detection("hint"));
+    // The volume in its own container goes on.
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("production"), &[]);
+    stage.assert_sends(3);
+    stage.receiver.clear();
+    stage.snapshot(Machine::named("clone"), &[]);
+    stage.assert_held_until_adopted();
+    // The original is where it was.
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("production"), &[]);
+    stage.assert_sends(4);
+}
+
+#[test]
+fn a_snapshot_under_the_same_host_name_and_id_is_held_by_its_device() {
+    for machine in [Machine::named("db"), Machine::named("db").with_id(ID)] {
+        let stage = stage(&machine, &[]);
+        stage.snapshot(machine, &[]);
+        stage.assert_held_until_adopted();
+        // It is at home there, also when its workers are started again.
+        stage.cluster.kill9(DISPATCHER);
+        stage.assert_sends(11);
+    }
+}
+
+#[test]
+fn a_container_that_is_made_again_goes_on_under_its_identity() {
+    let identity = ["-cpgwh.server_identity=production"];
+    let stage = stage(&Machine::named("pod-1"), &identity);
+    assert!(stage.detection("detail").starts_with("strong"), "{}", stage.detection("detail"));
+    assert_eq!(stage.detection("hint"), "");
+    for (id, name) in [(3, "pod-2"), (4, "pod-3")] {
+        stage.cluster.stop(Stop::Fast);
+        stage.cluster.begin_on(&Machine::named(name), &identity);
+        stage.assert_sends(id);
+    }
+    stage.receiver.clear();
+    stage.snapshot(Machine::named("pod-3"), &["-cpgwh.server_identity=staging"]);
+    stage.assert_held_until_adopted();
+}
+
+#[test]
+fn an_identity_counts_from_outside_of_the_data_directory_only() {
+    let stage = stage(&Machine::named("production"), &[]);
+    let refused = stage.cluster.refused("ALTER SYSTEM SET pgwh.server_identity = 'production'");
+    assert_eq!(refused.code, "55P02", "{refused:?}");
+    stage.cluster.set("pgwh.server_identity = 'production'");
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("production"), &[]);
+    assert_eq!(stage.detection("ok"), "f");
+    assert!(stage.detection("hint").contains("outside of the data directory"), "{}", stage.detection("hint"));
+    stage.assert_sends(3);
+    stage.receiver.clear();
+    stage.snapshot(Machine::named("clone"), &[]);
+    stage.assert_held_until_adopted();
+    // In a file that is not copied with the data it does.
+    stage.cluster.stop(Stop::Fast);
+    let directory = stage.cluster.make_directory("outside");
+    std::fs::write(directory.join("identity.conf"), "pgwh.server_identity = 'production'\n").unwrap();
+    stage.cluster.set(&format!("include '{}'", directory.join("identity.conf").display()));
+    stage.cluster.begin_on(&Machine::named("pod-1"), &[]);
+    assert!(stage.detection("detail").starts_with("strong"), "{}", stage.detection("detail"));
+    stage.cluster.sql("SELECT pgwh.adopt()");
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("pod-2"), &[]);
+    stage.assert_sends(5);
+}
+
+#[test]
+fn a_machine_with_an_id_of_its_own_may_be_renamed() {
+    let stage = stage(&Machine::named("old").with_id(ID), &[]);
+    assert!(
+        stage.detection("detail").starts_with("strong: /etc/machine-id"),
+        "{}",
+        stage.detection("detail")
+    );
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("new").with_id(ID), &[]);
+    stage.assert_sends(3);
+    stage.receiver.clear();
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("new").with_id(&ID.replace('0', "f")), &[]);
+    stage.assert_held_until_adopted();
+}
