@@ -119,6 +119,7 @@ fn change(number: u64, a_transaction: u64, relation: &Arc<Relation>) -> Item {
         commit_lsn: Lsn(0x16_B374_D848 + order * 400 * a_transaction),
         committed_at,
         fingerprint: Fingerprint::of(1, 700 + order as u32, committed_at),
+        origin: None,
     };
     let row: Row = cells.iter().map(|cell| Cell::Json(cell.as_bytes())).collect();
     let event = Event {
@@ -158,6 +159,7 @@ fn delivered(number: u64) -> Outcome {
                 commit_lsn: Lsn(0x16_B374_D848 + number * 400),
                 committed_at,
                 fingerprint: Fingerprint::of(1, number as u32, committed_at),
+                origin: None,
             }),
             ordinal: 0,
             lsn: Lsn(0x15A_8F00),

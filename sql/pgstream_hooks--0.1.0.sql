@@ -121,6 +121,7 @@ CREATE TABLE pgwh.subscriptions (
     retry_schedule interval[] NOT NULL DEFAULT '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}',
     retention interval,
     compress text,
+    origin text NOT NULL DEFAULT 'any',
     enabled boolean NOT NULL DEFAULT true,
     paused boolean NOT NULL DEFAULT false,
     disabled_reason text,
@@ -155,6 +156,7 @@ COMMENT ON COLUMN pgwh.subscriptions.rate_limit IS 'requests a second at most (d
 COMMENT ON COLUMN pgwh.subscriptions.retry_schedule IS 'delays between attempts; behind the last one an event is dead, an empty array means one attempt';
 COMMENT ON COLUMN pgwh.subscriptions.retention IS 'how long events stay for replay; null: as the setting pgwh.retention says';
 COMMENT ON COLUMN pgwh.subscriptions.compress IS 'gzip, or null for bodies as they are (default null)';
+COMMENT ON COLUMN pgwh.subscriptions.origin IS 'any: all changes; local: only transactions that were committed here first, without a replication origin (default any)';
 COMMENT ON COLUMN pgwh.subscriptions.enabled IS 'whether changes are captured for it';
 COMMENT ON COLUMN pgwh.subscriptions.paused IS 'whether changes are kept for later instead of being sent';
 COMMENT ON COLUMN pgwh.subscriptions.disabled_reason IS 'why it was disabled, when that happened by itself; enabling it clears this';
@@ -302,7 +304,8 @@ CREATE FUNCTION pgwh.subscribe(
     retention interval DEFAULT NULL,
     compress text DEFAULT NULL,
     enabled boolean DEFAULT true,
-    backfill boolean DEFAULT false
+    backfill boolean DEFAULT false,
+    origin text DEFAULT 'any'
 ) RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'subscribe_wrapper';
 COMMENT ON FUNCTION pgwh.subscribe IS
@@ -334,6 +337,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   retry_schedule delays between attempts, after the last of which an event is dead; {} means one attempt
   retention      how long events stay for replay, by default as the setting pgwh.retention says
   compress       gzip
+  origin         any, or local: only transactions that were committed here first, and not those that replication brings
   enabled        whether changes are captured for it
   backfill       whether the rows that there are already are sent, too, see pgwh.backfill()
 Example: SELECT pgwh.subscribe(''https://example.com/hook'', tables => ''{public.orders}'');';

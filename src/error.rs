@@ -102,6 +102,8 @@ pub enum Error {
     },
     /// Not a kind of order.
     Ordering(String),
+    /// Not a word for where changes may come from.
+    Origin(String),
     /// A column that no table of the subscription has, and names that look like it.
     NoSuchColumn(String, Vec<String>),
     /// A condition on rows that is refused.
@@ -440,6 +442,12 @@ impl Error {
                 format!("{what} is out of range"),
                 format!("\"{what}\" is {value}; it must be {range}."),
                 format!("For example: {example}"),
+            ),
+            Error::Origin(word) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "unknown origin".into(),
+                format!("The origin is \"{word}\"; there are any and local."),
+                "For example: origin => 'local'".into(),
             ),
             Error::Ordering(word) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -97,6 +97,7 @@ fn stream() -> Stream {
             commit_lsn: Lsn(0x15A_8F50),
             committed_at,
             fingerprint: Fingerprint::of(7, 745, committed_at),
+            origin: None,
         },
     );
     // A small frame is not too long.

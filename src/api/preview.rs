@@ -155,6 +155,7 @@ impl Table {
             commit_lsn: Lsn(ask::wal_insert_end()),
             committed_at,
             fingerprint: Fingerprint::of(0, 0, committed_at),
+            origin: None,
         };
         let key = key_kind(self.oid, &self.columns)?;
         let oid = self.oid.to_u32();

@@ -60,6 +60,7 @@ fn subscribe(
     compress: Option<Text>,
     enabled: Option<bool>,
     backfill: Option<bool>,
+    origin: Option<Text>,
 ) -> Result<i64, ErrorReport> {
     gate::changes()?;
     let enabled = enabled.unwrap_or(true);
@@ -99,6 +100,7 @@ fn subscribe(
         retry_schedule,
         retention,
         compress: string(compress),
+        origin: string(origin),
     };
     // Bad input is refused at once, not after waiting for capture.
     let mut wanted = wish.check(&Known::default())?;
@@ -282,6 +284,7 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
         ("retry_schedule", wanted.retry_schedule.into()),
         ("retention", wanted.retention.into()),
         ("compress", text::optional(wanted.compress)),
+        ("origin", text::argument(wanted.origin)),
         ("enabled", enabled.into()),
     ];
     let (columns, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();

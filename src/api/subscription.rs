@@ -10,6 +10,7 @@ use super::jsonb::Jsonb;
 use super::messages;
 use super::permission::Claim;
 use super::{columns, event_types, functions, parts, tables};
+use crate::decode::route::LOCAL;
 use crate::error::Error;
 use crate::event::format::Format;
 use crate::send::{check_header, check_url};
@@ -31,6 +32,8 @@ const BATCH_SIZE: std::ops::RangeInclusive<i32> = 1..=10_000;
 const BATCH_WAIT: std::ops::RangeInclusive<i128> = 0..=3_600_000_000;
 /// Words of `ordering`, the default first.
 const ORDERINGS: [&str; 3] = ["key", "strict", "none"];
+/// Words of `origin`, the default first.
+const ORIGINS: [&str; 2] = ["any", LOCAL];
 /// The delays of `retry_schedule` when nothing is said, in seconds.
 const DEFAULT_SCHEDULE: [i64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 /// Limits of each delay, in microseconds.
@@ -68,6 +71,7 @@ pub struct Wish {
     pub retry_schedule: Option<Vec<Option<Interval>>>,
     pub retention: Option<Interval>,
     pub compress: Option<String>,
+    pub origin: Option<String>,
 }
 
 /// What was accepted before and need not be judged again.
@@ -107,6 +111,7 @@ pub struct Subscription {
     pub retry_schedule: Vec<Interval>,
     pub retention: Option<Interval>,
     pub compress: Option<String>,
+    pub origin: String,
 }
 
 impl Wish {
@@ -205,6 +210,10 @@ impl Wish {
         if let Some(other) = compress.as_ref().filter(|word| *word != "gzip") {
             return Err(Error::Compress(other.clone()));
         }
+        let origin = self.origin.unwrap_or_else(|| ORIGINS[0].to_owned()).trim().to_lowercase();
+        if !ORIGINS.contains(&origin.as_str()) {
+            return Err(Error::Origin(origin));
+        }
         let name = match self.name {
             Some(name) => name,
             None => generate_name(&url, &tables, filter.as_deref())?,
@@ -235,6 +244,7 @@ impl Wish {
             retry_schedule,
             retention: self.retention,
             compress,
+            origin,
         })
     }
 }

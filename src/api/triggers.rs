@@ -132,6 +132,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             .map(|array| array.iter().collect()),
         retention: new.get_by_name::<Interval>("retention")?,
         compress: new.get_by_name::<Text>("compress")?.map(String::from),
+        origin: new.get_by_name::<Text>("origin")?.map(String::from),
     };
     let subscription = wish.check(&known)?;
     if old.is_none() && is_anothers(&subscription.name)? {
@@ -190,6 +191,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("rate_limit", subscription.rate_limit)?;
     new.set_by_name("retry_schedule", subscription.retry_schedule)?;
     new.set_by_name("retention", subscription.retention)?;
+    new.set_by_name("origin", Text::from(subscription.origin))?;
     new.set_by_name("compress", subscription.compress.map(Text::from))?;
     Ok(new)
 }

@@ -8,6 +8,7 @@ mod schema_changes;
 mod table_gaps;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::change::write_change;
 use super::column::Scratch;
+use super::commits;
 use super::edits::{self, Edit};
 use super::invalidation::{self, Stale};
 use super::raw;
@@ -24,7 +26,7 @@ use super::routes::{Change, Refused};
 use super::sealed::Sealer;
 use super::subtransaction::{Raised, in_subtransaction, sqlstate};
 use super::versions::SchemaVersions;
-use crate::event::{Action, Fingerprint, Lsn, Timestamp, Transaction};
+use crate::event::{Action, Fingerprint, Lsn, Origin, Timestamp, Transaction};
 use crate::link::frame::{
     ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_annotations, write_begin, write_commit,
     write_failed, write_progress, write_refusal, write_relation, write_subscription,
@@ -41,6 +43,16 @@ const BATCH_BYTES: usize = 32 * 1024;
 const MOST_STALE: usize = 10_000;
 /// How much room the buffer keeps after an event larger than that.
 const KEPT_BYTES: usize = 256 * 1024;
+
+/// What the commit record of a replicated transaction says of its original.
+pub struct Replicated {
+    /// The replication origin.
+    pub origin: raw::Origin,
+    /// Where it committed there, if that was said.
+    pub lsn: Option<Lsn>,
+    /// When it committed there, if that was said.
+    pub committed_at: Option<Timestamp>,
+}
 
 /// The state of capture: one a decoder process, which the callbacks reach through the decoding context.
 pub struct Capture {
@@ -68,6 +80,8 @@ pub struct Capture {
     /// Holds what output functions allocate; emptied after each change.
     memory: pg_sys::MemoryContext,
     transaction: Transaction,
+    /// The origin of a replicated transaction, until its name is looked up.
+    unnamed_origin: Option<raw::Origin>,
     /// Whether the dispatcher knows of the transaction being decoded.
     begun: bool,
     /// Whether there was anything for anybody since that was last asked.
@@ -139,7 +153,9 @@ impl Capture {
                 commit_lsn: Lsn(0),
                 committed_at: nothing,
                 fingerprint: Fingerprint::of(system_identifier, 0, nothing),
+                origin: None,
             },
+            unnamed_origin: None,
             begun: false,
             told_something: false,
             ordinal: 0,
@@ -195,9 +211,19 @@ impl Capture {
     }
 
     /// A transaction is handed over.
-    pub fn begin(&mut self, xid: u32, commit_lsn: Lsn, committed_at: Timestamp) {
+    pub fn begin(
+        &mut self,
+        xid: u32,
+        commit_lsn: Lsn,
+        committed_at: Timestamp,
+        replicated: Option<Replicated>,
+    ) {
         let fingerprint = Fingerprint::of(self.system_identifier, xid, committed_at);
-        self.transaction = Transaction { xid, commit_lsn, committed_at, fingerprint };
+        let origin = replicated.as_ref().map(|Replicated { lsn, committed_at, .. }| {
+            Arc::new(Origin { name: None, lsn: *lsn, committed_at: *committed_at })
+        });
+        self.unnamed_origin = replicated.map(|replicated| replicated.origin);
+        self.transaction = Transaction { xid, commit_lsn, committed_at, fingerprint, origin };
         self.begun = false;
         self.ordinal = 0;
         self.edits.clear();
@@ -211,6 +237,9 @@ impl Capture {
     fn announce_transaction(&mut self) {
         if !self.begun {
             self.wait_until_visible();
+            if let (Some(id), Some(origin)) = (self.unnamed_origin.take(), &mut self.transaction.origin) {
+                Arc::make_mut(origin).name = commits::origin_name(id);
+            }
             write_begin(&mut self.buffer, &self.transaction);
             self.begun = true;
             self.told_something = true;
@@ -219,6 +248,15 @@ impl Capture {
             && let Err(too_long) = write_annotations(&mut self.buffer, self.annotations.as_deref())
         {
             pgrx::warning!("pgstream_hooks: annotations are too long: {too_long}");
+        }
+    }
+
+    /// Leaves out of the targets of a replicated change those who want only what was committed here first.
+    fn leave_out_local(&mut self) {
+        if self.transaction.origin.is_some() {
+            let Capture { router, targets, refused, .. } = self;
+            targets.retain(|target| !router.is_local(target.subscription));
+            refused.retain(|refused| !router.is_local(refused.target.subscription));
         }
     }
 
@@ -362,6 +400,7 @@ impl Capture {
         self.refused.clear();
         // SAFETY: as the caller promises.
         unsafe { relation.select(change, self.memory, &mut self.targets, &mut self.refused) };
+        self.leave_out_local();
         if self.targets.is_empty() && self.refused.is_empty() {
             return;
         }
@@ -483,6 +522,7 @@ impl Capture {
         self.targets.clear();
         let wanting = wanting.into_iter().filter(|interest| !is_covered(interest));
         self.targets.extend(wanting.map(|interest| Target { subscription: interest.subscription, level: 0 }));
+        self.leave_out_local();
         if self.targets.is_empty() {
             return;
         }

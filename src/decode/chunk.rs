@@ -152,8 +152,13 @@ fn absent(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, Stopped> {
 }
 
 /// What stands for the transaction of rows until they are given one.
-const NO_TRANSACTION: Transaction =
-    Transaction { xid: 0, commit_lsn: Lsn(0), committed_at: Timestamp(0), fingerprint: Fingerprint::NONE };
+const NO_TRANSACTION: Transaction = Transaction {
+    xid: 0,
+    commit_lsn: Lsn(0),
+    committed_at: Timestamp(0),
+    fingerprint: Fingerprint::NONE,
+    origin: None,
+};
 
 /// # Safety
 /// The relation is open and locked.

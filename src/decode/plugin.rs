@@ -3,9 +3,9 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
 
-use super::capture::Capture;
+use super::capture::{Capture, Replicated};
 use super::definitions::Invalidated;
-use super::{raw, slot};
+use super::{commits, raw, slot};
 use crate::event::{Lsn, Timestamp};
 
 /// The entry point that the server looks for in an output plugin.
@@ -81,8 +81,14 @@ unsafe extern "C-unwind" fn begin(
 ) {
     // SAFETY: the server passes live pointers.
     unsafe {
-        let committed_at = Timestamp(raw::commit_time(txn));
-        capture(ctx).begin((*txn).xid.into_inner(), Lsn((*txn).final_lsn), committed_at);
+        // Its commit record was read last. When it was replicated, the transaction has the origin's time.
+        let time = Timestamp(raw::commit_time(txn));
+        let committed_at = commits::commit_time_at((*ctx).reader).unwrap_or(time);
+        let lsn = Some(Lsn((*txn).origin_lsn)).filter(|lsn| lsn.0 != 0);
+        // Whoever says when also says where. Without, the server takes the time of an earlier commit of that session.
+        let origin = Replicated { origin: (*txn).origin_id, lsn, committed_at: lsn.map(|_| time) };
+        let origin = Some(origin).filter(|it| it.origin != NO_ORIGIN && it.origin != DO_NOT_REPLICATE);
+        capture(ctx).begin((*txn).xid.into_inner(), Lsn((*txn).final_lsn), committed_at, origin);
         capture(ctx).begin_catalog_changes(&Invalidated::by(txn));
     }
 }
@@ -151,5 +157,7 @@ unsafe extern "C-unwind" fn filter_by_origin(
     origin == DO_NOT_REPLICATE
 }
 
+/// `InvalidRepOriginId` (`replication/origin.h`): of what was committed here first.
+const NO_ORIGIN: raw::Origin = 0;
 /// `DoNotReplicateId` (`replication/origin.h`): the origin of what must not be sent on.
 pub const DO_NOT_REPLICATE: raw::Origin = u16::MAX;

@@ -25,6 +25,9 @@ pub struct Spec {
     pub changed: Option<Vec<String>>,
     /// Whether it gets anything at all.
     pub enabled: bool,
+    /// `local`: only what was committed here first; else all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// Where it was armed, beginning with the installation; nothing is captured for those of another one.
     pub home: String,
     /// Who must be allowed to read what it gets.
@@ -60,13 +63,17 @@ impl Grantee {
     }
 }
 
+/// The word of a subscription that wants only what was committed here first.
+pub const LOCAL: &str = "local";
+
 /// The columns of `pgwh.subscriptions` that make a [`Spec`].
-pub const SPEC_COLUMNS: [&str; 10] = [
+pub const SPEC_COLUMNS: [&str; 11] = [
     "tables",
     "event_types",
     "filter",
     "changed",
     "enabled",
+    "origin",
     "home",
     "owner",
     "columns",
@@ -153,6 +160,7 @@ struct Subscription {
     tables: Arc<[String]>,
     actions: Actions,
     condition: Option<Box<Condition>>,
+    is_local: bool,
     grantee: Arc<Grantee>,
 }
 
@@ -223,7 +231,9 @@ impl Router {
         let condition = has_condition.then(|| Box::new(condition));
         self.listeners.add(subscription, &spec.tables, &spec.event_types);
         let grantee = self.grantee(&spec.grantee);
-        self.subscriptions.insert(subscription, Subscription { tables, actions, condition, grantee });
+        let is_local = spec.origin.as_deref() == Some(LOCAL);
+        self.subscriptions
+            .insert(subscription, Subscription { tables, actions, condition, is_local, grantee });
     }
 
     fn grantee(&mut self, wanted: &Grantee) -> Arc<Grantee> {
@@ -303,6 +313,11 @@ impl Router {
     /// Whose a subscription is.
     pub fn owner(&self, id: i64) -> Option<&str> {
         self.subscriptions.get(&id).map(|subscription| subscription.grantee.owner.as_str())
+    }
+
+    /// Whether a subscription wants only what was committed here first.
+    pub fn is_local(&self, id: i64) -> bool {
+        self.subscriptions.get(&id).is_some_and(|subscription| subscription.is_local)
     }
 
     /// Those who want something else than rows.

@@ -235,7 +235,7 @@ fn read_subscriptions() -> Vec<(i64, Spec)> {
     read_specs(
         "SELECT id, json_build_object('tables', tables, 'event_types', event_types, 'filter', filter,
                     'changed', changed, 'enabled', enabled, 'home', home, 'owner', owner, 'columns', columns,
-                    'exclude_columns', exclude_columns, 'key_columns', key_columns)::text
+                    'exclude_columns', exclude_columns, 'key_columns', key_columns, 'origin', origin)::text
          FROM pgwh.subscriptions",
     )
 }

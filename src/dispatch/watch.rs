@@ -230,8 +230,13 @@ mod tests {
 
     fn change(xid: u32, action: Action, key: u64, old: Option<u64>, cells: Option<[Cell<'_>; 2]>) -> Item {
         let fingerprint = Fingerprint::of(1, xid, Timestamp(0));
-        let transaction =
-            Arc::new(Transaction { xid, commit_lsn: Lsn(8), committed_at: Timestamp(0), fingerprint });
+        let transaction = Arc::new(Transaction {
+            xid,
+            commit_lsn: Lsn(8),
+            committed_at: Timestamp(0),
+            fingerprint,
+            origin: None,
+        });
         let new = cells.map(Row::from_iter);
         Item::Change {
             event: Arc::new(Event {

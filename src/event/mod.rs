@@ -39,10 +39,23 @@ pub struct Transaction {
     pub xid: u32,
     /// Where the commit record begins: what orders transactions.
     pub commit_lsn: Lsn,
-    /// The time in the commit record.
+    /// The time of the commit here, as its record has it.
     pub committed_at: Timestamp,
     /// Tells this transaction from another that reused its place on a diverged timeline.
     pub fingerprint: Fingerprint,
+    /// Where it was replicated from; none for one that was committed here first.
+    pub origin: Option<Arc<Origin>>,
+}
+
+/// What a replicated transaction says of its original.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The name of the replication origin; none when it was dropped.
+    pub name: Option<String>,
+    /// Where it committed there; none when that was not said.
+    pub lsn: Option<Lsn>,
+    /// When it committed there; none when that was not said.
+    pub committed_at: Option<Timestamp>,
 }
 
 /// What happened to the row.

@@ -129,6 +129,7 @@ mod tests {
             commit_lsn: Lsn(1),
             committed_at: Timestamp(1),
             fingerprint: Fingerprint::of(1, 1, Timestamp(1)),
+            origin: None,
         };
         Event {
             transaction: Arc::new(transaction),

@@ -220,6 +220,7 @@ mod tests {
             commit_lsn: Lsn(lsn),
             committed_at: Timestamp(at),
             fingerprint: Fingerprint::from_bits(1).unwrap(),
+            origin: None,
         };
         let relation = Relation {
             oid: 1,

@@ -160,6 +160,7 @@ fn read_table(
         filter: filter.clone(),
         changed: None,
         enabled: true,
+        origin: None,
         home: task.home.clone(),
         grantee: task.grantee.clone(),
     };

@@ -519,7 +519,7 @@ fn stand_behind(recording: &mut Recording, rows: Vec<Item>) -> Vec<Item> {
     // SAFETY: reads shared memory.
     let system = unsafe { pg_sys::GetSystemIdentifier() };
     let fingerprint = Fingerprint::of(system, 0, committed_at);
-    let transaction = Arc::new(Transaction { xid: 0, commit_lsn, committed_at, fingerprint });
+    let transaction = Arc::new(Transaction { xid: 0, commit_lsn, committed_at, fingerprint, origin: None });
     let place = |(item, ordinal): (Item, u64)| {
         let transaction = Arc::clone(&transaction);
         match item {

@@ -77,10 +77,6 @@ impl DeferredWork {
 
     /// When something is to be tried again.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        self.locked_until
-            .into_iter()
-            .chain(self.versions_due)
-            .chain(self.disables_due)
-            .min()
+        self.locked_until.into_iter().chain(self.versions_due).chain(self.disables_due).min()
     }
 }

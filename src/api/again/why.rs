@@ -278,6 +278,8 @@ struct Asked {
     event_types: Vec<String>,
     filter: Option<String>,
     changed: Option<Vec<String>>,
+    /// Whether it wants only what was committed here first.
+    is_local: bool,
     enabled: bool,
     is_here: bool,
     created_at: i64,
@@ -324,7 +326,7 @@ impl Asked {
             let rows = client.select(
                 "SELECT id, name, tables, event_types, enabled, home = pgwh.home(),
                      (extract(epoch FROM created_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
-                     (extract(epoch FROM updated_at - '2000-01-01 00:00:00+00') * 1000000)::bigint, filter, changed
+                     (extract(epoch FROM updated_at - '2000-01-01 00:00:00+00') * 1000000)::bigint, filter, changed, origin = 'local'
                  FROM pgwh.subscriptions ORDER BY id",
                 None,
                 &[],
@@ -346,6 +348,7 @@ impl Asked {
                     updated_at: row.get(8)?.unwrap_or_default(),
                     filter: row.text(9)?,
                     changed: row.texts(10)?,
+                    is_local: row.get(11)?.unwrap_or_default(),
                 });
             }
             Ok::<_, pgrx::spi::Error>(all)
@@ -358,7 +361,9 @@ impl Asked {
             Item::Change { event, .. } => (&event.relation, event.action),
             _ => return "not wanted".to_owned(),
         };
-        let committed_at = entry.item.transaction().map_or(0, |transaction| transaction.committed_at.0);
+        let transaction = entry.item.transaction();
+        let committed_at = transaction.map_or(0, |transaction| transaction.committed_at.0);
+        let is_replicated = transaction.is_some_and(|transaction| transaction.origin.is_some());
         let names = &relation.names[..];
         if let Some(why) = self.why_never(names) {
             why
@@ -370,6 +375,8 @@ impl Asked {
             "subscribed later".to_owned()
         } else if self.updated_at >= committed_at {
             "not wanted then: the subscription was changed later".to_owned()
+        } else if self.is_local && is_replicated {
+            "not wanted: it was replicated from another server, and origin is local".to_owned()
         } else if let Some(filter) = &self.filter {
             format!("not wanted: filter {filter}")
         } else if let Some(changed) = self.changed.as_ref().filter(|_| action == Action::Update) {

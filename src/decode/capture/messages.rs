@@ -143,6 +143,7 @@ impl Capture {
         self.targets.clear();
         let readers = self.router.listeners().readers(writer);
         self.targets.extend(readers.map(|subscription| Target { subscription, level: 0 }));
+        self.leave_out_local();
         if let Writer::Other(_) = writer {
             let owner = |target: &Target| self.router.owner(target.subscription);
             self.targets

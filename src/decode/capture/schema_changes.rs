@@ -102,6 +102,7 @@ impl Capture {
         self.targets.clear();
         let observers = self.router.listeners().observers(&places);
         self.targets.extend(observers.map(|subscription| Target { subscription, level: 0 }));
+        self.leave_out_local();
         let Some(first) = noted.first().filter(|_| !self.targets.is_empty()) else { return };
 
         self.counted.1 += 1;

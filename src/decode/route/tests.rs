@@ -7,6 +7,7 @@ fn spec(tables: &[&str], filter: Option<&str>) -> Spec {
         filter: filter.map(str::to_owned),
         changed: None,
         enabled: true,
+        origin: None,
         home: "here/1".to_owned(),
         grantee: Grantee::default(),
     }

@@ -3,7 +3,7 @@
 use super::json::{self, List};
 use super::rows::{Sides, Value, json_of, object};
 use super::{RenderContext, Shown};
-use crate::event::{Action, Cell, Column, Event, SchemaChange};
+use crate::event::{Action, Cell, Column, Event, Origin, SchemaChange};
 
 /// Appends the body. For all changes of rows it has the same members, in the same order.
 pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
@@ -50,12 +50,39 @@ pub(super) fn data(out: &mut Vec<u8>, event: &Event, level: usize, context: &Ren
     json::integer(out, event.ordinal);
     out.extend_from_slice(br#","timestamp":""#);
     event.transaction.committed_at.write_to(out);
-    out.extend_from_slice(br#""},"annotations":"#);
+    out.extend_from_slice(br#"","origin":"#);
+    origin(out, event.transaction.origin.as_deref());
+    out.extend_from_slice(br#"},"annotations":"#);
     out.extend_from_slice(event.annotations.as_deref().unwrap_or("null").as_bytes());
     out.extend_from_slice(br#","database":"#);
     json::string(out, &context.source.database);
     out.extend_from_slice(br#","subscription":"#);
     json::string(out, context.subscription);
+    out.push(b'}');
+}
+
+/// What a replicated transaction says of its original; null for one that was committed here first.
+fn origin(out: &mut Vec<u8>, origin: Option<&Origin>) {
+    let Some(Origin { name, lsn, committed_at }) = origin else { return out.extend_from_slice(b"null") };
+    let text = |out: &mut Vec<u8>, is_known: bool, write: &dyn Fn(&mut Vec<u8>)| {
+        let quote: &[u8] = if is_known { b"\"" } else { b"" };
+        out.extend_from_slice(quote);
+        if is_known {
+            write(out)
+        } else {
+            out.extend_from_slice(b"null")
+        }
+        out.extend_from_slice(quote);
+    };
+    out.extend_from_slice(br#"{"name":"#);
+    match name {
+        Some(name) => json::string(out, name),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(br#","lsn":"#);
+    text(out, lsn.is_some(), &|out| lsn.unwrap_or_default().write_to(out));
+    out.extend_from_slice(br#","timestamp":"#);
+    text(out, committed_at.is_some(), &|out| committed_at.unwrap_or_default().write_to(out));
     out.push(b'}');
 }
 

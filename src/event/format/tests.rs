@@ -81,6 +81,7 @@ fn event_of(relation: Relation, action: Action, new: Option<Row>, old: Option<Ro
         commit_lsn: Lsn(0x15A_8F50),
         committed_at,
         fingerprint: Fingerprint::of(7_312_345_678_901_234_567, 745, committed_at),
+        origin: None,
     };
     Event {
         transaction: Arc::new(transaction),

@@ -84,6 +84,7 @@ fn a_chunk_that_is_cut_off_is_refused() {
         commit_lsn: Lsn(1),
         committed_at: Timestamp(1),
         fingerprint: crate::event::Fingerprint::from_bits(1).unwrap(),
+        origin: None,
     };
     write_begin(&mut raw, &transaction);
     assert_eq!(unpack(DeliveryId(1), &pack::seal(&raw)), Err(PackError::Truncated));

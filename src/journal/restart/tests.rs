@@ -95,6 +95,7 @@ fn entry(first: u64, bits: u8) -> Entry {
         commit_lsn: Lsn(first),
         committed_at: Timestamp(0),
         fingerprint: Fingerprint::from_bits(1).unwrap(),
+        origin: None,
     };
     let name = TableName { schema: String::new(), table: String::new() };
     let relation = Relation {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::read::{FrameReader, Members};
 use super::{FrameError, LaneKeys, MAX_KIND_DEPTH, Target, action_of, tag};
 use crate::event::{
-    Action, Column, Event, EventId, Fingerprint, KeyKind, Lsn, Relation, Row, TableName, Timestamp,
+    Action, Column, Event, EventId, Fingerprint, KeyKind, Lsn, Origin, Relation, Row, TableName, Timestamp,
     Transaction,
 };
 
@@ -190,6 +190,14 @@ impl Visible {
     }
 }
 
+fn read_origin(members: &mut Members<'_>) -> Result<Origin, FrameError> {
+    Ok(Origin {
+        name: members.option(Members::text)?,
+        lsn: members.option(Members::u64)?.map(Lsn),
+        committed_at: members.option(Members::i64)?.map(Timestamp),
+    })
+}
+
 /// Why there is no chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoChunk {
@@ -360,6 +368,7 @@ impl Session {
             commit_lsn: Lsn(members.u64()?),
             committed_at: Timestamp(members.i64()?),
             fingerprint: Fingerprint::from_bits(members.u64()?).ok_or(FrameError::Invalid("fingerprint"))?,
+            origin: members.option(read_origin)?.map(Arc::new),
         });
         self.transaction = Some(Arc::clone(&transaction));
         self.annotations = None;

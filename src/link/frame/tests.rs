@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{
-    Cell, Column, Event, Fingerprint, KeyKind, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
+    Cell, Column, Event, Fingerprint, KeyKind, Kind, Lsn, Origin, Relation, Row, TableName, Timestamp,
+    Transaction,
 };
 use crate::fuzz::any_text;
 
@@ -196,9 +197,16 @@ pub(crate) fn any_change(transaction: Arc<Transaction>) -> impl Strategy<Value =
 }
 
 prop_compose! {
-    pub(crate) fn any_transaction()(xid: u32, lsn in any_lsn(), time: i64, bits in 0..1u64 << 48) -> Arc<Transaction> {
+    pub(crate) fn any_transaction()(
+        xid: u32,
+        lsn in any_lsn(),
+        time: i64,
+        bits in 0..1u64 << 48,
+        origin in prop::option::of((prop::option::of(".{0,20}"), prop::option::of(any_lsn()), any::<Option<i64>>())),
+    ) -> Arc<Transaction> {
+        let origin = origin.map(|(name, lsn, time)| Arc::new(Origin { name, lsn, committed_at: time.map(Timestamp) }));
         let fingerprint = Fingerprint::from_bits(bits).unwrap();
-        Arc::new(Transaction { xid, commit_lsn: lsn, committed_at: Timestamp(time), fingerprint })
+        Arc::new(Transaction { xid, commit_lsn: lsn, committed_at: Timestamp(time), fingerprint, origin })
     }
 }
 
@@ -313,6 +321,7 @@ fn transaction() -> Transaction {
         commit_lsn: Lsn(100),
         committed_at: Timestamp(5),
         fingerprint: Fingerprint::of(1, 745, Timestamp(5)),
+        origin: None,
     }
 }
 

@@ -213,6 +213,12 @@ pub fn write_begin(out: &mut Vec<u8>, transaction: &Transaction) {
     put_u64(out, transaction.commit_lsn.0);
     out.extend_from_slice(&transaction.committed_at.0.to_le_bytes());
     put_u64(out, transaction.fingerprint.bits());
+    // The server bounds the name's length.
+    put_option(out, transaction.origin.as_deref(), |out, origin| {
+        put_option(out, origin.name.as_deref(), put_text);
+        put_option(out, origin.lsn, |out, lsn| put_u64(out, lsn.0));
+        put_option(out, origin.committed_at, |out, at| out.extend_from_slice(&at.0.to_le_bytes()));
+    });
     finish_fixed(out, start);
 }
 

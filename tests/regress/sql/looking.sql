@@ -17,7 +17,8 @@ SELECT name, state, reason, next_step FROM pgwh.status() WHERE name = 'on';
 SELECT ok, detail, hint FROM pgwh.health() WHERE check_name = 'subscriptions valid';
 UPDATE pgwh.subscriptions SET tables = '{*.*}' WHERE name = 'on';
 
-SELECT check_name, ok, hint FROM pgwh.health();
+-- By what a copy is noticed is the machine's affair.
+SELECT check_name, ok, CASE WHEN check_name <> 'copy detection' THEN hint END AS hint FROM pgwh.health();
 
 SELECT pgwh.wait('off');
 SELECT pgwh.wait('of');

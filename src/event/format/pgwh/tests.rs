@@ -47,6 +47,7 @@ fn event(action: Action, new: Option<[Cell<'_>; 3]>, old: Option<[Cell<'_>; 3]>)
         commit_lsn: Lsn(0x15A_8F50),
         committed_at,
         fingerprint: Fingerprint::of(7_312_345_678_901_234_567, 745, committed_at),
+        origin: None,
     };
     Event {
         transaction: Arc::new(transaction),
@@ -222,4 +223,24 @@ fn what_is_omitted_is_named_and_nothing_is_where_nothing_is() {
     let shown = Shown::Only(vec!["notes".to_owned()]);
     let hidden = data_with(&event(Action::Insert, Some([id, Cell::Omitted, Cell::Null]), None), &shown);
     assert!(hidden.get("omitted").is_none());
+}
+
+#[test]
+fn a_replicated_change_says_where_it_came_from() {
+    let mut event = event(Action::Truncate, None, None);
+    let with = |event: &mut Event, origin: Origin| {
+        let transaction = (*event.transaction).clone();
+        event.transaction = Arc::new(Transaction { origin: Some(Arc::new(origin)), ..transaction });
+        rendered(event, 0)
+    };
+    let known = Origin {
+        name: Some("f\"ar".to_owned()),
+        lsn: Some(Lsn(0xA_00BC_DEF0)),
+        committed_at: Some(Timestamp(848_484_047_406_957)),
+    };
+    let told = r#""origin":{"name":"f\"ar","lsn":"A/BCDEF0","timestamp":"2026-11-20T10:00:47.406957Z"}},"annotations""#;
+    let body = with(&mut event, known);
+    assert!(body.contains(told), "{body}");
+    let body = with(&mut event, Origin::default());
+    assert!(body.contains(r#""origin":{"name":null,"lsn":null,"timestamp":null}},"annotations""#), "{body}");
 }
