@@ -125,6 +125,7 @@ fn event(ordinal: u64) -> Arc<Event> {
             commit_lsn: Lsn(0x15A_8F50),
             committed_at,
             fingerprint: Fingerprint::of(7, 745, committed_at),
+            origin: None,
         }),
         ordinal,
         lsn: Lsn(0x15A_8F00),

@@ -184,5 +184,5 @@ fn a_native_subscription_s_copy_and_changes_say_where_they_came_from() {
     assert_eq!(of(&events, 3)["commit"]["origin"], Value::Null);
     let local = cluster.delivered(&receiver, "local");
     assert_eq!(local.iter().map(|event| event["key"]["id"].as_u64().unwrap()).collect::<Vec<_>>(), [3]);
-    cluster.sql("ALTER SUBSCRIPTION sub DISABLE; DROP SUBSCRIPTION sub");
+    cluster.each(&["ALTER SUBSCRIPTION sub DISABLE", "DROP SUBSCRIPTION sub"]);
 }
