@@ -1,6 +1,7 @@
 //! System events: what becomes of subscriptions, as webhooks to those who ask for it.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{Cluster, Event, Receiver, Reply, Request, Script, Setup, Stage, events_of, eventually};
 use serde_json::{Value, json};
@@ -158,6 +159,20 @@ fn a_system_event_that_cannot_be_written_stops_nothing() {
     told(&stage, "bad", "pgwh.dead_letter");
 }
 
+/// A standby that commits wait for, until this is dropped.
+struct Missing<'a> {
+    cluster: &'a Cluster,
+    is_over: &'a AtomicBool,
+}
+
+impl Drop for Missing<'_> {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = self.cluster.try_sql("ALTER SYSTEM RESET synchronous_standby_names");
+        let _ = self.cluster.try_sql("SELECT pg_reload_conf()");
+    }
+}
+
 #[test]
 fn a_notify_that_waits_for_another_commit_delays_nothing() {
     let stage = stage();
@@ -169,17 +184,22 @@ fn a_notify_that_waits_for_another_commit_delays_nothing() {
     local.subscribe(&stage.receiver, "healthy", "tables => '{public.t}'");
     local.subscribe(&stage.receiver, "bad", "tables => '{public.t}', retry_schedule => '{}'");
     stage.receiver.behave_at("/bad", Script::always(Reply::status(500)));
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // It has written something, or it would not wait.
-        scope.spawn(|| stage.try_sql("SELECT pg_notify('other', 'x'), txid_current()"));
+        let _standby = Missing { cluster: &stage.cluster, is_over: &is_over };
+        // It has written something, or it would not wait; and some commit before the setting is in effect.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let _ =
+                    stage.try_sql("SELECT pg_notify('other', 'x'), pg_logical_emit_message(true, 'x', 'x')");
+            }
+        });
         local.wait_true("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
         for id in 1..=5 {
             local.sql(&format!("INSERT INTO t VALUES ({id})"));
             assert_eq!(stage.delivered(&stage.receiver, "healthy").len(), id);
         }
         local.wait_true("SELECT NOT ok FROM pgwh.health() WHERE check_name = 'notices'");
-        local.sql("ALTER SYSTEM RESET synchronous_standby_names");
-        stage.cluster.reload();
     });
     stage.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'notices'");
 }
