@@ -72,10 +72,8 @@ unsafe extern "C-unwind" fn after_commit(event: pg_sys::XactEvent::Type, _: *mut
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT if is_news => wake_decoder(),
         // Nobody can see yet what was asked for.
-        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
-            if AT_COMMIT.replace(AtCommit::NOTHING).is_any() {
-                prepared::note();
-            }
+        pg_sys::XactEvent::XACT_EVENT_PREPARE if AT_COMMIT.replace(AtCommit::NOTHING).is_any() => {
+            prepared::note()
         }
         _ => {}
     }
