@@ -19,7 +19,7 @@ pub(crate) fn run(commits: u64) {
 }
 
 /// A session that waits for the disk, or does not.
-fn session(cluster: &Cluster, waits: &str) -> Client {
+fn connect(cluster: &Cluster, waits: &str) -> Client {
     let mut client = cluster.connect();
     client.batch_execute(&format!("SET synchronous_commit = {waits}")).expect("a setting");
     client
@@ -27,7 +27,7 @@ fn session(cluster: &Cluster, waits: &str) -> Client {
 
 fn idle(commits: u64, waits: &str) {
     let (cluster, receiver) = crate::stage(usize::MAX);
-    let mut client = session(&cluster, waits);
+    let mut client = connect(&cluster, waits);
     let insert = client.prepare("INSERT INTO orders VALUES ($1, 'open', 42.10)").expect("a statement");
     let mut returned = Vec::new();
     for warm in [true, false] {
@@ -60,7 +60,7 @@ fn busy(commits: u64, waits: &str) {
         let begin = Instant::now() + Duration::from_millis(50);
         let sessions: Vec<_> = (0..SESSIONS)
             .map(|session| {
-                let client = session(&cluster, waits);
+                let client = connect(&cluster, waits);
                 let first = i64::from(session) * each as i64 + if warm { -1_000_000_000 } else { 0 };
                 let begin = begin + Duration::from_secs(1) * session / RATE;
                 std::thread::spawn(move || commit_steadily(client, first, each, begin))
