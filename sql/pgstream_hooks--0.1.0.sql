@@ -268,7 +268,6 @@ CREATE TRIGGER tell_of_secret AFTER UPDATE ON pgwh.secrets
     FOR EACH ROW EXECUTE FUNCTION pgwh.tell_of_secret();
 
 SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions', '');
-SELECT pg_catalog.pg_extension_config_dump('pgwh.subscriptions_id_seq', '');
 -- In the clear they are in no dump.
 SELECT pg_catalog.pg_extension_config_dump('pgwh.secrets', $$
     WHERE secret LIKE 'sealed:%' AND (previous_secret IS NULL OR previous_secret LIKE 'sealed:%')
@@ -2154,6 +2153,11 @@ REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA pgwh FROM PUBLIC;
+
+-- For pg_dump --inserts. Policies show the database's owner, and members of pg_read_all_data, their own.
+GRANT USAGE ON SCHEMA pgwh TO pg_database_owner;
+GRANT SELECT ON pgwh.subscriptions, pgwh.secrets TO pg_database_owner;
+GRANT EXECUTE ON FUNCTION pgwh.sees(text) TO pg_database_owner, pg_read_all_data;
 
 -- For exporters.
 GRANT USAGE ON SCHEMA pgwh TO pg_monitor;

@@ -20,6 +20,8 @@ mod conditions;
 #[cfg(feature = "server")]
 mod copies;
 #[cfg(feature = "server")]
+pub mod dump;
+#[cfg(feature = "server")]
 mod functions;
 #[cfg(feature = "server")]
 mod gate;

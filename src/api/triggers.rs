@@ -8,7 +8,7 @@ use pgrx::datum::datetime_support::transaction_timestamp;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::acting::{may_act_as, owns};
+use super::acting::{as_owner, may_act_as, owns};
 use super::applied::is_applied;
 use super::conditions::Conditions;
 use super::gate;
@@ -84,6 +84,9 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     };
     // A restored row stays as it is: its tables may be gone, its owner unknown, and it is held in any case.
     if is_copy(new.get_by_name::<Text>("home")?.map(String::from)) {
+        if old.is_none() {
+            pass_over_id(new.get_by_name::<i64>("id")?.unwrap_or_default())?;
+        }
         return Ok(new);
     }
     let mut known = Known::default();
@@ -194,6 +197,18 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
     new.set_by_name("origin", Text::from(subscription.origin))?;
     new.set_by_name("compress", subscription.compress.map(Text::from))?;
     Ok(new)
+}
+
+/// Has new subscriptions get later ids than a restored one: a dump does not have the sequence, which not everybody who dumps
+/// may read.
+fn pass_over_id(id: i64) -> Result<(), Error> {
+    as_owner(|| {
+        Ok(Spi::run_with_args(
+            "SELECT setval('pgwh.subscriptions_id_seq', $1) FROM pgwh.subscriptions_id_seq s
+             WHERE s.last_value < $1 OR s.last_value = $1 AND NOT s.is_called",
+            &[id.into()],
+        )?)
+    })
 }
 
 /// What a row that was checked before says of rows and columns.

@@ -14,6 +14,7 @@ use pgrx::{PgLogLevel, pg_guard, pg_sys};
 use super::shmem::{self, Database, Phase};
 use super::statement::Statement;
 use super::{dropped, prepared, process, undelivered, wake};
+use crate::api::dump::{self, Run};
 use crate::api::keeping;
 use crate::decode::raw;
 use crate::error::Error;
@@ -54,7 +55,7 @@ unsafe extern "C-unwind" fn process_utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the arguments are what the server passes to this hook, and are passed on unchanged.
+    // SAFETY: the arguments are what the server passes to this hook, and are passed on, unchanged or as a dump needs them.
     unsafe {
         let node = (*statement).utilityStmt;
         let concerns_databases = is_database_command(node);
@@ -71,9 +72,12 @@ unsafe extern "C-unwind" fn process_utility(
             Some(previous) => previous,
             None => raw::unguarded::standard_ProcessUtility,
         };
+        let dumped =
+            if dump::may_be_of_dump(node) { before_dump(statement) } else { Run::unchanged(statement) };
         let before = Statement::of(statement, query).replace();
-        run(statement, query, read_only_tree, context, params, environment, receiver, completion);
+        run(dumped.statement, query, read_only_tree, context, params, environment, receiver, completion);
         before.replace();
+        dumped.done();
         if concerns_tables {
             after_table_command(depth);
         }
@@ -136,6 +140,12 @@ unsafe fn is_table_command(node: *mut pg_sys::Node) -> bool {
             | pg_sys::NodeTag::T_DropStmt
             | pg_sys::NodeTag::T_DropOwnedStmt
     )
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_dump(statement: *mut pg_sys::PlannedStmt) -> Run {
+    // SAFETY: a statement that is to run, so a transaction is in progress.
+    unsafe { dump::before(statement) }
 }
 
 #[pg_guard]
