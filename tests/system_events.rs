@@ -79,7 +79,8 @@ fn an_endpoint_that_fails_is_told_of_and_again_when_it_has_recovered() {
 /// is full; otherwise its files cannot be written.
 fn break_notify(stage: &Stage) -> harness::Client {
     let mut listener = stage.connect();
-    listener.batch_execute("LISTEN other; BEGIN; SELECT 1").unwrap();
+    listener.batch_execute("LISTEN other").unwrap();
+    listener.batch_execute("BEGIN; SELECT 1").unwrap();
     if harness::Server::get().major() < 17 {
         let folder = stage.cluster.data().join("pg_notify");
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o000)).unwrap();

@@ -26,8 +26,13 @@ fn tables_above(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 /// The partitions of a table, and its children by INHERITS, at all levels.
 #[pg_extern(sql = false)]
 fn tables_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    // SAFETY: a query runs, so a transaction is in progress.
-    let mut tree = unsafe { raw::partition_tree(table) };
+    // SAFETY: a query runs, so a transaction is in progress; a relation that is not there has no kind.
+    let mut tree = unsafe {
+        if pg_sys::get_rel_relkind(table) == 0 {
+            return Vec::new();
+        }
+        raw::partition_tree(table)
+    };
     tree.retain(|other| *other != table);
     tree
 }

@@ -203,9 +203,11 @@ fn a_failed_backfill_says_how_it_goes_on_and_then_does() {
     ended(&cluster, &id);
     let reason =
         cluster.value(&format!("SELECT reason FROM pgwh.backfills WHERE id = {id} AND state = 'failed'"));
-    for command in
-        ["ALTER TABLE public.a ADD PRIMARY KEY (…)", "pgwh.resume_backfill(", "pgwh.cancel_backfill("]
-    {
+    for command in [
+        "ALTER TABLE public.a REPLICA IDENTITY USING INDEX a_code;",
+        "pgwh.resume_backfill(",
+        "pgwh.cancel_backfill(",
+    ] {
         assert!(reason.contains(command), "{reason}");
     }
     cluster.each(&["ALTER TABLE a ADD PRIMARY KEY (n)", &format!("SELECT pgwh.resume_backfill({id})")]);
