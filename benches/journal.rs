@@ -94,6 +94,7 @@ fn relation() -> Relation {
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
         columns: columns.into_iter().enumerate().map(column).collect(),
         version: 1,
+        key: Default::default(),
     }
 }
 
@@ -171,6 +172,7 @@ fn delivered(number: u64) -> Outcome {
                 names: Vec::new(),
                 columns: Vec::new(),
                 version: 1,
+                key: Default::default(),
             }),
             new: None,
             old: None,

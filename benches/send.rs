@@ -116,6 +116,7 @@ fn event(ordinal: u64) -> Arc<Event> {
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
         columns: columns.into_iter().enumerate().map(column).collect(),
         version: 1,
+        key: Default::default(),
     };
     let id = ordinal.to_string();
     let cells = [Cell::Json(id.as_bytes()), Cell::Json(b"\"paid\""), Cell::Json(b"99.90")];

@@ -1313,7 +1313,7 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
             coalesce('plugin is ' || s.plugin || CASE WHEN s.database <> current_database()
                 THEN format(', database is %s', s.database) ELSE '' END, 'there is no slot yet'),
             CASE WHEN s.database <> current_database()
-                THEN format('A slot of that name is of another database: ALTER DATABASE %I SET pgwh.slot_name = ''…'';', current_database())
+                THEN format('A slot of that name is of another database: ALTER DATABASE %I SET pgwh.slot_name = ''another_name'';', current_database())
                 WHEN s.plugin <> 'pgstream_hooks' THEN format('Another program made a slot of our name: SELECT pg_drop_replication_slot(%L);', s.slot_name) END
         FROM slot s
         UNION ALL

@@ -87,6 +87,7 @@ fn stream() -> Stream {
         names: vec![TableName { schema: "public".to_owned(), table: "orders".to_owned() }],
         columns: (1..).zip(COLUMNS).map(column).collect(),
         version: 1,
+        key: Default::default(),
     };
     let committed_at = Timestamp(848_484_047_406_957);
     let mut begin = Vec::new();
