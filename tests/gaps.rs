@@ -77,12 +77,10 @@ fn assert_gap_and_cure(cluster: &Cluster, receiver: &Receiver, table: &str, miss
     );
     assert_eq!(health[2].as_deref(), Some(step.as_str()), "{case}");
     // The commits that were missed lie in it, and no other does.
-    let covered = format!(
-        "SELECT array_agg(DISTINCT (e.data->'record'->>'id')::int ORDER BY (e.data->'record'->>'id')::int)
-         FROM pgwh.events e, pgwh.gaps g WHERE e.commit_lsn >= g.from_lsn AND e.commit_lsn < g.to_lsn AND e.action <> 'truncate'"
-    );
+    let covered = "SELECT array_agg(DISTINCT (e.data->'record'->>'id')::int ORDER BY (e.data->'record'->>'id')::int)
+         FROM pgwh.events e, pgwh.gaps g WHERE e.commit_lsn >= g.from_lsn AND e.commit_lsn < g.to_lsn AND e.action <> 'truncate'";
     let expected: Vec<String> = missed.iter().map(i64::to_string).collect();
-    assert_eq!(cluster.value(&covered), format!("{{{}}}", expected.join(",")), "{case}");
+    assert_eq!(cluster.value(covered), format!("{{{}}}", expected.join(",")), "{case}");
     cluster.sql(&step);
     cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
     eventually(&format!("the rows that were missed: {case}"), || {
