@@ -81,7 +81,7 @@ pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) 
         changed = entries.iter_mut().map(|entry| u64::from(change(entry))).sum();
         if changed > 0 {
             let body = chunk::pack(&entries).unwrap_or_else(|error| {
-                pgrx::error!("pgstream_hooks: a chunk of events can't be packed again: {error}")
+                pgrx::error!("pgstream_hooks: a chunk of events cannot be packed again: {error}")
             });
             row.set(event_chunk::BODY, body);
         }

@@ -119,7 +119,7 @@ pub fn open_table_gaps() -> Vec<(i64, u32, String)> {
         }
         Ok(open)
     });
-    check("gaps can't be read", open)
+    check("gaps cannot be read", open)
 }
 
 /// Stores what begins and what ends, in order. What is decoded again lies in a gap that is there. Returns what has begun.

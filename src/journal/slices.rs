@@ -106,7 +106,7 @@ impl Journal {
     /// Empties a slice, unless somebody reads it just now: nobody waits for a lock then, nor behind one.
     /// Whether it was.
     fn clear(&mut self, number: i16) -> bool {
-        let cleared = self.with_tables(|| check("a slice can't be cleared", empty(number))) == Some(true);
+        let cleared = self.with_tables(|| check("a slice cannot be cleared", empty(number))) == Some(true);
         if cleared {
             self.slices.used.retain(|slice| slice.number != number);
             self.cache.forget_before(self.oldest_kept());

@@ -146,7 +146,7 @@ pub fn disable(id: i64, reason: &str) -> bool {
              SELECT id FROM pgwh.subscriptions WHERE id = $1 AND enabled FOR NO KEY UPDATE SKIP LOCKED)",
         &[id.into(), argument(reason)],
     );
-    check("a subscription can't be disabled", done);
+    check("a subscription cannot be disabled", done);
     let noted = note_disable(
         "INSERT INTO pgwh.commands (command, subscription_id, reason, url)
          SELECT 'disable', id, $2, url FROM pgwh.subscriptions WHERE id = $1 AND enabled",
@@ -174,14 +174,14 @@ fn note_disable(insert: &str, id: i64, reason: &str) -> bool {
     let noted = Spi::connect_mut(|client| {
         Ok(!client.update(&query, None, &[id.into(), argument(reason)])?.is_empty())
     });
-    check("a subscription can't be disabled", noted)
+    check("a subscription cannot be disabled", noted)
 }
 
 /// Disables what [`disable`] could not, as far as nobody holds a lock on it by now. One whose url was changed meanwhile stays
 /// enabled, since that is not what failed. Returns the subscriptions of which nothing is left to be written, and whether there are
 /// others. Inside a transaction that is news to the decoder.
 pub fn write_disables() -> (Vec<i64>, bool) {
-    check("a subscription can't be disabled", try_disables())
+    check("a subscription cannot be disabled", try_disables())
 }
 
 fn try_disables() -> Result<(Vec<i64>, bool)> {

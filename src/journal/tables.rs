@@ -80,7 +80,7 @@ pub fn with_tables<T>(action: impl FnOnce(pg_sys::Oid) -> T) -> Option<T> {
 /// Notes the name of the slot that is to be made. Inside a transaction.
 pub fn note_slot_name(name: &str) {
     let noted = pgrx::Spi::run_with_args("UPDATE pgwh.installation SET slot_name = $1", &[argument(name)]);
-    check("the name of the replication slot can't be noted", noted);
+    check("the name of the replication slot cannot be noted", noted);
 }
 
 /// The tables of which roles may be given more than SELECT, and what sessions ask of the dispatcher by: any session that may
@@ -139,7 +139,7 @@ pub fn prune_image(confirmed: Lsn) {
 /// Those of the subscriptions whose versions can't be stored now, since another session has locked a row that would change with
 /// that. Inside a transaction.
 pub fn locked_subscriptions(ids: &[i64]) -> HashSet<i64> {
-    check("locks can't be taken", gaps::locked(ids))
+    check("locks cannot be taken", gaps::locked(ids))
 }
 
 /// Notes which gaps these versions begin and end, once they are stored; whether any may have begun. Inside a transaction.
@@ -149,7 +149,7 @@ pub fn note_gaps(versions: &[Version]) -> bool {
 
 /// Records which gaps of tables begin and end; returns those that begin. Inside a transaction.
 pub fn store_table_gaps(changes: &[TableGapChange]) -> Vec<Gap> {
-    check("gaps of tables can't be recorded", gaps::store_table_gaps(changes))
+    check("gaps of tables cannot be recorded", gaps::store_table_gaps(changes))
 }
 
 /// Notes that what was committed behind the journal's last event and up to `to` is lost to all subscriptions, when the
