@@ -84,7 +84,8 @@ impl Launcher {
         }
         self.start_pairs(now);
         self.make_room();
-        self.refused.retain(|oid| shared.find(*oid).is_some());
+        // An extension that is being created is not seen by whoever looks, so its database is forgotten for a moment.
+        self.refused.retain(|oid| shared.find(*oid).is_some() || exists(*oid));
         self.not_before.retain(|oid, _| shared.find(*oid).is_some());
         let again = std::mem::take(&mut self.some_wait).then(|| now + NO_WORKER_PAUSE);
         self.not_before.values().copied().filter(|due| *due > now).chain(again).min()
@@ -132,10 +133,12 @@ impl Launcher {
         wanted.sort_by_key(|(rank, database)| (*rank, database.oid().to_u32()));
         let free = process::free_workers();
         let mut taken: usize = shared.databases().map(|database| self.missing(database)).sum();
+        // A dispatcher that has found no extension leaves its process in a moment.
         let starts = |database: &Database| {
-            database.phase() == Phase::Starting && self.children.contains_key(&database.oid())
+            matches!(database.phase(), Phase::Starting | Phase::Unknown)
+                && self.children.contains_key(&database.oid())
         };
-        let someone_starts = shared.databases().any(starts);
+        let mut someone_starts = shared.databases().any(starts);
         let someone_is_short = shared.databases().any(Database::is_short);
         for (rank, database) in wanted {
             // Nobody knows of the extension there: one process looks.
@@ -151,6 +154,7 @@ impl Launcher {
             } else if free >= taken {
                 if !pauses || database.phase() == Phase::NoFreeWorker {
                     self.start(database, now);
+                    someone_starts |= self.children.contains_key(&database.oid());
                 }
             } else if someone_starts {
                 self.some_wait = true;
