@@ -46,11 +46,9 @@ unit:
 test: unit end-to-end
 	@tests/pgbouncer $(PG)
 
-# Extra arguments of cargo test, such as TESTS='--test events toast'.
+# Extra arguments of cargo test, such as TESTS='--test events toast'; JOBS=1 runs one program of tests after the other.
 end-to-end:
-	@scripts/packages faketime e2fsprogs
-	bindir=$$(scripts/server $(PG)) && \
-	  PG=$(PG) PGWH_BINDIR=$$bindir cargo test --package harness --no-fail-fast $(TESTS)
+	@scripts/end-to-end $(PG) $(TESTS)
 
 # A few hundred cases of each are part of `make test`; SEED=… tries others.
 CASES ?= 1000000
