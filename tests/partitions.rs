@@ -1,6 +1,6 @@
 //! Partitions are shown as the tables that their subscriptions name.
 
-use harness::{Event, Reply, Script, Stage, Which, distinct, events, what};
+use harness::{Event, Reply, Script, Server, Stage, Which, distinct, events, what};
 use serde_json::json;
 
 #[test]
@@ -145,4 +145,50 @@ fn a_row_that_moves_between_partitions_stays_in_order_whatever_their_columns_ord
         assert!(before < Some(event.place()), "{}", event.whole);
     }
     assert_eq!(last.len(), 8);
+}
+
+#[test]
+fn partitions_that_pg_partman_makes_and_detaches_are_followed() {
+    // Debian has it for its own PostgreSQL alone.
+    if Server::get().major() != 15 {
+        return;
+    }
+    let stage = Stage::set();
+    stage.each(&[
+        "CREATE SCHEMA partman",
+        "CREATE EXTENSION pg_partman SCHEMA partman",
+        "CREATE TABLE sales (id bigint, note text, PRIMARY KEY (id)) PARTITION BY RANGE (id)",
+        "SELECT partman.create_parent('public.sales', 'id', 'native', '10', p_premake => 2)",
+    ]);
+    stage.subscribe(&stage.receiver, "sales", "tables => '{public.sales}'");
+    // Into the default partition, from where maintenance moves them into partitions that it makes.
+    stage.each(&[
+        "INSERT INTO sales SELECT id FROM generate_series(1, 5) id",
+        "INSERT INTO sales SELECT id FROM generate_series(1001, 1005) id",
+        "CALL partman.partition_data_proc('public.sales')",
+        "UPDATE sales SET note = 'moved' WHERE id > 1000",
+    ]);
+    let of = |action: &str| {
+        let events = stage.delivered(&stage.receiver, "sales");
+        let events =
+            events.iter().filter(|event| event["action"] == action && event["key"]["id"].is_number());
+        let mut rows: Vec<_> =
+            events.map(|event| (event["table"].clone(), event["key"]["id"].as_u64().unwrap())).collect();
+        rows.sort_by_key(|row| row.1);
+        rows
+    };
+    let rows = |ids: &[u64]| -> Vec<_> { ids.iter().map(|id| (json!("sales"), *id)).collect() };
+    assert_eq!(of("update"), rows(&[1001, 1002, 1003, 1004, 1005]), "as the partitioned table's");
+    stage.receiver.clear();
+    // A partition that its retention detaches, and keeps, is another table from then on.
+    stage.each(&[
+        "UPDATE partman.part_config SET retention = '100', retention_keep_table = true, infinite_time_partitions = true",
+        "SELECT partman.run_maintenance('public.sales')",
+    ]);
+    let detached =
+        stage.value("SELECT count(*) FROM pg_class WHERE relname ~ '^sales_p' AND NOT relispartition");
+    assert_ne!(detached, "0");
+    stage.each(&["UPDATE sales_p0 SET note = 'old'", "UPDATE sales SET note = 'new' WHERE id = 1001"]);
+    assert_eq!(of("update"), rows(&[1001]));
+    assert_eq!(what(&stage.got("all")).iter().filter(|what| what.contains("sales_p0 update")).count(), 5);
 }

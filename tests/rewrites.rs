@@ -36,21 +36,44 @@ fn update(database: &Database, writer: u64, stop: &AtomicBool) -> u64 {
 #[test]
 fn rewrites_under_load_lose_double_and_reorder_nothing() {
     let cluster = Cluster::with_extension();
+    changes_nothing_under_load(&cluster, &rewrites(), |command| cluster.sql(command));
+}
+
+#[test]
+fn pg_repack_under_load_loses_doubles_and_reorders_nothing() {
+    // Debian has it for its own PostgreSQL alone.
+    if Server::get().major() != 15 {
+        return;
+    }
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE EXTENSION pg_repack");
+    let options =
+        ["--table=t", "--table=t --no-order", "--table=t --order-by=version", "--table=t --only-indexes"];
+    changes_nothing_under_load(&cluster, &options, |options| {
+        let mut command = Server::get().command("pg_repack");
+        command.args(["--username=postgres", "--dbname=postgres", "--host"]).arg(cluster.host());
+        let output = command.args(options.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{options}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+}
+
+/// Updates rows of `t` while each command runs: all updates and nothing else come, those of each row in order.
+fn changes_nothing_under_load(cluster: &Database, commands: &[&str], run: impl Fn(&str)) {
     cluster.each(&[
         "CREATE TABLE t (id bigint PRIMARY KEY, version bigint NOT NULL DEFAULT 0, note text DEFAULT repeat('n', 200))",
         &format!("INSERT INTO t SELECT n FROM generate_series(0, {}) n", KEYS - 1),
     ]);
     let receiver = Receiver::start().unwrap();
-    cluster.subscribe(&receiver, "s", "tables => '{t}'");
+    cluster.subscribe(&receiver, "s", "tables => '{*.*}'");
     let (stop, updates) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let (cluster, stop, updates) = (&cluster, &stop, &updates);
+            let (stop, updates) = (&stop, &updates);
             scope.spawn(move || updates.fetch_add(update(cluster, writer, stop), Ordering::Relaxed));
         }
-        for command in rewrites() {
+        for command in commands {
             let seen = receiver.count();
-            cluster.sql(command);
+            run(command);
             receiver.wait_for(seen + 100, harness::PATIENCE).expect("updates go on");
         }
         stop.store(true, Ordering::Relaxed);
