@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use harness::Client;
 
+use crate::processor::ProcessorTime;
 use crate::{decoding, wrk};
 
 /// Rows of one transaction.
@@ -17,6 +18,7 @@ pub(crate) fn run(rows: u64) {
     receiver.clear();
 
     let mut client = cluster.connect();
+    let processor_time = ProcessorTime::start(&cluster);
     let begin = Instant::now();
     write(&mut client, 0, rows);
     let written = begin.elapsed();
@@ -30,9 +32,10 @@ pub(crate) fn run(rows: u64) {
         (last - begin).as_secs_f64(),
     );
     crate::wait_delivered(&cluster, Duration::from_secs(60));
+    println!("    {}", processor_time.per_event(rows));
     println!("    {}", crate::journal_size(&cluster, rows));
     drop((cluster, receiver));
-    if let Some(posts) = wrk::rate() {
+    if let Some(posts) = wrk::rate(crate::IN_FLIGHT) {
         println!("    {} of what wrk makes ({posts:.0} POSTs/s)", crate::ratio(rate, posts));
     }
     let decoded = decoding::rate(rows);

@@ -7,10 +7,12 @@ mod decoding;
 mod drain;
 mod encode;
 mod formats;
+mod in_flight;
 mod isolation;
 mod latency;
 mod memory;
 mod overhead;
+mod processor;
 mod routing;
 mod soak;
 mod wrk;
@@ -27,6 +29,7 @@ const USAGE: &str = "\
     drain [rows]            a backlog against the same rows sent live                                (1000000)
     encode [rows]           decoding a row of 12 columns and writing it as JSON, against wal2json       (500000)
     formats [rows]          decoding the same rows, and the body of one in each format               (200000)
+    in_flight [rows]        requests a second by max_in_flight, against wrk with as many connections  (200000)
     latency [commits]       from commit to receipt on an idle system, and at 5,000 events a second   (2000)
     memory [rows]           of each process while one transaction of so many rows passes             (5000000)
     overhead [seconds]      pgbench on tables nobody subscribes to, with and without                 (30)
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         "formats" => formats::run(size.unwrap_or(200_000)),
         "soak" => soak::run(size.unwrap_or(120)),
         "latency" => latency::run(size.unwrap_or(2_000)),
+        "in_flight" => in_flight::run(size.unwrap_or(200_000)),
         "isolation" => isolation::run(size.unwrap_or(300)),
         "memory" => memory::run(size.unwrap_or(5_000_000)),
         "overhead" => overhead::run(size.unwrap_or(30)),
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
             burst::run(500_000);
             batches::run(2_000_000);
             drain::run(1_000_000);
+            in_flight::run(200_000);
             backfill::run(1_000_000);
             encode::run(500_000);
             formats::run(200_000);
@@ -96,11 +101,14 @@ fn setup() -> Setup {
         .set("fsync = on")
 }
 
+/// As many requests at once, where a benchmark does not say otherwise; `wrk` gets as many connections.
+const IN_FLIGHT: u32 = 64;
+
 const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric, placed timestamptz DEFAULT now())";
 
 /// A cluster with a table, and a receiver subscribed to it that keeps so many requests.
 fn stage(keep: usize) -> (Cluster, Receiver) {
-    stage_with(keep, "max_in_flight => 64")
+    stage_with(keep, &format!("max_in_flight => {IN_FLIGHT}"))
 }
 
 /// The same, subscribed as it pleases.
@@ -122,6 +130,15 @@ fn wait_delivered(cluster: &Cluster, patience: Duration) {
     within(patience, "all is delivered", || {
         (cluster.value("SELECT pgwh.wait('bench', '10 s')") == "t").then_some(())
     });
+}
+
+/// Events a second, from the first request to the last.
+fn rate(events: u64, receiver: &Receiver) -> f64 {
+    let stats = receiver.stats();
+    match (stats.first, stats.last) {
+        (Some(first), Some(last)) => events as f64 / (last - first).as_secs_f64(),
+        _ => f64::NAN,
+    }
 }
 
 /// A figure as a share of another.

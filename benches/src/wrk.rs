@@ -7,8 +7,8 @@ use harness::Receiver;
 /// As long as the other figures take.
 const SECONDS: u32 = 5;
 
-/// POSTs a second; none where there is no `wrk`.
-pub(crate) fn rate() -> Option<f64> {
+/// POSTs a second through so many connections; none where there is no `wrk`.
+pub(crate) fn rate(connections: u32) -> Option<f64> {
     let receiver = Receiver::with(receiver::Options { keep: 0, ..Default::default() }).expect("a receiver");
     let script = std::env::temp_dir().join(format!("pgwh-wrk-{}.lua", std::process::id()));
     let body = format!(r#"{{"type":"public.orders.insert","data":{{"filling":"{}"}}}}"#, "x".repeat(400));
@@ -17,7 +17,7 @@ pub(crate) fn rate() -> Option<f64> {
     );
     std::fs::write(&script, lua).expect("a script");
     let output = Command::new("wrk")
-        .args(["-t1", "-c64", &format!("-d{SECONDS}s"), "-s"])
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}s"), "-s"])
         .arg(&script)
         .arg(receiver.url("/"))
         .output();
