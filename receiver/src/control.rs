@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::record::Record;
-use crate::{Reply, Request, Script};
+use crate::{Reply, Request, Script, Verdict};
 
 /// The reply, if it is a control request; such are not recorded.
 pub(crate) fn reply(request: &Request, record: &Record) -> Option<Reply> {
@@ -59,6 +59,7 @@ fn shown(request: &Request) -> Value {
         "path": request.path(),
         "connection": request.connection(),
         "headers": headers,
+        "signature": request.verdict().map(Verdict::words),
         "body": body,
     })
 }

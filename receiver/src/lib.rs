@@ -114,6 +114,12 @@ impl Receiver {
         self.record.behave_at(path, Box::new(behaviour));
     }
 
+    /// From now on, requests that none of these keys has signed are answered 401; without a key, signatures are not
+    /// checked.
+    pub fn check_signatures(&self, secrets: Vec<Secret>) {
+        self.record.check_signatures(secrets);
+    }
+
     /// From now on, this is shown each request with its reply.
     pub fn observe(&self, observer: impl FnMut(&Request, &Reply) + Send + 'static) {
         self.record.observe(Box::new(observer));

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::{Behaviour, Reply, Request};
+use crate::{Behaviour, Reply, Request, Secret, Verdict, signature};
 
 /// Counts since the start, or since the last `clear`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +59,8 @@ pub(crate) struct Record {
     // Not under the lock above, so that a behaviour may look at what was received.
     behaviours: Mutex<Behaviours>,
     observer: Mutex<Option<Box<Observer>>>,
+    /// Keys that sign requests; without one, signatures are not checked.
+    secrets: RwLock<Vec<Secret>>,
     keep: usize,
     stopped: AtomicBool,
 }
@@ -73,13 +75,17 @@ impl Record {
                 at: HashMap::new(),
             }),
             observer: Mutex::default(),
+            secrets: RwLock::default(),
             keep,
             stopped: AtomicBool::new(false),
         }
     }
 
-    /// Records a request, then asks what it gets.
-    pub(crate) fn take(&self, request: Request) -> Reply {
+    /// Checks and records a request, then asks what it gets. One that no key has signed gets 401.
+    pub(crate) fn take(&self, mut request: Request) -> Reply {
+        if let Some(verdict) = self.verify(&request) {
+            request.judge(verdict);
+        }
         let request = Arc::new(request);
         {
             let mut all = self.all();
@@ -96,7 +102,10 @@ impl Record {
                 self.changed.notify_all();
             }
         }
-        let reply = self.behaviours().reply(&request);
+        let reply = match request.verdict() {
+            None | Some(Verdict::Valid) => self.behaviours().reply(&request),
+            Some(verdict) => Reply::status(401).body(format!("{}\n", verdict.words())),
+        };
         if !reply.is_success() {
             self.all().stats.faults += 1;
         }
@@ -116,6 +125,15 @@ impl Record {
 
     pub(crate) fn behave_at(&self, path: &str, behaviour: Box<dyn Behaviour>) {
         self.behaviours().at.insert(path.to_owned(), behaviour);
+    }
+
+    pub(crate) fn check_signatures(&self, secrets: Vec<Secret>) {
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+    }
+
+    fn verify(&self, request: &Request) -> Option<Verdict> {
+        let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        signature::verify_any(&secrets, request)
     }
 
     pub(crate) fn observe(&self, observer: Box<Observer>) {

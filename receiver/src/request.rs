@@ -6,6 +6,8 @@ use std::time::Instant;
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
+use crate::signature::Verdict;
+
 /// One received request: the bytes, and when and where they came in.
 pub struct Request {
     bytes: Box<[u8]>,
@@ -14,12 +16,14 @@ pub struct Request {
     inflated: Option<Vec<u8>>,
     arrived: Instant,
     connection: u64,
+    verdict: Option<Verdict>,
 }
 
 impl Request {
     /// A request of `head` bytes of request line and headers, the rest being its body.
     pub(crate) fn new(bytes: &[u8], head: usize, arrived: Instant, connection: u64) -> Self {
-        let mut request = Self { bytes: bytes.into(), head, inflated: None, arrived, connection };
+        let mut request =
+            Self { bytes: bytes.into(), head, inflated: None, arrived, connection, verdict: None };
         if request.header("content-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("gzip")) {
             let mut inflated = Vec::new();
             // What can't be decompressed is left as it came, and no signature will be right for it.
@@ -28,6 +32,15 @@ impl Request {
             }
         }
         request
+    }
+
+    /// The result of the check of its signature; none when the receiver has no key.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict
+    }
+
+    pub(crate) fn judge(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
     }
 
     /// When its last byte was read.

@@ -29,6 +29,28 @@ pub enum Verdict {
     Stale,
 }
 
+impl Verdict {
+    /// It in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Verdict::Valid => "signature ok",
+            Verdict::Unsigned => "not signed",
+            Verdict::Invalid => "wrong signature",
+            Verdict::Stale => "signature too old or too new",
+        }
+    }
+}
+
+/// Checks a request against all keys, of which one is right; none without a key.
+pub(crate) fn verify_any(secrets: &[Secret], request: &Request) -> Option<Verdict> {
+    let verdicts = secrets.iter().map(|secret| secret.verify(request));
+    verdicts.min_by_key(|verdict| match verdict {
+        Verdict::Valid => 0,
+        Verdict::Stale => 1,
+        Verdict::Unsigned | Verdict::Invalid => 2,
+    })
+}
+
 impl Secret {
     /// Reads `whsec_…`; none if that is not base64.
     pub fn parse(text: &str) -> Option<Self> {
