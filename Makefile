@@ -72,7 +72,7 @@ receiver:
 	@cargo run --quiet --package receiver -- $(RECEIVER)
 
 install:
-	@scripts/install "$(PG_CONFIG)" "$$(scripts/build "$(PG_CONFIG)" release)"
+	@library=$$(scripts/build "$(PG_CONFIG)" release) && scripts/install "$(PG_CONFIG)" "$$library"
 	@echo "Installed. Add to postgresql.conf, restart the server, and CREATE EXTENSION pgstream_hooks:"
 	@echo "    shared_preload_libraries = 'pgstream_hooks'"
 	@[ "$$("$(PG_CONFIG)" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -ge 19 ] || echo "    wal_level = logical"

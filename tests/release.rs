@@ -44,6 +44,46 @@ fn packages_are_named_by_the_version_of_cargo() {
     assert!(root().join(docfile).exists(), "META.json names {docfile}, which is not there");
 }
 
+/// Whatever the server is: one without headers, one of another major, none.
+#[test]
+fn make_install_says_at_once_what_is_missing() {
+    let directory = std::env::temp_dir().join(format!("pgwh-install-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let pg_config = |version: &str| {
+        let path = directory.join("pg_config");
+        let script = format!(
+            "#!/bin/sh\ncase $1 in --version) echo '{version}' ;; *) echo {}/none ;; esac\n",
+            directory.display()
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    };
+    let install = |pg_config: &Path| {
+        let mut make = Command::new("make");
+        make.args(["--silent", "install", &format!("PG_CONFIG={}", pg_config.display())]).current_dir(root());
+        for name in ["MAKEFLAGS", "MAKELEVEL", "CARGO_TARGET_DIR"] {
+            make.env_remove(name);
+        }
+        let output = make.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{text}");
+        // Neither cargo nor install has begun.
+        assert!(text.lines().count() < 6 && !text.contains("ompiling pgstream_hooks"), "{text}");
+        text
+    };
+    let text = install(&pg_config("PostgreSQL 15.20"));
+    assert!(text.contains("the server headers of PostgreSQL 15 are missing"), "{text}");
+    assert!(text.contains("apt-get install postgresql-server-dev-15 libclang-dev"), "{text}");
+    for other in ["PostgreSQL 14.9 (Debian 14.9-1)", "PostgreSQL 99devel", "MariaDB 10"] {
+        let text = install(&pg_config(other));
+        assert!(text.contains(other) && text.contains("is for PostgreSQL 15 16 17 18 19"), "{text}");
+    }
+    let text = install(&directory.join("nothing"));
+    assert!(text.contains("there is no pg_config at") && text.contains("make install PG_CONFIG="), "{text}");
+    fs::remove_dir_all(directory).unwrap();
+}
+
 #[test]
 fn texts_name_the_version_of_cargo() {
     let meta: Value = serde_json::from_str(&read("META.json")).unwrap();
