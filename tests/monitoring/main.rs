@@ -86,7 +86,12 @@ fn sql_exporter(cluster: &Cluster, directory: &Path) -> Daemon {
 }
 
 fn prometheus(directory: &Path, targets: [(&str, &Daemon); 2]) -> Daemon {
-    let mut config = read("prometheus.yml")
+    // One job is active; the other one is commented out, at the end.
+    let (active, commented) = (read("prometheus.yml"), "\n  # ");
+    assert_eq!(active.matches("\n  - job_name: ").count(), 1);
+    assert_eq!(active.matches("\n  # - job_name: ").count(), 1);
+    let mut config = active
+        .replace(commented, "\n  ")
         .replace("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s");
     for (usual, daemon) in targets {
         assert!(config.contains(usual), "{usual}");
@@ -123,6 +128,70 @@ fn series(text: &str) -> BTreeMap<String, f64> {
 /// Bounds of buckets as Go prints them.
 fn as_go_has_it(series: &str) -> String {
     series.replace("le=\"86400.0\"", "le=\"86400\"").replace(".0\"", "\"")
+}
+
+/// What stands in a file of ours as the query of an exporter that is not in Debian: the lines of a block, below `query: |`.
+fn query_in(name: &str) -> String {
+    let text = read(name);
+    let rest = text.split_once("query: |\n").expect("a query").1;
+    let indent = rest.len() - rest.trim_start().len();
+    let lines = rest.lines().take_while(|line| line.len() - line.trim_start().len() >= indent);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn queries_of_other_exporters_have_every_sample() {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE ROLE watcher LOGIN IN ROLE pg_monitor");
+    let watcher = cluster.as_role("watcher");
+    for (file, labels) in [
+        (
+            "pgwh.collector.yml",
+            "key_labels: [metric, in_database, subscription, worker, state, outcome, error_class, le, version]",
+        ),
+        ("cloudnativepg.yml", "- version: {usage: LABEL"),
+    ] {
+        let query = query_in(file);
+        assert!(read(file).contains(labels), "{file}");
+        // As CloudNativePG does it, in a transaction that only reads.
+        watcher.sql(&format!("BEGIN READ ONLY; {query}; COMMIT"));
+        let lacking = watcher.value(&format!(
+            "SELECT count(*) FROM (SELECT metric, database, subscription, worker, state, outcome, error_class, le, version
+                FROM pgwh.metric_samples()
+              EXCEPT SELECT metric, nullif(in_database, ''), nullif(subscription, ''), nullif(worker, ''), nullif(state, ''),
+                nullif(outcome, ''), nullif(error_class, ''), nullif(le, ''), nullif(version, '') FROM ({query}) q) lacking"
+        ));
+        assert_eq!(lacking, "0", "{file}");
+        // A label is a text, never null; the label for each column is there.
+        let columns =
+            watcher.column(&format!("SELECT jsonb_object_keys(to_jsonb(q)) FROM ({query}) q GROUP BY 1"));
+        for column in columns.iter().filter(|column| *column != "value") {
+            let text = read(file);
+            let is_label =
+                text.contains(&format!("- {column}: {{usage: LABEL")) || labels.contains(column.as_str());
+            assert!(is_label, "{file}: {column}");
+            let nulls = watcher.value(&format!("SELECT count(*) FROM ({query}) q WHERE {column} IS NULL"));
+            assert_eq!(nulls, "0", "{file}: {column}");
+        }
+    }
+}
+
+/// Debian's steps name files of ours, and Grafana loads the dashboard that they install.
+#[test]
+fn the_files_that_the_guide_installs_are_there() {
+    let guide = fs::read_to_string(root().join("docs/monitoring.md")).unwrap();
+    let installs =
+        guide.lines().map(str::trim).filter(|line| line.starts_with("install ")).collect::<Vec<_>>();
+    assert!(installs.len() >= 6, "{installs:?}");
+    for file in
+        installs.iter().flat_map(|line| line.split(' ')).filter(|word| word.starts_with("monitoring/"))
+    {
+        assert!(root().join(file).exists(), "{file}");
+    }
+    let folder = read("grafana_dashboards.yml");
+    let folder = folder.lines().find_map(|line| line.trim().strip_prefix("path: ")).unwrap();
+    assert!(installs.iter().any(|line| line.ends_with(&format!("{folder}/grafana.json"))), "{folder}");
+    assert!(read("grafana_datasource.yml").contains("url: http://127.0.0.1:9090"));
 }
 
 #[test]
