@@ -56,7 +56,7 @@ fn a_replicated_change_has_the_time_of_its_commit_here() {
         client.batch_execute(step).unwrap();
     }
     let events = cluster.delivered(&receiver, "s");
-    let told = json!({"name": "far", "lsn": "A/BCDEF0", "timestamp": "2001-02-03T04:05:06.789Z"});
+    let told = json!({"name": "far", "lsn": "A/BCDEF0", "timestamp": "2001-02-03T04:05:06.789000Z"});
     let silent = json!({"name": "far", "lsn": null, "timestamp": null});
     for (id, origin) in [(1, &Value::Null), (2, &told), (3, &silent), (4, &told)] {
         let event = of(&events, id);

@@ -20,19 +20,14 @@ impl Timestamp {
         Timestamp(micros.saturating_sub(DAYS_FROM_UNIX_EPOCH * SECONDS_PER_DAY * MICROS_PER_SECOND))
     }
 
-    /// Appends the ISO 8601 text, as [`Display`](fmt::Display) gives it.
+    /// Appends the ISO 8601 text in UTC. The fraction has six digits, so that texts of the same length sort by time.
     pub fn write_to(self, out: &mut Vec<u8>) {
-        self.write(out, b'T', Fraction::Short, b"Z");
+        self.write(out, b'T', Fraction::Whole, b"Z");
     }
 
     /// Appends the text that SQL gives under UTC, as `timestamptz_out` writes it.
     pub fn write_sql(self, out: &mut Vec<u8>) {
         self.write(out, b' ', Fraction::Short, b"+00");
-    }
-
-    /// Appends the ISO 8601 text with all six digits of the fraction.
-    pub fn write_micros(self, out: &mut Vec<u8>) {
-        self.write(out, b'T', Fraction::Whole, b"Z");
     }
 
     fn write(self, out: &mut Vec<u8>, separator: u8, fraction: Fraction, zone: &[u8]) {
@@ -73,8 +68,7 @@ enum Fraction {
     Short,
 }
 
-/// ISO 8601 in UTC. The fraction is what `to_json` makes of a `timestamptz`: six digits without trailing zeros,
-/// left out when it is zero (`AppendSeconds` in datetime.c).
+/// ISO 8601 in UTC, as [`Timestamp::write_to`] writes it.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Vec::with_capacity(32);
@@ -119,37 +113,45 @@ mod tests {
     const MOMENT: i64 = 848_484_047 * MICROS_PER_SECOND;
 
     #[test]
-    fn trailing_zeros_of_the_fraction_are_left_out() {
-        assert_eq!(Timestamp(MOMENT + 406_957).to_string(), "2026-11-20T10:00:47.406957Z");
-        assert_eq!(Timestamp(MOMENT + 406_900).to_string(), "2026-11-20T10:00:47.4069Z");
-        assert_eq!(Timestamp(MOMENT + 1).to_string(), "2026-11-20T10:00:47.000001Z");
-        assert_eq!(Timestamp(MOMENT).to_string(), "2026-11-20T10:00:47Z");
+    fn the_fraction_has_six_digits_so_that_texts_sort_by_time() {
+        let micros = [0, 1, 406_900, 406_957, 999_999, 1_000_000];
+        let texts = micros.map(|micros| Timestamp(MOMENT + micros).to_string());
+        assert_eq!(
+            texts,
+            [
+                "2026-11-20T10:00:47.000000Z",
+                "2026-11-20T10:00:47.000001Z",
+                "2026-11-20T10:00:47.406900Z",
+                "2026-11-20T10:00:47.406957Z",
+                "2026-11-20T10:00:47.999999Z",
+                "2026-11-20T10:00:48.000000Z",
+            ]
+        );
+        assert!(texts.is_sorted());
     }
 
     #[test]
-    fn others_write_the_same_time_in_other_ways() {
-        let written = |write: fn(Timestamp, &mut Vec<u8>), micros| {
+    fn sql_leaves_out_trailing_zeros_of_the_fraction() {
+        let written = |micros| {
             let mut out = Vec::new();
-            write(Timestamp(MOMENT + micros), &mut out);
+            Timestamp(MOMENT + micros).write_sql(&mut out);
             String::from_utf8(out).unwrap()
         };
-        assert_eq!(written(Timestamp::write_sql, 406_900), "2026-11-20 10:00:47.4069+00");
-        assert_eq!(written(Timestamp::write_sql, 0), "2026-11-20 10:00:47+00");
-        assert_eq!(written(Timestamp::write_micros, 406_900), "2026-11-20T10:00:47.406900Z");
-        assert_eq!(written(Timestamp::write_micros, 0), "2026-11-20T10:00:47.000000Z");
+        assert_eq!(written(406_900), "2026-11-20 10:00:47.4069+00");
+        assert_eq!(written(0), "2026-11-20 10:00:47+00");
     }
 
     #[test]
     fn dates_follow_the_calendar() {
         let day = |day: i64| Timestamp(day * SECONDS_PER_DAY * MICROS_PER_SECOND).to_string();
-        assert_eq!(day(0), "2000-01-01T00:00:00Z");
-        assert_eq!(day(59), "2000-02-29T00:00:00Z");
-        assert_eq!(day(60), "2000-03-01T00:00:00Z");
-        assert_eq!(day(-1), "1999-12-31T00:00:00Z");
-        assert_eq!(day(-DAYS_FROM_UNIX_EPOCH), "1970-01-01T00:00:00Z");
+        assert_eq!(day(0), "2000-01-01T00:00:00.000000Z");
+        assert_eq!(day(59), "2000-02-29T00:00:00.000000Z");
+        assert_eq!(day(60), "2000-03-01T00:00:00.000000Z");
+        assert_eq!(day(-1), "1999-12-31T00:00:00.000000Z");
+        assert_eq!(day(-DAYS_FROM_UNIX_EPOCH), "1970-01-01T00:00:00.000000Z");
         // 2100 is no leap year.
-        assert_eq!(day(36_583), "2100-02-28T00:00:00Z");
-        assert_eq!(day(36_584), "2100-03-01T00:00:00Z");
+        assert_eq!(day(36_583), "2100-02-28T00:00:00.000000Z");
+        assert_eq!(day(36_584), "2100-03-01T00:00:00.000000Z");
         assert_eq!(Timestamp(-1).to_string(), "1999-12-31T23:59:59.999999Z");
     }
 

@@ -55,7 +55,7 @@ fn metadata(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderCont
     out.extend_from_slice(br#","table_name":"#);
     json::string(out, &name.table);
     out.extend_from_slice(br#","commit_timestamp":""#);
-    event.transaction.committed_at.write_micros(out);
+    event.transaction.committed_at.write_to(out);
     out.extend_from_slice(br#"","commit_lsn":"#);
     json::integer(out, lsn);
     out.extend_from_slice(br#","commit_idx":"#);
