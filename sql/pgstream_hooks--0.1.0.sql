@@ -378,6 +378,14 @@ COMMENT ON FUNCTION pgwh.adopt(text) IS
   pending  send: also what was undelivered when the copy was made, and what was committed since; discard: forget all that
 Example: SELECT pgwh.adopt(pending => ''discard'');';
 
+CREATE FUNCTION pgwh.url_encode(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'url_encode_wrapper';
+COMMENT ON FUNCTION pgwh.url_encode(text) IS
+'The value as one segment of a URL''s path, for routes: percent-encoded UTF-8 (RFC 3986), all but letters, digits and - . _ ~.
+Null for null. An empty value makes an empty segment, which leads to another resource; nullif(..., '''') makes the path null, and
+the route is refused.
+Example: SELECT ''/customers/'' || nullif(pgwh.url_encode(''A/B?x''), '''');';
+
 CREATE FUNCTION pgwh.preview(
     name text, record jsonb, action text DEFAULT 'insert', table_name text DEFAULT NULL, changes jsonb DEFAULT NULL,
     OUT method text, OUT url text, OUT headers jsonb, OUT body json

@@ -193,8 +193,18 @@ fn functions_and_workers_take_and_give_text_in_databases_of_every_encoding() {
         assert_eq!(sent[0]["data"]["record"], json!({word: format!("{word} 1"), "note": word}));
         assert_eq!(sent[0]["data"]["subscription"], name);
 
+        // As UTF-8, whatever the encoding of the database is.
+        let segment: String = word
+            .bytes()
+            .map(|byte| match byte {
+                b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(byte).to_string(),
+                _ => format!("%{byte:02X}"),
+            })
+            .collect();
+
         // Looking.
         for (sql, expected) in [
+            (format!("SELECT pgwh.url_encode('{word}')"), &*segment),
             (format!("SELECT state FROM pgwh.status() WHERE name = '{name}'"), "active"),
             (format!("SELECT state FROM pgwh.deliveries WHERE subscription = '{name}'"), "delivered"),
             (format!("SELECT subscription FROM pgwh.why('{table}', '{{\"{word}\": \"{word} 1\"}}')"), &name),

@@ -390,6 +390,50 @@ fn a_route_says_method_path_and_headers_of_each_event() {
 }
 
 #[test]
+fn url_encode_makes_one_segment_of_any_text() {
+    let cluster = Cluster::with_extension();
+    for (text, segment) in [
+        ("'A/B?x'", "A%2FB%3Fx"),
+        ("'AZaz09-._~'", "AZaz09-._~"),
+        ("'100% #1 +&=;'", "100%25%20%231%20%2B%26%3D%3B"),
+        ("'é 🙂'", "%C3%A9%20%F0%9F%99%82"),
+        ("E'a\\\\b\\n'", "a%5Cb%0A"),
+        ("''", ""),
+    ] {
+        assert_eq!(cluster.value(&format!("SELECT pgwh.url_encode({text})")), segment, "{text}");
+    }
+    cluster.wait_true("SELECT pgwh.url_encode(NULL) IS NULL");
+    // As a route's owner calls it, in functions that are IMMUTABLE.
+    cluster.sql("CREATE ROLE ann; GRANT USAGE ON SCHEMA pgwh TO ann; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO ann");
+    cluster.sql("SET ROLE ann; SELECT pgwh.url_encode('x')");
+    cluster.wait_true("SELECT provolatile = 'i' AND proisstrict FROM pg_proc WHERE proname = 'url_encode'");
+}
+
+#[test]
+fn an_encoded_key_leads_to_its_own_resource_and_no_key_to_none() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE k (id text PRIMARY KEY)");
+    function(
+        &cluster,
+        "way",
+        "jsonb_build_object('method', 'DELETE', 'path', '/k/' || nullif(pgwh.url_encode(event#>>'{data,key,id}'), ''))",
+    );
+    cluster.subscribe(
+        &receiver,
+        "s",
+        "route => 'way(jsonb)', tables => '{public.k}', retry_schedule => '{}'",
+    );
+    cluster.sql("INSERT INTO k VALUES ('A/B?x#y'), (''), ('..'), ('é')");
+    cluster.wait_status("s", "(delivered, dead, pending) = (2, 2, 0)");
+    let mut paths: Vec<_> = receiver.requests().iter().map(|request| request.path().to_owned()).collect();
+    paths.sort();
+    assert_eq!(paths, ["/s/k/%C3%A9", "/s/k/A%2FB%3Fx%23y"]);
+    cluster.wait_true(
+        "SELECT array_agg(error ~ 'The path is null' ORDER BY error ~ 'null') = '{f,t}' FROM pgwh.attempts",
+    );
+}
+
+#[test]
 fn a_route_that_is_none_is_a_failed_attempt_and_cannot_leave_the_host() {
     let (cluster, receiver) = stage();
     for (number, (answer, error)) in [
@@ -399,6 +443,7 @@ fn a_route_that_is_none_is_a_failed_attempt_and_cannot_leave_the_host() {
         ("{\"headers\": {\"host\": \"evil\"}}", "set by pgstream_hooks itself"),
         ("{\"headers\": {\"webhook-signature\": \"v1,x\"}}", "set by pgstream_hooks itself"),
         ("{\"url\": \"/x\"}", "none of method, path, headers"),
+        ("{\"method\": \"DELETE\", \"path\": null}", "The path is null"),
         ("[1]", "no JSON object"),
     ]
     .into_iter()

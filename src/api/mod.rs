@@ -77,3 +77,5 @@ mod tables;
 mod test;
 #[cfg(feature = "server")]
 pub mod triggers;
+#[cfg(feature = "server")]
+mod url_segment;

@@ -9,6 +9,7 @@ pub mod jsonb;
 mod kind;
 mod lsn;
 mod row;
+mod segment;
 mod statement;
 mod time;
 pub mod value;
@@ -22,6 +23,7 @@ pub use id::{EventId, Fingerprint, InvalidEventId};
 pub use kind::Kind;
 pub use lsn::InvalidLsn;
 pub use row::{Cell, Cells, Row, RowBuilder, RowError};
+pub use segment::path_segment;
 pub use statement::{Message, SchemaChange};
 
 /// A position in write-ahead log, in bytes since its beginning (`XLogRecPtr`).

@@ -36,6 +36,12 @@ impl Endpoint {
         if let Some(unknown) = asked.keys().find(|name| !MEMBERS.contains(&name.as_str())) {
             return Err(refuse(format!("It has {unknown:?}, which is none of {}.", MEMBERS.join(", "))));
         }
+        // It comes of a key that is null; the endpoint's own URL would be that of all keys.
+        if asked.get("path").is_some_and(Value::is_null) {
+            return Err(refuse(
+                "The path is null. Leave path out for the subscription's own URL.".to_owned(),
+            ));
+        }
         let mut take = |name| asked.remove(name).filter(|value| !value.is_null());
         Ok(Route {
             method: take("method").map_or(Ok(Method::POST), method_of)?,
@@ -145,6 +151,7 @@ mod tests {
             "\"http://evil.com/\"",
             "\"\"",
             "7",
+            "null",
             "\"/../a\"",
             "\"/a/%2E%2e/b\"",
             "\"/a/./b\"",
@@ -160,7 +167,7 @@ mod tests {
 
     #[test]
     fn nothing_said_is_the_endpoint_itself() {
-        for json in ["{}", "null", r#"{"method": null, "path": null, "headers": null}"#] {
+        for json in ["{}", "null", r#"{"method": null, "headers": null}"#] {
             let route = endpoint("https://example.com/hook").route(json.as_bytes()).unwrap();
             assert_eq!(route, Route { method: Method::POST, uri: None, headers: Vec::new() });
         }

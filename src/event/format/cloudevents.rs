@@ -1,15 +1,10 @@
 //! CloudEvents 1.0 in the JSON format, structured mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>).
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::json;
 use super::rows::{Sides, json_of};
 use super::{RenderContext, pgwh};
-use crate::event::{Event, TableName};
-
-/// What stands for itself in a segment of a URI's path (RFC 3986, section 2.3).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+use crate::event::{Event, TableName, path_segment};
 
 /// Appends the body.
 pub(super) fn render(out: &mut Vec<u8>, event: &Event, level: usize, context: &RenderContext<'_>) {
@@ -37,7 +32,7 @@ fn source(out: &mut Vec<u8>, database: &str, name: &TableName) {
             out.extend_from_slice(segment.as_bytes());
             continue;
         }
-        for piece in utf8_percent_encode(segment, UNRESERVED) {
+        for piece in path_segment(segment) {
             out.extend_from_slice(piece.as_bytes());
         }
     }
