@@ -15,7 +15,7 @@
 //! | `text`   | is not run: it is no program, or one for another machine |
 //!
 //! Any other fence is refused, so that nothing goes unchecked by accident. A receiver stands for
-//! `https://example.com` and for the one of `make receiver`; it refuses what comes to `/down`. In `output` and `json`, `…` stands for any text, and
+//! `https://example.com` and for those at `http://127.0.0.1:9000` and `http://localhost:9910`; it refuses what comes to `/down`. In `output` and `json`, `…` stands for any text, and
 //! widths of columns do not matter; in `json`, ids, oids, times and positions differ from run to run and need only be there.
 
 mod block;

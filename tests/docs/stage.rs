@@ -17,8 +17,9 @@ use crate::root;
 /// Where pages put files for the server; a directory of the cluster stands for it.
 const ETC: &str = "/etc/postgresql";
 const EXAMPLE: &str = "https://example.com";
-/// Where the receiver of the repository listens by default; the same one stands for it.
-const LOCAL: &str = "http://127.0.0.1:9000";
+/// Where the receiver of the repository listens by default, and the webhook server of pgstream's tutorial; the same one stands
+/// for them.
+const LOCAL: [&str; 2] = ["http://127.0.0.1:9000", "http://localhost:9910"];
 
 /// What the blocks of one document run on.
 pub struct Stage {
@@ -90,7 +91,9 @@ impl Stage {
     /// A script with the receiver and the directory of this stage in the places of those that a page names.
     fn here(&self, script: &str) -> String {
         let url = self.receiver.url("");
-        script.replace(EXAMPLE, &url).replace(LOCAL, &url).replace(ETC, &self.etc)
+        let script =
+            LOCAL.iter().fold(script.replace(EXAMPLE, &url), |script, local| script.replace(local, &url));
+        script.replace(ETC, &self.etc)
     }
 
     /// Runs a script, and keeps what it prints.
@@ -137,9 +140,11 @@ impl Stage {
     /// Holds what was printed against what is shown. What workers have still to do shows a moment later, so who only looks
     /// looks again.
     fn output(&mut self, shown: &str) -> Result<(), String> {
+        // All are printed as one address.
+        let shown = LOCAL.iter().fold(shown.to_owned(), |shown, local| shown.replace(local, EXAMPLE));
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let found = like(&normal(shown), &normal(&self.printed));
+            let found = like(&normal(&shown), &normal(&self.printed));
             if found.is_ok() || !only_looks(&self.asked) || Instant::now() > deadline {
                 return found;
             }
