@@ -30,6 +30,8 @@ pub struct Stage {
     asked: String,
     /// What it printed.
     printed: String,
+    /// The `content-length` of the `http` block before, which the `json` block that follows has without its white space.
+    length: Option<usize>,
     /// Keys of subscriptions, also of those that are gone.
     secrets: HashMap<String, String>,
 }
@@ -49,6 +51,7 @@ impl Stage {
             etc,
             asked: String::new(),
             printed: String::new(),
+            length: None,
             secrets: HashMap::new(),
         }
     }
@@ -59,6 +62,7 @@ impl Stage {
         if !(block.fence == "output" || block.fence == "sql" && only_looks(&block.text)) {
             self.arrived()?;
         }
+        let length = self.length.take();
         match block.fence.as_str() {
             "sql" => {
                 self.asked = block.text.clone();
@@ -72,8 +76,19 @@ impl Stage {
                 }
             },
             "output" => self.output(&block.text),
-            "json" => self.json(&block.text),
-            "http" => self.http(&block.text),
+            "json" => {
+                self.json(&block.text)?;
+                let shown = json(&block.text).map_err(|error| error.to_string())?.to_string().len();
+                match length {
+                    Some(length) if length != shown => Err(format!("the content-length of this is {shown}")),
+                    _ => Ok(()),
+                }
+            }
+            "http" => {
+                let length = block.text.lines().find_map(|line| line.strip_prefix("content-length: "));
+                self.length = length.and_then(|length| length.parse().ok());
+                self.http(&block.text)
+            }
             "python" => self.python(&block.text),
             "ini" => {
                 self.cluster.set(&block.text);
