@@ -1,6 +1,6 @@
-//! How many requests a second the sender pool makes, and how many events they bring.
+//! How many requests a second the sender makes, and how many events they bring.
 //!
-//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [threads] [events a request]
+//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [in flight] [events a request]
 //!
 //! wants a receiver listening there, such as `receiver --quiet`. Like the dispatcher, it keeps a window of requests
 //! in flight and sleeps when there is nothing to collect.
@@ -14,7 +14,7 @@ use pgstream_hooks::event::format::{Format, Shown, Source};
 use pgstream_hooks::event::{
     Action, Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
-use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Pool, PoolSettings, signature};
+use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Sender, SenderSettings, signature};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // `cargo bench` adds an option of its own.
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
     let requests: u64 = arguments.next().map_or(Ok(300_000), |count| count.parse())?;
-    let threads: usize = arguments.next().map_or(Ok(16), |count| count.parse())?;
+    let in_flight: usize = arguments.next().map_or(Ok(16), |count| count.parse())?;
     let batch: u64 = arguments.next().map_or(Ok(1), |count| count.parse())?;
 
     let endpoint = Arc::new(Endpoint::new(EndpointSettings {
@@ -44,9 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         max_response_size: 16 * 1024,
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);
-    let pool = Pool::start(PoolSettings { max_threads: threads, ..PoolSettings::default() })?;
-    // Some more than there are threads, so that none waits for this one.
-    let window = threads as u64 * 2;
+    let sender = Sender::start(SenderSettings { max_requests: in_flight })?;
+    let window = in_flight as u64;
     let (mut submitted, mut done, mut failed) = (0, 0, 0);
     let mut latencies = Vec::with_capacity(requests as usize);
     let mut outcomes = Vec::new();
@@ -59,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let members = (submitted * batch) as usize..;
             let events =
                 members.take(batch as usize).map(|at| (events[at % events.len()].clone(), 0)).collect();
-            pool.submit(Job {
+            sender.submit(Job {
                 ticket: submitted,
                 endpoint: endpoint.clone(),
                 events,
@@ -68,10 +67,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 prepared: None,
             });
         }
-        pool.outcomes(&mut outcomes);
-        if outcomes.is_empty() && !pool.arm() {
-            poll(&mut [PollFd::new(pool.wake_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
-            pool.disarm();
+        sender.outcomes(&mut outcomes);
+        if outcomes.is_empty() && !sender.arm() {
+            poll(&mut [PollFd::new(sender.wake_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+            sender.disarm();
         }
         for outcome in outcomes.drain(..) {
             done += 1;
@@ -88,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     latencies.sort_unstable();
     let percentile = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
     println!(
-        "{requests} requests of {batch} events, {threads} threads, {failed} failed: {:.0} requests/s, {:.0} events/s; request p50 {:?}, p99 {:?}",
+        "{requests} requests of {batch} events, {in_flight} in flight, {failed} failed: {:.0} requests/s, {:.0} events/s; request p50 {:?}, p99 {:?}",
         requests as f64 / seconds,
         (requests * batch) as f64 / seconds,
         percentile(0.5),

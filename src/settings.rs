@@ -29,8 +29,8 @@ static ALLOW_ALL_TABLES_PUBLICATIONS: GucSetting<bool> = GucSetting::<bool>::new
 /// `pgwh.max_memory`: kilobytes that a database's dispatcher may take.
 static MAX_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(128 * 1024);
 
-/// `pgwh.max_connections`: most sender threads of a database, each with one connection in use.
-static MAX_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(128);
+/// `pgwh.max_connections`: most requests under way in a database, each over a connection of its own.
+static MAX_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 
 /// `pgwh.host_max_in_flight`: most requests under way at once to one host, over all subscriptions; 0: no limit.
 static HOST_MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -218,7 +218,7 @@ pub fn init() {
         (
             c"pgwh.max_connections",
             c"Most requests under way at once, in each database.",
-            c"Each takes a thread of the dispatcher and a socket; threads are started as they are needed.",
+            c"Each takes a connection. The limit on open files may allow fewer.",
             &MAX_CONNECTIONS,
             1,
             4096,
@@ -439,7 +439,7 @@ pub fn max_memory() -> usize {
     kilobytes(&MAX_MEMORY)
 }
 
-/// Most sender threads.
+/// Most requests under way.
 pub fn max_connections() -> usize {
     usize::try_from(MAX_CONNECTIONS.get()).unwrap_or(1)
 }

@@ -115,7 +115,7 @@ impl<P> Shared<P> {
 
 /// The share of the memory limit, in percent, up to which the journal is read.
 const READ_UPTO: usize = 75;
-/// A request that takes longer is slow; slow ones get half of the pool at most.
+/// A request that takes longer is slow; slow ones get half of the connections at most.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Lanes are kept for reuse, so many of those that hold on to the memory of no more items than this, which is what many
 /// subscriptions with an event each now and then need,

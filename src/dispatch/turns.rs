@@ -19,8 +19,8 @@ pub(super) enum Pace {
     Slow,
 }
 
-/// The rings of those that may send, and how many requests the pool has room for. The slow have a ring of their own,
-/// which gets half of the pool at most; with the new ones they get three quarters, so that there is always room for
+/// The rings of those that may send, and how many requests there is room for. The slow have a ring of their own,
+/// which gets half of the room at most; with the new ones they get three quarters, so that there is always room for
 /// those that don't keep it. Idle subscriptions cost nothing but their seat.
 pub(super) struct Turns {
     rings: [Ring; 3],
@@ -54,7 +54,7 @@ struct Seat {
 }
 
 impl Turns {
-    /// For a pool of `limit` requests at once.
+    /// For `limit` requests at once.
     pub fn new(limit: usize) -> Turns {
         Turns {
             rings: Default::default(),
@@ -130,7 +130,7 @@ impl Turns {
         self.offered
     }
 
-    /// Whose turn it is, if the pool has room. It has to be offered again for another turn.
+    /// Whose turn it is, if there is room. It has to be offered again for another turn.
     pub fn next(&mut self) -> Option<u32> {
         if self.in_flight >= self.limit {
             return None;
@@ -155,7 +155,7 @@ impl Turns {
         None
     }
 
-    /// Whether the pool has room for a request at this pace.
+    /// Whether there is room for a request at this pace.
     pub fn has_room_for(&self, pace: Pace) -> bool {
         self.in_flight < self.limit && self.has_room(pace as usize)
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slow_get_half_of_the_pool_and_three_quarters_with_the_new() {
+    fn the_slow_get_half_of_the_room_and_three_quarters_with_the_new() {
         let mut turns = Turns::new(8);
         (0..9).for_each(|who| turns.offer(who, who.into(), Pace::Slow));
         let sent = |turns: &mut Turns, pace| {

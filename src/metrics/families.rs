@@ -91,11 +91,7 @@ pub const FAMILIES: &[Family] = &[
         "Memory of the process that no file backs and nobody shares.",
         Of::Worker(|worker| worker.memory.map(float)),
     ),
-    gauge(
-        "pgwh_worker_threads",
-        "Threads of the process; those of the dispatcher send.",
-        Of::Worker(|worker| worker.threads.map(float)),
-    ),
+    gauge("pgwh_worker_threads", "Threads of the process.", Of::Worker(|worker| worker.threads.map(float))),
     counter(
         "pgwh_database_restarts",
         "How often dispatcher and decoder were started again.",

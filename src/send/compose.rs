@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
-use ureq::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, InvalidHeaderValue, USER_AGENT};
-use ureq::http::{HeaderMap, HeaderValue, Method, Uri};
+use ureq_proto::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, InvalidHeaderValue, USER_AGENT};
+use ureq_proto::http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::job::{Job, Prepared};
 use super::problem::Problem;

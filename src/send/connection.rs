@@ -1,53 +1,73 @@
-//! One connection: a socket, with TLS or without, whose every call ends by a deadline.
+//! One connection: a socket that never blocks, with TLS or without.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use mio::net::TcpStream;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection};
 
-/// How much later than its deadline a call may end, so that the socket's own time limit needs no system call for
-/// each request.
-const SLACK: Duration = Duration::from_millis(20);
-
-/// An open connection to one address.
+/// A connection to one address, from its first packet on.
 pub(super) struct Connection {
-    stream: Stream,
+    socket: Socket,
+    session: Option<Box<ClientConnection>>,
     peer: SocketAddr,
 }
 
-enum Stream {
-    Plain(TimedSocket),
-    Secure(Box<StreamOwned<ClientConnection, TimedSocket>>),
+/// A socket that knows whether its last read took all that was there.
+struct Socket {
+    stream: TcpStream,
+    is_drained: bool,
 }
 
 impl Connection {
-    /// Connects to `peer` until `deadline`.
-    pub fn dial(peer: SocketAddr, deadline: Instant) -> io::Result<Connection> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let socket = TcpStream::connect_timeout(&peer, left)?;
+    /// Begins to connect to `peer`.
+    pub fn dial(peer: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect(peer)?;
         // A request is written in one piece, so there is nothing to gather.
-        socket.set_nodelay(true)?;
-        Ok(Connection { stream: Stream::Plain(TimedSocket::new(socket, deadline)), peer })
+        stream.set_nodelay(true)?;
+        Ok(Connection { socket: Socket { stream, is_drained: false }, session: None, peer })
     }
 
-    /// Secures the connection; the certificate must be valid for `name`.
-    pub fn secure(self, name: ServerName<'static>, config: Arc<ClientConfig>) -> io::Result<Connection> {
-        let Stream::Plain(mut socket) = self.stream else { return Ok(self) };
-        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        while session.is_handshaking() {
-            session.complete_io(&mut socket)?;
+    /// Whether the other side has taken the connection; false while that is open.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = self.socket.stream.take_error()? {
+            return Err(error);
         }
-        let stream = Stream::Secure(Box::new(StreamOwned::new(session, socket)));
-        Ok(Connection { stream, peer: self.peer })
+        match self.socket.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins TLS; the certificate must be valid for `name`.
+    pub fn begin_tls(
+        &mut self,
+        name: ServerName<'static>,
+        config: Arc<ClientConfig>,
+    ) -> Result<(), rustls::Error> {
+        self.session = Some(Box::new(ClientConnection::new(config, name)?));
+        Ok(())
+    }
+
+    /// Goes on with TLS; true once the connection is secure.
+    pub fn handshake(&mut self) -> io::Result<bool> {
+        let Some(session) = &mut self.session else { return Ok(true) };
+        loop {
+            flush(session, &mut self.socket)?;
+            if !session.is_handshaking() {
+                return Ok(true);
+            }
+            match session.read_tls(&mut self.socket) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => process(session, &mut self.socket)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The address that this leads to.
@@ -55,124 +75,91 @@ impl Connection {
         self.peer
     }
 
-    /// Whether the connection is encrypted.
-    pub fn is_secure(&self) -> bool {
-        matches!(self.stream, Stream::Secure(_))
+    /// What the poll knows it by.
+    pub fn source(&mut self) -> &mut TcpStream {
+        &mut self.socket.stream
     }
 
-    /// When all reads and writes from now on must have ended.
-    pub fn set_deadline(&mut self, deadline: Instant) {
-        self.socket_mut().deadline = deadline;
+    /// Whether the last read took all that had arrived, so that news come with an event.
+    pub fn is_drained(&self) -> bool {
+        self.socket.is_drained
     }
 
     /// Whether the other side has neither closed an idle connection nor sent anything.
-    pub fn is_quiet(&self) -> bool {
-        let socket = match &self.stream {
-            Stream::Plain(socket) => socket,
-            Stream::Secure(stream) => &stream.sock,
+    pub fn is_quiet(&mut self) -> bool {
+        self.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Writes some of these two pieces; `WouldBlock` if nothing can be written now.
+    pub fn write(&mut self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        let pieces = [IoSlice::new(first), IoSlice::new(second)];
+        let Some(session) = &mut self.session else {
+            return retrying(|| self.socket.stream.write_vectored(&pieces));
         };
-        let probe = recv(socket.socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-        probe == Err(Errno::EAGAIN)
+        flush(session, &mut self.socket)?;
+        let amount = session.writer().write_vectored(&pieces)?;
+        flush(session, &mut self.socket)?;
+        if amount == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(amount) }
     }
 
-    fn socket_mut(&mut self) -> &mut TimedSocket {
-        match &mut self.stream {
-            Stream::Plain(socket) => socket,
-            Stream::Secure(stream) => &mut stream.sock,
-        }
-    }
-}
-
-impl Read for Connection {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match &mut self.stream {
-            Stream::Plain(socket) => socket.read(into),
-            Stream::Secure(stream) => stream.read(into),
-        }
-    }
-}
-
-impl Write for Connection {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.stream {
-            Stream::Plain(socket) => socket.write(bytes),
-            Stream::Secure(stream) => stream.write(bytes),
-        }
+    /// Whether all that was written has gone to the socket.
+    pub fn is_flushed(&mut self) -> io::Result<bool> {
+        let Some(session) = &mut self.session else { return Ok(true) };
+        flush(session, &mut self.socket)?;
+        Ok(!session.wants_write())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        match &mut self.stream {
-            Stream::Plain(socket) => socket.flush(),
-            Stream::Secure(stream) => stream.flush(),
-        }
-    }
-}
-
-/// A blocking socket with a deadline instead of a time limit a call: a server that sends a byte a second
-/// doesn't get a new limit with each.
-struct TimedSocket {
-    socket: TcpStream,
-    deadline: Instant,
-    /// The limits that the socket has now.
-    read_limit: Option<Duration>,
-    write_limit: Option<Duration>,
-}
-
-impl TimedSocket {
-    fn new(socket: TcpStream, deadline: Instant) -> TimedSocket {
-        TimedSocket { socket, deadline, read_limit: None, write_limit: None }
-    }
-
-    /// Repeats a call until it has a result or the deadline has passed.
-    fn until_deadline(
-        &mut self,
-        mut call: impl FnMut(&mut TimedSocket, Duration) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    /// Reads what is there, 0 at the end; `WouldBlock` if there is nothing yet.
+    pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(session) = &mut self.session else { return self.socket.read(into) };
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            match call(self, left) {
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            match session.reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
+            match session.read_tls(&mut self.socket) {
+                // Whether the farewell was said is for the reader to say.
+                Ok(_) => process(session, &mut self.socket)?,
+                Err(error) => return Err(error),
+            }
         }
     }
 }
 
-/// The limit to set when there is `left` to go: none if what is set will do.
-fn new_limit(set: Option<Duration>, left: Duration) -> Option<Duration> {
-    let fits = set.is_some_and(|set| set <= left + SLACK && set >= left / 2);
-    // The kernel takes less than a microsecond for no limit at all.
-    (!fits).then(|| left.max(Duration::from_millis(1)))
+/// Hands what arrived to the session, and sends what that has to say: also why it can't go on.
+fn process(session: &mut ClientConnection, socket: &mut Socket) -> io::Result<()> {
+    let processed = session.process_new_packets();
+    let flushed = flush(session, socket);
+    processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    flushed
 }
 
-impl Read for TimedSocket {
+/// Writes what the session has to send, as far as the socket takes it.
+fn flush(session: &mut ClientConnection, socket: &mut Socket) -> io::Result<()> {
+    while session.wants_write() {
+        match session.write_tls(&mut socket.stream) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn retrying(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+impl Read for Socket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.until_deadline(|this, left| {
-            if let Some(limit) = new_limit(this.read_limit, left) {
-                this.socket.set_read_timeout(Some(limit))?;
-                this.read_limit = Some(limit);
-            }
-            this.socket.read(into)
-        })
-    }
-}
-
-impl Write for TimedSocket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.until_deadline(|this, left| {
-            if let Some(limit) = new_limit(this.write_limit, left) {
-                this.socket.set_write_timeout(Some(limit))?;
-                this.write_limit = Some(limit);
-            }
-            this.socket.write(bytes)
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let result = retrying(|| self.stream.read(into));
+        self.is_drained = result.as_ref().is_ok_and(|amount| *amount < into.len());
+        result
     }
 }

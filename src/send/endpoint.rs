@@ -1,10 +1,10 @@
-//! An endpoint: what sender threads need to know of one subscription.
+//! An endpoint: what the sender needs to know of one subscription.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use smallvec::SmallVec;
-use ureq::http::{HeaderName, HeaderValue, Uri};
+use ureq_proto::http::{HeaderName, HeaderValue, Uri};
 use url::{Host, Url};
 
 use super::guard::Guard;
@@ -76,7 +76,7 @@ pub struct EndpointSettings {
     pub guard: Arc<Guard>,
 }
 
-/// One subscription as sender threads see it: checked, immutable, replaced as a whole when the subscription is edited.
+/// One subscription as the sender sees it: checked, immutable, replaced as a whole when the subscription is edited.
 #[derive(Debug)]
 pub struct Endpoint {
     pub(super) subscription_id: i64,

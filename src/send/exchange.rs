@@ -1,124 +1,163 @@
-//! What a sender and the connection it uses tell each other past `ureq`, which stands between them.
+//! One attempt at one request, from its body to its answer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::buffers::RequestBuffers;
+use super::answer::{Answer, Fault};
 use super::endpoint::Endpoint;
-use super::outcome::{ErrorClass, Failure};
+use super::outcome::{ErrorClass, Failure, Outcome, Success};
+use super::request::Request;
 
-/// The request that one sender thread is at.
+/// How far an exchange has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A thread makes its body.
+    Composing,
+    /// The name has not been resolved.
+    Resolving,
+    /// The trusted certificates have not been read.
+    ReadingRoots,
+    /// The connection is not open.
+    Connecting,
+    /// The connection is not secure.
+    Securing,
+    /// Request and answer pass.
+    Passing,
+}
+
+/// An attempt under way.
 pub(super) struct Exchange {
-    state: Mutex<State>,
-}
-
-struct State {
-    request: Option<Request>,
-    /// The thread's buffers while no connection uses them.
-    buffers: RequestBuffers,
-    progress: Progress,
-}
-
-/// What the sender asks for.
-#[derive(Clone)]
-pub(super) struct Request {
+    /// Tells it from earlier ones of the same number.
+    pub serial: u64,
+    pub ticket: u64,
     pub endpoint: Arc<Endpoint>,
-    pub deadline: Instant,
-    /// Whether a kept connection may be used.
-    pub reuse: bool,
-}
-
-/// What the connection tells.
-#[derive(Default)]
-pub(super) struct Progress {
+    pub stage: Stage,
+    pub request: Option<Request>,
+    pub answer: Option<Answer>,
+    /// The number of its connection.
+    pub connection: Option<usize>,
     /// Whether the connection was used before.
-    pub reused: bool,
+    pub is_reused: bool,
+    /// Whether a kept connection may be used.
+    pub may_reuse: bool,
     /// Whether a byte of the answer arrived.
-    pub heard: bool,
-    /// Why it can't go on.
-    pub fault: Option<Fault>,
-}
-
-impl Progress {
-    /// Whether nothing is wrong but that the server had closed the kept connection: the request was not served,
-    /// and on a new connection it may be.
-    pub fn was_stale(&self) -> bool {
-        self.reused
-            && !self.heard
-            && self.fault.as_ref().is_some_and(|fault| fault.class == ErrorClass::Reset)
-    }
-}
-
-/// Why a request could not be sent or answered.
-#[derive(Clone, Debug)]
-pub(super) struct Fault {
-    pub class: ErrorClass,
-    pub message: String,
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Failure {
-        Failure::unanswered(fault.class, fault.message)
-    }
+    pub is_heard: bool,
+    /// How many bytes of the request have been written.
+    pub sent: usize,
+    /// A server may answer and close before it has read all of a request: what it said is worth reading.
+    pub write_error: Option<io::Error>,
+    /// Whether only the rest of the body is read, for the sake of the connection.
+    pub is_draining: bool,
+    /// The answer was whole before the request was.
+    pub is_answered: bool,
+    /// The addresses that have not been tried.
+    pub addresses: VecDeque<IpAddr>,
+    /// The address that was tried last, and what came of it.
+    pub refusal: Option<(SocketAddr, io::Error)>,
+    /// When the next address is tried.
+    pub next_address_at: Option<Instant>,
+    pub started_at: SystemTime,
+    pub started: Instant,
+    pub deadline: Instant,
 }
 
 impl Exchange {
-    pub fn new() -> Exchange {
-        let state =
-            State { request: None, buffers: RequestBuffers::default(), progress: Progress::default() };
-        Exchange { state: Mutex::new(state) }
-    }
-
-    /// Begins a request.
-    pub fn begin(&self, request: Request) {
-        let mut state = self.lock();
-        state.progress = Progress::default();
-        state.request = Some(request);
-    }
-
-    /// Ends a request, with what the connection told.
-    pub fn end(&self) -> Progress {
-        let mut state = self.lock();
-        state.request = None;
-        std::mem::take(&mut state.progress)
-    }
-
-    /// The request under way.
-    pub fn request(&self) -> Option<Request> {
-        self.lock().request.clone()
-    }
-
-    /// When the request under way must have ended.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.lock().request.as_ref().map(|request| request.deadline)
-    }
-
-    /// Leaves less time to the request under way.
-    pub fn hurry(&self, deadline: Instant) {
-        if let Some(request) = &mut self.lock().request {
-            request.deadline = request.deadline.min(deadline);
+    pub fn new(serial: u64, ticket: u64, endpoint: Arc<Endpoint>) -> Exchange {
+        let now = Instant::now();
+        Exchange {
+            serial,
+            ticket,
+            stage: Stage::Composing,
+            request: None,
+            answer: None,
+            connection: None,
+            is_reused: false,
+            may_reuse: true,
+            is_heard: false,
+            sent: 0,
+            write_error: None,
+            is_draining: false,
+            is_answered: false,
+            addresses: VecDeque::new(),
+            refusal: None,
+            next_address_at: None,
+            started_at: SystemTime::now(),
+            started: now,
+            deadline: now + endpoint.timeout,
+            endpoint,
         }
     }
 
-    /// Notes how far it came.
-    pub fn note(&self, note: impl FnOnce(&mut Progress)) {
-        note(&mut self.lock().progress);
+    /// The request is made; from now on the network has the endpoint's timeout.
+    pub fn set_request(&mut self, mut request: Request) {
+        self.started_at = request.started_at;
+        self.started = Instant::now();
+        self.deadline = self.started + self.endpoint.timeout;
+        let call = request.call.take();
+        self.answer = call.map(|call| Answer::new(call, self.endpoint.max_response_size));
+        self.request = Some(request);
     }
 
-    /// Notes why it can't go on.
-    pub fn fail(&self, fault: Fault) {
-        self.note(|progress| progress.fault = Some(fault));
+    /// Whether all of the request has been written.
+    pub fn is_sent(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| self.sent >= request.len())
     }
 
-    pub fn lend_buffers(&self) -> RequestBuffers {
-        std::mem::take(&mut self.lock().buffers)
+    /// When it has to be looked at.
+    pub fn next_deadline(&self) -> Instant {
+        self.next_address_at.map_or(self.deadline, |at| at.min(self.deadline))
     }
 
-    pub fn return_buffers(&self, buffers: RequestBuffers) {
-        self.lock().buffers = buffers;
+    /// Whether nothing is wrong but that the server had closed the kept connection: the request was not served, and on a
+    /// new connection it may be.
+    pub fn was_stale(&self, fault: &Fault) -> bool {
+        self.is_reused && !self.is_heard && fault.class == ErrorClass::Reset
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Begins again, on a new connection.
+    pub fn start_over(&mut self) {
+        self.may_reuse = false;
+        self.is_reused = false;
+        self.sent = 0;
+        self.write_error = None;
+    }
+
+    /// What it is to have taken too long.
+    pub fn timed_out(&self) -> Fault {
+        let doing = match self.stage {
+            Stage::Composing => "making the request",
+            Stage::Resolving => "resolving the name",
+            Stage::Connecting => "connecting",
+            Stage::ReadingRoots | Stage::Securing => "securing the connection",
+            Stage::Passing if self.is_sent() => "waiting for the answer",
+            Stage::Passing => "sending the request",
+        };
+        let timeout = self.endpoint.timeout;
+        Fault::new(ErrorClass::Timeout, format!("timed out after {timeout:?} while {doing}"))
+    }
+
+    /// What an error of its connection is.
+    pub fn fault(&self, error: &io::Error) -> Fault {
+        let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        let doing = if self.is_sent() { "waiting for the answer" } else { "sending the request" };
+        match self.stage {
+            Stage::Securing => {
+                Fault::new(ErrorClass::Tls, format!("the connection could not be secured: {error}"))
+            }
+            _ if is_tls => Fault::new(ErrorClass::Tls, format!("TLS failed while {doing}: {error}")),
+            _ => Fault::new(ErrorClass::Reset, format!("the connection broke while {doing}: {error}")),
+        }
+    }
+
+    /// What came of it.
+    pub fn outcome(&self, result: Result<Success, Failure>) -> Outcome {
+        let duration = match self.request {
+            Some(_) => self.started.elapsed(),
+            None => Duration::ZERO,
+        };
+        Outcome { ticket: self.ticket, result, started_at: self.started_at, duration }
     }
 }

@@ -6,8 +6,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
-use super::network::client_config;
 use super::problem::Problem;
+use super::tls::client_config;
 
 /// A certificate chain and the private key of its first certificate. Never printed.
 pub struct Identity {

@@ -1,113 +1,104 @@
 //! Connections kept for the next request to the same server.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
+use rustc_hash::FxHashMap;
+
 use super::endpoint::Server;
 
 /// How long a connection is kept without use. Common servers close theirs after 60 to 75 seconds.
 const MAX_IDLE: Duration = Duration::from_secs(50);
 
-/// Idle connections, bounded in number, the one used last taken first.
-pub(super) struct IdleConnections {
-    kept: Mutex<Kept>,
-}
-
+/// The numbers of idle connections, the one used last taken first.
 #[derive(Default)]
-struct Kept {
-    limit: usize,
-    by_server: HashMap<Arc<Server>, Vec<Idle>>,
+pub(super) struct IdleConnections {
+    by_server: FxHashMap<Arc<Server>, Vec<Idle>>,
     count: usize,
 }
 
 struct Idle {
-    connection: Connection,
+    connection: usize,
     since: Instant,
 }
 
 impl IdleConnections {
-    /// Keeps at most `limit` connections.
-    pub fn new(limit: usize) -> IdleConnections {
-        IdleConnections { kept: Mutex::new(Kept { limit, ..Kept::default() }) }
+    /// Takes a connection to `server`, with the time since it was used.
+    pub fn take(&mut self, server: &Arc<Server>, now: Instant) -> Option<(usize, Duration)> {
+        let idle = self.by_server.get_mut(server)?.pop()?;
+        self.count -= 1;
+        Some((idle.connection, now.saturating_duration_since(idle.since)))
     }
 
-    /// Keeps more or fewer from now on.
-    pub fn set_limit(&self, limit: usize) {
-        self.lock().limit = limit;
-    }
-
-    /// Takes a connection to `server` that still looks open, with the time since it was used.
-    pub fn take(&self, server: &Arc<Server>) -> Option<(Connection, Duration)> {
-        let mut kept = self.lock();
-        let Kept { by_server, count, .. } = &mut *kept;
-        let idle = by_server.get_mut(server)?.pop()?;
-        *count -= 1;
-        let age = idle.since.elapsed();
-        (age < MAX_IDLE).then_some((idle.connection, age))
-    }
-
-    /// Keeps a connection, and lets go of those that are too old or too many.
-    pub fn keep(&self, server: &Arc<Server>, connection: Connection) {
-        let mut dropped = Vec::new();
-        let mut kept = self.lock();
-        if kept.count >= kept.limit {
-            kept.make_room(&mut dropped);
-        }
-        let idle = Idle { connection, since: Instant::now() };
-        match kept.by_server.get_mut(server) {
+    /// Keeps a connection; returns those that have to be closed so that there are `limit` at most.
+    pub fn keep(
+        &mut self,
+        server: &Arc<Server>,
+        connection: usize,
+        now: Instant,
+        limit: usize,
+    ) -> Vec<usize> {
+        let closed = if self.count >= limit { self.make_room(now, limit) } else { Vec::new() };
+        let idle = Idle { connection, since: now };
+        match self.by_server.get_mut(server) {
             Some(others) => others.push(idle),
-            None => drop(kept.by_server.insert(server.clone(), vec![idle])),
+            None => drop(self.by_server.insert(server.clone(), vec![idle])),
         }
-        kept.count += 1;
-        // Sockets are closed with the lock released.
-        drop(kept);
+        self.count += 1;
+        closed
     }
 
-    /// Lets go of all connections that are too old.
-    pub fn sweep(&self) {
-        let mut dropped = Vec::new();
-        self.lock().drop_older_than(MAX_IDLE, &mut dropped);
+    /// Forgets a connection.
+    pub fn remove(&mut self, server: &Arc<Server>, connection: usize) {
+        let Some(idle) = self.by_server.get_mut(server) else { return };
+        let before = idle.len();
+        idle.retain(|idle| idle.connection != connection);
+        self.count -= before - idle.len();
+        if idle.is_empty() {
+            self.by_server.remove(server);
+        }
     }
 
-    /// Lets go of all connections.
-    pub fn clear(&self) {
-        let mut dropped = Vec::new();
-        self.lock().drop_older_than(Duration::ZERO, &mut dropped);
+    /// Takes out all that are too old.
+    pub fn expired(&mut self, now: Instant) -> Vec<usize> {
+        self.drop_since(now.checked_sub(MAX_IDLE))
+    }
+
+    /// Takes out all.
+    pub fn clear(&mut self) -> Vec<usize> {
+        self.count = 0;
+        self.by_server.drain().flat_map(|(_, idle)| idle).map(|idle| idle.connection).collect()
     }
 
     /// How many are kept.
-    #[cfg(test)]
     pub fn count(&self) -> usize {
-        self.lock().count
+        self.count
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Kept {
-    /// Lets go of the older part, so that making room is rare.
-    fn make_room(&mut self, dropped: &mut Vec<Idle>) {
-        self.drop_older_than(MAX_IDLE, dropped);
-        let mut ages: Vec<_> = self.by_server.values().flatten().map(|idle| idle.since.elapsed()).collect();
-        if ages.len() < self.limit {
-            return;
+    /// Lets go of the older half, so that making room is rare.
+    fn make_room(&mut self, now: Instant, limit: usize) -> Vec<usize> {
+        let mut closed = self.expired(now);
+        let mut since: Vec<_> = self.by_server.values().flatten().map(|idle| idle.since).collect();
+        if !since.is_empty() && since.len() >= limit {
+            let middle = since.len() / 2;
+            let (_, median, _) = since.select_nth_unstable(middle);
+            let median = *median;
+            closed.extend(self.drop_since(Some(median)));
         }
-        let (_, median, _) = ages.select_nth_unstable(self.limit / 2);
-        let median = *median;
-        self.drop_older_than(median, dropped);
+        closed
     }
 
-    fn drop_older_than(&mut self, age: Duration, dropped: &mut Vec<Idle>) {
+    /// Takes out those not used after then.
+    fn drop_since(&mut self, then: Option<Instant>) -> Vec<usize> {
+        let Some(then) = then else { return Vec::new() };
+        let mut closed = Vec::new();
         self.by_server.retain(|_, idle| {
             // Those of one server stand in the order of their last use.
-            let old = idle.partition_point(|idle| idle.since.elapsed() >= age);
-            dropped.extend(idle.drain(..old));
+            let old = idle.partition_point(|idle| idle.since <= then);
+            closed.extend(idle.drain(..old).map(|idle| idle.connection));
             !idle.is_empty()
         });
-        self.count -= dropped.len();
+        self.count -= closed.len();
+        closed
     }
 }

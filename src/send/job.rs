@@ -1,4 +1,4 @@
-//! What the dispatcher asks a sender thread to do.
+//! What the dispatcher asks the sender to do.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct Job {
     pub prepared: Option<Box<Prepared>>,
 }
 
-/// What is decided about a request before a sender thread gets it.
+/// What is decided about a request before the sender gets it.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// Its id, where that is not made of its events.

@@ -1,29 +1,30 @@
-//! Sending: threads, HTTP, signatures and the network guard. Nothing in here knows Postgres.
+//! Sending: HTTP, TLS, signatures and the network guard. Nothing in here knows Postgres.
 //!
-//! The dispatcher hands [`Job`]s to a [`Pool`] and collects an [`Outcome`] for each; what happens in between happens
-//! on the pool's threads, which own all they touch.
+//! The dispatcher hands [`Job`]s to a [`Sender`] and collects an [`Outcome`] for each; what happens in between happens in
+//! the thread of an event loop, which owns all it touches.
 
-mod buffers;
-mod client;
+mod answer;
 mod compose;
 mod connection;
+mod deadlines;
 pub mod endpoint;
+mod event_loop;
 mod exchange;
 pub mod guard;
 mod identity;
 mod idle;
 mod job;
-mod network;
 mod outcome;
-mod pool;
 mod problem;
+mod request;
 mod resolver;
 mod route;
+mod sender;
 pub mod signature;
 #[cfg(test)]
 mod tests;
 mod threads;
-mod transport;
+mod tls;
 
 pub use compose::{Composed, compose};
 pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url, deciding_part};
@@ -31,6 +32,6 @@ pub use guard::Guard;
 pub use identity::Identity;
 pub use job::{Job, Prepared};
 pub use outcome::{ErrorClass, Failure, FailureKind, Outcome, Success};
-pub use pool::{Pool, PoolSettings};
 pub use problem::Problem;
 pub use route::Route;
+pub use sender::{Sender, SenderSettings};

@@ -1,13 +1,14 @@
 //! Names to addresses, on threads of their own.
 //!
-//! `getaddrinfo` has no time limit and may block for half a minute, so no sender calls it: a sender waits for an
-//! answer no longer than its request may take. Answers are kept for a while, and an answer that grew old goes on
-//! serving while it is renewed, so that one name whose servers hang doesn't hold up the others.
+//! `getaddrinfo` has no time limit and may block for half a minute, so the event loop never calls it. Answers are kept
+//! for a while, and an answer that grew old goes on serving while it is renewed, so that one name whose servers hang
+//! does not hold up the others.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::threads::{ThreadSettings, Threads};
@@ -21,39 +22,21 @@ const FAILED: Duration = Duration::from_secs(5);
 /// Names kept at once; past it, those that are no longer fresh are forgotten.
 const MAX_NAMES: usize = 10_000;
 
-const THREADS: ThreadSettings = ThreadSettings {
-    name: "pgwh-resolver",
-    max_threads: 8,
-    stack_size: 512 * 1024,
-    max_idle: Duration::from_secs(30),
-};
+const THREADS: ThreadSettings =
+    ThreadSettings { name: "pgwh-resolver", max_threads: 8, max_idle: Duration::from_secs(30) };
 
-/// Why a name has no address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unresolved {
-    /// The system said so, in these words.
-    Failed(String),
-    /// No answer came in time.
-    TimedOut,
-}
-
-type Answer = Result<Arc<[IpAddr]>, String>;
+/// The addresses of a name, in the order to try them, at least one; or why there are none, in the system's words.
+pub(super) type Answer = Result<Arc<[IpAddr]>, String>;
 pub(super) type Lookup = Box<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
 /// A cache of names in front of the system's resolver.
 pub(super) struct Resolver {
-    names: Arc<Names>,
+    entries: HashMap<String, Entry>,
     threads: Threads<String>,
 }
 
-/// The cache, shared with the threads that fill it.
-struct Names {
-    lookup: Lookup,
-    entries: Mutex<HashMap<String, Entry>>,
-    answered: Condvar,
-}
-
 /// What is known of one name.
+#[derive(Default)]
 struct Entry {
     /// The last answer and when it came.
     answer: Option<(Answer, Instant)>,
@@ -61,90 +44,80 @@ struct Entry {
     asked: bool,
 }
 
-impl Resolver {
-    /// A resolver that asks the system.
-    pub fn new() -> Resolver {
-        Resolver::with_lookup(Box::new(|name| {
-            Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
-        }))
-    }
-
-    pub(super) fn with_lookup(lookup: Lookup) -> Resolver {
-        let names = Arc::new(Names { lookup, entries: Mutex::new(HashMap::new()), answered: Condvar::new() });
-        let shared = names.clone();
-        let threads = Threads::new(THREADS, move || {
-            let names = shared.clone();
-            Box::new(move |name: String| names.ask(&name))
-        });
-        Resolver { names, threads }
-    }
-
-    /// The addresses of `name`, in the order to try them; at least one.
-    pub fn resolve(&self, name: &str, deadline: Instant) -> Result<Arc<[IpAddr]>, Unresolved> {
-        let mut entries = self.names.lock();
-        loop {
-            let now = Instant::now();
-            let entry = entries.entry(name.to_owned()).or_insert(Entry { answer: None, asked: false });
-            let (usable, renew) = match &entry.answer {
-                Some((answer, at)) => (answer.is_ok(), now - *at >= lifetime(answer)),
-                None => (false, true),
-            };
-            if renew && !entry.asked {
-                self.threads.submit(name.to_owned()).map_err(|(_, error)| {
-                    Unresolved::Failed(format!("no thread could be started: {error}"))
-                })?;
-                entry.asked = true;
-            }
-            match &entry.answer {
-                Some((answer, at)) if !renew || (usable && now - *at < STALE) => {
-                    return answer.clone().map_err(Unresolved::Failed);
-                }
-                _ => {}
-            }
-            if now >= deadline {
-                return Err(Unresolved::TimedOut);
-            }
-            entries = self
-                .names
-                .answered
-                .wait_timeout(entries, deadline - now)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
+/// Asks the system.
+pub(super) fn system_lookup() -> Lookup {
+    Box::new(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
 }
 
-impl Names {
-    /// Asks the system for one name; waits as long as that takes.
-    fn ask(&self, name: &str) {
-        let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.lookup)(name)));
-        let answer: Answer = match asked {
-            Ok(Ok(addresses)) if addresses.is_empty() => Err("the name has no address".to_owned()),
-            Ok(Ok(addresses)) => Ok(addresses.into()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the look-up panicked".to_owned()),
-        };
-        let now = Instant::now();
-        let mut entries = self.lock();
-        if entries.len() > MAX_NAMES {
-            entries.retain(|_, entry| match &entry.answer {
-                Some((answer, at)) => now - *at < lifetime(answer),
-                None => true,
-            });
+impl Resolver {
+    /// A resolver that asks by `lookup`. `report` gets each answer, in a thread of its own, and hands it to
+    /// [`Resolver::answered`].
+    pub fn new(lookup: Lookup, report: impl Fn(String, Answer) + Send + Sync + 'static) -> Resolver {
+        let shared = Arc::new((lookup, report));
+        let threads = Threads::new(THREADS, move || {
+            let shared = shared.clone();
+            Box::new(move |name: String| {
+                let answer = ask(&shared.0, &name);
+                (shared.1)(name, answer);
+            })
+        });
+        Resolver { entries: HashMap::new(), threads }
+    }
+
+    /// What is known of `name`; none when an answer has to be waited for.
+    pub fn resolve(&mut self, name: &str, now: Instant) -> Option<Answer> {
+        if !self.entries.contains_key(name) {
+            self.make_room(now);
         }
-        // A failure to renew leaves what was known: a hiccup of a name server is no reason to stop sending.
-        let entry = entries.entry(name.to_owned()).or_insert(Entry { answer: None, asked: false });
+        let entry = self.entries.entry(name.to_owned()).or_default();
+        let (usable, renew) = match &entry.answer {
+            Some((answer, at)) => (answer.is_ok(), now.saturating_duration_since(*at) >= lifetime(answer)),
+            None => (false, true),
+        };
+        if renew && !entry.asked {
+            if let Err((_, error)) = self.threads.submit(name.to_owned()) {
+                return Some(Err(format!("no thread could be started: {error}")));
+            }
+            entry.asked = true;
+        }
+        match &entry.answer {
+            Some((answer, at)) if !renew || (usable && now.saturating_duration_since(*at) < STALE) => {
+                Some(answer.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the answer to a name that was asked for.
+    pub fn answered(&mut self, name: &str, answer: Answer, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
         entry.asked = false;
-        let known = entry.answer.as_ref().is_some_and(|(old, at)| old.is_ok() && now - *at < STALE);
+        // A failure to renew leaves what was known: a hiccup of a name server is no reason to stop sending.
+        let known = entry.answer.as_ref();
+        let known = known.is_some_and(|(old, at)| old.is_ok() && now.saturating_duration_since(*at) < STALE);
         if answer.is_ok() || !known {
             entry.answer = Some((answer, now));
         }
-        drop(entries);
-        self.answered.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn make_room(&mut self, now: Instant) {
+        if self.entries.len() < MAX_NAMES {
+            return;
+        }
+        self.entries.retain(|_, entry| match &entry.answer {
+            Some((answer, at)) => entry.asked || now.saturating_duration_since(*at) < lifetime(answer),
+            None => true,
+        });
+    }
+}
+
+/// Asks for one name; waits as long as that takes.
+fn ask(lookup: &Lookup, name: &str) -> Answer {
+    match catch_unwind(AssertUnwindSafe(|| lookup(name))) {
+        Ok(Ok(addresses)) if addresses.is_empty() => Err("the name has no address".to_owned()),
+        Ok(Ok(addresses)) => Ok(addresses.into()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the look-up panicked".to_owned()),
     }
 }
 
@@ -155,83 +128,79 @@ fn lifetime(answer: &Answer) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossbeam_channel::{Receiver, unbounded};
-
-    const LONG: Duration = Duration::from_secs(60);
+    use crossbeam_channel::{Receiver, Sender, unbounded};
 
     /// A resolver whose answers the test gives, and the names it was asked for.
-    fn scripted(answers: Receiver<io::Result<Vec<IpAddr>>>) -> (Resolver, Receiver<String>) {
-        let (asked, names) = unbounded();
-        let lookup = move |name: &str| {
-            asked.send(name.to_owned()).unwrap();
-            answers.recv().unwrap()
-        };
-        (Resolver::with_lookup(Box::new(lookup)), names)
+    struct Scripted {
+        resolver: Resolver,
+        answers: Sender<io::Result<Vec<IpAddr>>>,
+        reports: Receiver<(String, Answer)>,
+    }
+
+    impl Scripted {
+        fn new() -> Scripted {
+            let (answers, scripted) = unbounded::<io::Result<Vec<IpAddr>>>();
+            let (report, reports) = unbounded();
+            let lookup = move |_: &str| scripted.recv().unwrap();
+            let resolver =
+                Resolver::new(Box::new(lookup), move |name, answer| report.send((name, answer)).unwrap());
+            Scripted { resolver, answers, reports }
+        }
+
+        fn resolve(&mut self, now: Instant) -> Option<Answer> {
+            self.resolver.resolve("example.com", now)
+        }
+
+        /// Answers what the resolver is asking.
+        fn answer(&mut self, answer: io::Result<Vec<IpAddr>>, now: Instant) {
+            self.answers.send(answer).unwrap();
+            let (name, answer) = self.reports.recv().unwrap();
+            self.resolver.answered(&name, answer, now);
+        }
     }
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    /// Lets an answer grow old.
-    fn age(resolver: &Resolver, by: Duration) {
-        for entry in resolver.names.lock().values_mut() {
-            if let Some((_, at)) = &mut entry.answer {
-                *at -= by;
-            }
-        }
+    fn known(text: &str) -> Option<Answer> {
+        Some(Ok(Arc::new([address(text)])))
     }
 
     #[test]
     fn an_answer_is_asked_for_once_and_kept() {
-        let (answer, answers) = unbounded();
-        let (resolver, names) = scripted(answers);
-        answer.send(Ok(vec![address("1.2.3.4")])).unwrap();
+        let (mut scripted, now) = (Scripted::new(), Instant::now());
+        assert_eq!(scripted.resolve(now), None);
+        assert_eq!(scripted.resolve(now), None, "it is asked for already");
+        scripted.answer(Ok(vec![address("1.2.3.4")]), now);
         for _ in 0..3 {
-            let found = resolver.resolve("example.com", Instant::now() + LONG).unwrap();
-            assert_eq!(*found, [address("1.2.3.4")]);
+            assert_eq!(scripted.resolve(now), known("1.2.3.4"));
         }
-        assert_eq!(names.try_iter().count(), 1);
+        assert!(!scripted.resolver.entries["example.com"].asked);
     }
 
     #[test]
-    fn an_old_answer_serves_while_it_is_renewed_and_not_for_ever() {
-        let (answer, answers) = unbounded();
-        let (resolver, names) = scripted(answers);
-        answer.send(Ok(vec![address("1.2.3.4")])).unwrap();
-        resolver.resolve("example.com", Instant::now() + LONG).unwrap();
-        names.recv().unwrap();
-        age(&resolver, FRESH);
-        let old = resolver.resolve("example.com", Instant::now() + LONG).unwrap();
-        assert_eq!(*old, [address("1.2.3.4")]);
-        assert_eq!(names.recv().unwrap(), "example.com");
-        age(&resolver, STALE);
-        answer.send(Ok(vec![address("5.6.7.8")])).unwrap();
-        let new = resolver.resolve("example.com", Instant::now() + LONG).unwrap();
-        assert_eq!(*new, [address("5.6.7.8")]);
+    fn an_old_answer_serves_while_it_is_renewed_within_limits() {
+        let (mut scripted, now) = (Scripted::new(), Instant::now());
+        scripted.resolve(now);
+        scripted.answer(Ok(vec![address("1.2.3.4")]), now);
+        assert_eq!(scripted.resolve(now + FRESH), known("1.2.3.4"));
+        assert!(scripted.resolver.entries["example.com"].asked);
+        assert_eq!(scripted.resolve(now + STALE), None);
+        scripted.answer(Err(io::Error::other("hiccup")), now + FRESH);
+        assert_eq!(scripted.resolve(now + FRESH), known("1.2.3.4"), "a failure leaves what was known");
+        scripted.answer(Ok(vec![address("5.6.7.8")]), now + STALE);
+        assert_eq!(scripted.resolve(now + STALE), known("5.6.7.8"));
     }
 
     #[test]
     fn a_failure_is_remembered_for_a_short_time() {
-        let (answer, answers) = unbounded();
-        let (resolver, names) = scripted(answers);
-        answer.send(Err(io::Error::other("no such name"))).unwrap();
-        for _ in 0..2 {
-            let failure = resolver.resolve("example.com", Instant::now() + LONG);
-            assert_eq!(failure, Err(Unresolved::Failed("no such name".to_owned())));
-        }
-        assert_eq!(names.try_iter().count(), 1);
-        age(&resolver, FAILED);
-        answer.send(Ok(vec![address("1.2.3.4")])).unwrap();
-        assert!(resolver.resolve("example.com", Instant::now() + LONG).is_ok());
-    }
-
-    #[test]
-    fn nobody_waits_past_their_deadline() {
-        let (_answer, answers) = unbounded();
-        let (resolver, _names) = scripted(answers);
-        let deadline = Instant::now() + Duration::from_millis(5);
-        assert_eq!(resolver.resolve("hangs.example", deadline), Err(Unresolved::TimedOut));
-        assert!(Instant::now() >= deadline);
+        let (mut scripted, now) = (Scripted::new(), Instant::now());
+        scripted.resolve(now);
+        scripted.answer(Err(io::Error::other("no such name")), now);
+        assert_eq!(scripted.resolve(now), Some(Err("no such name".to_owned())));
+        assert_eq!(scripted.resolve(now + FAILED), None);
+        scripted.answer(Ok(vec![address("1.2.3.4")]), now + FAILED);
+        assert_eq!(scripted.resolve(now + FAILED), known("1.2.3.4"));
     }
 }

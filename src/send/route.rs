@@ -1,7 +1,7 @@
 //! Where one event goes, as a subscription's route says.
 
 use serde_json::{Map, Value};
-use ureq::http::{HeaderName, HeaderValue, Method, Uri};
+use ureq_proto::http::{HeaderName, HeaderValue, Method, Uri};
 use url::Url;
 
 use super::endpoint::{Endpoint, check_header};
@@ -81,7 +81,7 @@ fn uri_of(base: &Uri, value: Value) -> Result<Uri, Problem> {
         let joined = url.query().map_or(query.to_owned(), |own| format!("{own}&{query}"));
         url.set_query(Some(&joined));
     }
-    url.as_str().parse().map_err(|error: ureq::http::uri::InvalidUri| failed(error.to_string()))
+    url.as_str().parse().map_err(|error: ureq_proto::http::uri::InvalidUri| failed(error.to_string()))
 }
 
 fn headers_of(value: Value) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {

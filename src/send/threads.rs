@@ -1,4 +1,4 @@
-//! Threads that grow with need.
+//! Threads for what would hold up the event loop; they grow with need.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
+/// The stack of a thread: little, and known to suffice.
+const STACK_BYTES: usize = 512 * 1024;
+
 /// How a set of threads is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ThreadSettings {
     /// What debuggers and `top -H` call the threads.
     pub name: &'static str,
-    /// The most threads there are at once, to begin with.
+    /// The most threads there are at once.
     pub max_threads: usize,
-    /// Bytes of stack a thread.
-    pub stack_size: usize,
     /// How long a thread waits for work before it ends.
     pub max_idle: Duration,
 }
@@ -41,7 +42,6 @@ struct State<J> {
     /// The idle threads, the one used last at the end.
     idle: Vec<Thread>,
     running: usize,
-    max_threads: usize,
     closed: bool,
 }
 
@@ -51,9 +51,7 @@ impl<J: Send + 'static> Threads<J> {
         settings: ThreadSettings,
         make_worker: impl Fn() -> Box<dyn FnMut(J)> + Send + Sync + 'static,
     ) -> Threads<J> {
-        let max_threads = settings.max_threads;
-        let state =
-            State { queue: VecDeque::new(), idle: Vec::new(), running: 0, max_threads, closed: false };
+        let state = State { queue: VecDeque::new(), idle: Vec::new(), running: 0, closed: false };
         Threads {
             shared: Arc::new(Shared {
                 settings,
@@ -74,7 +72,7 @@ impl<J: Send + 'static> Threads<J> {
             thread.unpark();
             return Ok(());
         }
-        if state.running >= state.max_threads {
+        if state.running >= self.shared.settings.max_threads {
             return Ok(());
         }
         state.running += 1;
@@ -93,14 +91,6 @@ impl<J: Send + 'static> Threads<J> {
         })
     }
 
-    /// Allows more or fewer threads from now on. What is too many ends when its job is done.
-    pub fn set_max_threads(&self, max_threads: usize) {
-        let mut state = self.shared.lock();
-        state.max_threads = max_threads;
-        // Each looks whether it is one too many.
-        state.idle.drain(..).for_each(|thread| thread.unpark());
-    }
-
     /// How many threads there are.
     #[cfg(test)]
     pub fn running(&self) -> usize {
@@ -109,17 +99,18 @@ impl<J: Send + 'static> Threads<J> {
 
     fn spawn(&self) -> io::Result<()> {
         let shared = self.shared.clone();
-        let settings = shared.settings;
-        // A thread inherits the mask of the one that starts it. Signals are for the main thread: its handlers
-        // belong to the process that this runs in, and must never run here.
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        let spawned = thread::Builder::new()
-            .name(settings.name.to_owned())
-            .stack_size(settings.stack_size)
-            .spawn(move || shared.work());
-        before.thread_set_mask()?;
-        spawned.map(drop)
+        spawn_without_signals(self.shared.settings.name, move || shared.work())
     }
+}
+
+/// Starts a thread that no signal interrupts.
+pub(super) fn spawn_without_signals(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // A thread inherits the mask of the one that starts it. Signals are for the main thread: its handlers
+    // belong to the process that this runs in, and must never run here.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let spawned = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run);
+    before.thread_set_mask()?;
+    spawned.map(drop)
 }
 
 impl<J> Drop for Threads<J> {
@@ -146,7 +137,7 @@ impl<J> Shared<J> {
         let mut idle_since = None;
         let mut state = self.lock();
         loop {
-            if state.closed || state.running > state.max_threads {
+            if state.closed {
                 state.running -= 1;
                 return None;
             }
@@ -179,12 +170,8 @@ mod tests {
     use super::*;
     use crossbeam_channel::{Sender, bounded, unbounded};
 
-    const SETTINGS: ThreadSettings = ThreadSettings {
-        name: "pgwh-test",
-        max_threads: 4,
-        stack_size: 128 * 1024,
-        max_idle: Duration::from_secs(60),
-    };
+    const SETTINGS: ThreadSettings =
+        ThreadSettings { name: "pgwh-test", max_threads: 4, max_idle: Duration::from_secs(60) };
 
     type Task = Box<dyn FnOnce() + Send>;
 
@@ -223,22 +210,6 @@ mod tests {
         assert!(starts.is_empty());
         releases.remove(0);
         assert!(ids.contains(&starts.recv().unwrap()));
-    }
-
-    #[test]
-    fn threads_beyond_a_lowered_limit_end_after_their_job() {
-        let threads = threads(SETTINGS);
-        let (started, starts) = unbounded();
-        let releases: Vec<_> = (0..4).map(|_| block(&threads, &started)).collect();
-        for _ in 0..4 {
-            starts.recv().unwrap();
-        }
-        threads.set_max_threads(1);
-        drop(releases);
-        await_idle(&threads, 1);
-        assert_eq!(threads.running(), 1);
-        drop(block(&threads, &started));
-        starts.recv().unwrap();
     }
 
     #[test]

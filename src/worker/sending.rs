@@ -1,4 +1,4 @@
-//! What the dispatcher knows of sending: the engine that decides, the pool that sends, and the endpoints in between.
+//! What the dispatcher knows of sending: the engine that decides, the event loop that sends, and the endpoints in between.
 
 mod shaping;
 
@@ -37,11 +37,11 @@ use crate::journal::wishes::Wanted;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
 use crate::link::frame::{self, LaneKeys};
 use crate::prefetch::prefetch;
-use crate::send::{Endpoint, FailureKind, Job, Outcome, Pool, PoolSettings};
+use crate::send::{Endpoint, FailureKind, Job, Outcome, Sender, SenderSettings};
 use crate::settings;
 use shaping::Destination;
 
-/// The share of `pgwh.max_memory` that events may take; threads, their buffers, the journal's and what the allocator
+/// The share of `pgwh.max_memory` that events may take; connections, their buffers, the journal's and what the allocator
 /// leaves unused take the rest.
 const EVENTS_SHARE: f64 = 0.6;
 /// How many pages of replays are read before outcomes are looked at again.
@@ -63,7 +63,7 @@ type Members = SmallVec<[(DeliveryId, Payload); 1]>;
 pub struct Sending {
     source: Arc<Source>,
     engine: Engine<Payload>,
-    pool: Pool,
+    sender: Sender,
     rendering: Rendering,
     testing: Testing,
     endpoints: FxHashMap<i64, Destination>,
@@ -71,7 +71,7 @@ pub struct Sending {
     with_functions: usize,
     /// Where subscriptions stood when the journal was opened, until their rows are read.
     loaded: HashMap<i64, Position>,
-    /// By the number that the pool knows a request by.
+    /// By the number that the sender knows a request by.
     under_way: Slab<(Ticket, i64)>,
     shown: UnderWay,
     outcomes: Vec<Outcome>,
@@ -89,22 +89,22 @@ pub struct Sending {
 impl Sending {
     /// Nobody is subscribed yet.
     pub fn new(database: &'static Database, source: Source, loaded: Loaded) -> Sending {
-        let settings = PoolSettings { max_threads: files::max_requests(), ..PoolSettings::default() };
-        let pool = match Pool::start(settings) {
-            Ok(pool) => pool,
-            Err(error) => pgrx::error!("pgstream_hooks: the sender threads can't be prepared: {error}"),
+        let settings = SenderSettings { max_requests: files::max_requests() };
+        let sender = match Sender::start(settings) {
+            Ok(sender) => sender,
+            Err(error) => pgrx::error!("pgstream_hooks: the sender thread cannot be started: {error}"),
         };
         Sending {
             source: Arc::new(source),
-            engine: Engine::new(settings.max_threads, event_memory()),
-            pool,
+            engine: Engine::new(settings.max_requests, event_memory()),
+            sender,
             rendering: Rendering::new(database),
             testing: Testing::default(),
             endpoints: FxHashMap::default(),
             with_functions: 0,
             loaded: loaded.positions,
             under_way: Slab::new(),
-            shown: UnderWay::new(database, settings.max_threads),
+            shown: UnderWay::new(database, settings.max_requests),
             outcomes: Vec::new(),
             sent: 0,
             wishes: Wishes::default(),
@@ -121,8 +121,8 @@ impl Sending {
         let max_requests = files::max_requests();
         self.engine.set_limits(max_requests, event_memory());
         self.engine.set_host_limits(settings::host_limits());
-        self.pool.set_max_requests(max_requests);
-        self.pool.trust_file(settings::ca_file());
+        self.sender.set_max_requests(max_requests);
+        self.sender.trust_file(settings::ca_file());
         let known: Vec<i64> = self.engine.subscriptions().map(|id| id.0).collect();
         self.edit(&known, rows, last);
     }
@@ -352,7 +352,7 @@ impl Sending {
         self.sent
     }
 
-    /// Hands to the pool what may be sent now. Returns whether there was anything.
+    /// Hands to the sender what may be sent now. Returns whether there was anything.
     pub fn submit(&mut self) -> bool {
         let now = Instant::now();
         let mut any = false;
@@ -394,7 +394,7 @@ impl Sending {
                 } else {
                     let events = members.into_iter().map(|(_, payload)| payload).collect();
                     let ticket = number as u64;
-                    self.pool.submit(Job { ticket, endpoint, events, attempt, replay, prepared: None });
+                    self.sender.submit(Job { ticket, endpoint, events, attempt, replay, prepared: None });
                 }
             }
             self.showing.changed(id);
@@ -406,7 +406,7 @@ impl Sending {
     /// Takes the outcomes of requests. Returns whether there were any.
     pub fn collect_outcomes(&mut self) -> bool {
         let mut outcomes = std::mem::take(&mut self.outcomes);
-        self.pool.outcomes(&mut outcomes);
+        self.sender.outcomes(&mut outcomes);
         let any = !outcomes.is_empty();
         let now = Instant::now();
         for outcome in outcomes.drain(..) {
@@ -522,17 +522,17 @@ impl Sending {
 
     /// What [`Sending::arm`] makes readable.
     pub fn wake_fd(&self) -> RawFd {
-        self.pool.wake_fd().as_raw_fd()
+        self.sender.wake_fd().as_raw_fd()
     }
 
     /// Asks to be woken by the next outcome; true if there are some already, or figures still to be shown.
     pub fn arm(&self) -> bool {
-        self.pool.arm()
+        self.sender.arm()
     }
 
     /// Ends what [`Sending::arm`] began.
     pub fn disarm(&self) {
-        self.pool.disarm();
+        self.sender.disarm();
     }
 
     /// When there is something to do though nothing arrives: a retry, or figures that were not shown yet, if they may be.

@@ -149,6 +149,6 @@ fn bottleneck_word(bottleneck: Bottleneck) -> &'static str {
         Bottleneck::RetryWait => "retries",
         Bottleneck::Memory => "pgwh.max_memory",
         Bottleneck::Journal => "journal",
-        Bottleneck::Threads => "pgwh.max_connections",
+        Bottleneck::Connections => "pgwh.max_connections",
     }
 }

@@ -15,7 +15,7 @@ use crate::event::format::{Source, render_ping};
 use crate::journal::{self, Locked, SESSION_TABLES, SubscriptionRow};
 use crate::send::{Job, Outcome, Prepared};
 
-/// Marks the pool's number of a request as one of ours.
+/// Marks the sender's number of a request as one of ours.
 const MARK: u64 = 1 << 63;
 /// How long beyond its subscription's timeout a ping is waited for.
 const GRACE: Duration = Duration::from_secs(5);

@@ -17,7 +17,7 @@ const NOTHING: u64 = 0;
 
 /// The dispatcher's end.
 pub struct UnderWay {
-    /// By the number that the pool knows a request by, its first delivery.
+    /// By the number that the sender knows a request by, its first delivery.
     requests: &'static [AtomicU64],
 }
 

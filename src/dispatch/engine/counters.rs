@@ -72,8 +72,8 @@ pub enum Bottleneck {
     Memory,
     /// Reading the journal.
     Journal,
-    /// The pool: `max_requests`.
-    Threads,
+    /// All subscriptions together: `max_requests`.
+    Connections,
     /// What its host may be sent, over all subscriptions.
     Host,
 }
@@ -142,7 +142,7 @@ impl<P: Clone> Engine<P> {
         let window = subscription.window.size(subscription.settings.max_in_flight);
         if subscription.may_send() {
             return if !self.turns.has_room_for(subscription.pace) {
-                Bottleneck::Threads
+                Bottleneck::Connections
             } else if !self.turns.may_send_to(subscription.settings.host) {
                 Bottleneck::Host
             } else {

@@ -4,7 +4,6 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use proptest::prelude::*;
 
-use super::client::Client;
 use super::server::Server;
 use super::*;
 
@@ -18,12 +17,12 @@ static ENDPOINT: LazyLock<(Server, Arc<Mutex<Vec<u8>>>)> = LazyLock::new(|| {
 
 /// What comes of an answer of these bytes. One test at a time may ask.
 fn judged(bytes: &[u8]) -> Result<Success, Failure> {
-    static TURN: Mutex<Option<Client>> = Mutex::new(None);
+    static TURN: Mutex<Option<Sender>> = Mutex::new(None);
     let mut turn = TURN.lock().unwrap();
-    let client = turn.get_or_insert_with(|| Client::new(Arc::new(Network::new(4))));
+    let sender = turn.get_or_insert_with(|| sender(4));
     let (server, answer) = &*ENDPOINT;
     *answer.lock().unwrap() = bytes.to_vec();
-    let result = client.deliver(&job(1, &endpoint(&server.url()))).result;
+    let result = deliver(sender, &endpoint(&server.url()));
     server.requests();
     result
 }

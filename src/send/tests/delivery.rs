@@ -15,9 +15,9 @@ fn a_request_says_who_sends_what_and_proves_it() {
         vec![("X-Api-Key".to_owned(), "k".to_owned()), ("accept".to_owned(), "text/plain".to_owned())];
     let url = format!("{}?tenant=7", server.url());
     let endpoint = Arc::new(Endpoint::new(EndpointSettings { headers, ..settings(&url) }).unwrap());
-    let pool = pool(1);
-    pool.submit(Job { attempt: 3, replay: Some(9), ..job(5, &endpoint) });
-    let outcome = outcomes(&pool, 1).remove(0);
+    let sender = sender(1);
+    sender.submit(Job { attempt: 3, replay: Some(9), ..job(5, &endpoint) });
+    let outcome = outcomes(&sender, 1).remove(0);
     assert_eq!((outcome.ticket, outcome.result), (5, Ok(Success { status: 200 })));
 
     let request = server.request();
@@ -47,23 +47,23 @@ fn a_request_says_who_sends_what_and_proves_it() {
     assert_eq!(body["data"]["id"], event(5).id().to_string());
     assert_eq!(body["data"]["subscription"], "orders-to-billing");
 
-    pool.submit(job(6, &endpoint));
-    outcomes(&pool, 1);
+    sender.submit(job(6, &endpoint));
+    outcomes(&sender, 1);
     assert_eq!(server.request().header("webhook-replay"), None, "it is no replay");
 }
 
 #[test]
 fn a_subscription_that_takes_batches_always_gets_a_list() {
     let server = Server::answering(OK);
-    let pool = pool(1);
+    let sender = sender(1);
     let settings = settings(&server.url());
     let batched = Arc::new(Endpoint::new(EndpointSettings { batched: true, ..settings.clone() }).unwrap());
     // One that was under way when its subscription was changed to take none is still whole.
     let unbatched = Arc::new(Endpoint::new(settings).unwrap());
     for (endpoint, ordinals) in [(&batched, 1..2), (&batched, 1..101), (&unbatched, 1..3)] {
         let events = ordinals.clone().map(|ordinal| (event(ordinal), 0)).collect();
-        pool.submit(Job { events, ..job(1, endpoint) });
-        outcomes(&pool, 1);
+        sender.submit(Job { events, ..job(1, endpoint) });
+        outcomes(&sender, 1);
         let body: serde_json::Value = serde_json::from_slice(&server.request().body).unwrap();
         let ids: Vec<_> = body.as_array().unwrap().iter().map(|event| event["data"]["id"].clone()).collect();
         assert_eq!(ids, ordinals.map(|ordinal| event(ordinal).id().to_string()).collect::<Vec<_>>());
@@ -73,13 +73,13 @@ fn a_subscription_that_takes_batches_always_gets_a_list() {
 #[test]
 fn the_id_of_a_batch_is_that_of_its_members_and_its_subscription() {
     let server = Server::answering(OK);
-    let pool = pool(1);
+    let sender = sender(1);
     let endpoint = endpoint(&server.url());
     for ordinals in [&[1, 2], &[1, 2], &[1, 3]] {
         let events = ordinals.iter().map(|ordinal| (event(*ordinal), 0)).collect();
-        pool.submit(Job { events, ..job(1, &endpoint) });
+        sender.submit(Job { events, ..job(1, &endpoint) });
     }
-    outcomes(&pool, 3);
+    outcomes(&sender, 3);
     let ids: Vec<_> =
         server.requests().iter().map(|request| request.header("webhook-id").unwrap().to_owned()).collect();
     assert_eq!(ids[0], ids[1]);
@@ -93,7 +93,7 @@ fn a_large_body_arrives_whole() {
     let server = Server::answering(OK);
     let name = "x".repeat(3_000_000);
     let settings = EndpointSettings { subscription: name.clone(), ..settings(&server.url()) };
-    deliver(&pool(1), &Arc::new(Endpoint::new(settings).unwrap())).unwrap();
+    deliver(&sender(1), &Arc::new(Endpoint::new(settings).unwrap())).unwrap();
     let body: serde_json::Value = serde_json::from_slice(&server.request().body).unwrap();
     assert_eq!(body["data"]["subscription"], name);
 }
@@ -109,11 +109,11 @@ fn one_connection_serves_many_requests() {
         "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
     ] {
         let server = Server::answering(answer);
-        let (pool, endpoint) = (pool(1), endpoint(&server.url()));
+        let (sender, endpoint) = (sender(1), endpoint(&server.url()));
         for ticket in 0..5 {
-            pool.submit(job(ticket, &endpoint));
+            sender.submit(job(ticket, &endpoint));
         }
-        outcomes(&pool, 5);
+        outcomes(&sender, 5);
         assert!(server.requests().iter().all(|request| request.connection == 0), "{answer}");
     }
 }
@@ -124,9 +124,9 @@ fn an_answer_somewhat_larger_than_is_kept_costs_no_connection_and_an_endless_one
         |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{}", "x".repeat(length));
     for (length, connections) in [(1_000, 1), (10_000, 1), (1_000_000, 2)] {
         let server = Server::answering(sized(length));
-        let (pool, endpoint) = (pool(1), endpoint(&server.url()));
-        deliver(&pool, &endpoint).unwrap();
-        deliver(&pool, &endpoint).unwrap();
+        let (sender, endpoint) = (sender(1), endpoint(&server.url()));
+        deliver(&sender, &endpoint).unwrap();
+        deliver(&sender, &endpoint).unwrap();
         assert_eq!(server.requests().last().unwrap().connection + 1, connections, "{length}");
     }
 }
@@ -141,9 +141,9 @@ fn a_connection_that_the_server_closed_is_replaced_without_a_failure() {
             closed.send(()).unwrap();
             Ok(false)
         });
-        let (pool, endpoint) = (pool(1), endpoint(&server.url()));
+        let (sender, endpoint) = (sender(1), endpoint(&server.url()));
         for expected in 0..5 {
-            assert_eq!(deliver(&pool, &endpoint), Ok(Success { status: 200 }));
+            assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200 }));
             assert_eq!(server.request().connection, expected);
             closes.recv().unwrap();
             std::thread::sleep(idle);
@@ -154,17 +154,16 @@ fn a_connection_that_the_server_closed_is_replaced_without_a_failure() {
 #[test]
 fn connections_are_not_kept_past_their_number() {
     let servers: Vec<_> = (0..6).map(|_| Server::answering(OK)).collect();
-    let network = Arc::new(Network::new(3));
-    let pool = Pool::with_network(PoolSettings::default(), network.clone()).unwrap();
+    let sender = sender(3);
     for server in servers.iter().chain(&servers) {
-        deliver(&pool, &endpoint(&server.url())).unwrap();
-        assert!(network.idle.count() <= 3);
+        deliver(&sender, &endpoint(&server.url())).unwrap();
+        assert!(sender.idle_connections() <= 3);
     }
-    assert!(network.idle.count() > 0);
+    assert!(sender.idle_connections() > 0);
 }
 
 #[test]
-fn hundreds_that_hang_take_no_more_threads_and_sockets_than_are_allowed() {
+fn hundreds_that_hang_take_no_more_sockets_than_are_allowed() {
     let (release, released) = bounded::<()>(0);
     let (open, most_open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let seen = (open.clone(), most_open.clone());
@@ -181,17 +180,15 @@ fn hundreds_that_hang_take_no_more_threads_and_sockets_than_are_allowed() {
             std::thread::yield_now();
         }
     };
-    let (pool, endpoint) = (pool(8), endpoint(&server.url()));
-    (0..300).for_each(|ticket| pool.submit(job(ticket, &endpoint)));
+    let (sender, endpoint) = (sender(8), endpoint(&server.url()));
+    (0..300).for_each(|ticket| sender.submit(job(ticket, &endpoint)));
     await_hanging(8);
-    assert_eq!(pool.threads(), 8);
     // More may be allowed meanwhile.
-    pool.set_max_requests(12);
-    (300..310).for_each(|ticket| pool.submit(job(ticket, &endpoint)));
+    sender.set_max_requests(12);
+    (300..310).for_each(|ticket| sender.submit(job(ticket, &endpoint)));
     await_hanging(12);
-    assert_eq!(pool.threads(), 12);
     drop(release);
-    assert!(outcomes(&pool, 310).iter().all(|outcome| outcome.result.is_ok()));
+    assert!(outcomes(&sender, 310).iter().all(|outcome| outcome.result.is_ok()));
     assert_eq!(most_open.load(Ordering::SeqCst), 12);
     assert!(server.requests().iter().all(|request| request.connection < 12));
 }
@@ -204,51 +201,51 @@ fn requests_to_a_slow_endpoint_leave_room_for_others() {
         stream.write_all(OK.as_bytes()).map(|()| true)
     });
     let fast = Server::answering(OK);
-    let pool = pool(8);
+    let sender = sender(8);
     let (slow_endpoint, fast_endpoint) = (endpoint(&slow.url()), endpoint(&fast.url()));
     for ticket in 100..107 {
-        pool.submit(job(ticket, &slow_endpoint));
+        sender.submit(job(ticket, &slow_endpoint));
     }
     for ticket in 0..20 {
-        pool.submit(job(ticket, &fast_endpoint));
+        sender.submit(job(ticket, &fast_endpoint));
     }
-    assert!(outcomes(&pool, 20).iter().all(|outcome| outcome.ticket < 20));
+    assert!(outcomes(&sender, 20).iter().all(|outcome| outcome.ticket < 20));
     drop(release);
-    assert_eq!(outcomes(&pool, 7).len(), 7);
+    assert_eq!(outcomes(&sender, 7).len(), 7);
 }
 
 #[test]
 fn the_dispatcher_is_woken_only_when_it_asked() {
     let server = Server::answering(OK);
-    let (pool, endpoint) = (pool(1), endpoint(&server.url()));
+    let (sender, endpoint) = (sender(1), endpoint(&server.url()));
     let mut seen = Vec::new();
-    pool.submit(job(1, &endpoint));
+    sender.submit(job(1, &endpoint));
     while seen.is_empty() {
-        pool.outcomes(&mut seen);
+        sender.outcomes(&mut seen);
     }
-    assert!(!is_ringing(&pool, 0));
+    assert!(!is_ringing(&sender, 0));
 
-    assert!(!pool.arm());
-    pool.submit(job(2, &endpoint));
-    assert!(is_ringing(&pool, 60_000));
-    assert!(pool.arm(), "an outcome waits");
-    pool.disarm();
-    assert!(!is_ringing(&pool, 0));
-    pool.outcomes(&mut seen);
+    assert!(!sender.arm());
+    sender.submit(job(2, &endpoint));
+    assert!(is_ringing(&sender, 60_000));
+    assert!(sender.arm(), "an outcome waits");
+    sender.disarm();
+    assert!(!is_ringing(&sender, 0));
+    sender.outcomes(&mut seen);
     assert_eq!(seen.iter().map(|outcome| outcome.ticket).collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]
-fn dropping_the_pool_waits_for_no_request() {
+fn dropping_the_sender_waits_for_no_request() {
     let (_hold, held) = bounded::<()>(0);
     let server = Server::start(move |_, _| {
         let _ = held.recv();
         Ok(false)
     });
-    let pool = pool(1);
-    pool.submit(job(1, &endpoint(&server.url())));
+    let sender = sender(1);
+    sender.submit(job(1, &endpoint(&server.url())));
     server.request();
     let dropped = Instant::now();
-    drop(pool);
+    drop(sender);
     assert!(dropped.elapsed() < Duration::from_secs(5));
 }

@@ -9,7 +9,7 @@ use super::server::Server;
 use super::*;
 
 fn failure(url: &str) -> Failure {
-    deliver(&pool(1), &endpoint(url)).unwrap_err()
+    deliver(&sender(1), &endpoint(url)).unwrap_err()
 }
 
 /// What comes of an answer of these bytes, after which the connection closes.
@@ -139,14 +139,14 @@ fn a_name_that_does_not_exist_is_a_dns_failure() {
 #[test]
 fn the_guard_judges_what_is_dialled_and_what_was_kept() {
     let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
-    let pool = pool(1);
-    assert!(deliver(&pool, &endpoint(&server.url())).is_ok());
+    let sender = sender(1);
+    assert!(deliver(&sender, &endpoint(&server.url())).is_ok());
     let url = server.url();
     let by_name = url.replace("127.0.0.1", "localhost");
     for url in [url, by_name] {
         let guard = Arc::new(Guard::default());
         let closed = Arc::new(Endpoint::new(EndpointSettings { guard, ..settings(&url) }).unwrap());
-        let failure = deliver(&pool, &closed).unwrap_err();
+        let failure = deliver(&sender, &closed).unwrap_err();
         assert_eq!(failure.class, ErrorClass::Blocked);
         assert!(failure.message.contains("ALTER SYSTEM SET pgwh.allowed_networks"), "{}", failure.message);
     }
@@ -167,9 +167,9 @@ fn the_timeout_is_for_the_whole_request() {
     };
     for before in ["", "HTTP/1.1 200 OK\r\nx-slow: ", "HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n"] {
         let server = trickle(before);
-        let pool = pool(1);
-        pool.submit(job(1, &impatient(&server.url())));
-        let outcome = outcomes(&pool, 1).remove(0);
+        let sender = sender(1);
+        sender.submit(job(1, &impatient(&server.url())));
+        let outcome = outcomes(&sender, 1).remove(0);
         let failure = outcome.result.unwrap_err();
         // A byte that is no HTTP may be noticed before the time is over.
         if !before.is_empty() {
@@ -184,12 +184,12 @@ fn the_timeout_is_for_the_whole_request() {
 fn an_endpoint_that_never_answers_or_never_reads_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let pool = pool(1);
-    assert_eq!(deliver(&pool, &impatient(&url)).unwrap_err().class, ErrorClass::Timeout);
+    let sender = sender(1);
+    assert_eq!(deliver(&sender, &impatient(&url)).unwrap_err().class, ErrorClass::Timeout);
     let subscription = "x".repeat(20_000_000);
     let timeout = Duration::from_millis(300);
     let large = EndpointSettings { subscription, timeout, ..settings(&url) };
-    let failure = deliver(&pool, &Arc::new(Endpoint::new(large).unwrap())).unwrap_err();
+    let failure = deliver(&sender, &Arc::new(Endpoint::new(large).unwrap())).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Timeout);
     assert!(failure.message.contains("sending"), "{}", failure.message);
 }
@@ -204,7 +204,7 @@ fn endless_answers_are_bounded() {
             }
         })
     };
-    let pool = pool(1);
+    let sender = sender(1);
     for (before, again, class) in [
         ("HTTP/1.1 200 OK\r\nx: ", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", Some(ErrorClass::TooLarge)),
         ("HTTP/1.1 200 OK\r\n", "x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n", Some(ErrorClass::Reset)),
@@ -212,11 +212,11 @@ fn endless_answers_are_bounded() {
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "4\r\nbody\r\n", None),
     ] {
         let server = endless(before, again);
-        let result = deliver(&pool, &endpoint(&server.url()));
+        let result = deliver(&sender, &endpoint(&server.url()));
         assert_eq!(result.as_ref().err().map(|failure| failure.class), class, "{before:?}: {result:?}");
     }
     let server = endless("HTTP/1.1 500 Oops\r\n\r\n", "body without an end");
-    assert_eq!(deliver(&pool, &endpoint(&server.url())).unwrap_err().response.len(), 1000);
+    assert_eq!(deliver(&sender, &endpoint(&server.url())).unwrap_err().response.len(), 1000);
 }
 
 #[test]
@@ -233,17 +233,17 @@ fn an_answer_that_comes_before_the_request_was_read_counts() {
         }
     });
     let large = EndpointSettings { subscription: "x".repeat(3_000_000), ..settings(&url) };
-    let failure = deliver(&pool(1), &Arc::new(Endpoint::new(large).unwrap())).unwrap_err();
+    let failure = deliver(&sender(1), &Arc::new(Endpoint::new(large).unwrap())).unwrap_err();
     assert_eq!((failure.class, failure.status), (ErrorClass::Http4xx, Some(413)));
 }
 
 #[test]
-fn a_panic_while_sending_is_an_outcome_and_the_thread_lives_on() {
+fn a_panic_while_sending_is_the_outcome_of_that_attempt() {
     let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
-    let (pool, endpoint) = (pool(1), endpoint(&server.url()));
-    pool.submit(Job { attempt: crate::send::client::PANIC, ..job(1, &endpoint) });
-    pool.submit(job(2, &endpoint));
-    let outcomes = outcomes(&pool, 2);
+    let (sender, endpoint) = (sender(1), endpoint(&server.url()));
+    sender.submit(Job { attempt: crate::send::request::PANIC, ..job(1, &endpoint) });
+    sender.submit(job(2, &endpoint));
+    let outcomes = outcomes(&sender, 2);
     let failure = outcomes[0].result.as_ref().unwrap_err();
     assert_eq!(failure.class, ErrorClass::Encode);
     assert!(failure.message.contains("for a test"), "{}", failure.message);
@@ -254,22 +254,22 @@ fn a_panic_while_sending_is_an_outcome_and_the_thread_lives_on() {
 fn what_a_name_stands_for_is_judged_when_it_is_dialled() {
     let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let port = server.address.port();
-    let network = Network::resolving(Box::new(|name| {
+    let lookup = Box::new(|name: &str| {
         Ok(match name {
             // Private and open addresses together: only the open one is dialled.
             "mixed.example" => vec!["192.168.0.1".parse().unwrap(), "127.0.0.1".parse().unwrap()],
             // Another address than when it was subscribed, on which somebody listens, too.
             _ => vec!["127.0.0.2".parse().unwrap(), "::ffff:127.0.0.3".parse().unwrap()],
         })
-    }));
-    let pool = pool_with(network);
+    });
+    let sender = sender_with(Network { lookup, ..Network::default() });
     let guard = Arc::new(Guard::parse("127.0.0.1").unwrap());
     let to = |name: &str| {
         let url = format!("http://{name}:{port}/");
         Arc::new(Endpoint::new(EndpointSettings { guard: guard.clone(), ..settings(&url) }).unwrap())
     };
-    assert_eq!(deliver(&pool, &to("mixed.example")), Ok(Success { status: 200 }));
-    let failure = deliver(&pool, &to("rebound.example")).unwrap_err();
+    assert_eq!(deliver(&sender, &to("mixed.example")), Ok(Success { status: 200 }));
+    let failure = deliver(&sender, &to("rebound.example")).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Blocked);
     for word in
         ["127.0.0.2", "loopback", "ALTER SYSTEM SET pgwh.allowed_networks = '127.0.0.1/32, 127.0.0.2/32'"]

@@ -1,4 +1,4 @@
-//! Promises of the pool as a whole, held against real sockets.
+//! Promises of sending as a whole, held against real sockets.
 
 mod answers;
 mod delivery;
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::network::Network;
+use super::sender::Network;
+use super::tls::TlsConfigs;
 use super::*;
 use crate::event::format::{Format, Shown, Source};
 use crate::event::{Action, Event, Fingerprint, Lsn, Relation, TableName, Timestamp, Transaction};
@@ -81,36 +82,42 @@ fn job(ticket: u64, endpoint: &Arc<Endpoint>) -> Job {
     Job { ticket, endpoint, events, attempt: 1, replay: None, prepared: None }
 }
 
-fn pool(max_threads: usize) -> Pool {
-    Pool::start(PoolSettings { max_threads, ..PoolSettings::default() }).unwrap()
+fn sender(max_requests: usize) -> Sender {
+    Sender::start(SenderSettings { max_requests }).unwrap()
 }
 
-fn pool_with(network: Network) -> Pool {
-    Pool::with_network(PoolSettings { max_threads: 1, ..PoolSettings::default() }, Arc::new(network)).unwrap()
+fn sender_with(network: Network) -> Sender {
+    Sender::with_network(SenderSettings { max_requests: 4 }, network).unwrap()
+}
+
+/// A sender that trusts these certificates instead of the system's.
+fn sender_trusting(roots: rustls::RootCertStore) -> Sender {
+    sender_with(Network { tls: TlsConfigs::trusting(roots), ..Network::default() })
 }
 
 /// Waits for so many outcomes as the dispatcher does; in the order of their tickets.
-fn outcomes(pool: &Pool, count: usize) -> Vec<Outcome> {
+fn outcomes(sender: &Sender, count: usize) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let end = Instant::now() + Duration::from_secs(60);
     while outcomes.len() < count {
         assert!(Instant::now() < end, "only {} of {count} outcomes came", outcomes.len());
-        if !pool.arm() {
-            assert!(is_ringing(pool, 60_000), "the pool did not ring");
+        if !sender.arm() {
+            assert!(is_ringing(sender, 60_000), "the sender did not ring");
         }
-        pool.disarm();
-        pool.outcomes(&mut outcomes);
+        sender.disarm();
+        sender.outcomes(&mut outcomes);
     }
     outcomes.sort_by_key(|outcome| outcome.ticket);
     outcomes
 }
 
-fn is_ringing(pool: &Pool, milliseconds: u16) -> bool {
-    poll(&mut [PollFd::new(pool.wake_fd(), PollFlags::POLLIN)], PollTimeout::from(milliseconds)).unwrap() == 1
+fn is_ringing(sender: &Sender, milliseconds: u16) -> bool {
+    poll(&mut [PollFd::new(sender.wake_fd(), PollFlags::POLLIN)], PollTimeout::from(milliseconds)).unwrap()
+        == 1
 }
 
-/// Sends one request through a pool and returns what came of it.
-fn deliver(pool: &Pool, endpoint: &Arc<Endpoint>) -> Result<Success, Failure> {
-    pool.submit(job(1, endpoint));
-    outcomes(pool, 1).remove(0).result
+/// Sends one request through a sender and returns what came of it.
+fn deliver(sender: &Sender, endpoint: &Arc<Endpoint>) -> Result<Success, Failure> {
+    sender.submit(job(1, endpoint));
+    outcomes(sender, 1).remove(0).result
 }

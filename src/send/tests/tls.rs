@@ -29,32 +29,23 @@ fn secure_server() -> (Server, RootCertStore) {
 #[test]
 fn a_secure_connection_is_kept_and_reused() {
     let (server, roots) = secure_server();
-    let network = Network::new(1);
-    network.trust(roots);
-    let pool = pool_with(network);
+    let sender = sender_trusting(roots);
     let endpoint = endpoint(&format!("https://localhost:{}/", server.address.port()));
     for _ in 0..5 {
-        assert_eq!(deliver(&pool, &endpoint), Ok(Success { status: 200 }));
+        assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200 }));
     }
     std::thread::sleep(Duration::from_millis(150));
-    assert!(deliver(&pool, &endpoint).is_ok());
+    assert!(deliver(&sender, &endpoint).is_ok());
     assert!(server.requests().iter().all(|request| request.connection == 0));
 }
 
 #[test]
 fn a_certificate_of_another_name_or_of_nobody_known_is_refused() {
     let (server, roots) = secure_server();
-    let trusting = Network::new(1);
-    trusting.trust(roots);
     let by_address = endpoint(&format!("https://{}/", server.address));
     let by_name = endpoint(&format!("https://localhost:{}/", server.address.port()));
-    let stranger = {
-        let network = Network::new(1);
-        network.trust(RootCertStore::empty());
-        network
-    };
-    for (network, endpoint) in [(trusting, by_address), (stranger, by_name)] {
-        let failure = deliver(&pool_with(network), &endpoint).unwrap_err();
+    for (roots, endpoint) in [(roots, by_address), (RootCertStore::empty(), by_name)] {
+        let failure = deliver(&sender_trusting(roots), &endpoint).unwrap_err();
         assert_eq!(failure.class, ErrorClass::Tls, "{}", failure.message);
     }
     assert!(server.requests().is_empty());
@@ -63,10 +54,8 @@ fn a_certificate_of_another_name_or_of_nobody_known_is_refused() {
 #[test]
 fn a_plain_server_at_an_https_url_is_a_tls_failure() {
     let server = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
-    let network = Network::new(1);
-    network.trust(RootCertStore::empty());
-    let failure =
-        deliver(&pool_with(network), &endpoint(&format!("https://localhost:{}/", server.address.port())));
+    let sender = sender_trusting(RootCertStore::empty());
+    let failure = deliver(&sender, &endpoint(&format!("https://localhost:{}/", server.address.port())));
     assert_eq!(failure.unwrap_err().class, ErrorClass::Tls);
 }
 
@@ -142,18 +131,16 @@ fn localhost(server: &Server) -> String {
     format!("https://localhost:{}/", server.address.port())
 }
 
-fn pool_trusting(authority: &Authority) -> Pool {
-    let network = Network::new(4);
-    network.trust(authority.roots());
-    pool_with(network)
+fn sender_for(authority: &Authority) -> Sender {
+    sender_trusting(authority.roots())
 }
 
 #[test]
 fn an_expired_certificate_is_a_tls_failure() {
     let authority = Authority::new();
-    let pool = pool_trusting(&authority);
-    assert!(deliver(&pool, &endpoint(&localhost(&authority.server(2100, false)))).is_ok());
-    let failure = deliver(&pool, &endpoint(&localhost(&authority.server(2001, false)))).unwrap_err();
+    let sender = sender_for(&authority);
+    assert!(deliver(&sender, &endpoint(&localhost(&authority.server(2100, false)))).is_ok());
+    let failure = deliver(&sender, &endpoint(&localhost(&authority.server(2001, false)))).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Tls);
     assert!(failure.message.contains("expired"), "{}", failure.message);
 }
@@ -169,11 +156,11 @@ fn an_endpoint_that_asks_who_we_are_is_shown_the_certificate_of_its_subscription
             .unwrap(),
     );
     let nobody = endpoint(&localhost(&server));
-    let pool = pool_trusting(&authority);
-    assert_eq!(deliver(&pool, &known), Ok(Success { status: 200 }));
+    let sender = sender_for(&authority);
+    assert_eq!(deliver(&sender, &known), Ok(Success { status: 200 }));
     // The connection that is kept is not theirs.
-    assert_eq!(deliver(&pool, &nobody).unwrap_err().class, ErrorClass::Tls);
-    assert_eq!(deliver(&pool, &known), Ok(Success { status: 200 }));
+    assert_eq!(deliver(&sender, &nobody).unwrap_err().class, ErrorClass::Tls);
+    assert_eq!(deliver(&sender, &known), Ok(Success { status: 200 }));
     assert!(server.requests().iter().all(|request| request.connection == 0));
     assert!(!format!("{known:?}").contains("PRIVATE"));
 }
@@ -204,20 +191,20 @@ fn a_file_of_certificates_is_trusted_besides_the_systems_and_a_bad_one_is_told_o
     let endpoint = endpoint(&localhost(&server));
     let file = std::env::temp_dir().join(format!("pgwh-ca-{}.pem", std::process::id()));
     std::fs::write(&file, pem(&authority.certificate)).unwrap();
-    let pool = pool(1);
-    pool.trust_file(Some(file.clone()));
-    assert_eq!(deliver(&pool, &endpoint), Ok(Success { status: 200 }));
+    let sender = sender(1);
+    sender.trust_file(Some(file.clone()));
+    assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200 }));
     std::fs::write(&file, "nothing").unwrap();
-    pool.trust_file(Some(file.clone()));
-    let failure = deliver(&pool, &endpoint).unwrap_err();
+    sender.trust_file(Some(file.clone()));
+    let failure = deliver(&sender, &endpoint).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Tls);
     assert!(failure.message.contains("pgwh.ca_file"), "{}", failure.message);
     std::fs::remove_file(&file).unwrap();
-    pool.trust_file(Some(file));
-    assert!(deliver(&pool, &endpoint).unwrap_err().message.contains("pgwh.ca_file"));
+    sender.trust_file(Some(file));
+    assert!(deliver(&sender, &endpoint).unwrap_err().message.contains("pgwh.ca_file"));
     // Without the file only the system is trusted, also by what was kept.
-    pool.trust_file(None);
-    assert_eq!(deliver(&pool, &endpoint).unwrap_err().class, ErrorClass::Tls);
+    sender.trust_file(None);
+    assert_eq!(deliver(&sender, &endpoint).unwrap_err().class, ErrorClass::Tls);
 }
 
 #[test]
@@ -238,10 +225,10 @@ fn a_server_that_knows_only_old_versions_is_a_tls_failure_and_one_that_stalls_ti
         }
     });
     let url = format!("https://localhost:{port}/");
-    let pool = pool_trusting(&Authority::new());
-    let failure = deliver(&pool, &endpoint(&url)).unwrap_err();
+    let sender = sender_for(&Authority::new());
+    let failure = deliver(&sender, &endpoint(&url)).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Tls, "{}", failure.message);
-    let failure = deliver(&pool, &impatient(&url)).unwrap_err();
+    let failure = deliver(&sender, &impatient(&url)).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Timeout, "{}", failure.message);
     assert!(failure.message.contains("securing"), "{}", failure.message);
 }

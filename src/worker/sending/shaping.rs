@@ -33,7 +33,7 @@ impl Sending {
     /// Sends the pings that sessions wait for.
     pub fn test(&mut self, database: &Database) {
         for job in self.testing.asked(database, &self.source) {
-            self.pool.submit(job);
+            self.sender.submit(job);
         }
     }
 
@@ -107,7 +107,7 @@ impl Sending {
         }
         prepared.bodies = functions.transform.is_some().then_some(bodies);
         let prepared = Some(Box::new(prepared));
-        self.pool.submit(Job { ticket: number as u64, endpoint, events, attempt, replay, prepared });
+        self.sender.submit(Job { ticket: number as u64, endpoint, events, attempt, replay, prepared });
     }
 
     /// Takes deliveries out of a request under way; what is left of it.

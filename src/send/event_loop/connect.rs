@@ -1,0 +1,276 @@
+//! From a request to a connection that it can be sent over.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Interest, Token};
+use rustls::pki_types::ServerName;
+use url::Host;
+
+use super::super::answer::Fault;
+use super::super::connection::Connection;
+use super::super::endpoint::{Endpoint, Server};
+use super::super::exchange::Stage;
+use super::super::guard::is_localhost;
+use super::super::outcome::ErrorClass;
+use super::super::tls::TlsConfig;
+use super::{EventLoop, Link, Task};
+
+/// A connection idle for longer is asked whether the server has closed it. For a shorter time, a closed one is
+/// noticed by its failure, and the request sent again.
+const TRUSTED_IDLE: Duration = Duration::from_millis(100);
+
+impl EventLoop {
+    /// Finds a connection for a request: a kept one if it may be, or a new one.
+    pub(super) fn connect(&mut self, number: usize) {
+        let Some(exchange) = self.exchanges.get(number) else { return };
+        let endpoint = exchange.endpoint.clone();
+        let kept = if exchange.may_reuse { self.kept_connection(&endpoint) } else { None };
+        let Some(connection) = kept else { return self.find_addresses(number) };
+        self.assign(number, connection);
+        if let Some(exchange) = self.exchanges.get_mut(number) {
+            exchange.is_reused = true;
+            exchange.stage = Stage::Passing;
+        }
+        self.write(number);
+    }
+
+    /// A kept connection that seems open and whose address is still allowed.
+    fn kept_connection(&mut self, endpoint: &Endpoint) -> Option<usize> {
+        let server = endpoint.server();
+        while let Some((number, idle)) = self.idle.take(server, Instant::now()) {
+            let Some(link) = self.connections.get_mut(number) else { continue };
+            let peer = link.connection.peer();
+            if (idle < TRUSTED_IDLE || link.connection.is_quiet())
+                && endpoint.guard.check_address(server.secure, peer.ip(), peer.port()).is_ok()
+            {
+                return Some(number);
+            }
+            self.close(number);
+        }
+        None
+    }
+
+    /// Finds the addresses that may be dialled, and dials the first.
+    pub(super) fn find_addresses(&mut self, number: usize) {
+        let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        let endpoint = exchange.endpoint.clone();
+        let addresses: Arc<[IpAddr]> = match &endpoint.server().host {
+            Host::Ipv4(address) => Arc::new([IpAddr::V4(*address)]),
+            Host::Ipv6(address) => Arc::new([IpAddr::V6(*address)]),
+            Host::Domain(name) if is_localhost(name) => {
+                Arc::new([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)])
+            }
+            Host::Domain(name) => match self.resolver.resolve(name, Instant::now()) {
+                Some(Ok(addresses)) => addresses,
+                Some(Err(error)) => {
+                    let message = format!("the name {name} could not be resolved: {error}");
+                    return self.fail(number, Fault::new(ErrorClass::Dns, message));
+                }
+                None => {
+                    exchange.stage = Stage::Resolving;
+                    let handle = self.handle(number);
+                    return self.unresolved.entry(name.clone()).or_default().push(handle);
+                }
+            },
+        };
+        match allowed_addresses(&endpoint, &addresses) {
+            Ok(allowed) => {
+                exchange.addresses = allowed.into();
+                self.dial(number);
+            }
+            Err(fault) => self.fail(number, fault),
+        }
+    }
+
+    /// Dials the next address.
+    pub(super) fn dial(&mut self, number: usize) {
+        loop {
+            let Some(exchange) = self.exchanges.get_mut(number) else { return };
+            let server = exchange.endpoint.server().clone();
+            let Some(address) = exchange.addresses.pop_front() else {
+                let fault = match exchange.refusal.take() {
+                    Some((peer, error)) => {
+                        Fault::new(ErrorClass::Connect, format!("no connection to {peer}: {error}"))
+                    }
+                    None => Fault::new(ErrorClass::Dns, "the name has no address"),
+                };
+                return self.fail(number, fault);
+            };
+            // An address that does not answer leaves the others their share of the time.
+            let (now, others) = (Instant::now(), exchange.addresses.len() as u32);
+            let share = exchange.deadline.saturating_duration_since(now) / (others + 1);
+            exchange.next_address_at = (others > 0).then(|| now + share);
+            exchange.stage = Stage::Connecting;
+            let deadline = exchange.next_deadline();
+            let peer = SocketAddr::new(address, server.port);
+            match self.open(peer, &server) {
+                Ok(connection) => {
+                    self.assign(number, connection);
+                    return self.deadlines.set(number, deadline);
+                }
+                Err(error) => self.refused(number, peer, error),
+            }
+        }
+    }
+
+    /// Begins to connect.
+    fn open(&mut self, peer: SocketAddr, server: &Arc<Server>) -> io::Result<usize> {
+        let mut connection = Connection::dial(peer)?;
+        let entry = self.connections.vacant_entry();
+        let (number, interests) = (entry.key(), Interest::READABLE | Interest::WRITABLE);
+        self.poll.registry().register(connection.source(), Token(number), interests)?;
+        entry.insert(Link { connection, server: server.clone(), exchange: None, is_read_closed: false });
+        Ok(number)
+    }
+
+    fn assign(&mut self, number: usize, connection: usize) {
+        if let (Some(exchange), Some(link)) =
+            (self.exchanges.get_mut(number), self.connections.get_mut(connection))
+        {
+            exchange.connection = Some(connection);
+            link.exchange = Some(number);
+        }
+    }
+
+    /// Notes that an address cannot be connected to.
+    fn refused(&mut self, number: usize, peer: SocketAddr, error: io::Error) {
+        if let Some(exchange) = self.exchanges.get_mut(number) {
+            exchange.refusal = Some((peer, error));
+        }
+        self.close_of(number);
+    }
+
+    /// The time of an address is over.
+    pub(super) fn give_up_address(&mut self, number: usize) {
+        let peer = self.link_of(number).map(|link| link.connection.peer());
+        if let Some(peer) = peer {
+            self.refused(number, peer, io::ErrorKind::TimedOut.into());
+        }
+        self.dial(number);
+    }
+
+    /// Looks whether the connection is open.
+    pub(super) fn go_on_connecting(&mut self, number: usize) {
+        let Some(link) = self.link_of(number) else { return };
+        let peer = link.connection.peer();
+        match link.connection.is_connected() {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => {
+                self.refused(number, peer, error);
+                return self.dial(number);
+            }
+        }
+        let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        exchange.next_address_at = None;
+        exchange.addresses.clear();
+        if exchange.endpoint.server().secure { self.secure(number) } else { self.pass(number) }
+    }
+
+    /// Begins to secure the connection.
+    pub(super) fn secure(&mut self, number: usize) {
+        let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        let endpoint = exchange.endpoint.clone();
+        let name = match server_name(&endpoint.server().host) {
+            Ok(name) => name,
+            Err(fault) => return self.fail(number, fault),
+        };
+        let config = match self.tls.config(endpoint.identity.as_ref()) {
+            Ok(TlsConfig::Ready(config)) => config,
+            Ok(TlsConfig::Wanting(wanted)) => {
+                exchange.stage = Stage::ReadingRoots;
+                let handle = self.handle(number);
+                self.without_roots.push(handle);
+                if let Some(wanted) = wanted {
+                    self.delegate(number, Task::ReadRoots(wanted));
+                }
+                return;
+            }
+            Err(error) => return self.fail(number, Fault::new(ErrorClass::Tls, error)),
+        };
+        exchange.stage = Stage::Securing;
+        let begun = self.link_of(number).map(|link| link.connection.begin_tls(name, config));
+        match begun {
+            Some(Ok(())) => self.go_on_securing(number),
+            Some(Err(error)) => {
+                let message = format!("the connection could not be secured: {error}");
+                self.fail(number, Fault::new(ErrorClass::Tls, message));
+            }
+            None => {}
+        }
+    }
+
+    /// Goes on with what secures the connection.
+    pub(super) fn go_on_securing(&mut self, number: usize) {
+        let Some(link) = self.link_of(number) else { return };
+        match link.connection.handshake() {
+            Ok(false) => {}
+            Ok(true) => self.pass(number),
+            Err(error) => {
+                let Some(fault) = self.exchanges.get(number).map(|exchange| exchange.fault(&error)) else {
+                    return;
+                };
+                self.fail(number, fault);
+            }
+        }
+    }
+
+    /// Sends a request over a new connection.
+    fn pass(&mut self, number: usize) {
+        let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        exchange.stage = Stage::Passing;
+        self.write(number);
+        // The server may have spoken first, or with the last of what secured the connection.
+        if self.exchanges.get(number).is_some_and(|exchange| exchange.connection.is_some()) {
+            self.read(number);
+        }
+    }
+
+    /// The connection of an exchange.
+    pub(super) fn link_of(&mut self, number: usize) -> Option<&mut Link> {
+        let connection = self.exchanges.get(number)?.connection?;
+        self.connections.get_mut(connection)
+    }
+
+    /// Closes a connection.
+    pub(super) fn close(&mut self, connection: usize) {
+        self.connections.try_remove(connection);
+    }
+
+    /// Closes the connection of an exchange.
+    pub(super) fn close_of(&mut self, number: usize) {
+        let connection = self.exchanges.get_mut(number).and_then(|exchange| exchange.connection.take());
+        connection.into_iter().for_each(|connection| self.close(connection));
+    }
+}
+
+/// Of these addresses those that may be dialled; at least one.
+fn allowed_addresses(endpoint: &Endpoint, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Fault> {
+    let server = endpoint.server();
+    let mut refusal = None;
+    let mut allowed = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        match endpoint.guard.check_dial(server.secure, *address, server.port) {
+            Ok(()) => allowed.push(*address),
+            Err(problem) => refusal = refusal.or(Some(problem)),
+        }
+    }
+    match refusal {
+        Some(problem) if allowed.is_empty() => Err(Fault::new(ErrorClass::Blocked, problem.to_string())),
+        _ => Ok(allowed),
+    }
+}
+
+/// The name that a server's certificate must be valid for.
+fn server_name(host: &Host<String>) -> Result<ServerName<'static>, Fault> {
+    match host {
+        Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()).map_err(|_| {
+            Fault::new(ErrorClass::Tls, format!("no certificate can be valid for the name \"{name}\""))
+        }),
+        Host::Ipv4(address) => Ok(ServerName::from(IpAddr::V4(*address))),
+        Host::Ipv6(address) => Ok(ServerName::from(IpAddr::V6(*address))),
+    }
+}
