@@ -836,6 +836,23 @@ COMMENT ON COLUMN pgwh.dead_letters.action IS 'insert, update, delete, truncate,
 COMMENT ON COLUMN pgwh.dead_letters.key IS 'key of the row';
 COMMENT ON COLUMN pgwh.dead_letters.data IS 'what the format pgwh sends as data, as far as you may read the table by now';
 
+CREATE FUNCTION pgwh.dead_letter_counts(OUT subscription_id bigint, OUT dead bigint, OUT skipped bigint) RETURNS SETOF record
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp
+    BEGIN ATOMIC
+        SELECT d.subscription_id, coalesce(sum(d.events) FILTER (WHERE NOT d.skipped), 0)::bigint,
+            coalesce(sum(d.events) FILTER (WHERE d.skipped), 0)::bigint
+        FROM (
+            SELECT o.subscription_id, o.event_id, cardinality(o.members) AS events, o.error = 'skipped' AS skipped
+            FROM pgwh.outcome_chunks c CROSS JOIN LATERAL pgwh.unpack_outcomes(c.body) o
+            WHERE c.dead > 0 AND o.dead AND o.replay IS NULL) d
+        WHERE (d.subscription_id, d.event_id) NOT IN (
+            SELECT again.subscription_id, took.event_id FROM pgwh.outcome_chunks r
+                CROSS JOIN LATERAL pgwh.unpack_outcomes(r.body) again CROSS JOIN LATERAL unnest(again.events) took (event_id)
+            WHERE r.replayed > 0 AND again.replay IS NOT NULL AND NOT again.dead)
+        GROUP BY d.subscription_id;
+    END;
+COMMENT ON FUNCTION pgwh.dead_letter_counts() IS 'how many dead letters subscriptions have, those that were skipped by pgwh.skip() apart from the others';
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Commands
 
@@ -915,9 +932,9 @@ CREATE FUNCTION pgwh.url_problem(url text) RETURNS text
     LANGUAGE c STABLE STRICT COST 5 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
 COMMENT ON FUNCTION pgwh.url_problem(text) IS 'why a URL that was once accepted would be refused today; null when it would not';
 
-CREATE FUNCTION pgwh.tables_problem(tables text[]) RETURNS text
+CREATE FUNCTION pgwh.tables_problem(tables text[], OUT problem text, OUT stops boolean, OUT cure text) RETURNS record
     LANGUAGE c STABLE STRICT COST 10 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
-COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today; null when they would not';
+COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today, whether that holds for all of them, and what to type; null when they would not';
 
 CREATE FUNCTION pgwh.parts_problem(tables text[], event_types text[],
     OUT problem text, OUT stops boolean, OUT change text, OUT cure text) RETURNS record
@@ -1014,7 +1031,7 @@ COMMENT ON TABLE pgwh.backfill_tables IS 'how far backfills have read each table
 COMMENT ON COLUMN pgwh.backfill_tables.backfill_id IS 'the backfill';
 COMMENT ON COLUMN pgwh.backfill_tables.relation IS 'oid of the table';
 COMMENT ON COLUMN pgwh.backfill_tables.table_name IS 'its name when the backfill came to it';
-COMMENT ON COLUMN pgwh.backfill_tables.estimate IS 'about how many rows it had then; null when nobody had counted';
+COMMENT ON COLUMN pgwh.backfill_tables.estimate IS 'about how many rows it had then, by its size and the statistics of ANALYZE; null when another session had locked it';
 COMMENT ON COLUMN pgwh.backfill_tables.rows_read IS 'rows read so far';
 COMMENT ON COLUMN pgwh.backfill_tables.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
 COMMENT ON COLUMN pgwh.backfill_tables.seconds IS 'time that took, in seconds';
@@ -1131,13 +1148,13 @@ CREATE FUNCTION pgwh.oldest_transaction(xid bigint DEFAULT NULL, OUT who text, O
     LANGUAGE sql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
         SELECT b.who, b.cure FROM (
-            SELECT a.backend_xid AS xid, format('transaction %s of process %s (%s, %s)', a.backend_xid, a.pid,
-                a.usename, a.state) AS who, format('SELECT pg_terminate_backend(%s);', a.pid) AS cure
+            SELECT a.backend_xid AS xid, format('transaction %s of process %s (%s, %s) in database %I', a.backend_xid, a.pid,
+                a.usename, a.state, a.datname) AS who, format('SELECT pg_terminate_backend(%s);', a.pid) AS cure
             FROM pg_catalog.pg_stat_activity a
             WHERE CASE WHEN oldest_transaction.xid IS NULL THEN a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
                 ELSE a.backend_xid::text::bigint = oldest_transaction.xid END
             UNION ALL
-            SELECT p.transaction, format('prepared transaction %L', p.gid),
+            SELECT p.transaction, format('prepared transaction %L in database %I', p.gid, p.database),
                 format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database)
             FROM pg_catalog.pg_prepared_xacts p
             WHERE oldest_transaction.xid IS NULL OR p.transaction::text::bigint = oldest_transaction.xid
@@ -1396,7 +1413,7 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
     BEGIN ATOMIC
         WITH subscription AS MATERIALIZED (
             SELECT s.name, s.home <> h.home AS held, s.home <> h.home AND pgwh.is_earlier_home(s.home) AS is_earlier,
-                CASE WHEN s.enabled THEN coalesce(pgwh.url_problem(s.url), pgwh.tables_problem(s.tables), u.problem,
+                CASE WHEN s.enabled THEN coalesce(pgwh.url_problem(s.url), (pgwh.tables_problem(s.tables)).problem, u.problem,
                     CASE WHEN (c.misfit).stops THEN (c.misfit).problem END, CASE WHEN (p.parts).stops THEN (p.parts).problem END,
                     (pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
                         s.columns, s.exclude_columns, s.key_columns)).problem) END AS problem,
@@ -1483,6 +1500,11 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             CASE WHEN bool_or(s.held OR s.problem IS NOT NULL) THEN 'SELECT name, state, reason, next_step FROM pgwh.status();' END
         FROM subscription s
         UNION ALL
+        SELECT 'dead letters', count(*) = 0,
+            coalesce(string_agg(format('%s: %s events were given up', d.name, d.dead), '; ' ORDER BY d.name), 'no event was given up'),
+            CASE WHEN count(*) > 0 THEN 'SELECT id, subscription, event_id, reason FROM pgwh.dead_letters; When the cause is fixed, send them again: SELECT pgwh.redeliver(id) FROM pgwh.dead_letters;' END
+        FROM (SELECT s.name, u.dead FROM pgwh.dead_letter_counts() u JOIN pgwh.subscriptions s ON s.id = u.subscription_id WHERE u.dead > 0) d
+        UNION ALL
         SELECT 'endpoints reachable lately', NOT coalesce(bool_or(e.last_failure_at > coalesce(e.last_success_at, '-infinity')), false),
             coalesce(string_agg(format('%s: %s', e.name, e.last_error), '; ' ORDER BY e.name)
                 FILTER (WHERE e.last_failure_at > coalesce(e.last_success_at, '-infinity')), 'no endpoint failed its last request'),
@@ -1508,6 +1530,8 @@ CREATE VIEW pgwh.status AS
             clock_timestamp() AS now
     ), stopped AS MATERIALIZED (
         SELECT c.subscription_id, c.reason, c.url FROM pgwh.commands c WHERE c.command = 'disable'
+    ), given_up AS MATERIALIZED (
+        SELECT d.subscription_id, d.dead, d.skipped FROM pgwh.dead_letter_counts() d
     ),
     -- What takes long is asked here, once for each that the caller's conditions leave and not at all if nobody wants it: the
     -- order of its own keeps this step apart, and conditions are asked as soon as what they are about is known.
@@ -1519,7 +1543,7 @@ CREATE VIEW pgwh.status AS
                 OR s.headers <> '{}' THEN pgwh.secret_problem(s.id, s.headers, k.secret, k.headers, k.client_certificate) END AS unsigned,
             pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns, s.exclude_columns,
                 s.key_columns) AS denial,
-            pgwh.tables_problem(s.tables) AS unknown_table,
+            pgwh.tables_problem(s.tables) AS unknown,
             pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit,
             s.has_functions AND (SELECT h.lacks_renderer FROM here h) AS unrendered,
             pgwh.parts_problem(s.tables, s.event_types) AS parts
@@ -1529,14 +1553,15 @@ CREATE VIEW pgwh.status AS
             WHEN a.home <> (SELECT h.home FROM here h) THEN 'held'
             WHEN NOT a.enabled OR a.stop_reason IS NOT NULL OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
             WHEN a.paused THEN 'paused'
-            -- Without its url nothing can be sent; without one of its tables the others still are.
+            -- Without its url, or all of its tables, nothing can be sent; without one of its tables the others still are.
             WHEN pgwh.url_problem(a.url) IS NOT NULL OR a.unsigned IS NOT NULL OR (a.denial).stops OR EXISTS (SELECT FROM broken)
-                OR a.unrendered THEN 'error'
+                OR a.unrendered OR (a.unknown).stops AND NOT EXISTS (
+                    SELECT FROM unnest(a.event_types) e (type) WHERE e.type = 'system' OR starts_with(e.type, 'message')) THEN 'error'
             WHEN (a.stats).is_failing THEN 'retrying'
             ELSE 'active' END AS state
         FROM asked a ORDER BY a.id
     )
-    SELECT j.id AS subscription_id, j.name, j.url, j.state, coalesce((j.stats).mode, 'live') AS mode,
+    SELECT j.id AS subscription_id, j.name, j.url, j.state, CASE WHEN (j.stats).pending IS NOT NULL THEN coalesce((j.stats).mode, 'live') END AS mode,
         CASE j.state
             WHEN 'held' THEN CASE
                 WHEN pgwh.is_earlier_home(j.home) THEN 'it was made in this database before the extension was dropped and created again'
@@ -1552,14 +1577,15 @@ CREATE VIEW pgwh.status AS
                 || coalesce('; ' || CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, '; ' || (j.denial).problem, '') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).problem END,
-                'no worker process is free to run its transform or route')
+                CASE WHEN (j.unknown).stops THEN (j.unknown).problem END, 'no worker process is free to run its transform or route')
             WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
             ELSE coalesce(CASE WHEN (j.stats).bottleneck = 'endpoint asked to wait'
                     THEN 'the endpoint asked to wait: ' || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status) END,
-                j.unknown_table, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END,
+                (j.unknown).problem, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END,
                 CASE WHEN (j.parts).stops THEN (j.parts).problem END, (j.denial).problem,
                 CASE WHEN l.reason IS NOT NULL THEN format('it misses %s committed from %s %s: %s',
                     coalesce('changes of ' || l.table_name, 'what was'), l.from_lsn, coalesce('to ' || l.to_lsn, 'on'), l.reason) END,
+                (SELECT format('%s events were given up (dead letters)', d.dead + d.skipped) FROM given_up d WHERE d.subscription_id = j.id),
                 nullif(concat_ws('; ', (j.misfit).problem, (j.parts).problem), '')) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
@@ -1575,24 +1601,28 @@ CREATE VIEW pgwh.status AS
                 WHEN j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
                 WHEN j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
                 ELSE coalesce((SELECT b.hint FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).cure END,
+                    CASE WHEN (j.unknown).stops THEN coalesce((j.unknown).cure,
+                        format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)) END,
                     (SELECT format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', h.workers + 8) FROM here h)) END
             ELSE CASE WHEN l.relation IS NOT NULL AND l.to_lsn IS NULL THEN (SELECT o.next_step FROM pgwh.open_gaps o WHERE o.id = l.id)
-                WHEN j.unknown_table IS NOT NULL
-                THEN format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)
+                WHEN (j.unknown).problem IS NOT NULL
+                THEN coalesce((j.unknown).cure, format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name))
                 WHEN (j.misfit).stops
                 THEN coalesce((j.misfit).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.misfit).change, j.name))
                 WHEN (j.parts).stops AND coalesce((j.parts).cure, (j.parts).change) IS NOT NULL
                 THEN coalesce((j.parts).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.parts).change, j.name))
                 ELSE coalesce((j.denial).cure, (SELECT o.next_step FROM pgwh.open_gaps o WHERE o.id = l.id),
+                    (SELECT format('SELECT id, event_id, attempts, reason FROM pgwh.dead_letters WHERE subscription = %L;', j.name)
+                        FROM given_up d WHERE d.subscription_id = j.id),
                     (j.parts).cure) END
             END AS next_step,
-        coalesce((j.stats).pending, 0) AS pending,
-        coalesce((j.stats).retrying, 0) AS retrying,
-        coalesce((j.stats).in_flight, 0) AS in_flight,
-        coalesce((j.stats).delivered, 0) AS delivered,
-        coalesce((j.stats).dropped, 0) AS dropped,
-        coalesce((j.stats).dead, 0) AS dead,
-        coalesce((j.stats).blocked_keys, 0) AS blocked_keys,
+        (j.stats).pending,
+        (j.stats).retrying,
+        (j.stats).in_flight,
+        (j.stats).delivered,
+        (j.stats).dropped,
+        (j.stats).dead,
+        (j.stats).blocked_keys,
         CASE WHEN j.unrendered AND (j.stats).pending > 0 THEN 'max_worker_processes' ELSE (j.stats).bottleneck END AS bottleneck,
         CASE WHEN g.reason IS NOT NULL THEN format('%sfrom %s to %s: %s', g.table_name || ' ', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
         (j.stats).oldest_pending,
@@ -1611,10 +1641,10 @@ COMMENT ON COLUMN pgwh.status.subscription_id IS 'its id';
 COMMENT ON COLUMN pgwh.status.name IS 'its name';
 COMMENT ON COLUMN pgwh.status.url IS 'where it POSTs; scheme and host of a subscription whose owner you cannot act as';
 COMMENT ON COLUMN pgwh.status.state IS 'active, retrying, paused, disabled, held (a copy that must not send) or error (nothing can be sent)';
-COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory; draining: what the journal holds is read back and sent; open: the endpoint fails as a whole and is only probed';
+COMMENT ON COLUMN pgwh.status.mode IS 'live: events pass through memory; draining: what the journal holds is read back and sent; open: the endpoint fails as a whole and is only probed; null while the dispatcher does not know the subscription';
 COMMENT ON COLUMN pgwh.status.reason IS 'why it is in this state';
 COMMENT ON COLUMN pgwh.status.next_step IS 'what to type; null when there is nothing to do';
-COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet';
+COMMENT ON COLUMN pgwh.status.pending IS 'events captured and not delivered yet; this and the other figures are null while the dispatcher does not run or does not know the subscription yet';
 COMMENT ON COLUMN pgwh.status.retrying IS 'of these, events that failed and wait for their next attempt';
 COMMENT ON COLUMN pgwh.status.in_flight IS 'requests under way';
 COMMENT ON COLUMN pgwh.status.delivered IS 'events delivered so far, without those of replays';
@@ -1650,9 +1680,18 @@ CREATE FUNCTION pgwh.metric_samples(
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'metric_samples_wrapper';
 COMMENT ON FUNCTION pgwh.metric_samples(text) IS 'what pgwh.metrics() tells, a row a sample, of the metrics whose names begin with prefix';
 
-CREATE FUNCTION pgwh.wait(name text, timeout interval DEFAULT '30 s') RETURNS boolean
+CREATE FUNCTION pgwh.wait(
+    name text, timeout interval DEFAULT '30 s', backfill bigint DEFAULT NULL, replay bigint DEFAULT NULL
+) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'wait_wrapper';
-COMMENT ON FUNCTION pgwh.wait(text, interval) IS 'waits until everything committed before the call has reached the subscription; false when the time is up before';
+COMMENT ON FUNCTION pgwh.wait(text, interval, bigint, bigint) IS
+'Waits until everything committed before the call has reached the subscription, with all backfills and replays that were requested before it.
+False when the time is up before, and at once, with a NOTICE that says why, when it would wait in vain: the subscription or a backfill is
+paused, a backfill has failed, or the transaction itself has written.
+  name      the subscription
+  timeout   how long to wait at most
+  backfill, replay   wait for this backfill or replay, and for no others
+Example: SELECT pgwh.wait(''orders-to-billing'', ''10 s'');';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Again
@@ -1663,7 +1702,7 @@ COMMENT ON FUNCTION pgwh.pause(text) IS 'sends a subscription nothing until pgwh
 
 CREATE FUNCTION pgwh.resume(name text) RETURNS boolean
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'resume_wrapper';
-COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on. False when it was not paused; either way, what failed is tried again at once';
+COMMENT ON FUNCTION pgwh.resume(text) IS 'sends a paused subscription what was kept for it, in order, and then goes on; of one that is not paused, failed events are tried again at once. False when there was nothing to resume or to try again';
 
 CREATE FUNCTION pgwh.skip(delivery_id bigint) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'skip_wrapper';
@@ -1674,26 +1713,20 @@ CREATE FUNCTION pgwh.redeliver(delivery_id bigint) RETURNS bigint
 COMMENT ON FUNCTION pgwh.redeliver(bigint) IS 'sends a delivery''s events again and, behind them, what has happened to their rows since; returns the id of the replay';
 
 CREATE FUNCTION pgwh.replay(
-    name text, since timestamptz, until timestamptz DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
+    name text, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL,
+    since_lsn pg_lsn DEFAULT NULL, until_lsn pg_lsn DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_times_wrapper';
-COMMENT ON FUNCTION pgwh.replay(text, timestamptz, timestamptz, text, text[]) IS
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_wrapper';
+COMMENT ON FUNCTION pgwh.replay IS
 'Sends a subscription its events again, under the same ids and in order with its live ones; returns the id of the replay.
   name    the subscription
   since, until   when they were committed, both ends included; until is now when left out
   only    all, dead (given up) or undelivered (given up or pending); a word of SQL, so it goes into double quotes
   tables  patterns schema.table with * wildcards, default all
-Example: SELECT pgwh.replay(''orders-to-billing'', now() - interval ''1 hour'', "only" => ''dead'');
+  since_lsn, until_lsn   instead of since and until: positions in the write-ahead log, the commit.lsn of webhooks, both ends included
+Examples: SELECT pgwh.replay(''orders-to-billing'', now() - interval ''1 hour'', "only" => ''dead'');
+SELECT pgwh.replay(''orders-to-billing'', since_lsn => ''0/15A8F50'');
 TABLE pgwh.replays shows how far it is.';
-
-CREATE FUNCTION pgwh.replay(
-    name text, since pg_lsn, until pg_lsn DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
-) RETURNS bigint
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_lsns_wrapper';
-COMMENT ON FUNCTION pgwh.replay(text, pg_lsn, pg_lsn, text, text[]) IS
-'Sends a subscription its events again, by positions in write-ahead log: commit.lsn of the webhooks, both ends included.
-Otherwise as pgwh.replay(text, timestamptz, timestamptz, text, text[]).
-Example: SELECT pgwh.replay(''orders-to-billing'', ''0/15A8F50''::pg_lsn);';
 
 CREATE FUNCTION pgwh.cancel_replay(id bigint) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_replay_wrapper';
@@ -2001,19 +2034,20 @@ CREATE VIEW pgwh.backfills WITH (security_barrier) AS
         coalesce(t.rows_done, 0) AS rows_done,
         coalesce(t.rows_sent, 0) AS rows_sent,
         t.rows_total,
-        CASE WHEN r.state = 'done' THEN 100 ELSE least(round(100.0 * t.rows_done / nullif(t.rows_total, 0), 1), 99.9) END AS percent,
+        CASE WHEN r.state = 'done' THEN 100 WHEN t.rows_total > 0 THEN least(round(100.0 * t.rows_done / t.rows_total, 1), 99.9) END AS percent,
         (t.rows_done / nullif(t.seconds, 0))::bigint AS rows_per_second,
         CASE WHEN r.state IN ('waiting', 'running', 'paused')
             THEN date_trunc('second', make_interval(secs => t.seconds * (t.rows_total - t.rows_done) / nullif(t.rows_done, 0))) END AS eta,
         coalesce(t.tables_done, 0) AS tables_done,
-        coalesce(t.tables_total, 0) AS tables_total,
+        CASE WHEN r.state = 'done' THEN coalesce(t.tables_total, 0) ELSE t.tables_total END AS tables_total,
         p.position,
         r.created_at, r.started_at, r.finished_at
     FROM pgwh.backfill_requests r
     LEFT JOIN LATERAL (
         SELECT sum(t.rows_read)::bigint AS rows_done, sum(t.rows_sent)::bigint AS rows_sent,
-            CASE WHEN count(*) = count(coalesce(t.estimate, CASE WHEN t.done THEN 0 END))
-                THEN sum(CASE WHEN t.done THEN t.rows_read ELSE greatest(t.estimate, t.rows_read) END)::bigint END AS rows_total,
+            -- Of a table with more rows than estimated, or that is not read from its beginning, the total is not known.
+            CASE WHEN bool_and(t.done OR r.start IS NULL AND t.estimate >= t.rows_read)
+                THEN sum(CASE WHEN t.done THEN t.rows_read ELSE t.estimate END)::bigint END AS rows_total,
             sum(t.seconds) AS seconds, count(*) FILTER (WHERE t.done) AS tables_done, nullif(count(*), 0) AS tables_total
         FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id) t ON true
     LEFT JOIN LATERAL (
@@ -2035,12 +2069,12 @@ COMMENT ON COLUMN pgwh.backfills.state IS 'waiting, running, paused, done (all r
 COMMENT ON COLUMN pgwh.backfills.reason IS 'why it failed, and what to type; or why it was cancelled';
 COMMENT ON COLUMN pgwh.backfills.rows_done IS 'rows read so far; a table whose key or order changes is read, and counted, from its start again';
 COMMENT ON COLUMN pgwh.backfills.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
-COMMENT ON COLUMN pgwh.backfills.rows_total IS 'about how many rows there are to read, by the statistics of ANALYZE; null when a table has none';
-COMMENT ON COLUMN pgwh.backfills.percent IS 'how much of that is done';
+COMMENT ON COLUMN pgwh.backfills.rows_total IS 'about how many rows there are to read, by the size of the tables and the statistics of ANALYZE; null while that is not known: before it begins, with start, and when there are more rows than estimated';
+COMMENT ON COLUMN pgwh.backfills.percent IS 'how much of that is done; null while the total is not known';
 COMMENT ON COLUMN pgwh.backfills.rows_per_second IS 'how fast it reads, pauses left out';
-COMMENT ON COLUMN pgwh.backfills.eta IS 'how long the rest will take at that speed';
+COMMENT ON COLUMN pgwh.backfills.eta IS 'how long the rest will take at that speed; null while the total is not known';
 COMMENT ON COLUMN pgwh.backfills.tables_done IS 'tables and partitions that have been read to their end';
-COMMENT ON COLUMN pgwh.backfills.tables_total IS 'tables and partitions known so far';
+COMMENT ON COLUMN pgwh.backfills.tables_total IS 'tables and partitions known so far; null before it begins';
 COMMENT ON COLUMN pgwh.backfills.position IS 'the table that is being read, and the last row read of it';
 COMMENT ON COLUMN pgwh.backfills.created_at IS 'when it was asked for';
 COMMENT ON COLUMN pgwh.backfills.started_at IS 'when it began';

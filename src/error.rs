@@ -14,6 +14,9 @@ use crate::send::Problem;
 use crate::version::{self, LIBRARY};
 use crate::worker::process;
 
+/// A table whose changes are in no log.
+pub const UNLOGGED: &str = "an unlogged table";
+
 /// Why a call was refused.
 #[derive(Clone, Debug)]
 pub enum Error {
@@ -595,6 +598,7 @@ impl Error {
     pub fn cure(&self) -> Option<String> {
         match self {
             Error::OldValueUnknown { table, .. } => Some(have_old_values(table)),
+            Error::NotATable(table, UNLOGGED) => Some(format!("ALTER TABLE {table} SET LOGGED;")),
             _ => None,
         }
     }

@@ -461,7 +461,7 @@ fn what_may_be_done_to_a_subscription_is_its_owners_to_do() {
     let before = count();
     for attempt in [
         "SELECT pgwh.replay('s', now() - interval '1 hour')",
-        "SELECT pgwh.replay('s', '0/1'::pg_lsn)",
+        "SELECT pgwh.replay('s', since_lsn => '0/1')",
         "SELECT pgwh.redeliver(1)",
         "SELECT pgwh.skip(1)",
         "SELECT pgwh.cancel_replay(1)",

@@ -306,7 +306,11 @@ fn resuming_tries_at_once_what_failed() {
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 10) n");
     cluster.wait_status("s", "retrying > 0 AND in_flight = 0");
     receiver.behave(Script::default());
-    assert_eq!(cluster.value("SELECT pgwh.resume('s')"), "f", "it was not paused");
+    assert_eq!(
+        cluster.value("SELECT pgwh.resume('s')"),
+        "t",
+        "it was not paused, and has something to try again"
+    );
     complete(&cluster.delivered(&receiver, "s"), 10, 0);
 }
 

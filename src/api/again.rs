@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::event::Timestamp;
 use crate::journal::{self, CommandKind};
 use crate::send::Problem;
-use crate::worker::wake;
+use crate::worker::{ask, wake};
 
 /// Keeps a subscription's changes instead of sending them; false if it did so already.
 #[pg_extern(sql = false)]
@@ -31,16 +31,17 @@ fn pause(name: Option<Text>) -> Result<bool, ErrorReport> {
     Ok(set_paused(owned(name)?, true)?)
 }
 
-/// Sends what was kept, tries at once what failed, and goes on; false if it was not paused.
+/// Sends what was kept, tries at once what failed, and goes on; false if there was nothing of either.
 #[pg_extern(sql = false)]
 fn resume(name: Option<Text>) -> Result<bool, ErrorReport> {
     gate::changes()?;
     let id = owned(name)?;
-    let was_paused = set_paused(id, false)?;
-    if !was_paused {
-        tell(CommandKind::Retry { subscription: id })?;
+    if set_paused(id, false)? {
+        return Ok(true);
     }
-    Ok(was_paused)
+    let waits = ask::standing(id, |figures, _| figures.retrying > 0 || figures.next_attempt_at != 0);
+    tell(CommandKind::Retry { subscription: id })?;
+    Ok(waits.unwrap_or_default())
 }
 
 fn set_paused(id: i64, paused: bool) -> Result<bool, Error> {

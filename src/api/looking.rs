@@ -1,22 +1,11 @@
-//! `pgwh.wait` and what `pgwh.health` asks.
+//! What `pgwh.health` asks.
 
-use std::time::{Duration, Instant};
-
-use pgrx::datum::Interval;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::gate;
-use super::subscribe::id_of;
 use crate::decode::slot;
 use crate::decode::text::Text;
-use crate::error::Error;
 use crate::settings;
 use crate::worker::{ask, process};
-
-/// The first and the longest pause between two looks at what the dispatcher says.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Version of this library.
 #[pg_extern(sql = false)]
@@ -79,46 +68,4 @@ fn notice_problem() -> Option<Text> {
 fn transaction_keeping_wal(kept_from: Option<i64>) -> Option<i64> {
     let xid = ask::holder_of_log(u64::try_from(kept_from?).ok()?)?;
     i64::try_from(xid).ok()
-}
-
-/// Waits until everything committed before the call has reached the subscription.
-#[pg_extern(sql = false)]
-fn wait(name: Option<Text>, timeout: Option<Interval>) -> Result<bool, ErrorReport> {
-    gate::changes()?;
-    let timeout = timeout.ok_or(Error::Missing("timeout"))?;
-    let patience = Duration::from_micros(u64::try_from(timeout.as_micros()).unwrap_or_default());
-    let id = id_of(name)?;
-    if !is_live(id).map_err(Error::from)? {
-        notice!("the subscription is disabled, paused or held, so nothing is sent to it");
-        return Ok(false);
-    }
-    let end = ask::wal_insert_end();
-    // What a commit left in memory (synchronous_commit = off) would be decoded only after the next flush.
-    // SAFETY: the position is one that has been inserted.
-    unsafe { pg_sys::XLogFlush(end) };
-    let deadline = Instant::now().checked_add(patience);
-    let mut pause = FIRST_PAUSE;
-    while ask::standing(id, |_, reached| reached).is_none_or(|reached| reached < end) {
-        let left = deadline.map_or(LAST_PAUSE, |deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_zero() {
-            return Ok(false);
-        }
-        ask::wake_decoder();
-        process::pause(pause.min(left));
-        pause = (pause * 2).min(LAST_PAUSE);
-    }
-    Ok(true)
-}
-
-/// Whether anything is sent to the subscription at all.
-fn is_live(id: i64) -> Result<bool, pgrx::spi::Error> {
-    Spi::connect(|client| {
-        let live = client.select(
-            "SELECT enabled AND NOT paused AND home OPERATOR(pg_catalog.=) pgwh.home() FROM pgwh.subscriptions
-             WHERE id OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[id.into()],
-        )?;
-        Ok(live.first().get_one::<bool>()?.unwrap_or_default())
-    })
 }

@@ -46,6 +46,8 @@ mod moment;
 #[cfg(feature = "server")]
 mod near;
 #[cfg(feature = "server")]
+mod notice;
+#[cfg(feature = "server")]
 mod parts;
 #[cfg(feature = "server")]
 mod permission;
@@ -53,6 +55,8 @@ mod permission;
 mod preview;
 #[cfg(feature = "server")]
 mod problems;
+#[cfg(feature = "server")]
+mod resubscribe;
 #[cfg(feature = "server")]
 mod row;
 #[cfg(feature = "server")]
@@ -79,3 +83,5 @@ mod test;
 pub mod triggers;
 #[cfg(feature = "server")]
 mod url_segment;
+#[cfg(feature = "server")]
+mod wait;

@@ -29,7 +29,7 @@ thread_local! {
     /// What decides of URLs that they pass.
     static PASSING: RefCell<Found<String, ()>> = RefCell::default();
     /// What is wrong with lists of tables.
-    static UNFIT_TABLES: RefCell<Found<Key, Option<String>>> = RefCell::default();
+    static UNFIT_TABLES: RefCell<Found<Key, Option<UnfitTables>>> = RefCell::default();
     /// Tables, and conditions that fit them, but for literals; with the types that these have, and what is to be said of the
     /// tables all the same.
     static FITTING: RefCell<Found<Key, (Types, Note)>> = RefCell::default();
@@ -52,17 +52,44 @@ fn url_problem(url: Stored) -> Option<Text> {
     problem.map(Text::from)
 }
 
-/// Why tables that were once accepted would be refused today.
+/// Why tables that were once accepted would be refused today, whether that holds for all of them, and what to type.
 #[pg_extern(sql = false)]
-fn tables_problem(tables: Stored) -> Option<Text> {
+fn tables_problem(tables: Stored) -> Option<Row> {
     let key = Key::new().and(Some(tables.bytes()));
     let known = UNFIT_TABLES.with_borrow(|known| known.get(&key));
     let problem = known.unwrap_or_else(|| {
-        let problem = in_one_line(tables.texts().iter().try_for_each(|table| tables::check(table)));
+        let problem = unfit(&tables.texts());
         UNFIT_TABLES.with_borrow_mut(|known| known.add(key, problem.clone()));
         problem
     });
-    problem.map(Text::from)
+    problem.map(|unfit| {
+        Row::with_capacity(3).and(Text::from(unfit.problem)).and(unfit.stops).and(unfit.cure.map(Text::from))
+    })
+}
+
+fn unfit(patterns: &[String]) -> Option<UnfitTables> {
+    let (mut problem, mut cure, mut usable) = (None, None, 0);
+    for pattern in patterns {
+        if let Err(error) = tables::check(pattern) {
+            problem = problem.or_else(|| Some(error.in_one_line()));
+            cure = cure.or_else(|| error.cure());
+        } else if tables::is_in_missing_schema(pattern) {
+            problem = problem.or_else(|| Some(format!("schema does not exist: no table matches {pattern}")));
+        } else {
+            usable += 1;
+        }
+    }
+    problem.map(|problem| UnfitTables { problem, stops: usable == 0, cure })
+}
+
+/// What is wrong with a list of tables.
+#[derive(Clone)]
+struct UnfitTables {
+    problem: String,
+    /// Whether it holds for all of them.
+    stops: bool,
+    /// What to type.
+    cure: Option<String>,
 }
 
 /// What of a subscription's filter and columns doesn't fit its tables today; whether it is wrong by that, or only doesn't mean

@@ -13,6 +13,8 @@ use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
 use super::near::near;
+use super::notice::Notice;
+use super::resubscribe::Before;
 use super::secrets;
 use super::subscription::{Known, Subscription, Texts, Wish};
 use super::tables;
@@ -22,7 +24,7 @@ use crate::error::Error;
 use crate::send::Identity;
 use crate::send::signature::SigningKey;
 use crate::settings;
-use crate::worker::ask::{self, Lack};
+use crate::worker::ask::{self, Lack, NotReady};
 
 /// How long to wait for capture to begin.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -116,7 +118,9 @@ fn subscribe(
     }
     let gives_headers = headers::any_in_clear(&wanted.headers);
     let name = wanted.name.clone();
+    let before = Before::of(&name)?;
     let id = store(wanted, enabled)?;
+    before.report(&name)?;
     // The trigger has said so when there are headers.
     if !gives_headers {
         let owner = owner_of(id)?;
@@ -167,15 +171,48 @@ pub fn require_capture() -> Result<(), Error> {
     if !settings::preloaded() {
         return Err(Error::NotPreloaded);
     }
-    match ask::await_capture(if has_xid { Duration::ZERO } else { PATIENCE }) {
+    match ask::await_capture(if has_xid { Duration::ZERO } else { PATIENCE }, notice_of_waiting) {
         Ok(()) => Ok(()),
         Err(not_ready) if let Some(lack) = not_ready.lack() => Err(match lack {
             Lack::Workers => Error::TooFewWorkers,
             Lack::Slots => Error::TooFewSlots,
         }),
         Err(not_ready) if has_xid => Err(Error::NotReadyHere(not_ready.to_string())),
-        Err(not_ready) => Err(Error::NotReady(not_ready.to_string())),
+        Err(not_ready) => {
+            Err(Error::NotReady(match not_ready.is_of_transactions().then(oldest_transaction).flatten() {
+                Some((who, _)) => format!("{not_ready}, such as {who}"),
+                None => not_ready.to_string(),
+            }))
+        }
     }
+}
+
+/// Says what a session waits for, and what to do.
+fn notice_of_waiting(not_ready: NotReady) {
+    let notice = Notice::new("waiting until changes of this database are captured");
+    let blocker = not_ready.is_of_transactions().then(oldest_transaction).flatten();
+    match blocker {
+        Some((who, cure)) => notice
+            .detail(format!("{not_ready}. The oldest is {who}."))
+            .hint(format!("End it in its application, or: {cure}")),
+        None => notice
+            .detail(format!("{not_ready}."))
+            .hint("SELECT check_name, detail, hint FROM pgwh.health() WHERE NOT ok; says what is missing."),
+    }
+    .report();
+}
+
+/// The oldest transaction that a new slot waits for, and how to end it. Reads only: an xid of ours would keep the slot from being
+/// made.
+fn oldest_transaction() -> Option<(String, String)> {
+    let found = as_owner(|| {
+        Ok(Spi::connect(|client| {
+            let rows = client.select("SELECT who, cure FROM pgwh.oldest_transaction()", Some(1), &[])?;
+            let Some(row) = rows.into_iter().next() else { return Ok(None) };
+            Ok::<_, pgrx::spi::Error>(row.text(1)?.zip(row.text(2)?))
+        })?)
+    });
+    found.unwrap_or_default()
 }
 
 /// The oldest subscription to the same url, tables and filter: who gives no name means that one.
@@ -234,20 +271,16 @@ pub fn is_present_role(owner: &str) -> bool {
 
 /// Tells whoever changes another role's subscription that its owner gets what is given to it.
 pub fn notice_other_owner(name: &str, owner: &str) {
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        text::in_error(format!("subscription \"{name}\" belongs to role \"{owner}\"")),
-        "pgstream_hooks",
-    )
-    .set_detail(text::in_error(format!(
-        "Role \"{owner}\" can read the signing key, send its headers to another URL, and change the subscription."
-    )))
-    .set_hint(text::in_error(format!(
-        "To take it over: UPDATE pgwh.subscriptions SET owner = current_user WHERE name = '{}'; \
-         Then change its key and headers, which that role may know.",
-        name.replace('\'', "''")
-    )))
-    .report(PgLogLevel::NOTICE);
+    Notice::new(format!("subscription \"{name}\" belongs to role \"{owner}\""))
+        .detail(format!(
+            "Role \"{owner}\" can read the signing key, send its headers to another URL, and change the subscription."
+        ))
+        .hint(format!(
+            "To take it over: UPDATE pgwh.subscriptions SET owner = current_user WHERE name = '{}'; \
+             Then change its key and headers, which that role may know.",
+            name.replace('\'', "''")
+        ))
+        .report();
 }
 
 /// The name of the present role.
@@ -312,16 +345,34 @@ fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
 fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
     gate::changes()?;
     let id = id_of(name.clone())?;
-    let pending = ask::standing(id, |figures, _| figures.pending as i64).unwrap_or(0);
+    let pending = match ask::standing(id, |figures, _| figures.pending as i64) {
+        Some(pending) => pending,
+        None => pending_in_journal(id)?,
+    };
     Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])
         .map_err(Error::from)?;
+    let name = String::from(name.unwrap_or_default());
     if pending > 0 {
-        notice!(
-            "{pending} undelivered events of subscription \"{}\" are dropped",
-            text::in_error(name.unwrap_or_default().into())
-        );
+        Notice::new(format!("{pending} undelivered events of subscription \"{name}\" are dropped")).report();
+    }
+    if !sees_everything() {
+        Notice::new(format!("deliveries of subscription \"{name}\" are no longer shown to role \"{}\"", own_name()))
+            .detail("The views show a role the deliveries, attempts and dead letters of its subscriptions; those of a subscription that is gone are shown to superusers until pgwh.retention has passed.")
+            .hint("To end deliveries and keep their history visible, disable a subscription instead: UPDATE pgwh.subscriptions SET enabled = false WHERE name = '...';")
+            .report();
     }
     Ok(pending)
+}
+
+/// How many events of a subscription are pending, as the journal has it.
+fn pending_in_journal(id: i64) -> Result<i64, Error> {
+    let count = as_owner(|| {
+        Ok(Spi::get_one_with_args::<i64>(
+            "SELECT count(*) FROM pgwh.pending_deliveries() WHERE subscription_id = $1",
+            &[id.into()],
+        )?)
+    })?;
+    Ok(count.unwrap_or_default())
 }
 
 /// The id of the subscription of that name.

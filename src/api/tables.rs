@@ -9,7 +9,7 @@ use super::acting::as_owner;
 use super::near::near;
 use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
 use crate::decode::{citus, lineage, raw, text};
-use crate::error::Error;
+use crate::error::{Error, UNLOGGED};
 use crate::event::TableName;
 
 /// Schemas to whose tables no wildcard leads.
@@ -201,6 +201,15 @@ pub fn is_user_table(name: &TableName) -> bool {
     table == pg_sys::InvalidOid || lineage::is_user_table(table)
 }
 
+/// Whether a pattern in stored form has a wildcard for tables of a schema that does not exist.
+pub fn is_in_missing_schema(stored: &str) -> bool {
+    let Ok(pattern) = TablePattern::parse(stored) else { return false };
+    let Some(schema) = pattern.schema.literal() else { return false };
+    let schema = text::in_server_encoding(schema);
+    // SAFETY: a syscache look-up in a transaction; the name is terminated.
+    unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) == pg_sys::InvalidOid }
+}
+
 /// The relation of that name, or the invalid oid.
 fn find(schema: &str, table: &str) -> pg_sys::Oid {
     let (schema, table) = (text::in_server_encoding(schema), text::in_server_encoding(table));
@@ -228,7 +237,7 @@ fn check_table(name: &str, oid: pg_sys::Oid) -> Result<(), Error> {
         }
         (b'r' | b'p', b'p') => return Ok(()),
         (b'r' | b'p', b't') => "a temporary table",
-        (b'r' | b'p', b'u') => "an unlogged table",
+        (b'r' | b'p', b'u') => UNLOGGED,
         (b'v', _) => "a view",
         (b'm', _) => "a materialized view",
         (b'f', _) => "a foreign table",

@@ -14,6 +14,9 @@ use crate::decode::route::Grantee;
 use crate::decode::text::Texts;
 use crate::link::frame::ChunkEnd;
 
+/// What a row takes in a page besides its values: its header and its line pointer.
+const ROW_OVERHEAD_BYTES: i32 = 28;
+
 /// A backfill that is not over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenBackfill {
@@ -273,17 +276,43 @@ fn try_add_tables(id: i64) -> Result<bool> {
                 any = true;
                 client.update(
                     "INSERT INTO pgwh.backfill_tables (backfill_id, relation, table_name, estimate)
-                     SELECT $1, c.oid, format('%I.%I', n.nspname, c.relname),
-                         CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
+                     SELECT $1, c.oid, format('%I.%I', n.nspname, c.relname), $3
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2
                      ON CONFLICT (backfill_id, relation) DO UPDATE SET done = false, absent = false",
                     None,
-                    &[id.into(), table.oid.into()],
+                    &[id.into(), table.oid.into(), estimated_rows(table.oid).into()],
                 )?;
             }
         }
         Ok(any)
     })
+}
+
+/// About how many rows a table has: its pages by the rows in a page, which are known since the last ANALYZE or follow from the
+/// width of a row. None when the table is gone, or another session has locked it. Inside a transaction.
+fn estimated_rows(table: pg_sys::Oid) -> Option<i64> {
+    let share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: in a transaction; the lock is held while the relation is open, and what is opened is closed.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(table, share) {
+            return None;
+        }
+        let relation = pg_sys::try_relation_open(table, pg_sys::NoLock as _);
+        if relation.is_null() {
+            pg_sys::UnlockRelationOid(table, share);
+            return None;
+        }
+        let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        let (counted, counted_pages) = ((*(*relation).rd_rel).reltuples, (*(*relation).rd_rel).relpages);
+        let rows_in_page = if counted >= 0.0 && counted_pages > 0 {
+            f64::from(counted) / f64::from(counted_pages)
+        } else {
+            let width = pg_sys::get_relation_data_width(table, std::ptr::null_mut());
+            f64::from(pg_sys::BLCKSZ) / f64::from(width.saturating_add(ROW_OVERHEAD_BYTES).max(1))
+        };
+        pg_sys::relation_close(relation, share);
+        Some((f64::from(pages) * rows_in_page).round() as i64)
+    }
 }
 
 /// A table that holds rows.

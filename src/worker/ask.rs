@@ -41,8 +41,17 @@ impl NotReady {
             _ => None,
         }
     }
+
+    /// Whether transactions that run elsewhere are the reason.
+    pub fn is_of_transactions(self) -> bool {
+        self.0 == Phase::CreatingSlot
+    }
 }
 
+/// After how long a session is told what it waits for.
+const NOTICE_AFTER: Duration = Duration::from_secs(2);
+/// How long a server that accepts connections takes at most to start the launcher.
+const LAUNCHER_START_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it takes at most until somebody has looked whether there is a free worker process or slot.
 const LOOKED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -73,8 +82,9 @@ impl std::fmt::Display for NotReady {
     }
 }
 
-/// Waits until changes of this database are captured. Has the launcher look, should it not know of us.
-pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
+/// Waits until changes of this database are captured. Has the launcher look, should it not know of us. `notice` is called once when
+/// that takes long.
+pub fn await_capture(patience: Duration, notice: impl FnOnce(NotReady)) -> Result<(), NotReady> {
     // SAFETY: reads a global of this process.
     let oid = unsafe { pg_sys::MyDatabaseId };
     let Some(shared) = shmem::shared() else { return Err(NotReady(Phase::Unknown)) };
@@ -83,13 +93,18 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
     ask_for_capture(shared, oid);
     let begin = Instant::now();
     let mut looking_since = begin;
+    let mut notice = Some(notice);
     loop {
         let phase = shared.find(oid).map_or(Phase::Unknown, phase_of_installation);
         match phase {
             Phase::Ready => return Ok(()),
             // Nothing but a restart or a change of settings helps.
-            Phase::WalLevelTooLow | Phase::SwitchedOff | Phase::VersionsDiffer => {
+            Phase::WalLevelTooLow | Phase::SwitchedOff | Phase::VersionsDiffer | Phase::SlotTaken => {
                 return Err(NotReady(phase));
+            }
+            // Where no process was left for it at the start of the server, it never comes.
+            Phase::Unknown if begin.elapsed() >= LAUNCHER_START_TIMEOUT && !launcher_runs(shared) => {
+                return Err(NotReady(Phase::NoFreeWorker));
             }
             Phase::NoFreeWorker | Phase::NoFreeSlot => {
                 if shared.databases().any(|other| other.oid() != oid && other.may_give_way()) {
@@ -107,6 +122,11 @@ pub fn await_capture(patience: Duration) -> Result<(), NotReady> {
         }
         if begin.elapsed() >= patience {
             return Err(NotReady(phase));
+        }
+        if begin.elapsed() >= NOTICE_AFTER
+            && let Some(notice) = notice.take()
+        {
+            notice(NotReady(phase));
         }
         process::pause(Duration::from_millis(5));
         if let Some(database) = shared.find(oid) {
@@ -178,11 +198,18 @@ pub fn problem() -> Option<String> {
     })
 }
 
+fn launcher_runs(shared: &Shared) -> bool {
+    runs(shared.launcher_pid.load(Ordering::Relaxed))
+}
+
+fn runs(pid: i32) -> bool {
+    // SAFETY: kill(2) with signal 0 only asks whether the process is there.
+    pid != 0 && unsafe { libc::kill(pid, 0) } == 0
+}
+
 /// Launcher, and dispatcher and decoder of this database: each with its process id, if it runs.
 pub fn processes() -> [(&'static str, Option<i32>); 3] {
-    // SAFETY: kill(2) with signal 0 only asks whether the process is there.
-    let runs = |pid: &i32| *pid != 0 && unsafe { libc::kill(*pid, 0) } == 0;
-    let look = |pid: &AtomicI32| Some(pid.load(Ordering::Relaxed)).filter(runs);
+    let look = |pid: &AtomicI32| Some(pid.load(Ordering::Relaxed)).filter(|pid| runs(*pid));
     let (shared, database) = (shmem::shared(), shmem::my_database());
     [
         ("launcher", shared.and_then(|shared| look(&shared.launcher_pid))),

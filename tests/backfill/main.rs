@@ -4,6 +4,7 @@ mod alike;
 mod harness_of_backfills;
 mod lifecycle;
 mod order;
+mod progress;
 mod redefined;
 mod replica;
 mod what;

@@ -116,10 +116,10 @@ fn a_range_of_the_log_comes_again() {
     insert(&cluster, "t", 11, 20);
     let until = lsn(&cluster);
     insert(&cluster, "t", 21, 30);
-    let range = format!("since => '{since}'::pg_lsn, until => '{until}'::pg_lsn");
+    let range = format!("since_lsn => '{since}', until_lsn => '{until}'");
     let (_, again) = replay(&cluster, &receiver, &range, 10);
     assert_eq!(keys(&again), (11..=20).collect::<Vec<_>>());
-    let (_, again) = replay(&cluster, &receiver, &format!("since => '{since}'::pg_lsn"), 20);
+    let (_, again) = replay(&cluster, &receiver, &format!("since_lsn => '{since}'"), 20);
     assert_eq!(keys(&again), (11..=30).collect::<Vec<_>>());
 }
 

@@ -22,25 +22,53 @@ use crate::settings;
 
 const ONLY: [&str; 3] = ["all", "dead", "undelivered"];
 
-/// Sends again what was committed between two times.
+/// Sends again what was committed between two times, or between two positions of the write-ahead log, which SQL passes as it
+/// does a bigint.
 #[pg_extern(sql = false)]
-fn replay_times(
+fn replay(
     name: Option<Text>,
     since: Option<TimestampWithTimeZone>,
     until: Option<TimestampWithTimeZone>,
     only: Option<Text>,
     tables: Option<Vec<Option<Text>>>,
+    since_lsn: Option<i64>,
+    until_lsn: Option<i64>,
 ) -> Result<i64, ErrorReport> {
     gate::changes()?;
     let subscription = owned(name)?;
-    let since = since.ok_or(Error::Missing("since"))?;
+    let what = (only, tables);
+    match (since, until, since_lsn, until_lsn) {
+        (Some(since), until, None, None) => Ok(replay_times(subscription, since, until, what)?),
+        (None, None, Some(since), until) => {
+            Ok(replay_lsns(subscription, Lsn(since as u64), until.map(|until| Lsn(until as u64)), what)?)
+        }
+        (None, _, None, None) => Err(Error::Missing("since").into()),
+        (None, None, None, Some(_)) => Err(Error::Missing("since_lsn").into()),
+        _ => Err(refused(
+            "a replay is of times or of positions",
+            "\"since\" and \"until\" are times, \"since_lsn\" and \"until_lsn\" positions in the write-ahead log.",
+            "Give since and until, or since_lsn and until_lsn.",
+        )
+        .into()),
+    }
+}
+
+/// Which events, and of which tables.
+type What = (Option<Text>, Option<Vec<Option<Text>>>);
+
+fn replay_times(
+    subscription: i64,
+    since: TimestampWithTimeZone,
+    until: Option<TimestampWithTimeZone>,
+    (only, tables): What,
+) -> Result<i64, Error> {
     if until.is_some_and(|until| until < since) {
-        return Err(backwards(&since.to_string(), until.map(|until| until.to_string())).into());
+        return Err(backwards(&since.to_string(), until.map(|until| until.to_string())));
     }
     let (only, tables) = (word(only)?, patterns(tables)?);
     let floor = as_owner(|| Floor::of(subscription))?;
     floor.check(&since, i64::from(since), |commit| commit.at.0)?;
-    let replay = store(
+    store(
         "INSERT INTO pgwh.replays (subscription_id, subscription, \"only\", tables, since, until)
          SELECT id, name, $2, $3, $4, $5 FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1
          RETURNING replays.id",
@@ -51,30 +79,22 @@ fn replay_times(
             since.into(),
             until.into(),
         ],
-    )?;
-    Ok(replay)
+    )
 }
 
-/// Sends again what was committed between two positions of write-ahead log, which SQL passes as it does a bigint.
-#[pg_extern(sql = false)]
 fn replay_lsns(
-    name: Option<Text>,
-    since: Option<i64>,
-    until: Option<i64>,
-    only: Option<Text>,
-    tables: Option<Vec<Option<Text>>>,
-) -> Result<i64, ErrorReport> {
-    gate::changes()?;
-    let subscription = owned(name)?;
-    let since = Lsn(since.ok_or(Error::Missing("since"))? as u64);
-    let until = until.map(|until| Lsn(until as u64));
+    subscription: i64,
+    since: Lsn,
+    until: Option<Lsn>,
+    (only, tables): What,
+) -> Result<i64, Error> {
     if until.is_some_and(|until| until < since) {
-        return Err(backwards(&since.to_string(), until.map(|until| until.to_string())).into());
+        return Err(backwards(&since.to_string(), until.map(|until| until.to_string())));
     }
     let (only, tables) = (word(only)?, patterns(tables)?);
     let floor = as_owner(|| Floor::of(subscription))?;
     floor.check(&since, since, |commit| commit.lsn)?;
-    let replay = store(
+    store(
         "INSERT INTO pgwh.replays (subscription_id, subscription, \"only\", tables, since_lsn, until_lsn)
          SELECT id, name, $2, $3, $4::pg_catalog.pg_lsn, $5::pg_catalog.pg_lsn FROM pgwh.subscriptions
          WHERE id OPERATOR(pg_catalog.=) $1 RETURNING replays.id",
@@ -85,8 +105,7 @@ fn replay_lsns(
             since.to_string().into(),
             until.map(|until| until.to_string()).into(),
         ],
-    )?;
-    Ok(replay)
+    )
 }
 
 /// Sends a delivery's events again, and behind them what has happened to their rows since.
