@@ -1076,6 +1076,8 @@ CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
             WHEN c.relpersistence = 'u' THEN format('ALTER TABLE %I.%I SET LOGGED;', n.nspname, c.relname)
             WHEN t.name <> g.table_name THEN format('UPDATE pgwh.subscriptions SET tables = %L WHERE name = %L;',
                 array_append(array_remove(s.tables, g.table_name), t.name)::text, s.name)
+            WHEN starts_with(g.reason, 'its filter does not fit ') THEN format('UPDATE pgwh.subscriptions SET filter = ''...'' WHERE name = %L;', s.name)
+            WHEN starts_with(g.reason, 'its list changed does not fit ') THEN format('UPDATE pgwh.subscriptions SET changed = ''{...}'' WHERE name = %L;', s.name)
             ELSE (pgwh.permission_problem(s.owner, ARRAY[g.table_name], s.event_types, s.filter, s.changed, s.columns,
                 s.exclude_columns, s.key_columns)).cure END AS next_step
     FROM pgwh.gaps g JOIN pgwh.visible_subscriptions s ON s.id = g.subscription_id

@@ -35,6 +35,7 @@ use crate::link::mq::Sender;
 use crate::worker::decoder::Installation;
 use crate::worker::shmem::Database;
 use crate::worker::{counts, process};
+pub use table_gaps::KnownGaps;
 use table_gaps::TableGaps;
 
 /// How much is gathered before it is put on the queue, while there is more to decode.
@@ -114,7 +115,7 @@ impl Capture {
         queue: Sender,
         router: Router,
         versions: SchemaVersions,
-        table_gaps: Vec<(i64, u32, String)>,
+        known_gaps: KnownGaps,
         installation: &Installation,
     ) -> Capture {
         invalidation::register();
@@ -130,6 +131,7 @@ impl Capture {
             (memory, pg_sys::GetSystemIdentifier())
         };
         let nothing = Timestamp::default();
+        let table_gaps = TableGaps::new(known_gaps, &router);
         Capture {
             database,
             system_identifier,
@@ -167,7 +169,7 @@ impl Capture {
             messages: None,
             forgery_seen: false,
             denied: HashSet::new(),
-            table_gaps: TableGaps::new(table_gaps),
+            table_gaps,
         }
     }
 

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::definitions::Invalidated;
 use super::text::utf8;
 use super::{raw, reader};
 use crate::event::{Lsn, Timestamp};
@@ -55,6 +56,34 @@ pub unsafe fn commit_time_at(reader: *const pg_sys::XLogReaderState) -> Option<T
     // `xact.h`, xl_xact_commit: the time comes first.
     let time = data.first_chunk().filter(|_| is_commit(info))?;
     Some(Timestamp(pg_sys::TimestampTz::from_ne_bytes(*time)))
+}
+
+/// What the commit record that a reader has read last says of catalogs that all databases share, when it is of a transaction of
+/// another one: nothing of it is handed over.
+///
+/// # Safety
+/// The reader is live.
+pub unsafe fn shared_changes_at(reader: *const pg_sys::XLogReaderState) -> Option<Invalidated> {
+    // SAFETY: as the caller promises; what a record holds stays until the next one is read.
+    unsafe {
+        let record = (*reader).record.as_ref()?;
+        let resource = pg_sys::RmgrIds::Type::from(record.header.xl_rmid);
+        if resource != pg_sys::RmgrIds::RM_XACT_ID || record.main_data.is_null() {
+            return None;
+        }
+        let (info, data) = (record.header.xl_info, record.main_data);
+        let length = record.main_data_len as usize;
+        if !commits_catalog_changes(info, std::slice::from_raw_parts(data.cast(), length)) {
+            return None;
+        }
+        let mut parsed = pg_sys::xl_xact_parsed_commit::default();
+        pg_sys::ParseCommitRecord(info, data.cast(), &raw mut parsed);
+        if parsed.dbId == pg_sys::MyDatabaseId || parsed.msgs.is_null() {
+            return None;
+        }
+        let messages = std::slice::from_raw_parts(parsed.msgs, parsed.nmsgs as usize);
+        Some(Invalidated::elsewhere(messages)).filter(|changed| !changed.is_empty())
+    }
 }
 
 /// The name of a replication origin as of the transaction that is decoded; none when it is gone.

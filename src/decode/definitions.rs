@@ -5,9 +5,10 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys::{self, Oid};
 
+use super::fit::{self, Fits};
 use super::lineage;
 use super::permits;
-use super::route::{Level, Router, Terms};
+use super::route::{Condition, Interest, Level, Router, Terms};
 use super::text;
 use crate::event::TableName;
 
@@ -20,6 +21,8 @@ pub struct Invalidated {
     schemas: bool,
     /// Whether roles or their memberships are.
     roles: bool,
+    /// Whether labels of enums are.
+    enums: bool,
 }
 
 /// Definitions before a transaction.
@@ -31,6 +34,8 @@ pub struct Definitions {
     pub new: Vec<Oid>,
     /// The names of all schemas, if any of them is changed.
     schemas: Vec<(Oid, String)>,
+    /// Whether labels of enums are changed.
+    pub has_enums: bool,
 }
 
 /// What matters of a table's definition.
@@ -43,6 +48,10 @@ pub struct Definition {
     pub is_logged: bool,
     /// Subscriptions to which a wildcard gives it, and whose owners may read it.
     pub readers: Vec<i64>,
+    /// Subscriptions to which a wildcard gives it, and their conditions, which fit it.
+    pub fitting: Vec<(i64, Condition)>,
+    /// Its columns.
+    pub columns: fit::Columns,
 }
 
 impl Invalidated {
@@ -51,31 +60,48 @@ impl Invalidated {
     /// # Safety
     /// The server passed it to a callback.
     pub unsafe fn by(txn: *mut pg_sys::ReorderBufferTXN) -> Invalidated {
-        use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID};
-        let mut changed = Invalidated::default();
-        // SAFETY: as the caller promises; which member a message has is said by its id (`sinval.h`).
+        // SAFETY: as the caller promises.
         unsafe {
             if (*txn).invalidations.is_null() {
-                return changed;
+                return Invalidated::default();
             }
-            let messages = std::slice::from_raw_parts((*txn).invalidations, (*txn).ninvalidations as usize);
-            for message in messages {
-                match i32::from(message.id) {
-                    pg_sys::SHAREDINVALRELCACHE_ID if message.rc.dbId == pg_sys::MyDatabaseId => {
-                        changed.tables.insert(message.rc.relId);
+            Self::of(std::slice::from_raw_parts((*txn).invalidations, (*txn).ninvalidations as usize))
+        }
+    }
+
+    /// What these messages tell.
+    fn of(messages: &[pg_sys::SharedInvalidationMessage]) -> Invalidated {
+        use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, ENUMOID, NAMESPACEOID};
+        let mut changed = Invalidated::default();
+        for message in messages {
+            // SAFETY: which member a message has is said by its id (`sinval.h`).
+            match unsafe { i32::from(message.id) } {
+                pg_sys::SHAREDINVALRELCACHE_ID => {
+                    // SAFETY: as above.
+                    let (database, table) = unsafe { (message.rc.dbId, message.rc.relId) };
+                    // SAFETY: a global of this process.
+                    if database == unsafe { pg_sys::MyDatabaseId } {
+                        changed.tables.insert(table);
                     }
-                    id if id == NAMESPACEOID as i32 => changed.schemas = true,
-                    id if id == AUTHOID as i32 || id == AUTHMEMROLEMEM as i32 => changed.roles = true,
-                    _ => {}
                 }
+                id if id == NAMESPACEOID as i32 => changed.schemas = true,
+                id if id == AUTHOID as i32 || id == AUTHMEMROLEMEM as i32 => changed.roles = true,
+                id if id == ENUMOID as i32 => changed.enums = true,
+                _ => {}
             }
         }
         changed
     }
 
+    /// What the messages of a transaction of another database tell that concerns this one: roles are all databases' own.
+    pub fn elsewhere(messages: &[pg_sys::SharedInvalidationMessage]) -> Invalidated {
+        let Invalidated { roles, .. } = Self::of(messages);
+        Invalidated { roles, ..Invalidated::default() }
+    }
+
     /// Whether there is anything.
     pub fn is_empty(&self) -> bool {
-        self.tables.is_empty() && !self.schemas && !self.roles
+        self.tables.is_empty() && !self.schemas && !self.roles && !self.enums
     }
 }
 
@@ -88,17 +114,22 @@ impl Definitions {
         let mut before = Definitions::default();
         // SAFETY: as the caller promises.
         unsafe {
+            let has_enums = changed.enums;
+            before.has_enums = has_enums;
             for table in &changed.tables {
-                match Definition::of(*table, router) {
+                let fits = Some(Fits::new(has_enums));
+                match Definition::of(*table, router, fits) {
                     Some(definition) => before.tables.push(definition),
                     None => before.new.push(*table),
                 }
             }
-            // A right may be one by way of a schema or of another role.
-            if (changed.schemas || changed.roles) && router.has_wildcards() {
+            // A right may be one by way of a schema or of another role, and a type is one of many tables.
+            if (changed.schemas || changed.roles || has_enums) && router.has_wildcards() {
                 let others = all_tables(|_| true).into_iter().filter(|oid| !changed.tables.contains(oid));
-                let others = others.filter_map(|oid| Definition::of(oid, router));
-                before.tables.extend(others.filter(|definition| !definition.readers.is_empty()));
+                let others = others
+                    .filter_map(|oid| Definition::of(oid, router, has_enums.then(|| Fits::new(true))))
+                    .filter(|it| !it.readers.is_empty() || !it.fitting.is_empty());
+                before.tables.extend(others);
             }
             if changed.schemas {
                 before.schemas = all_schemas();
@@ -130,6 +161,8 @@ impl Definitions {
                         levels: vec![level],
                         is_logged: is_logged(table),
                         readers: Vec::new(),
+                        fitting: Vec::new(),
+                        columns: Vec::new(),
                     });
                 }
             }
@@ -138,11 +171,11 @@ impl Definitions {
 }
 
 impl Definition {
-    /// The definition of a table now; none when it is no table that lasts.
+    /// The definition of a table now; none when it is no table that lasts. Without `fits`, no condition is judged.
     ///
     /// # Safety
     /// A transaction is in progress.
-    unsafe fn of(table: Oid, router: &Router) -> Option<Definition> {
+    unsafe fn of(table: Oid, router: &Router, fits: Option<Fits>) -> Option<Definition> {
         // SAFETY: as the caller promises.
         unsafe {
             if !matches!(pg_sys::get_rel_relkind(table) as u8, b'r' | b'p')
@@ -151,26 +184,31 @@ impl Definition {
                 return None;
             }
             let levels = lineage::of(table);
-            // A partition is read by way of the tables above it.
+            // A partition is read by way of the tables above it, and has their columns.
             let wild = router
                 .interests(&levels)
                 .filter(|(interest, _)| !interest.is_named && interest.is_of_rows() && interest.level == 0);
             let wild: Vec<_> = wild.collect();
-            let mut readers = Vec::new();
+            let (mut readers, mut fitting, mut columns) = (Vec::new(), Vec::new(), Vec::new());
             if !wild.is_empty() {
-                let may_read = Reader::of(table);
-                readers.extend(
-                    wild.iter()
-                        .filter(|(_, terms)| may_read.why_not(terms).is_none())
-                        .map(|(interest, _)| interest.subscription),
-                );
+                let reader = Reader::of(table);
+                let may_read = |(_, terms): &&(Interest, Terms<'_>)| reader.why_not(terms).is_none();
+                readers.extend(wild.iter().filter(may_read).map(|(interest, _)| interest.subscription));
+                if let Some(mut fits) = fits {
+                    fitting.extend(wild.iter().filter_map(|(interest, terms)| {
+                        let condition = terms.condition?;
+                        let fits = reader.misfit(&mut fits, interest, condition).is_none();
+                        fits.then(|| (interest.subscription, condition.clone()))
+                    }));
+                    columns = reader.columns();
+                }
             }
-            Some(Definition { table, levels, is_logged: is_logged(table), readers })
+            Some(Definition { table, levels, is_logged: is_logged(table), readers, fitting, columns })
         }
     }
 }
 
-/// A table that is open, to see who may read it.
+/// A table that is open, to see who may read it, and whose conditions fit it.
 pub struct Reader(pg_sys::Relation);
 
 impl Reader {
@@ -192,6 +230,21 @@ impl Reader {
         unsafe {
             permits::missing(self.0, terms).map(|missing| missing.words((*self.0).rd_id, terms.grantee))
         }
+    }
+
+    /// Why the condition of a subscription does not fit the table.
+    pub fn misfit(&self, fits: &mut Fits, interest: &Interest, condition: &Condition) -> Option<String> {
+        if self.0.is_null() {
+            return None;
+        }
+        // SAFETY: the relation is open, which takes a transaction.
+        unsafe { fits.misfit(self.0, interest, condition) }
+    }
+
+    /// The columns of the table.
+    pub fn columns(&self) -> fit::Columns {
+        // SAFETY: the relation is open.
+        if self.0.is_null() { Vec::new() } else { unsafe { fit::columns(self.0) } }
     }
 }
 
@@ -223,6 +276,15 @@ pub fn table_of(name: &TableName) -> Oid {
             schema => pg_sys::get_relname_relid(table.as_ptr(), schema),
         }
     }
+}
+
+/// The tables that are in no log and yet last.
+///
+/// # Safety
+/// A transaction is in progress.
+pub unsafe fn unlogged_tables() -> Vec<Oid> {
+    // SAFETY: as the caller promises.
+    unsafe { all_tables(|form| form.relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED) }
 }
 
 /// The tables that last, partitioned ones too.

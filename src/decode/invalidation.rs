@@ -23,9 +23,11 @@ pub fn register() {
     // SAFETY: both callbacks are functions of this library, which is never unloaded.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::null());
-        use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, DATABASEOID, NAMESPACEOID, TYPEOID};
+        use pg_sys::SysCacheIdentifier::{
+            AUTHMEMROLEMEM, AUTHOID, DATABASEOID, ENUMOID, NAMESPACEOID, TYPEOID,
+        };
         // Names and types; and who may what, where that is not said with the table.
-        for cache in [NAMESPACEOID, TYPEOID, AUTHMEMROLEMEM, AUTHOID, DATABASEOID] {
+        for cache in [NAMESPACEOID, TYPEOID, ENUMOID, AUTHMEMROLEMEM, AUTHOID, DATABASEOID] {
             pg_sys::CacheRegisterSyscacheCallback(cache as _, Some(anything_changed), pg_sys::Datum::null());
         }
     }

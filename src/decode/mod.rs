@@ -34,6 +34,8 @@ mod equality;
 #[cfg(feature = "server")]
 pub(crate) mod filter;
 #[cfg(feature = "server")]
+mod fit;
+#[cfg(feature = "server")]
 mod invalidation;
 #[cfg(feature = "server")]
 pub(crate) mod lineage;

@@ -242,6 +242,34 @@ pub unsafe fn process_record(ctx: *mut pg_sys::LogicalDecodingContext) {
     unsafe { pg_guard_ffi_boundary(|| c::LogicalDecodingProcessRecord(ctx, (*ctx).reader)) }
 }
 
+/// Runs the action in a transaction that sees catalogs as of what has been decoded, as the callbacks of the plugin do
+/// (`ReorderBufferProcessTXN`); none before decoding has found a consistent point.
+///
+/// # Safety
+/// `ctx` is a live decoding context, and no transaction is in progress. The action raises nothing.
+pub unsafe fn with_decoded_catalogs<T>(
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    action: impl FnOnce() -> T,
+) -> Option<T> {
+    // SAFETY: as the caller promises; the snapshot is the builder's own, which does not go on meanwhile.
+    unsafe {
+        let builder = (*ctx).snapshot_builder;
+        if pg_sys::SnapBuildCurrentState(builder) != pg_sys::SnapBuildState::SNAPBUILD_CONSISTENT {
+            return None;
+        }
+        pg_sys::StartTransactionCommand();
+        #[cfg(feature = "pg15")]
+        let snapshot = pg_sys::SnapBuildGetOrBuildSnapshot(builder, pg_sys::InvalidTransactionId);
+        #[cfg(not(feature = "pg15"))]
+        let snapshot = pg_sys::SnapBuildGetOrBuildSnapshot(builder);
+        pg_sys::SetupHistoricSnapshot(snapshot, std::ptr::null_mut());
+        let result = action();
+        pg_sys::TeardownHistoricSnapshot(false);
+        pg_sys::AbortCurrentTransaction();
+        Some(result)
+    }
+}
+
 /// Makes the present transaction see the database as of the slot's consistent point (as tablesync does).
 ///
 /// # Safety

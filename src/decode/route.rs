@@ -310,6 +310,11 @@ impl Router {
         !self.with_wildcards.is_empty()
     }
 
+    /// What changes must be like for a subscription to get them.
+    pub fn condition(&self, id: i64) -> Option<&Condition> {
+        self.subscriptions.get(&id)?.condition.as_deref()
+    }
+
     /// Whose a subscription is.
     pub fn owner(&self, id: i64) -> Option<&str> {
         self.subscriptions.get(&id).map(|subscription| subscription.grantee.owner.as_str())

@@ -74,7 +74,7 @@ struct Variant {
     index: FxHashMap<u64, SmallVec<[i64; 2]>>,
     /// How many members have gone since the index was made.
     gone: usize,
-    /// Those whose literals can't be read.
+    /// Those whose literals are no values of the types that the relation asks for.
     broken: BTreeMap<i64, Raised>,
 }
 
@@ -112,9 +112,9 @@ struct Progress {
 /// The processor time that a filter may take for one row: while it runs, nothing else of the database is decoded.
 const LONGEST_JUDGEMENT: Duration = Duration::from_millis(100);
 
-/// What preparing was about when it raised.
+/// What preparing was about when it raised, and whose filter.
 enum Stage {
-    Compiling,
+    Compiling(i64),
     Reading(i64),
 }
 
@@ -285,9 +285,8 @@ impl Routes {
         unsafe { self.prepare(&change, rows, memory) };
         let is_misfit = |id: &i64| {
             let shaped = self.places.get(id).and_then(|place| self.shapes.get(*place));
-            shaped.is_some_and(|shaped| {
-                matches!(shaped.variants[change.bare() as usize].compiled, Some(Err(_)))
-            })
+            let variant = shaped.map(|shaped| &shaped.variants[change.bare() as usize]);
+            variant.is_some_and(|it| matches!(it.compiled, Some(Err(_))) || it.broken.contains_key(id))
         };
         wanting.retain(|interest| interest.is_named || !is_misfit(&interest.subscription));
         wanting
@@ -299,7 +298,7 @@ impl Routes {
         while let Some(place) = self.unprepared[bare as usize].pop() {
             let Some(shaped) = self.shapes.get_mut(place) else { continue };
             loop {
-                let mut stage = Stage::Compiling;
+                let mut stage = Stage::Compiling(0);
                 // SAFETY: as `select`.
                 let prepared = in_subtransaction(memory, || unsafe {
                     shaped.prepare(bare, change.relation, rows, &mut stage)
@@ -311,7 +310,12 @@ impl Routes {
                         self.take_apart(place);
                         break;
                     }
-                    (Err(raised), Stage::Compiling) => variant.compiled = Some(Err(raised)),
+                    // Those of others may be values: the next one is tried.
+                    (Err(raised), Stage::Compiling(id)) if raised.is_of_a_value() => {
+                        variant.fresh.pop();
+                        variant.broken.insert(id, raised);
+                    }
+                    (Err(raised), Stage::Compiling(_)) => variant.compiled = Some(Err(raised)),
                     (Err(raised), Stage::Reading(id)) => {
                         variant.broken.insert(id, raised);
                     }
@@ -393,9 +397,13 @@ impl Shaped {
         let shape_of = |filter: &str| {
             if key.shape.as_deref() == Some(filter) { Shape::whole(filter) } else { Shape::of(filter) }
         };
-        if variant.compiled.is_none()
-            && let Some(filter) = members.values().next().and_then(|member| member.filter.clone())
-        {
+        while variant.compiled.is_none() && key.shape.is_some() {
+            let Some(id) = variant.fresh.last().copied() else { break };
+            let Some(filter) = members.get(&id).and_then(|member| member.filter.clone()) else {
+                variant.fresh.pop();
+                continue;
+            };
+            *stage = Stage::Compiling(id);
             let literals = shape_of(&filter).literals;
             // SAFETY: as `Routes::select`; the memory goes with the shape.
             let compiled = memory
@@ -472,7 +480,7 @@ impl Shaped {
         }
         let variant = &self.variants[change.bare() as usize];
         let answer = match &variant.compiled {
-            _ if variant.broken.contains_key(&id) => return refuse(variant.broken.get(&id)?),
+            _ if variant.broken.contains_key(&id) => return misfit(variant.broken.get(&id)?),
             None => Answer::Yes,
             Some(Err(why)) => return misfit(why),
             // SAFETY: as `Routes::select`; the values belong to a member.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::capture::Capture;
+use super::definitions::Invalidated;
 use super::reader::{self, Poll, readable};
-use super::{raw, slot};
+use super::{commits, raw, slot};
 use crate::event::Lsn;
 use crate::worker::shmem::Database;
 use crate::worker::{closing, counts, process};
@@ -170,7 +171,29 @@ impl Session {
             pg_sys::MemoryContextSwitchTo((*self.ctx).context);
             pg_sys::CurrentResourceOwner = self.owner;
             if reader::read_record((*self.ctx).reader) {
-                raw::process_record(self.ctx);
+                match commits::shared_changes_at((*self.ctx).reader) {
+                    Some(changed) => self.decode_shared_changes(&changed),
+                    None => raw::process_record(self.ctx),
+                }
+            }
+        }
+    }
+
+    /// Decodes the commit of a transaction of another database that changes what all share. No callback hears of it, so what
+    /// subscriptions lose by it is looked for here.
+    ///
+    /// # Safety
+    /// The reader has just returned that record.
+    unsafe fn decode_shared_changes(&mut self, changed: &Invalidated) {
+        // SAFETY: as the caller promises. No transaction is in progress outside of callbacks.
+        unsafe {
+            let from = Lsn((*(*self.ctx).reader).ReadRecPtr);
+            let capture = &mut self.capture;
+            let before = raw::with_decoded_catalogs(self.ctx, || capture.definitions(changed));
+            pg_sys::CurrentResourceOwner = self.owner;
+            raw::process_record(self.ctx);
+            if let Some(before) = before {
+                raw::with_decoded_catalogs(self.ctx, || capture.report_losses(before, from));
             }
         }
     }

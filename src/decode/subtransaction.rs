@@ -23,6 +23,12 @@ impl Raised {
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Raised {
         Raised { code, message: message.into(), hint: None }
     }
+
+    /// Whether it is about a value (classes 22 and 23), so that with another one there may be none.
+    pub fn is_of_a_value(&self) -> bool {
+        let state = sqlstate(self.code);
+        state.starts_with("22") || state.starts_with("23")
+    }
 }
 
 /// Runs the action so that an ERROR in it undoes whatever it holds of Postgres: locks, pins, memory. Cancellation and

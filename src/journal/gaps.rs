@@ -8,6 +8,7 @@ use pgrx::spi::Result;
 
 use super::image::Version;
 use super::tables::check;
+use crate::decode::capture::KnownGaps;
 use crate::decode::route::Spec;
 use crate::decode::text::{Text, Texts};
 use crate::event::Lsn;
@@ -106,20 +107,31 @@ pub enum TableGapChange {
     End(TableGapEnd),
 }
 
-/// The gaps of tables that are open: subscription, oid and name of the table. Inside a transaction.
-pub fn open_table_gaps() -> Vec<(i64, u32, String)> {
-    let open = Spi::connect(|client| {
-        let query = "SELECT subscription_id, relation::bigint, table_name FROM pgwh.gaps
-                     WHERE to_lsn IS NULL AND relation IS NOT NULL";
-        let mut open = Vec::new();
-        for row in client.select(query, None, &[])? {
-            let (id, table) = (row.get::<i64>(1)?, row.get::<i64>(2)?);
-            let table = table.and_then(|table| u32::try_from(table).ok());
-            open.extend(id.zip(table).zip(row.text(3)?).map(|((id, table), name)| (id, table, name)));
+/// What a decoder that begins at `start` has to know of gaps. Inside a transaction.
+pub fn known_gaps(start: Lsn) -> KnownGaps {
+    let known = Spi::connect(|client| {
+        let mut known = KnownGaps::default();
+        let open = "SELECT subscription_id, relation::bigint, table_name FROM pgwh.gaps
+                    WHERE to_lsn IS NULL AND relation IS NOT NULL";
+        for row in client.select(open, None, &[])? {
+            let (id, table) = (row.get::<i64>(1)?, row.get::<i64>(2)?.and_then(oid));
+            known.open.extend(id.zip(table).zip(row.text(3)?).map(|((id, table), name)| (id, table, name)));
         }
-        Ok(open)
+        // The journal is read only where log was lost, and a table may have left the log in it.
+        let logged = "SELECT DISTINCT e.relation::bigint FROM pgwh.event_chunks c, LATERAL pgwh.unpack_events(c.first_id, c.body) e
+                      WHERE EXISTS (SELECT FROM pgwh.gaps g WHERE g.lost AND g.to_lsn >= $1::pg_lsn)
+                          AND EXISTS (SELECT FROM pg_class r WHERE r.relpersistence = 'u' AND r.relkind = 'r')
+                          AND e.relation IN (SELECT r.oid FROM pg_class r WHERE r.relpersistence = 'u')";
+        for row in client.select(logged, None, &[start.to_string().into()])? {
+            known.logged_before.extend(row.get::<i64>(1)?.and_then(oid));
+        }
+        Ok(known)
     });
-    check("gaps cannot be read", open)
+    check("gaps cannot be read", known)
+}
+
+fn oid(number: i64) -> Option<u32> {
+    u32::try_from(number).ok()
 }
 
 /// Stores what begins and what ends, in order. What is decoded again lies in a gap that is there. Returns what has begun.

@@ -64,7 +64,7 @@ pub use commands::{Command, CommandKind, begin_discards, commands, commands_done
 #[cfg(feature = "server")]
 pub use erasure::FORGOTTEN;
 #[cfg(feature = "server")]
-pub use gaps::{Gap, TableGapChange, open_table_gaps};
+pub use gaps::{Gap, TableGapChange, known_gaps};
 #[cfg(feature = "server")]
 pub use image::Version;
 #[cfg(feature = "server")]

@@ -60,7 +60,7 @@ fn capture(database: &'static Database) {
     database.saved.store(start.0, Ordering::SeqCst);
 
     let mut router = Router::new(installation.installed.clone());
-    let read = || (slot::read_image(start), journal::schema_versions(start), journal::open_table_gaps());
+    let read = || (slot::read_image(start), journal::schema_versions(start), journal::known_gaps(start));
     let (image, versions, gaps) = journal::with_tables(|_| read()).unwrap_or_default();
     for (id, spec) in image {
         router.apply(id, Some(&spec));

@@ -1,11 +1,11 @@
 //! Changes that an enabled subscription misses: its owner may not read the table, the table is not in the write-ahead log,
-//! or it has another name for a while. The dispatcher records a gap, from the first commit that is missed to the first that
-//! is captured again; it hears of each once.
+//! it has another name for a while, or the condition of a subscription does not fit it to which a wildcard gave it. The
+//! dispatcher records a gap, from the first commit that is missed to the first that is captured again; it hears of each once.
 //!
 //! A right that is missing for a named table is noticed at the first change that is missed. What a transaction takes away
 //! otherwise is noticed at its commit, when the definitions from before it are compared.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
@@ -13,9 +13,10 @@ use pgrx::pg_sys::{self, Oid};
 use super::Capture;
 use crate::decode::access;
 use crate::decode::definitions::{self, Definition, Definitions, Invalidated, Reader};
+use crate::decode::fit::Fits;
 use crate::decode::lineage;
 use crate::decode::pattern::TablePattern;
-use crate::decode::route::{Interest, Level};
+use crate::decode::route::{Condition, Interest, Level, Router};
 use crate::decode::subtransaction::in_subtransaction;
 use crate::event::{Action, Lsn, TableName};
 use crate::link::frame::{TableGap, TableGapEnd, write_table_gap, write_table_gap_end};
@@ -26,24 +27,49 @@ const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The gaps that are open, and what is needed to see them begin and end.
 pub struct TableGaps {
-    /// By table and subscription; the table's name as the subscription knows it.
-    open: BTreeMap<(u32, i64), String>,
+    /// By table and subscription.
+    open: BTreeMap<(u32, i64), Open>,
     /// Those that began before any change was missed; if none is, there was no gap.
     unchanged: BTreeSet<(u32, i64)>,
     /// Definitions before the transaction that is being decoded.
     before: Definitions,
+    /// Tables that were in the log before this process began, as far as the journal says, if what happened since is not all
+    /// in the log; none once they were looked at.
+    logged_before: Option<HashSet<u32>>,
     /// Whether the catalogs may have changed since the gaps were judged.
     pub is_stale: bool,
     judged_at: Instant,
 }
 
+/// A gap that is open.
+struct Open {
+    /// The table's name as the subscription knows it.
+    name: String,
+    /// The subscription's condition when it began.
+    condition: Option<Condition>,
+}
+
+/// What the journal knows when a decoder begins.
+#[derive(Default)]
+pub struct KnownGaps {
+    /// Gaps of tables that are open: subscription, table, and its name.
+    pub open: Vec<(i64, u32, String)>,
+    /// UNLOGGED tables of which it has events, if the slot was lost since.
+    pub logged_before: Vec<u32>,
+}
+
 impl TableGaps {
-    /// Begins with the gaps that the journal has: subscription, table, and its name.
-    pub fn new(open: Vec<(i64, u32, String)>) -> TableGaps {
+    /// Begins with what the journal knows.
+    pub fn new(known: KnownGaps, router: &Router) -> TableGaps {
+        let open = known.open.into_iter().map(|(id, table, name)| {
+            let condition = router.condition(id).cloned();
+            ((table, id), Open { name, condition })
+        });
         TableGaps {
-            open: open.into_iter().map(|(id, table, name)| ((table, id), name)).collect(),
+            open: open.collect(),
             unchanged: BTreeSet::new(),
             before: Definitions::default(),
+            logged_before: Some(known.logged_before.into_iter().collect()),
             is_stale: true,
             judged_at: Instant::now(),
         }
@@ -57,18 +83,16 @@ struct Loss {
     name: TableName,
     reason: String,
     is_changed: bool,
+    is_misfit: bool,
 }
 
 impl Capture {
     /// A transaction is handed over that changes this in the catalogs, which are still as before it.
     pub fn begin_catalog_changes(&mut self, changed: &Invalidated) {
-        self.table_gaps.before = Definitions::default();
-        if !changed.is_empty() && !self.router.is_empty() {
-            let router = &self.router;
-            // SAFETY: the begin callback runs in a transaction with the historic snapshot.
-            let before = in_subtransaction(self.memory, || unsafe { Definitions::of(changed, router) });
-            self.table_gaps.before = before.unwrap_or_default();
+        if let Some(logged) = self.table_gaps.logged_before.take() {
+            self.report_unlogged(&logged);
         }
+        self.table_gaps.before = self.definitions(changed);
         let is_due = self.table_gaps.judged_at.elapsed() >= JUDGE_INTERVAL;
         self.judge_table_gaps(self.transaction.commit_lsn, is_due);
     }
@@ -76,13 +100,48 @@ impl Capture {
     /// The transaction is complete, and routing knows what it did to subscriptions.
     pub(super) fn end_catalog_changes(&mut self, end_lsn: Lsn, has_edits: bool) {
         let before = std::mem::take(&mut self.table_gaps.before);
-        if !before.tables.is_empty() || !before.new.is_empty() {
-            let router = &self.router;
-            // SAFETY: the commit callback runs in a transaction with the historic snapshot.
-            let losses = in_subtransaction(self.memory, || unsafe { losses(before, router) });
-            losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss));
-        }
+        self.report_losses(before, self.transaction.commit_lsn);
         self.judge_table_gaps(end_lsn, has_edits);
+    }
+
+    /// What is about to change, as it is now. In a transaction with the historic snapshot.
+    pub fn definitions(&mut self, changed: &Invalidated) -> Definitions {
+        if changed.is_empty() || self.router.is_empty() {
+            return Definitions::default();
+        }
+        let router = &self.router;
+        // SAFETY: as the caller promises.
+        let before = in_subtransaction(self.memory, || unsafe { Definitions::of(changed, router) });
+        before.unwrap_or_default()
+    }
+
+    /// Begins gaps for what was so before a transaction that committed at `from`, and is lost by it. In a transaction with the
+    /// historic snapshot from after that.
+    pub fn report_losses(&mut self, before: Definitions, from: Lsn) {
+        if before.tables.is_empty() && before.new.is_empty() {
+            return;
+        }
+        let router = &self.router;
+        // SAFETY: as the caller promises.
+        let losses = in_subtransaction(self.memory, || unsafe { losses(before, router) });
+        losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss, from));
+        self.flush_when_full();
+    }
+
+    /// Begins gaps for tables that left the log where this process does not see it.
+    fn report_unlogged(&mut self, logged_before: &HashSet<u32>) {
+        let router = &self.router;
+        // SAFETY: the begin callback runs in a transaction with the historic snapshot.
+        let losses = in_subtransaction(self.memory, || unsafe {
+            let mut losses = Vec::new();
+            for table in definitions::unlogged_tables() {
+                let was_logged = logged_before.contains(&table.to_u32());
+                unlogged(table, was_logged, None, &lineage::of(table), router, &mut losses);
+            }
+            losses
+        });
+        let from = self.transaction.commit_lsn;
+        losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss, from));
     }
 
     /// A change of a table that somebody may miss: reports who does, once.
@@ -106,7 +165,8 @@ impl Capture {
             });
             denied.collect::<Vec<_>>()
         });
-        losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss));
+        let from = self.transaction.commit_lsn;
+        losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss, from));
         // The transaction may have begun before the right was given.
         self.table_gaps.is_stale = true;
     }
@@ -120,21 +180,21 @@ impl Capture {
         }
     }
 
-    fn begin_table_gap(&mut self, loss: Loss) {
+    fn begin_table_gap(&mut self, loss: Loss, from: Lsn) {
         let (table, subscription) = (loss.table.to_u32(), loss.subscription);
         if self.table_gaps.open.contains_key(&(table, subscription)) {
             return;
         }
         let name = TablePattern::exactly(&loss.name).to_string();
-        let gap = TableGap {
-            subscription,
-            table,
-            name: name.clone(),
-            from: self.transaction.commit_lsn,
-            reason: loss.reason,
-        };
+        let gap = TableGap { subscription, table, name: name.clone(), from, reason: loss.reason };
         write_table_gap(&mut self.buffer, &gap);
-        self.table_gaps.open.insert((table, subscription), name);
+        let condition = self.router.condition(subscription).cloned();
+        self.table_gaps.open.insert((table, subscription), Open { name, condition });
+        if loss.is_misfit {
+            // What was compiled before may fit still, where a label of an enum has another name.
+            self.relations.clear();
+            self.stale.clear();
+        }
         if !loss.is_changed {
             self.table_gaps.unchanged.insert((table, subscription));
         }
@@ -152,9 +212,9 @@ impl Capture {
         self.table_gaps.judged_at = Instant::now();
         let (open, router) = (&self.table_gaps.open, &self.router);
         let over = in_subtransaction(self.memory, || {
-            let over = open.iter().filter(|((table, id), name)| {
+            let over = open.iter().filter(|((table, id), open)| {
                 // SAFETY: callbacks run in a transaction with the historic snapshot.
-                unsafe { !is_missed(Oid::from(*table), *id, name, router) }
+                unsafe { !is_missed(Oid::from(*table), *id, open, router) }
             });
             over.map(|(key, _)| *key).collect::<Vec<_>>()
         });
@@ -179,6 +239,7 @@ fn denial(interest: &Interest, levels: &[Level], reason: String, is_changed: boo
         name: level.name.clone(),
         reason,
         is_changed,
+        is_misfit: false,
     }
 }
 
@@ -186,8 +247,9 @@ fn denial(interest: &Interest, levels: &[Level], reason: String, is_changed: boo
 ///
 /// # Safety
 /// A transaction is in progress, with a historic snapshot from after the changes.
-unsafe fn losses(mut before: Definitions, router: &super::Router) -> Vec<Loss> {
+unsafe fn losses(mut before: Definitions, router: &Router) -> Vec<Loss> {
     let mut losses = Vec::new();
+    let has_enums = before.has_enums;
     // SAFETY: as the caller promises.
     unsafe {
         before.add_moved();
@@ -200,18 +262,20 @@ unsafe fn losses(mut before: Definitions, router: &super::Router) -> Vec<Loss> {
             if let Some(before) = before {
                 renamed(before, &levels, router, &mut losses);
                 no_longer_readable(before, &levels, router, &mut losses);
+                no_longer_fitting(before, &levels, has_enums, router, &mut losses);
             }
             if pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_RELATION
                 && pg_sys::get_rel_persistence(table) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
             {
-                unlogged(table, before, &levels, router, &mut losses);
+                let was_logged = before.is_some_and(|before| before.is_logged);
+                unlogged(table, was_logged, before, &levels, router, &mut losses);
             }
         }
     }
     losses
 }
 
-fn renamed(before: &Definition, levels: &[Level], router: &super::Router, losses: &mut Vec<Loss>) {
+fn renamed(before: &Definition, levels: &[Level], router: &Router, losses: &mut Vec<Loss>) {
     let (old, new) = (&before.levels[0].name, &levels[0].name);
     if old == new || definitions::table_of(old) != pg_sys::InvalidOid {
         return;
@@ -226,6 +290,7 @@ fn renamed(before: &Definition, levels: &[Level], router: &super::Router, losses
                 name: old.clone(),
                 reason: format!("table {from} was renamed to {to}"),
                 is_changed: false,
+                is_misfit: false,
             });
         }
     }
@@ -233,12 +298,7 @@ fn renamed(before: &Definition, levels: &[Level], router: &super::Router, losses
 
 /// # Safety
 /// As [`losses`].
-unsafe fn no_longer_readable(
-    before: &Definition,
-    levels: &[Level],
-    router: &super::Router,
-    losses: &mut Vec<Loss>,
-) {
+unsafe fn no_longer_readable(before: &Definition, levels: &[Level], router: &Router, losses: &mut Vec<Loss>) {
     if before.readers.is_empty() {
         return;
     }
@@ -252,15 +312,46 @@ unsafe fn no_longer_readable(
     }
 }
 
+/// Another table that takes the place of one is not meant by a wildcard where the condition does not fit it.
+///
+/// # Safety
+/// As [`losses`].
+unsafe fn no_longer_fitting(
+    before: &Definition,
+    levels: &[Level],
+    has_enums: bool,
+    router: &Router,
+    losses: &mut Vec<Loss>,
+) {
+    if before.fitting.is_empty() {
+        return;
+    }
+    // SAFETY: as the caller promises.
+    let reader = unsafe { Reader::of(before.table) };
+    if !has_enums && before.columns == reader.columns() {
+        return;
+    }
+    let mut fits = Fits::new(has_enums);
+    for (id, condition) in &before.fitting {
+        let Some((interest, terms)) = router.interest(*id, levels) else { continue };
+        if interest.is_named || interest.level > 0 || terms.condition != Some(condition) {
+            continue;
+        }
+        if let Some(reason) = reader.misfit(&mut fits, &interest, condition) {
+            losses.push(Loss { is_misfit: true, ..denial(&interest, levels, reason, false) });
+        }
+    }
+}
+
 /// A table that was never in the log is not meant by a wildcard.
 fn unlogged(
     table: Oid,
+    was_logged: bool,
     before: Option<&Definition>,
     levels: &[Level],
-    router: &super::Router,
+    router: &Router,
     losses: &mut Vec<Loss>,
 ) {
-    let was_logged = before.is_some_and(|before| before.is_logged);
     for (interest, _) in router.interests(levels) {
         let id = interest.subscription;
         let is_news = was_logged || before.is_none_or(|before| router.interest(id, &before.levels).is_none());
@@ -274,6 +365,7 @@ fn unlogged(
                     TablePattern::exactly(&levels[0].name)
                 ),
                 is_changed: true,
+                is_misfit: false,
             });
         }
     }
@@ -283,7 +375,7 @@ fn unlogged(
 ///
 /// # Safety
 /// A transaction is in progress, with a historic snapshot.
-unsafe fn is_missed(table: Oid, subscription: i64, name: &str, router: &super::Router) -> bool {
+unsafe fn is_missed(table: Oid, subscription: i64, open: &Open, router: &Router) -> bool {
     // SAFETY: as the caller promises.
     unsafe {
         if !access::exists(table) {
@@ -291,11 +383,18 @@ unsafe fn is_missed(table: Oid, subscription: i64, name: &str, router: &super::R
         }
         let levels = lineage::of(table);
         if let Some((interest, terms)) = router.interest(subscription, &levels) {
-            return interest.is_of_rows()
-                && (!definitions::is_logged(table) || Reader::of(table).why_not(&terms).is_some());
+            if !interest.is_of_rows() || !definitions::is_logged(table) {
+                return interest.is_of_rows();
+            }
+            let reader = Reader::of(table);
+            // Who has changed it since has been told what it fits.
+            let condition =
+                terms.condition.filter(|now| !interest.is_named && open.condition.as_ref() == Some(now));
+            let misfit = |condition| reader.misfit(&mut Fits::new(true), &interest, condition);
+            return reader.why_not(&terms).is_some() || condition.and_then(misfit).is_some();
         }
         // It has another name.
-        let known = TablePattern::parse(name).ok();
+        let known = TablePattern::parse(&open.name).ok();
         let Some((schema, name)) = known.as_ref().and_then(TablePattern::literal) else { return false };
         let name = TableName { schema: schema.to_owned(), table: name.to_owned() };
         definitions::table_of(&name) == pg_sys::InvalidOid
