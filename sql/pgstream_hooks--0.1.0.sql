@@ -971,6 +971,10 @@ CREATE FUNCTION pgwh.notice_problem() RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'notice_problem_wrapper';
 COMMENT ON FUNCTION pgwh.notice_problem() IS 'why this database''s workers could not send notifications or system events when they last tried; null when they could';
 
+CREATE FUNCTION pgwh.memory_problem() RETURNS text
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'memory_problem_wrapper';
+COMMENT ON FUNCTION pgwh.memory_problem() IS 'what this database''s workers put off since dynamic shared memory is full, and why; null when nothing is';
+
 CREATE FUNCTION pgwh.delivery_stats(
     subscription_id bigint, OUT is_failing boolean, OUT pending bigint, OUT retrying bigint, OUT in_flight bigint, OUT delivered bigint,
     OUT dropped bigint, OUT dead bigint, OUT blocked_keys bigint, OUT reached bigint, OUT oldest_pending timestamptz,
@@ -1455,11 +1459,13 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             string_agg(DISTINCT l.next_step, ' ')
         FROM (SELECT s.name, u.* FROM pgwh.unclosed_gaps() u JOIN pgwh.subscriptions s ON s.id = u.subscription_id) l
         UNION ALL
-        SELECT 'free worker processes', NOT (l.renderer OR l.backfiller),
-            CASE WHEN l.renderer OR l.backfiller THEN concat_ws('; ', CASE WHEN l.renderer THEN 'there is none to run transforms and routes, so that nothing is sent to subscriptions that have one' END,
-                CASE WHEN l.backfiller THEN 'there is none to read backfills' END) ELSE 'no transform, route or backfill waits for one' END,
-            CASE WHEN l.renderer OR l.backfiller THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', current_setting('max_worker_processes')::integer + 8) END
-        FROM (SELECT pgwh.lacks_renderer(), pgwh.lacks_backfiller()) l (renderer, backfiller)
+        SELECT 'free worker processes', NOT (l.renderer OR l.backfiller OR l.memory IS NOT NULL),
+            coalesce(nullif(concat_ws('; ', CASE WHEN l.renderer THEN 'there is none to run transforms and routes, so that nothing is sent to subscriptions that have one' END,
+                CASE WHEN l.backfiller THEN 'there is none to read backfills' END, 'shared memory is full: ' || l.memory), ''),
+                'no transform, route or backfill waits for one'),
+            CASE WHEN l.renderer OR l.backfiller THEN format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', current_setting('max_worker_processes')::integer + 8)
+                WHEN l.memory IS NOT NULL THEN 'Make /dev/shm larger, in a container by --shm-size' END
+        FROM (SELECT pgwh.lacks_renderer(), pgwh.lacks_backfiller(), pgwh.memory_problem()) l (renderer, backfiller, memory)
         UNION ALL
         SELECT 'logical subscriptions', count(*) = 0,
             coalesce(string_agg(format('%s: %s', f.name, f.problem), '; ' ORDER BY f.name), 'none of this database fails'),
@@ -1528,6 +1534,7 @@ CREATE VIEW pgwh.status AS
     ), here AS MATERIALIZED (
         SELECT pgwh.home() AS home, pgwh.installed() AS installed, current_setting('pgwh.enabled')::boolean AS enabled,
             pgwh.lacks_renderer() AS lacks_renderer, current_setting('max_worker_processes')::integer AS workers,
+            (SELECT m.problem FROM (SELECT pgwh.memory_problem()) m (problem) WHERE m.problem LIKE '%to run transforms and routes:%') AS memory_problem,
             pg_is_in_recovery() AS is_standby, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn,
             clock_timestamp() AS now
     ), stopped AS MATERIALIZED (
@@ -1547,7 +1554,7 @@ CREATE VIEW pgwh.status AS
                 s.key_columns) AS denial,
             pgwh.tables_problem(s.tables) AS unknown,
             pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit,
-            s.has_functions AND (SELECT h.lacks_renderer FROM here h) AS unrendered,
+            s.has_functions AND (SELECT h.lacks_renderer OR h.memory_problem IS NOT NULL FROM here h) AS unrendered,
             pgwh.parts_problem(s.tables, s.event_types) AS parts
         FROM pgwh.visible_subscriptions s LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id ORDER BY s.id
     ), judged AS NOT MATERIALIZED (
@@ -1579,7 +1586,8 @@ CREATE VIEW pgwh.status AS
                 || coalesce('; ' || CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, '; ' || (j.denial).problem, '') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
             WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).problem END,
-                CASE WHEN (j.unknown).stops THEN (j.unknown).problem END, 'no worker process is free to run its transform or route')
+                CASE WHEN (j.unknown).stops THEN (j.unknown).problem END,
+                (SELECT 'shared memory is full: ' || h.memory_problem FROM here h), 'no worker process is free to run its transform or route')
             WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
             ELSE coalesce(CASE WHEN (j.stats).bottleneck = 'endpoint asked to wait'
                     THEN 'the endpoint asked to wait: ' || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status) END,
@@ -1605,7 +1613,8 @@ CREATE VIEW pgwh.status AS
                 ELSE coalesce((SELECT b.hint FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).cure END,
                     CASE WHEN (j.unknown).stops THEN coalesce((j.unknown).cure,
                         format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)) END,
-                    (SELECT format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', h.workers + 8) FROM here h)) END
+                    (SELECT CASE WHEN h.memory_problem IS NOT NULL THEN 'Make /dev/shm larger, in a container by --shm-size'
+                        ELSE format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', h.workers + 8) END FROM here h)) END
             ELSE CASE WHEN l.relation IS NOT NULL AND l.to_lsn IS NULL THEN (SELECT o.next_step FROM pgwh.open_gaps o WHERE o.id = l.id)
                 WHEN (j.unknown).problem IS NOT NULL
                 THEN coalesce((j.unknown).cure, format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name))
@@ -1625,7 +1634,8 @@ CREATE VIEW pgwh.status AS
         (j.stats).dropped,
         (j.stats).dead,
         (j.stats).blocked_keys,
-        CASE WHEN j.unrendered AND (j.stats).pending > 0 THEN 'max_worker_processes' ELSE (j.stats).bottleneck END AS bottleneck,
+        CASE WHEN j.unrendered AND (j.stats).pending > 0
+            THEN (SELECT CASE WHEN h.memory_problem IS NOT NULL THEN 'shared memory' ELSE 'max_worker_processes' END FROM here h) ELSE (j.stats).bottleneck END AS bottleneck,
         CASE WHEN g.reason IS NOT NULL THEN format('%sfrom %s to %s: %s', g.table_name || ' ', g.from_lsn, coalesce(g.to_lsn::text, 'now'), g.reason) END AS gap,
         (j.stats).oldest_pending,
         CASE WHEN (j.stats).reached IS NOT NULL THEN greatest(pg_wal_lsn_diff((SELECT h.lsn FROM here h), '0/0'::pg_lsn + (j.stats).reached), 0)::bigint END AS lag_bytes,

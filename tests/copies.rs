@@ -190,6 +190,42 @@ fn a_promoted_standby_that_has_its_slot_goes_on_by_itself() {
 }
 
 #[test]
+fn a_row_that_is_locked_holds_up_no_other_on_a_promoted_standby() {
+    let cluster = Setup::new().set("wal_keep_size = '256MB'").start();
+    let standby = cluster.standby();
+    standby.begin();
+    let receiver = subscribed(&cluster);
+    cluster.subscribe(&receiver, "other", "tables => '{t}'");
+    cluster.delivered(&receiver, "other");
+    let end = cluster.value("SELECT pg_current_wal_lsn()");
+    standby.wait_true(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"));
+    standby.stop(Stop::Fast);
+    copy_slots(&cluster, &standby);
+    standby.set("pgwh.enabled = off");
+    standby.begin();
+    cluster.stop(Stop::Kill);
+    receiver.clear();
+    standby.sql("SELECT pg_promote()");
+    standby.wait_true("SELECT NOT pg_is_in_recovery()");
+    let mut open = standby.connect();
+    open.batch_execute("BEGIN; SELECT FROM pgwh.subscriptions WHERE name = 's' FOR UPDATE").unwrap();
+    standby.set("pgwh.enabled = on");
+    standby.reload();
+    standby.wait_true("SELECT state = 'active' FROM pgwh.status WHERE name = 'other'");
+    standby.sql("INSERT INTO t VALUES (3)");
+    assert!(ids(&standby.delivered(&receiver, "other")).ends_with(&[3]));
+    assert_eq!(standby.status("s", "state"), "held");
+    open.batch_execute("ROLLBACK").unwrap();
+    standby.wait_true("SELECT state = 'active' FROM pgwh.status WHERE name = 's'");
+    assert!(ids(&standby.delivered(&receiver, "s")).ends_with(&[3]));
+    standby.restart(Stop::Fast);
+    standby.sql("INSERT INTO t VALUES (4)");
+    for name in ["s", "other"] {
+        assert!(ids(&standby.delivered(&receiver, name)).ends_with(&[4]), "{name}");
+    }
+}
+
+#[test]
 fn a_promoted_standby_without_its_slot_is_held() {
     let (cluster, receiver) = stage();
     let standby = cluster.standby();

@@ -205,6 +205,31 @@ fn a_locked_table_of_subscriptions_stops_nobody() {
 }
 
 #[test]
+fn a_start_that_a_lock_holds_up_names_it_and_loses_nothing() {
+    let stage = Stage::set();
+    let mut open = stage.cluster.as_role("app").connect();
+    let holder = pid(&mut open);
+    open.batch_execute("BEGIN; LOCK TABLE pgwh.subscriptions IN ACCESS EXCLUSIVE MODE").unwrap();
+    let before = stage.cluster.process(DISPATCHER);
+    stage.cluster.sql(&format!("SELECT pg_terminate_backend({})", before.0));
+    let step = format!("SELECT pg_terminate_backend({holder});");
+    let told = [
+        "nothing is sent from this database before a lock on pgwh.subscriptions ends".to_owned(),
+        format!("Process {holder} (app, idle in transaction) holds it."),
+        format!("HINT:  {step}"),
+    ];
+    eventually("named in the log", || {
+        let log = stage.cluster.log();
+        told.iter().all(|text| log.contains(text.as_str())).then_some(())
+    });
+    stage.insert(1..=9);
+    stage.cluster.sql(&step);
+    stage.has_got("well", 9);
+    assert_eq!(stage.cluster.log().matches(&told[0]).count(), 1);
+    stage.cluster.wait_confirmed();
+}
+
+#[test]
 fn who_is_gone_while_its_table_is_locked_is_left_alone() {
     for mode in ["ACCESS EXCLUSIVE", "SHARE"] {
         let stage = Stage::set();

@@ -62,6 +62,12 @@ fn notice_problem() -> Option<Text> {
     ask::notice_problem().map(Text::from)
 }
 
+/// What of this database waits for dynamic shared memory, and why there is none.
+#[pg_extern(sql = false)]
+fn memory_problem() -> Option<Text> {
+    ask::memory_problem().map(Text::from)
+}
+
 /// The xid of the transaction for which the slot keeps write-ahead log from that position on, in bytes; null when it is kept for another
 /// reason.
 #[pg_extern(sql = false)]

@@ -88,6 +88,41 @@ pub fn note_slot_name(name: &str) {
 pub const SESSION_TABLES: [&CStr; 6] =
     [c"subscriptions", c"secrets", c"commands", c"replays", c"backfill_requests", c"gaps"];
 
+/// Waits for the locks that reading [`SESSION_TABLES`] takes. Inside a transaction.
+pub fn lock_session_tables() {
+    // SAFETY: catalog look-ups inside a transaction, whose end releases the locks.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), true);
+        let oids = SESSION_TABLES.iter().map(|table| pg_sys::get_relname_relid(table.as_ptr(), schema));
+        let there = oids.filter(|oid| *oid != pg_sys::InvalidOid);
+        there.for_each(|oid| pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as _));
+    }
+}
+
+/// Which of [`SESSION_TABLES`] another session keeps from being read, who that is, and what to type. Inside a transaction.
+pub fn holder_of_session_tables() -> Option<(String, String, String)> {
+    let query = "SELECT l.relation::regclass::text,
+                     CASE WHEN a.pid IS NULL THEN 'A prepared transaction' ELSE format('Process %s (%s, %s)', a.pid, a.usename, a.state) END,
+                     CASE WHEN a.pid IS NULL THEN 'SELECT gid FROM pg_prepared_xacts; and ROLLBACK PREPARED or COMMIT PREPARED.'
+                         ELSE format('SELECT pg_terminate_backend(%s);', a.pid) END
+                 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+                 WHERE l.granted AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation = ANY ($1)
+                     AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())";
+    let read = || {
+        // SAFETY: catalog look-ups inside a transaction.
+        let oids: Vec<pg_sys::Oid> = unsafe {
+            let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), true);
+            SESSION_TABLES.iter().map(|table| pg_sys::get_relname_relid(table.as_ptr(), schema)).collect()
+        };
+        pgrx::Spi::connect(|client| {
+            let rows = client.select(query, Some(1), &[oids.into()])?;
+            if rows.is_empty() { Ok((None, None, None)) } else { rows.first().get_three() }
+        })
+    };
+    let (table, holder, cure) = check("locks cannot be read", read());
+    Some((table?, holder?, cure?))
+}
+
 /// What became of work that never waits for a lock.
 pub enum Locked<T> {
     /// It is done.

@@ -233,6 +233,11 @@ pub fn notice_problem() -> Option<String> {
     shmem::my_database().map(|database| database.notice_problem.get()).filter(|problem| !problem.is_empty())
 }
 
+/// What of this database waits for dynamic shared memory, and why there is none; none when nothing does.
+pub fn memory_problem() -> Option<String> {
+    shmem::my_database().map(|database| database.memory_problem.get()).filter(|problem| !problem.is_empty())
+}
+
 /// The transaction for which the slot can't let go of write-ahead log, when that is kept from there on; none when it is kept for another
 /// reason.
 pub fn holder_of_log(kept_from: u64) -> Option<u64> {

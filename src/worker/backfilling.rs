@@ -16,6 +16,7 @@ use super::clock;
 use super::process::{self, WorkerHandle};
 use super::recording::Recording;
 use super::sending::Sending;
+use super::shared_memory;
 use super::shmem::Database;
 use crate::dispatch::{Load, Mode, Pacing, SubscriptionId, Watch, pacing};
 use crate::event::{Cell, Event, Fingerprint, Transaction};
@@ -38,6 +39,8 @@ const SMALL_CHUNK_BYTES: u32 = 12 << 10;
 const LIVE: Duration = Duration::from_millis(100);
 /// The bytes of the queue from the backfiller.
 const QUEUE_BYTES: usize = 256 * 1024;
+/// What shared memory is for.
+const TO_READ: &str = "to read backfills";
 /// A backfill that has waited longer than this was not at work.
 const LONGEST_STEP: f64 = 1.0;
 
@@ -390,7 +393,11 @@ impl Backfilling {
     }
 
     fn start(&mut self) {
-        let receiver = Receiver::create(QUEUE_BYTES);
+        let receiver = shared_memory::make(self.database, TO_READ, || Receiver::create(QUEUE_BYTES));
+        let Some(receiver) = receiver else {
+            self.not_before = Instant::now() + PAUSE;
+            return;
+        };
         self.database.backfill_queue.store(receiver.handle(), Ordering::SeqCst);
         self.database.backfill_order.store(NOTHING, Ordering::SeqCst);
         match process::start_worker("backfiller", "pgwh_backfiller_main", self.database.oid()) {

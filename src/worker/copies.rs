@@ -9,13 +9,14 @@ use crate::api::triggers::unchecked;
 use crate::decode::slot;
 use crate::journal;
 
-/// Sees to it, before anything is read of subscriptions. Outside of any transaction.
-pub fn see_to(slot: &std::ffi::CStr) {
-    if place::came_up_as_standby() && slot::keeps(slot) {
-        as_stored(|| check(go_on()));
-    }
+/// Sees to it, before anything is read of subscriptions; whether some are left that [`arm`] can arm when no session holds a lock
+/// on their rows. Outside of any transaction.
+pub fn see_to(slot: &std::ffi::CStr) -> bool {
+    let is_any_left = place::came_up_as_standby()
+        && slot::keeps(slot)
+        && journal::with_tables(|_| arm()).unwrap_or_default();
     if let Some(device) = place::device() {
-        as_stored(|| check(note_device(device)));
+        journal::with_tables(|_| unchecked(|| check(note_device(device))));
     }
     let held = journal::with_tables(|_| check(held())).unwrap_or_default();
     if held > 0 {
@@ -28,11 +29,14 @@ pub fn see_to(slot: &std::ffi::CStr) {
         .set_hint("To send from here: SELECT pgwh.adopt();")
         .report(PgLogLevel::LOG);
     }
+    is_any_left
 }
 
-/// What was checked when it was stored goes on as it is.
-fn as_stored(action: impl FnOnce()) {
-    unchecked(|| journal::with_tables(|_| action()));
+/// Arms what was armed in the cluster that this one replicated, but for rows on which a session holds a lock: these are held, and
+/// nobody else waits. Whether there are such. Inside a transaction.
+pub fn arm() -> bool {
+    // What was checked when it was stored goes on as it is.
+    unchecked(|| check(go_on()))
 }
 
 /// Notes the boot and device that the data is on. On another device of the same boot it is a snapshot that was mounted, or a
@@ -49,24 +53,35 @@ fn note_device(device: &str) -> pgrx::spi::Result<()> {
     )
 }
 
-/// Arms here what was armed in the cluster that this one replicated.
-fn go_on() -> pgrx::spi::Result<()> {
+/// Arms here what was armed in the cluster that this one replicated; whether rows are left that are locked.
+fn go_on() -> pgrx::spi::Result<bool> {
     Spi::connect_mut(|client| {
+        let homes = "SELECT i.home, pgwh.home() FROM pgwh.installation i
+                     WHERE i.home <> pgwh.home() AND starts_with(i.home, pgwh.installed() || '/')";
+        let rows = client.select(homes, Some(1), &[])?;
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        let homes = rows.first().get_two::<String, String>()?;
+        let (Some(before), Some(now)) = homes else { return Ok(false) };
         let moved = client.update(
-            "WITH here AS (
-                 UPDATE pgwh.installation i SET home = pgwh.home() FROM pgwh.installation before
-                 WHERE before.id = i.id AND i.home <> pgwh.home() AND starts_with(i.home, pgwh.installed() || '/')
-                 RETURNING before.home AS primary_home, i.home)
-             UPDATE pgwh.subscriptions s SET home = here.home FROM here WHERE s.home = here.primary_home RETURNING 1",
+            "UPDATE pgwh.subscriptions s SET home = $2 WHERE s.id IN (
+                 SELECT l.id FROM pgwh.subscriptions l WHERE l.home = $1 FOR NO KEY UPDATE SKIP LOCKED)",
             None,
-            &[],
+            &[before.clone().into(), now.clone().into()],
         )?;
         if !moved.is_empty() {
             pgrx::log!(
                 "pgstream_hooks: this server was promoted and has the replication slot; sending goes on from here"
             );
         }
-        Ok(())
+        let left = "SELECT FROM pgwh.subscriptions s WHERE s.home = $1 LIMIT 1";
+        if !client.select(left, Some(1), &[before.into()])?.is_empty() {
+            return Ok(true);
+        }
+        // Last, since what is left is found by it.
+        client.update("UPDATE pgwh.installation SET home = $1", None, &[now.into()])?;
+        Ok(false)
     })
 }
 

@@ -23,6 +23,8 @@ pub struct DeferredWork {
     versions_due: Option<Instant>,
     /// Subscriptions may be disabled whose rows do not say so; when they are tried again.
     disables_due: Option<Instant>,
+    /// Subscriptions are held that are to be armed; when they are tried again.
+    arming_due: Option<Instant>,
 }
 
 impl DeferredWork {
@@ -35,6 +37,7 @@ impl DeferredWork {
             versions: 0,
             versions_due: None,
             disables_due: Some(Instant::now()),
+            arming_due: None,
         }
     }
 
@@ -75,8 +78,23 @@ impl DeferredWork {
         self.disables_due.take_if(|due| *due <= Instant::now()).is_some()
     }
 
+    /// Subscriptions are held that are to be armed.
+    pub fn arming_is_left(&mut self) {
+        self.arming_due = Some(Instant::now() + ROWS_INTERVAL);
+    }
+
+    /// Whether they are to be armed now.
+    pub fn takes_arming(&mut self) -> bool {
+        self.arming_due.take_if(|due| *due <= Instant::now()).is_some()
+    }
+
     /// When something is to be tried again.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        self.locked_until.into_iter().chain(self.versions_due).chain(self.disables_due).min()
+        self.locked_until
+            .into_iter()
+            .chain(self.versions_due)
+            .chain(self.disables_due)
+            .chain(self.arming_due)
+            .min()
     }
 }

@@ -63,7 +63,8 @@ fn serve(database: &'static Database) {
     let Some(version) = starting::wait_for_version(database) else { return };
     let Some(installation) = starting::find_installation(database) else { return };
     let slot = starting::settle_slot_name(oid, &installation);
-    copies::see_to(&slot);
+    starting::wait_for_tables();
+    let is_any_unarmed = copies::see_to(&slot);
     let is_copy = journal::with_tables(|_| journal::are_all_copies()).unwrap_or_default();
     database.set_demand(Demand::of(is_copy));
     // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
@@ -82,7 +83,11 @@ fn serve(database: &'static Database) {
     let source = process::in_bare_transaction(|| endpoints::source_of(oid, &installation.id));
     let sending = Sending::new(database, source, loaded);
     let extension = (installation.extension, version);
-    Dispatcher::new(database, decoder, extension, recording, sending).run(&mut receiver);
+    let mut dispatcher = Dispatcher::new(database, decoder, extension, recording, sending);
+    if is_any_unarmed {
+        dispatcher.deferred.arming_is_left();
+    }
+    dispatcher.run(&mut receiver);
 }
 
 /// Ends the decoder with us, and tells that we are gone.
@@ -331,6 +336,12 @@ impl Dispatcher {
         }
         if self.deferred.takes_disables() {
             self.write_disables();
+        }
+        if self.deferred.takes_arming() {
+            if self.unless_locked(pg_sys::RowExclusiveLock, copies::arm).unwrap_or(true) {
+                self.deferred.arming_is_left();
+            }
+            self.reload();
         }
     }
 

@@ -11,10 +11,12 @@ use std::collections::BTreeSet;
 use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 use rustc_hash::FxHashMap;
 
+use super::shared_memory;
 use super::shmem::Database;
 
 /// What is kept of the text of an error.
@@ -143,6 +145,10 @@ struct Entry {
 }
 
 const FIRST_CAPACITY: u64 = 64;
+/// How long until more memory is asked for, when there was none.
+const NO_MEMORY_PAUSE: Duration = Duration::from_secs(1);
+/// What it is for.
+const TO_SHOW: &str = "to show more subscriptions in pgwh.status";
 
 /// The dispatcher's end.
 pub struct Publisher {
@@ -152,6 +158,8 @@ pub struct Publisher {
     free: BTreeSet<u32>,
     /// Slots of the index in use, those of subscriptions that are gone included.
     indexed: u32,
+    /// Until then there is no memory for more.
+    not_before: Option<Instant>,
 }
 
 impl Publisher {
@@ -159,7 +167,8 @@ impl Publisher {
     pub fn new(database: &'static Database) -> Publisher {
         let segment = create(FIRST_CAPACITY);
         let free = (0..FIRST_CAPACITY as u32).collect();
-        let publisher = Publisher { database, segment, places: FxHashMap::default(), free, indexed: 0 };
+        let publisher =
+            Publisher { database, segment, places: FxHashMap::default(), free, indexed: 0, not_before: None };
         publisher.announce();
         publisher
     }
@@ -170,20 +179,19 @@ impl Publisher {
         self.database.figures.store(handle, Ordering::SeqCst);
     }
 
-    /// Shows new figures of a subscription.
-    pub fn publish(&mut self, figures: &Figures) {
+    /// Shows new figures of a subscription; false when there is no room for them now.
+    pub fn publish(&mut self, figures: &Figures) -> bool {
         let id = figures.subscription_id;
-        match self.places.get(&id) {
-            Some(place) => self.write(*place, figures),
-            None => {
-                self.make_room();
-                let Some(place) = self.place_for(id) else { return };
-                self.free.remove(&place);
-                self.places.insert(id, place);
-                self.write(place, figures);
-                self.index(id, place);
-            }
+        if let Some(place) = self.places.get(&id) {
+            self.write(*place, figures);
+            return true;
         }
+        let Some(place) = self.make_room().then(|| self.place_for(id)).flatten() else { return false };
+        self.free.remove(&place);
+        self.places.insert(id, place);
+        self.write(place, figures);
+        self.index(id, place);
+        true
     }
 
     /// The free place that is next to where the id says.
@@ -227,17 +235,25 @@ impl Publisher {
         }
     }
 
-    /// Makes room for one more, in the array and in three quarters of its index: if need be in a new one.
-    fn make_room(&mut self) {
+    /// Makes room for one more, in the array and in three quarters of its index: if need be in a new one. False when there is no
+    /// memory for that.
+    fn make_room(&mut self) -> bool {
         // SAFETY: both segments are attached and hold what their headers say; entries are plain memory, which only this
         // process writes.
         unsafe {
             let capacity = (*header(self.segment)).capacity;
             let is_full = self.free.is_empty();
             if !is_full && u64::from(self.indexed) < capacity / 2 * 3 {
-                return;
+                return true;
             }
-            let larger = create(if is_full { capacity * 2 } else { capacity });
+            if self.not_before.is_some_and(|until| Instant::now() < until) {
+                return false;
+            }
+            let wanted = if is_full { capacity * 2 } else { capacity };
+            let Some(larger) = shared_memory::make(self.database, TO_SHOW, || create(wanted)) else {
+                self.not_before = Some(Instant::now() + NO_MEMORY_PAUSE);
+                return false;
+            };
             ptr::copy_nonoverlapping(entries(self.segment), entries(larger), capacity as usize);
             self.free.extend(capacity as u32..(*header(larger)).capacity as u32);
             let smaller = std::mem::replace(&mut self.segment, larger);
@@ -246,6 +262,7 @@ impl Publisher {
             places.into_iter().for_each(|(id, place)| self.index(id, place));
             self.announce();
             pg_sys::dsm_detach(smaller);
+            true
         }
     }
 }

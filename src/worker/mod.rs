@@ -30,6 +30,7 @@ pub mod renderer;
 pub mod rendering;
 mod replaying;
 mod sending;
+mod shared_memory;
 pub mod shmem;
 mod showing;
 mod starting;

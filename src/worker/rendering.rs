@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::process::{self, WorkerHandle};
 use super::renderer;
 use super::sending::Payload;
+use super::shared_memory;
 use super::shmem::Database;
 use crate::dispatch::DeliveryId;
 use crate::link::frame::FrameReader;
@@ -25,6 +26,8 @@ const SLOW: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long until a renderer is tried again for which there was no free worker process.
 const NO_WORKER_PAUSE: Duration = Duration::from_secs(2);
+/// What shared memory is for.
+const TO_RENDER: &str = "to run transforms and routes";
 
 /// What a subscription's events go through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +231,11 @@ impl Rendering {
             return None;
         }
         self.not_before = None;
-        let pair = Pair::create(renderer::QUEUE);
+        let pair = shared_memory::make(self.database, TO_RENDER, || Pair::create(renderer::QUEUE));
+        let Some(pair) = pair else {
+            self.not_before = Some(now + NO_WORKER_PAUSE);
+            return None;
+        };
         let worker =
             process::start_worker_with("renderer", "pgwh_renderer_main", self.database.oid(), pair.handle());
         let Some(worker) = worker else {

@@ -269,6 +269,8 @@ pub struct Database {
     pub problem: Note,
     /// Why notifications or system events could not be sent; empty when they could.
     pub notice_problem: Note,
+    /// What waits for dynamic shared memory, and why there is none; empty when nothing does.
+    pub memory_problem: Note,
     /// What the decoder counts.
     pub decoded: Decoded,
     /// What the dispatcher counts.
@@ -422,6 +424,7 @@ impl Database {
             &self.refusals,
             &self.problem.length,
             &self.notice_problem.length,
+            &self.memory_problem.length,
         ] {
             number.store(0, Ordering::SeqCst);
         }

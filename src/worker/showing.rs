@@ -75,7 +75,11 @@ impl Showing {
         engine.prefetch(&now);
         for id in now {
             match figures(engine, id, &clock) {
-                Some(figures) => publisher.publish(&figures),
+                Some(figures) => {
+                    if !publisher.publish(&figures) {
+                        self.changed.insert(id);
+                    }
+                }
                 None => publisher.withdraw(id),
             }
         }

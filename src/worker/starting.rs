@@ -20,6 +20,8 @@ use crate::version;
 
 /// How often is looked whether what was missing is here, should nobody have told.
 pub const RECHECK_EVERY: Duration = Duration::from_secs(30);
+/// How long a start waits for a lock until the log says whose it is.
+const LOCK_WARNING_DELAY: Duration = Duration::from_secs(1);
 
 /// The version of the extension's SQL, as soon as it is one that the library works with; none when asked to stop, or when
 /// there is no extension.
@@ -44,6 +46,29 @@ pub fn wait_for_version(database: &Database) -> Option<String> {
             return None;
         }
     }
+}
+
+/// Waits until no session's lock stands in the way of reading our tables. When that takes long, the log says whose it is:
+/// `pgwh.status` and `pgwh.health()` wait for it, too. What is committed meanwhile is kept by the slot.
+pub fn wait_for_tables() {
+    let wait = || journal::with_tables(|_| journal::lock_session_tables());
+    match process::attempt(LOCK_WARNING_DELAY, wait) {
+        Ok(_) => return,
+        Err(raised) if raised.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => {}
+        Err(raised) => pgrx::error!("pgstream_hooks: tables of pgwh cannot be locked: {}", raised.message),
+    }
+    if let Some((table, holder, cure)) = process::in_transaction(journal::holder_of_session_tables) {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            format!("pgstream_hooks: nothing is sent from this database before a lock on {table} ends"),
+            "pgstream_hooks",
+        )
+        .set_detail(format!("{holder} holds it. What is committed meanwhile is kept, and sent afterwards."))
+        .set_hint(cure)
+        .report(PgLogLevel::WARNING);
+    }
+    process::report_idle(c"waiting for a lock on a table of pgwh that another session holds");
+    wait();
 }
 
 /// The installation of the extension in this database. Without one there is nothing to do, and no slot is left behind.

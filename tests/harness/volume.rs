@@ -52,6 +52,7 @@ pub struct Machine {
     host_name: Option<String>,
     machine_id: String,
     volume: Option<PathBuf>,
+    shared_memory: Option<u32>,
 }
 
 impl Machine {
@@ -72,17 +73,24 @@ impl Machine {
         self
     }
 
+    /// With so many megabytes of shared memory.
+    pub fn with_shared_memory(mut self, megabytes: u32) -> Self {
+        self.shared_memory = Some(megabytes);
+        self
+    }
+
     /// The program as it runs on that machine, as the user and group who own `data`.
     pub(crate) fn running(&self, program: &Command, data: &Path) -> Command {
         use std::os::unix::fs::MetadataExt;
         const SCRIPT: &str = r#"
             set -e
-            data=$1 image=$2 name=$3 id=$4 user=$5 group=$6
-            shift 6
+            data=$1 image=$2 name=$3 id=$4 user=$5 group=$6 memory=$7
+            shift 7
             mount -t tmpfs tmpfs /mnt
             printf '%s' "$id" > /mnt/machine-id
             [ ! -e /etc/machine-id ] || mount --bind /mnt/machine-id /etc/machine-id
             [ -z "$name" ] || hostname "$name"
+            [ -z "$memory" ] || mount -t tmpfs -o "size=${memory}m,mode=1777" tmpfs /dev/shm
             [ -z "$image" ] || mount -o loop "$image" "$data"
             cd /
             exec setpriv --reuid "$user" --regid "$group" --clear-groups "$@""#;
@@ -92,6 +100,7 @@ impl Machine {
         command.arg(self.volume.as_deref().unwrap_or(Path::new("")));
         command.arg(self.host_name.as_deref().unwrap_or_default()).arg(&self.machine_id);
         command.args([meta.uid().to_string(), meta.gid().to_string()]);
+        command.arg(self.shared_memory.map(|megabytes| megabytes.to_string()).unwrap_or_default());
         command.arg(program.get_program()).args(program.get_args());
         for (name, value) in program.get_envs() {
             match value {
