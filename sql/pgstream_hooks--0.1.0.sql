@@ -514,7 +514,7 @@ CREATE TABLE pgwh.attempt_rows (
     PRIMARY KEY (seq, slice)
 ) PARTITION BY LIST (slice);
 CREATE INDEX attempt_rows_by_delivery ON pgwh.attempt_rows (delivery_id);
-COMMENT ON TABLE pgwh.attempt_rows IS 'requests that failed; pgwh.attempts shows them with the successes that followed';
+COMMENT ON TABLE pgwh.attempt_rows IS 'requests that failed, or succeeded with a flawed response; pgwh.attempts shows them with the successes that followed';
 COMMENT ON COLUMN pgwh.attempt_rows.slice IS 'its slice of the journal';
 COMMENT ON COLUMN pgwh.attempt_rows.seq IS 'number of the row, rising over outcomes, attempts and positions';
 COMMENT ON COLUMN pgwh.attempt_rows.delivery_id IS 'the delivery; of a batch, its first member''s';
@@ -523,7 +523,7 @@ COMMENT ON COLUMN pgwh.attempt_rows.attempt IS 'which request, counted from 1';
 COMMENT ON COLUMN pgwh.attempt_rows.started_at IS 'when it was sent';
 COMMENT ON COLUMN pgwh.attempt_rows.duration_ms IS 'how long it took, in milliseconds';
 COMMENT ON COLUMN pgwh.attempt_rows.status_code IS 'HTTP status of the response; null when there was none';
-COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, ...';
+COMMENT ON COLUMN pgwh.attempt_rows.error_class IS 'kind of error: dns, connect, tls, timeout, reset, blocked, http_4xx, ...; null when it succeeded';
 COMMENT ON COLUMN pgwh.attempt_rows.error IS 'what went wrong';
 COMMENT ON COLUMN pgwh.attempt_rows.response IS 'beginning of the response';
 COMMENT ON COLUMN pgwh.attempt_rows.next_attempt_at IS 'when the next one was due; null when it was the last';
@@ -781,17 +781,18 @@ CREATE VIEW pgwh.attempts WITH (security_barrier) AS
         SELECT o.id, o.attempts, o.finished_at - o.duration_ms * interval '1 ms', o.duration_ms, o.status_code, NULL, NULL, NULL,
             o.subscription_id, NULL, o.replay
         FROM pgwh.outcome_chunks c, LATERAL pgwh.unpack_outcomes(c.body) o
-        WHERE o.attempts > 1 AND NOT o.dead
+        WHERE o.attempts > 1 AND NOT o.dead AND NOT EXISTS (
+            SELECT FROM pgwh.attempt_rows r WHERE r.delivery_id = o.id AND r.attempt = o.attempts AND r.error_class IS NULL)
     ) a LEFT JOIN pgwh.subscriptions s ON s.id = a.subscription_id
     WHERE pgwh.sees(s.owner);
-COMMENT ON VIEW pgwh.attempts IS 'requests one by one, except those that succeeded at once';
+COMMENT ON VIEW pgwh.attempts IS 'requests one by one, except those that succeeded at once with a sound response';
 COMMENT ON COLUMN pgwh.attempts.delivery_id IS 'the delivery; of a batch, its first member''s';
 COMMENT ON COLUMN pgwh.attempts.attempt IS 'which request, counted from 1';
 COMMENT ON COLUMN pgwh.attempts.started_at IS 'when it was sent';
 COMMENT ON COLUMN pgwh.attempts.duration_ms IS 'how long it took, in milliseconds';
 COMMENT ON COLUMN pgwh.attempts.status_code IS 'HTTP status of the response; null when there was none';
 COMMENT ON COLUMN pgwh.attempts.error_class IS 'kind of error; null when it succeeded';
-COMMENT ON COLUMN pgwh.attempts.error IS 'what went wrong';
+COMMENT ON COLUMN pgwh.attempts.error IS 'what went wrong; of a success, what is wrong with the body of the response';
 COMMENT ON COLUMN pgwh.attempts.response IS 'beginning of the response to a request that failed';
 COMMENT ON COLUMN pgwh.attempts.subscription_id IS 'whose it was';
 COMMENT ON COLUMN pgwh.attempts.next_attempt_at IS 'when the next one was due; null when it was the last';

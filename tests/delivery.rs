@@ -157,6 +157,34 @@ fn whatever_goes_wrong_is_tried_again_later() {
 }
 
 #[test]
+fn a_success_with_half_a_body_is_a_success_and_noted() {
+    let (cluster, receiver) = stage();
+    receiver.behave(Script::always(Answer::CutBody));
+    cluster.subscribe(&receiver, "s", "");
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 3) n");
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 3);
+    cluster.wait_true(
+        "SELECT count(*) = 3 AND min(attempt) = 1 AND max(attempt) = 1 AND min(status_code) = 200 \
+             AND max(error_class) IS NULL AND min(error) LIKE '%before the answer was complete' \
+         FROM pgwh.attempts",
+    );
+    cluster.wait_status("s", "pending = 0 AND delivered = 3 AND dead = 0 AND retrying = 0");
+    assert_eq!(receiver.count(), 3, "each was sent once");
+    // A success that follows a failure is told once, too.
+    cluster.subscribe(&receiver, "again", "retry_schedule => '{100 ms}'");
+    receiver.behave(|request: &Request| match request.attempt() {
+        1 => Reply::status(500),
+        _ => Answer::CutBody.into(),
+    });
+    cluster.sql("INSERT INTO t VALUES (4)");
+    cluster.delivered(&receiver, "again");
+    cluster.wait_true(
+        "SELECT array_agg(attempt ORDER BY attempt) = '{1,2}' AND max(error) FILTER (WHERE attempt = 2) LIKE '%complete' \
+         FROM pgwh.attempts a JOIN pgwh.subscriptions s ON s.id = a.subscription_id WHERE s.name = 'again'",
+    );
+}
+
+#[test]
 fn the_timeout_is_a_deadline_for_the_whole_request() {
     let (cluster, receiver) = stage();
     // Each byte comes in time; all of them together do not.

@@ -159,7 +159,7 @@ impl Connection {
                 let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
                 Next::End
             }
-            fragment @ (Answer::Cut | Answer::Garbage | Answer::Close) => {
+            fragment @ (Answer::Cut | Answer::CutBody | Answer::Garbage | Answer::Close) => {
                 self.output.extend_from_slice(http::fragment(&fragment));
                 self.writable();
                 Next::End

@@ -65,7 +65,8 @@ pub(crate) fn respond(output: &mut Vec<u8>, status: u16, headers: &[(String, Str
 /// The bytes of an answer that ends with the connection's end, if there are any.
 pub(crate) fn fragment(answer: &Answer) -> &'static [u8] {
     match answer {
-        Answer::Cut => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf of",
+        Answer::Cut => b"HTTP/1.1 200 OK\r\ncontent-len",
+        Answer::CutBody => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf of",
         Answer::Garbage => b"\x16\x03\x01 this is no HTTP\r\n\r\n",
         _ => b"",
     }

@@ -28,7 +28,7 @@ Misbehaves when told to.
 
 While it runs:
     curl -d '{\"status\": 503, \"fail_first\": 3}' http://127.0.0.1:9000/_control
-       words: status, retry_after, hang, close, reset, cut, garbage, trickle_ms, delay_ms,
+       words: status, retry_after, hang, close, reset, cut, cut_body, garbage, trickle_ms, delay_ms,
               fail_first, fail_first_of_each, percent, seed, key; {} is a good receiver again
     curl http://127.0.0.1:9000/_events        what came in, as JSON
     curl http://127.0.0.1:9000/_stats         how many, how fast

@@ -99,6 +99,7 @@ fn outcome(reply: &Reply) -> String {
         Answer::Respond { status, .. } => status.to_string(),
         Answer::Trickle { status, .. } => format!("{status}, a byte at a time"),
         Answer::Cut => "half a response".into(),
+        Answer::CutBody => "200, half a body".into(),
         Answer::Garbage => "garbage".into(),
         Answer::Hang => "no answer".into(),
         Answer::Close => "closed".into(),

@@ -30,8 +30,10 @@ pub enum Answer {
         /// The time between two bytes.
         every: Duration,
     },
-    /// Half a response, then the end of the connection.
+    /// Half a head, then the end of the connection.
     Cut,
+    /// The head of a success and half a body, then the end of the connection.
+    CutBody,
     /// Something that is not HTTP.
     Garbage,
     /// Nothing, for as long as the sender stays.
@@ -86,7 +88,9 @@ impl Reply {
     pub fn is_success(&self) -> bool {
         matches!(
             self.answer,
-            Answer::Respond { status: 200..300, .. } | Answer::Trickle { status: 200..300, .. }
+            Answer::Respond { status: 200..300, .. }
+                | Answer::Trickle { status: 200..300, .. }
+                | Answer::CutBody
         )
     }
 }

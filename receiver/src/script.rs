@@ -112,6 +112,7 @@ impl Script {
                 "close" => Some(Answer::Close.into()),
                 "reset" => Some(Answer::Reset.into()),
                 "cut" => Some(Answer::Cut.into()),
+                "cut_body" => Some(Answer::CutBody.into()),
                 "garbage" => Some(Answer::Garbage.into()),
                 "trickle_ms" => {
                     Some(Answer::Trickle { status: 200, every: Duration::from_millis(number()?) }.into())

@@ -264,7 +264,7 @@ fn shaped(ask: &Ask, event: &[u8], endpoint: &Endpoint) -> Result<Option<Prepare
     match renderer::shape(ask, event, &mut Functions::default()) {
         Shaped::Ready { body, route } => {
             let route = route.map(|route| endpoint.route(&route)).transpose()?;
-            Ok(Some(Prepared { id: None, bodies: body.map(|body| vec![body]), route }))
+            Ok(Some(Prepared { id: None, bodies: body.map(|body| vec![body]), route, is_fresh: false }))
         }
         Shaped::Dropped => {
             notice!("nothing would be sent: the transform returns NULL");

@@ -11,10 +11,12 @@ use super::position::DeliveryId;
 pub struct SubscriptionId(pub i64);
 
 /// An answer of the class 2xx.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Success {
     /// The status.
     pub status: u16,
+    /// What is wrong with the response's body, if anything.
+    pub flaw: Option<String>,
     /// How long the request took.
     pub duration: Duration,
 }
@@ -59,6 +61,8 @@ pub enum End {
     Delivered {
         /// The response's status.
         status: u16,
+        /// What is wrong with the response's body, if anything.
+        flaw: Option<String>,
     },
     /// It was not wanted after all: there was nothing to send.
     Dropped,

@@ -90,7 +90,7 @@ impl SliceTables {
                 time(attempt.started_at),
                 (attempt.duration.as_micros() as f64 / 1000.0).into_datum(),
                 attempt.status.map(i32::from).into_datum(),
-                attempt.class.as_str().into_datum(),
+                attempt.class.as_deref().into_datum(),
                 text(Some(&attempt.error)),
                 text(attempt.response.as_deref()),
                 next.and_then(time),

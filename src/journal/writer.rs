@@ -38,8 +38,8 @@ pub struct Attempt {
     pub duration: Duration,
     /// The HTTP status of the response, if there was one.
     pub status: Option<u16>,
-    /// The word for the kind of error.
-    pub class: String,
+    /// The word for the kind of error; none if it succeeded all the same.
+    pub class: Option<String>,
     /// What went wrong.
     pub error: String,
     /// The beginning of the response.

@@ -128,8 +128,10 @@ impl Answer {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let retry_after = text(RETRY_AFTER).and_then(|value| parse_retry_after(value, SystemTime::now()));
         let (class, message) = match (status.as_u16(), flaw) {
-            (200..300, None) => return Ok(Success { status: status.as_u16() }),
-            (200..300, Some(flaw)) => (flaw.class, flaw.message),
+            // The head decides: what comes after it changes nothing about what the endpoint has done.
+            (200..300, flaw) => {
+                return Ok(Success { status: status.as_u16(), flaw: flaw.map(|flaw| flaw.message) });
+            }
             (300..400, _) => {
                 let location = text(LOCATION).map(|to| format!(" to {}", &to[..to.len().min(200)]));
                 let location = location.unwrap_or_default();

@@ -3,16 +3,27 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::net::TcpStream;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
+
+/// Seconds without traffic after which the other side is asked whether it is there.
+const PROBE_AFTER: u32 = 15;
+/// Seconds between such questions.
+const PROBE_INTERVAL: u32 = 5;
+/// Questions without an answer after which it is not.
+const PROBES: u32 = 3;
 
 /// A connection to one address, from its first packet on.
 pub(super) struct Connection {
     socket: Socket,
     session: Option<Box<ClientConnection>>,
     peer: SocketAddr,
+    /// How long the other side's system may leave what was sent without acknowledgement.
+    ack_timeout: Option<Duration>,
 }
 
 /// A socket that knows whether its last read took all that was there.
@@ -27,7 +38,12 @@ impl Connection {
         let stream = TcpStream::connect(peer)?;
         // A request is written in one piece, so there is nothing to gather.
         stream.set_nodelay(true)?;
-        Ok(Connection { socket: Socket { stream, is_drained: false }, session: None, peer })
+        Ok(Connection {
+            socket: Socket { stream, is_drained: false },
+            session: None,
+            peer,
+            ack_timeout: None,
+        })
     }
 
     /// Whether the other side has taken the connection; false while that is open.
@@ -39,6 +55,25 @@ impl Connection {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Has the system ask from time to time whether the other side is still there.
+    pub fn set_keep_alive(&self) {
+        let socket = &self.socket.stream;
+        // Without them a connection that is gone is noticed later.
+        let _ = setsockopt(socket, sockopt::KeepAlive, &true);
+        let _ = setsockopt(socket, sockopt::TcpKeepIdle, &PROBE_AFTER);
+        let _ = setsockopt(socket, sockopt::TcpKeepInterval, &PROBE_INTERVAL);
+        let _ = setsockopt(socket, sockopt::TcpKeepCount, &PROBES);
+    }
+
+    /// Breaks the connection when what was sent stays without acknowledgement for so long; none: when the system does.
+    pub fn set_ack_timeout(&mut self, timeout: Option<Duration>) {
+        if timeout != self.ack_timeout {
+            let milliseconds = timeout.map_or(0, |timeout| timeout.as_millis() as u32);
+            let _ = setsockopt(&self.socket.stream, sockopt::TcpUserTimeout, &milliseconds);
+            self.ack_timeout = timeout;
         }
     }
 

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender as Channel};
 use mio::{Events, Poll, Token};
 use slab::Slab;
+use url::Host;
 
+use super::addresses::SilentAddresses;
 use super::answer::Fault;
 use super::connection::Connection;
 use super::deadlines::Deadlines;
@@ -84,6 +86,10 @@ struct Link {
     exchange: Option<usize>,
     /// Whether the other side is known to send no more.
     is_read_closed: bool,
+    /// Whether it has served a request.
+    is_kept: bool,
+    /// When it is not used any more: its name may stand for another address by then.
+    retire_at: Instant,
 }
 
 /// What may be possible on a connection.
@@ -114,6 +120,7 @@ pub(super) struct EventLoop {
     sweep_at: Instant,
     deadlines: Deadlines,
     resolver: Resolver,
+    silent: SilentAddresses,
     /// By name, who waits for its addresses.
     unresolved: HashMap<String, Vec<Handle>>,
     tls: TlsConfigs,
@@ -158,6 +165,7 @@ impl EventLoop {
             sweep_at: Instant::now(),
             deadlines: Deadlines::default(),
             resolver: Resolver::new(network.lookup, report_name),
+            silent: SilentAddresses::default(),
             unresolved: HashMap::new(),
             tls: network.tls,
             without_roots: Vec::new(),
@@ -239,7 +247,13 @@ impl EventLoop {
             Input::Job(job) => self.queue.push_back(job),
             Input::MaxRequests(most) => self.max_requests = most,
             Input::TrustFile(ca_file) => {
-                self.tls.trust_file(ca_file);
+                let wanted = self.tls.trust_file(ca_file);
+                // Without a thread, what was trusted before stays.
+                if let Some(Err((Task::ReadRoots(wanted), error))) =
+                    wanted.map(|wanted| self.threads.submit(Task::ReadRoots(wanted)))
+                {
+                    let _ = self.tls.take_roots(wanted.failed(error.to_string()));
+                }
                 // Kept connections were made by what was trusted before.
                 self.idle.clear().into_iter().for_each(|connection| self.close(connection));
             }
@@ -292,7 +306,13 @@ impl EventLoop {
     /// Begins with a job, for which there is room.
     fn begin(&mut self, job: Job) {
         self.serial += 1;
-        let exchange = Exchange::new(self.serial, job.ticket, job.endpoint.clone());
+        let mut exchange = Exchange::new(self.serial, job.ticket, job.endpoint.clone());
+        if job.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh) {
+            exchange.may_reuse = false;
+            if let Host::Domain(name) = &job.endpoint.server().host {
+                self.resolver.forget(name);
+            }
+        }
         let number = self.exchanges.insert(exchange);
         self.current = Some(number);
         if is_large(&job) {

@@ -6,10 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use smallvec::SmallVec;
+
 use super::answer::{Answer, Fault};
 use super::endpoint::Endpoint;
 use super::outcome::{ErrorClass, Failure, Outcome, Success};
 use super::request::Request;
+use super::tls_faults::describe;
+
+/// How long the body of a success may take: the head has decided.
+pub(super) const SUCCESS_BODY_TIME: Duration = Duration::from_secs(1);
 
 /// How far an exchange has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +43,10 @@ pub(super) struct Exchange {
     pub stage: Stage,
     pub request: Option<Request>,
     pub answer: Option<Answer>,
-    /// The number of its connection.
+    /// The number of its connection, once that is open.
     pub connection: Option<usize>,
+    /// Those that are not open yet, in the order in which they were dialled: the first to be open wins.
+    pub racing: SmallVec<[usize; 2]>,
     /// Whether the connection was used before.
     pub is_reused: bool,
     /// Whether a kept connection may be used.
@@ -49,13 +57,15 @@ pub(super) struct Exchange {
     pub sent: usize,
     /// A server may answer and close before it has read all of a request: what it said is worth reading.
     pub write_error: Option<io::Error>,
-    /// Whether only the rest of the body is read, for the sake of the connection.
+    /// Whether the rest of the body is read only for the sake of the connection.
     pub is_draining: bool,
+    /// Whether the answer is known to be a success, and its body to be all that is waited for.
+    pub is_success: bool,
     /// The answer was whole before the request was.
     pub is_answered: bool,
     /// The addresses that have not been tried.
     pub addresses: VecDeque<IpAddr>,
-    /// The address that was tried last, and what came of it.
+    /// The address that refused last, and how.
     pub refusal: Option<(SocketAddr, io::Error)>,
     /// When the next address is tried.
     pub next_address_at: Option<Instant>,
@@ -74,12 +84,14 @@ impl Exchange {
             request: None,
             answer: None,
             connection: None,
+            racing: SmallVec::new(),
             is_reused: false,
             may_reuse: true,
             is_heard: false,
             sent: 0,
             write_error: None,
             is_draining: false,
+            is_success: false,
             is_answered: false,
             addresses: VecDeque::new(),
             refusal: None,
@@ -104,6 +116,12 @@ impl Exchange {
     /// Whether all of the request has been written.
     pub fn is_sent(&self) -> bool {
         self.request.as_ref().is_some_and(|request| self.sent >= request.len())
+    }
+
+    /// Whether the request has gone out whole, and the head of the answer says that the endpoint took it.
+    pub fn has_succeeded(&self) -> bool {
+        let status = self.answer.as_ref().and_then(Answer::status);
+        self.is_sent() && status.is_some_and(|status| status.is_success())
     }
 
     /// When it has to be looked at.
@@ -135,19 +153,26 @@ impl Exchange {
             Stage::Passing if self.is_sent() => "waiting for the answer",
             Stage::Passing => "sending the request",
         };
+        if self.is_success {
+            let message = format!("the answer's body did not end within {SUCCESS_BODY_TIME:?} of its head");
+            return Fault::new(ErrorClass::Timeout, message);
+        }
         let timeout = self.endpoint.timeout;
         Fault::new(ErrorClass::Timeout, format!("timed out after {timeout:?} while {doing}"))
     }
 
     /// What an error of its connection is.
     pub fn fault(&self, error: &io::Error) -> Fault {
-        let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let doing = if self.is_sent() { "waiting for the answer" } else { "sending the request" };
-        match self.stage {
-            Stage::Securing => {
-                Fault::new(ErrorClass::Tls, format!("the connection could not be secured: {error}"))
+        match (self.stage, tls) {
+            (Stage::Securing, tls) => {
+                let why = tls.map_or_else(|| securing_error(error), describe);
+                Fault::new(ErrorClass::Tls, format!("the connection could not be secured: {why}"))
             }
-            _ if is_tls => Fault::new(ErrorClass::Tls, format!("TLS failed while {doing}: {error}")),
+            (_, Some(tls)) => {
+                Fault::new(ErrorClass::Tls, format!("TLS failed while {doing}: {}", describe(tls)))
+            }
             _ => Fault::new(ErrorClass::Reset, format!("the connection broke while {doing}: {error}")),
         }
     }
@@ -159,5 +184,13 @@ impl Exchange {
             None => Duration::ZERO,
         };
         Outcome { ticket: self.ticket, result, started_at: self.started_at, duration }
+    }
+}
+
+/// Why a connection broke before it was secure.
+fn securing_error(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "the server closed it".to_owned(),
+        _ => error.to_string(),
     }
 }

@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
-use super::tls::client_config;
+use super::tls::check_identity;
 
 /// A certificate chain and the private key of its first certificate. Never printed.
 pub struct Identity {
@@ -38,7 +38,7 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
             .map_err(|_| refuse("It holds no private key that can be read.".to_owned()))?;
         let identity = Identity { chain, key, mark: Sha256::digest(pem).into() };
-        client_config(rustls::RootCertStore::empty(), Some(&identity))
+        check_identity(&identity)
             .map_err(|error| refuse(format!("Certificate and key can't be used together: {error}.")))?;
         Ok(identity)
     }

@@ -59,6 +59,13 @@ impl IdleConnections {
         }
     }
 
+    /// Takes out all that lead to `server`.
+    pub fn take_all(&mut self, server: &Arc<Server>) -> Vec<usize> {
+        let idle = self.by_server.remove(server).unwrap_or_default();
+        self.count -= idle.len();
+        idle.into_iter().map(|idle| idle.connection).collect()
+    }
+
     /// Takes out all that are too old.
     pub fn expired(&mut self, now: Instant) -> Vec<usize> {
         self.drop_since(now.checked_sub(MAX_IDLE))

@@ -31,4 +31,6 @@ pub struct Prepared {
     pub bodies: Option<Vec<Vec<u8>>>,
     /// Where it goes instead of the endpoint's own URL, and how.
     pub route: Option<Route>,
+    /// Whether its name is resolved once more, and a connection made for it.
+    pub is_fresh: bool,
 }

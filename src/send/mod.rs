@@ -3,6 +3,7 @@
 //! The dispatcher hands [`Job`]s to a [`Sender`] and collects an [`Outcome`] for each; what happens in between happens in
 //! the thread of an event loop, which owns all it touches.
 
+mod addresses;
 mod answer;
 mod compose;
 mod connection;
@@ -25,6 +26,8 @@ pub mod signature;
 mod tests;
 mod threads;
 mod tls;
+mod tls_faults;
+mod verifier;
 
 pub use compose::{Composed, compose};
 pub use endpoint::{Endpoint, EndpointSettings, check_header, check_url, deciding_part};

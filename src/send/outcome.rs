@@ -16,10 +16,12 @@ pub struct Outcome {
 }
 
 /// An answer of the class 2xx.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Success {
     /// The status.
     pub status: u16,
+    /// What is wrong with the answer's body, if anything.
+    pub flaw: Option<String>,
 }
 
 /// Anything else.

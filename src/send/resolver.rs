@@ -15,8 +15,8 @@ use super::threads::{ThreadSettings, Threads};
 
 /// How long an answer is used before it is asked for again.
 const FRESH: Duration = Duration::from_secs(30);
-/// How long an old answer goes on serving while it is renewed.
-const STALE: Duration = Duration::from_secs(300);
+/// How long an old answer goes on serving while it is renewed: no connection is made by an older one.
+const STALE: Duration = Duration::from_secs(60);
 /// How long a failure is remembered.
 const FAILED: Duration = Duration::from_secs(5);
 /// Names kept at once; past it, those that are no longer fresh are forgotten.
@@ -85,6 +85,13 @@ impl Resolver {
                 Some(answer.clone())
             }
             _ => None,
+        }
+    }
+
+    /// Has the name asked for once more when it is needed next.
+    pub fn forget(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.answer = None;
         }
     }
 

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::identity::Identity;
+use super::verifier::Verifier;
 
 /// Settings of TLS kept at once, one an identity.
 const MAX_CONFIGS: usize = 1000;
@@ -21,8 +22,16 @@ pub(super) struct TlsConfigs {
     /// Counts what was to be trusted so far, to know a late answer.
     version: u64,
     is_reading: bool,
-    roots: Option<Arc<RootCertStore>>,
+    trusted: Option<Trusted>,
     configs: HashMap<Option<[u8; 32]>, Arc<ClientConfig>>,
+}
+
+/// Whom to trust.
+#[derive(Clone)]
+pub(super) struct Trusted {
+    authorities: Arc<RootCertStore>,
+    /// The certificates of the file, each of which is trusted for its own names, too.
+    own: Arc<[CertificateDer<'static>]>,
 }
 
 /// What has to be read before a connection can be secured.
@@ -34,7 +43,7 @@ pub(super) struct RootsWanted {
 /// What came of reading.
 pub(super) struct Roots {
     version: u64,
-    found: Result<RootCertStore, String>,
+    found: Result<Trusted, String>,
 }
 
 /// How to secure a connection, or what that waits for.
@@ -45,29 +54,35 @@ pub(super) enum TlsConfig {
 }
 
 impl TlsConfigs {
-    /// Trusts from now on what the system and this file have now.
-    pub fn trust_file(&mut self, ca_file: Option<PathBuf>) {
-        *self = TlsConfigs { ca_file, version: self.version + 1, ..TlsConfigs::default() };
+    /// Trusts from now on what the system and this file have now. Returns what is to be read for that, if it has to be now.
+    pub fn trust_file(&mut self, ca_file: Option<PathBuf>) -> Option<RootsWanted> {
+        self.ca_file = ca_file;
+        self.version += 1;
+        self.is_reading |= self.trusted.is_some();
+        self.is_reading.then(|| self.wanted())
     }
 
     /// Trusts these certificates instead of the system's.
     #[cfg(test)]
     pub fn trusting(roots: RootCertStore) -> TlsConfigs {
-        TlsConfigs { roots: Some(Arc::new(roots)), ..TlsConfigs::default() }
+        let trusted = Trusted { authorities: Arc::new(roots), own: Arc::new([]) };
+        TlsConfigs { trusted: Some(trusted), ..TlsConfigs::default() }
     }
 
     /// How to secure a connection as that identity, if any.
     pub fn config(&mut self, identity: Option<&Identity>) -> Result<TlsConfig, String> {
         let mark = identity.map(|identity| identity.mark);
+        if self.is_reading {
+            return Ok(TlsConfig::Wanting(None));
+        }
         if let Some(config) = self.configs.get(&mark) {
             return Ok(TlsConfig::Ready(config.clone()));
         }
-        let Some(roots) = &self.roots else {
-            let wanted = RootsWanted { ca_file: self.ca_file.clone(), version: self.version };
-            let asks = !std::mem::replace(&mut self.is_reading, true);
-            return Ok(TlsConfig::Wanting(asks.then_some(wanted)));
+        let Some(trusted) = &self.trusted else {
+            self.is_reading = true;
+            return Ok(TlsConfig::Wanting(Some(self.wanted())));
         };
-        let config = client_config(roots.clone(), identity).map_err(|error| error.to_string())?;
+        let config = client_config(trusted, identity)?;
         if self.configs.len() >= MAX_CONFIGS {
             self.configs.clear();
         }
@@ -75,14 +90,25 @@ impl TlsConfigs {
         Ok(TlsConfig::Ready(config))
     }
 
-    /// Takes what was read. Returns why it cannot be used, if so.
+    /// Takes what was read. What was trusted before stays if that cannot be used; without it, returns why.
     pub fn take_roots(&mut self, roots: Roots) -> Result<(), String> {
         if roots.version != self.version {
             return Ok(());
         }
         self.is_reading = false;
-        self.roots = Some(Arc::new(roots.found?));
-        Ok(())
+        match roots.found {
+            Ok(trusted) => {
+                self.trusted = Some(trusted);
+                self.configs.clear();
+                Ok(())
+            }
+            Err(_) if self.trusted.is_some() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wanted(&self) -> RootsWanted {
+        RootsWanted { ca_file: self.ca_file.clone(), version: self.version }
     }
 }
 
@@ -91,10 +117,16 @@ impl RootsWanted {
     pub fn read(self) -> Roots {
         Roots { version: self.version, found: trusted(self.ca_file.as_deref()) }
     }
+
+    /// They could not be read.
+    pub fn failed(self, why: String) -> Roots {
+        Roots { version: self.version, found: Err(why) }
+    }
 }
 
 /// The system's root certificates, and those of a file in PEM.
-fn trusted(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+fn trusted(ca_file: Option<&Path>) -> Result<Trusted, String> {
+    let mut own = Vec::new();
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
@@ -106,6 +138,7 @@ fn trusted(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
         if certificates.is_empty() {
             return Err(refuse("it holds no certificate in PEM".to_owned()));
         }
+        own = certificates.clone();
         for certificate in certificates {
             roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
         }
@@ -117,20 +150,32 @@ fn trusted(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
             errors.join("; ")
         ));
     }
-    Ok(roots)
+    Ok(Trusted { authorities: Arc::new(roots), own: own.into() })
 }
 
-pub(super) fn client_config(
-    roots: impl Into<Arc<RootCertStore>>,
-    identity: Option<&Identity>,
-) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
+fn client_config(trusted: &Trusted, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Verifier::new(trusted.authorities.clone(), trusted.own.clone(), provider.clone())?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity {
-        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?,
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(|error| error.to_string())?,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Checks whether a certificate and its key belong together.
+pub(super) fn check_identity(identity: &Identity) -> Result<(), rustls::Error> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+        .map(drop)
 }

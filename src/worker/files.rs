@@ -1,5 +1,7 @@
 //! Sockets beside the server's own files.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pgrx::pg_sys;
 
@@ -12,6 +14,8 @@ const SPARE: u64 = 64;
 /// Where a limit can't be read.
 const USUAL: (u64, u64) = (1024, 1024);
 
+static LIMIT_REQUESTS: AtomicBool = AtomicBool::new(false);
+
 /// How many requests may be under way at once: what the setting says, as far as this process may open files.
 ///
 /// The server opens its own files beside the sockets and can't do without them: a process that can't open the next WAL
@@ -21,7 +25,14 @@ pub fn max_requests() -> usize {
     // SAFETY: reads a setting.
     let server = u64::try_from(unsafe { pg_sys::max_files_per_process }).unwrap_or_default();
     let sockets = limit.saturating_sub(server + SPARE).max(limit / 4);
-    settings::max_connections().min((sockets / 2).max(1) as usize)
+    let (wanted, possible) = (settings::max_connections(), (sockets / 2).max(1) as usize);
+    LIMIT_REQUESTS.store(possible < wanted, Ordering::Relaxed);
+    wanted.min(possible)
+}
+
+/// Whether [`max_requests`] is less than the setting, since the process may open no more files.
+pub fn limit_requests() -> bool {
+    LIMIT_REQUESTS.load(Ordering::Relaxed)
 }
 
 /// Raises the soft limit of open files as far as is allowed and of use; returns what it is then.

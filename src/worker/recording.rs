@@ -123,6 +123,21 @@ impl Recording {
         match record {
             Record::Finished { subscription, members, end, attempts, duration, replay } => {
                 let Some((id, (event, _))) = members.first() else { return };
+                if let dispatch::End::Delivered { status, flaw: Some(flaw) } = &end {
+                    self.journal.attempt(Attempt {
+                        subscription: subscription.0,
+                        members: members.iter().map(|(id, _)| *id).collect(),
+                        attempt: attempts,
+                        started_at: clock::before_now(duration),
+                        duration,
+                        status: Some(*status),
+                        class: None,
+                        error: flaw.clone(),
+                        response: None,
+                        next_in: None,
+                        replay,
+                    });
+                }
                 self.journal.finished(&Outcome {
                     subscription: subscription.0,
                     id: *id,
@@ -136,7 +151,7 @@ impl Recording {
                     duration,
                     attempts,
                     end: match end {
-                        dispatch::End::Delivered { status } => End::Delivered { status },
+                        dispatch::End::Delivered { status, .. } => End::Delivered { status },
                         dispatch::End::Dropped => End::Delivered { status: DROPPED },
                         dispatch::End::Dead { status, kind, reason } => {
                             End::Dead { status, class: kind.to_owned(), reason }
@@ -162,7 +177,7 @@ impl Recording {
                     started_at: clock::before_now(duration),
                     duration,
                     status: failure.status,
-                    class: failure.kind.to_owned(),
+                    class: Some(failure.kind.to_owned()),
                     error: failure.error,
                     response: Some(failure.response).filter(|response| !response.is_empty()),
                     // What was not counted is no failure to begin from after a restart.

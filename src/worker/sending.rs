@@ -418,7 +418,8 @@ impl Sending {
             let duration = outcome.duration;
             match outcome.result {
                 Ok(success) => {
-                    self.engine.succeeded(ticket, Success { status: success.status, duration }, now);
+                    let success = Success { status: success.status, flaw: success.flaw, duration };
+                    self.engine.succeeded(ticket, success, now);
                 }
                 Err(failure) => {
                     self.engine.failed(ticket, failure_of(failure), duration, now, jitter(outcome.ticket));

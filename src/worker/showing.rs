@@ -6,6 +6,7 @@ use rustc_hash::FxHashSet;
 
 use super::clock::Clock;
 use super::figures::{Figures, OPEN, Publisher};
+use super::files;
 use super::sending::Payload;
 use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
 use crate::event::Lsn;
@@ -153,6 +154,7 @@ fn bottleneck_word(bottleneck: Bottleneck) -> &'static str {
         Bottleneck::RetryWait => "retries",
         Bottleneck::Memory => "pgwh.max_memory",
         Bottleneck::Journal => "journal",
+        Bottleneck::Connections if files::limit_requests() => "limit on open files",
         Bottleneck::Connections => "pgwh.max_connections",
     }
 }

@@ -274,7 +274,9 @@ fn job(source: &Arc<Source>, row: &SubscriptionRow) -> Result<Job, String> {
     let id = format!("ping_{:016x}", at.0);
     let mut body = Vec::new();
     render_ping(&mut body, &id, at, &endpoint.context());
-    let prepared = Prepared { id: Some(format!("{id}_{}", row.id)), bodies: Some(vec![body]), route: None };
+    let id = Some(format!("{id}_{}", row.id));
+    // What is asked is how things are now, not how they were when a connection was made.
+    let prepared = Prepared { id, bodies: Some(vec![body]), route: None, is_fresh: true };
     Ok(Job {
         ticket: 0,
         endpoint: Arc::new(endpoint),

@@ -39,7 +39,7 @@ impl Bench {
     }
 
     fn succeed(&mut self, sent: &Sent) {
-        let success = Success { status: 200, duration: Duration::from_millis(1) };
+        let success = Success { status: 200, flaw: None, duration: Duration::from_millis(1) };
         self.engine.succeeded(sent.0, success, self.now);
     }
 
@@ -342,7 +342,11 @@ fn slow_endpoints_leave_half_of_the_pool_to_the_others() {
     let mut delivered = 0;
     while let Some((ticket, id)) = engine.next_to_send(now).map(|sent| (sent.ticket, sent.subscription.0)) {
         if id % 20 != 0 {
-            engine.succeeded(ticket, Success { status: 200, duration: Duration::from_millis(1) }, now);
+            engine.succeeded(
+                ticket,
+                Success { status: 200, flaw: None, duration: Duration::from_millis(1) },
+                now,
+            );
             delivered += 1;
         }
     }

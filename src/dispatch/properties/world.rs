@@ -288,7 +288,7 @@ impl World {
 
     pub fn succeed(&mut self, at: usize) {
         let UnderWay { ticket, .. } = self.under_way.swap_remove(at);
-        let success = Success { status: 200, duration: Duration::from_millis(5) };
+        let success = Success { status: 200, flaw: None, duration: Duration::from_millis(5) };
         self.engine.succeeded(ticket, success, self.now);
         self.take_records();
     }

@@ -39,7 +39,7 @@ impl<P: Clone> Subscription<P> {
             shared.records.push(Record::Finished {
                 subscription: self.id,
                 members,
-                end: End::Delivered { status: success.status },
+                end: End::Delivered { status: success.status, flaw: success.flaw },
                 attempts,
                 duration: success.duration,
                 replay: request.replay,

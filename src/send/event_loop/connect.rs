@@ -16,11 +16,24 @@ use super::super::exchange::Stage;
 use super::super::guard::is_localhost;
 use super::super::outcome::ErrorClass;
 use super::super::tls::TlsConfig;
+use super::super::tls_faults::describe;
 use super::{EventLoop, Link, Task};
 
 /// A connection idle for longer is asked whether the server has closed it. For a shorter time, a closed one is
 /// noticed by its failure, and the request sent again.
 const TRUSTED_IDLE: Duration = Duration::from_millis(100);
+
+/// How long a connection is used: then the name is resolved once more.
+const MAX_AGE: Duration = Duration::from_secs(4 * 60);
+/// How much longer some are.
+const MAX_AGE_JITTER: Duration = Duration::from_secs(2 * 60);
+/// How long an address may take to answer before the next one is dialled, too (RFC 8305, section 5).
+const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(250);
+/// How long the other side's system may take to acknowledge a request on a kept connection. One that it or something in
+/// between has forgotten is replaced then; an endpoint that takes its time to answer is none of that.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest request of which that is expected: it fits into anybody's buffers.
+const MAX_TIMED_BYTES: usize = 16 * 1024;
 
 impl EventLoop {
     /// Finds a connection for a request: a kept one if it may be, or a new one.
@@ -33,6 +46,11 @@ impl EventLoop {
         if let Some(exchange) = self.exchanges.get_mut(number) {
             exchange.is_reused = true;
             exchange.stage = Stage::Passing;
+            // A server that takes its time for a large body has not forgotten the connection.
+            let is_small = exchange.request.as_ref().is_some_and(|request| request.len() <= MAX_TIMED_BYTES);
+            if let Some(link) = self.connections.get_mut(connection) {
+                link.connection.set_ack_timeout(is_small.then_some(ACK_TIMEOUT));
+            }
         }
         self.write(number);
     }
@@ -43,7 +61,8 @@ impl EventLoop {
         while let Some((number, idle)) = self.idle.take(server, Instant::now()) {
             let Some(link) = self.connections.get_mut(number) else { continue };
             let peer = link.connection.peer();
-            if (idle < TRUSTED_IDLE || link.connection.is_quiet())
+            if Instant::now() < link.retire_at
+                && (idle < TRUSTED_IDLE || link.connection.is_quiet())
                 && endpoint.guard.check_address(server.secure, peer.ip(), peer.port()).is_ok()
             {
                 return Some(number);
@@ -78,19 +97,23 @@ impl EventLoop {
         };
         match allowed_addresses(&endpoint, &addresses) {
             Ok(allowed) => {
-                exchange.addresses = allowed.into();
+                exchange.addresses = self.silent.in_order(allowed, Instant::now()).into();
                 self.dial(number);
             }
             Err(fault) => self.fail(number, fault),
         }
     }
 
-    /// Dials the next address.
+    /// Dials the next address, beside those that have not answered yet.
     pub(super) fn dial(&mut self, number: usize) {
         loop {
             let Some(exchange) = self.exchanges.get_mut(number) else { return };
             let server = exchange.endpoint.server().clone();
             let Some(address) = exchange.addresses.pop_front() else {
+                if !exchange.racing.is_empty() {
+                    exchange.next_address_at = None;
+                    return self.deadlines.set(number, exchange.deadline);
+                }
                 let fault = match exchange.refusal.take() {
                     Some((peer, error)) => {
                         Fault::new(ErrorClass::Connect, format!("no connection to {peer}: {error}"))
@@ -99,31 +122,37 @@ impl EventLoop {
                 };
                 return self.fail(number, fault);
             };
-            // An address that does not answer leaves the others their share of the time.
-            let (now, others) = (Instant::now(), exchange.addresses.len() as u32);
-            let share = exchange.deadline.saturating_duration_since(now) / (others + 1);
-            exchange.next_address_at = (others > 0).then(|| now + share);
+            let more = !exchange.addresses.is_empty();
+            exchange.next_address_at = more.then(|| Instant::now() + NEXT_ADDRESS_DELAY);
             exchange.stage = Stage::Connecting;
             let deadline = exchange.next_deadline();
             let peer = SocketAddr::new(address, server.port);
-            match self.open(peer, &server) {
-                Ok(connection) => {
-                    self.assign(number, connection);
-                    return self.deadlines.set(number, deadline);
-                }
+            match self.open(peer, &server, number) {
+                Ok(()) => return self.deadlines.set(number, deadline),
                 Err(error) => self.refused(number, peer, error),
             }
         }
     }
 
-    /// Begins to connect.
-    fn open(&mut self, peer: SocketAddr, server: &Arc<Server>) -> io::Result<usize> {
+    /// Begins to connect, for an exchange.
+    fn open(&mut self, peer: SocketAddr, server: &Arc<Server>, number: usize) -> io::Result<()> {
+        let Some(exchange) = self.exchanges.get_mut(number) else { return Ok(()) };
         let mut connection = Connection::dial(peer)?;
         let entry = self.connections.vacant_entry();
-        let (number, interests) = (entry.key(), Interest::READABLE | Interest::WRITABLE);
-        self.poll.registry().register(connection.source(), Token(number), interests)?;
-        entry.insert(Link { connection, server: server.clone(), exchange: None, is_read_closed: false });
-        Ok(number)
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(connection.source(), Token(entry.key()), interests)?;
+        exchange.racing.push(entry.key());
+        // So that those made together do not all end together.
+        let jitter = MAX_AGE_JITTER.mul_f64(f64::from(exchange.serial as u32 % 1000) / 1000.0);
+        entry.insert(Link {
+            connection,
+            server: server.clone(),
+            exchange: Some(number),
+            is_read_closed: false,
+            is_kept: false,
+            retire_at: Instant::now() + MAX_AGE + jitter,
+        });
+        Ok(())
     }
 
     fn assign(&mut self, number: usize, connection: usize) {
@@ -137,37 +166,59 @@ impl EventLoop {
 
     /// Notes that an address cannot be connected to.
     fn refused(&mut self, number: usize, peer: SocketAddr, error: io::Error) {
+        self.silent.note(peer.ip());
         if let Some(exchange) = self.exchanges.get_mut(number) {
             exchange.refusal = Some((peer, error));
         }
-        self.close_of(number);
     }
 
-    /// The time of an address is over.
-    pub(super) fn give_up_address(&mut self, number: usize) {
-        let peer = self.link_of(number).map(|link| link.connection.peer());
-        if let Some(peer) = peer {
-            self.refused(number, peer, io::ErrorKind::TimedOut.into());
-        }
-        self.dial(number);
-    }
-
-    /// Looks whether the connection is open.
-    pub(super) fn go_on_connecting(&mut self, number: usize) {
-        let Some(link) = self.link_of(number) else { return };
+    /// Looks whether a connection is open. The first one that is serves, the others are closed.
+    pub(super) fn go_on_connecting(&mut self, number: usize, connection: usize) {
+        let Some(link) = self.connections.get_mut(connection) else { return };
         let peer = link.connection.peer();
         match link.connection.is_connected() {
             Ok(false) => return,
-            Ok(true) => {}
+            Ok(true) => self.silent.forget(peer.ip()),
             Err(error) => {
+                self.close(connection);
+                if let Some(exchange) = self.exchanges.get_mut(number) {
+                    exchange.racing.retain(|racing| *racing != connection);
+                }
                 self.refused(number, peer, error);
                 return self.dial(number);
             }
         }
         let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        exchange.connection = Some(connection);
         exchange.next_address_at = None;
         exchange.addresses.clear();
-        if exchange.endpoint.server().secure { self.secure(number) } else { self.pass(number) }
+        let racing = std::mem::take(&mut exchange.racing);
+        let is_secure = exchange.endpoint.server().secure;
+        // Those that had more time and did not answer are tried last from now on.
+        let mut had_more_time = true;
+        for other in racing {
+            if other == connection {
+                had_more_time = false;
+                continue;
+            }
+            if had_more_time && let Some(link) = self.connections.get(other) {
+                self.silent.note(link.connection.peer().ip());
+            }
+            self.close(other);
+        }
+        if is_secure { self.secure(number) } else { self.pass(number) }
+    }
+
+    /// No address has answered within the time of the request.
+    pub(super) fn give_up_connecting(&mut self, number: usize) {
+        let Some(exchange) = self.exchanges.get(number) else { return };
+        for racing in &exchange.racing {
+            if let Some(link) = self.connections.get(*racing) {
+                self.silent.note(link.connection.peer().ip());
+            }
+        }
+        let fault = exchange.timed_out();
+        self.fail(number, fault);
     }
 
     /// Begins to secure the connection.
@@ -196,7 +247,7 @@ impl EventLoop {
         match begun {
             Some(Ok(())) => self.go_on_securing(number),
             Some(Err(error)) => {
-                let message = format!("the connection could not be secured: {error}");
+                let message = format!("the connection could not be secured: {}", describe(&error));
                 self.fail(number, Fault::new(ErrorClass::Tls, message));
             }
             None => {}

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::super::answer::{Fault, Progress, closed_early};
-use super::super::exchange::Stage;
+use super::super::exchange::{SUCCESS_BODY_TIME, Stage};
 use super::super::outcome::{Failure, Success};
 use super::{EventLoop, Readiness};
 
@@ -31,7 +31,7 @@ impl EventLoop {
         };
         self.current = Some(number);
         match self.exchanges.get(number).map(|exchange| exchange.stage) {
-            Some(Stage::Connecting) => self.go_on_connecting(number),
+            Some(Stage::Connecting) => self.go_on_connecting(number, connection),
             Some(Stage::Securing) => self.go_on_securing(number),
             Some(Stage::Passing) => {
                 self.write(number);
@@ -75,10 +75,7 @@ impl EventLoop {
                     exchange.write_error = Some(error);
                     return self.read(number);
                 }
-                Err(error) => {
-                    let fault = exchange.fault(&error);
-                    return self.flawed(number, fault);
-                }
+                Err(error) => return self.broken(number, &error),
             }
             if written >= WRITTEN_A_TURN {
                 return self.ready.push_back((connection, Readiness { readable: false, read_closed: false }));
@@ -105,13 +102,17 @@ impl EventLoop {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.ended(number),
                 Err(error) => {
                     let error = exchange.write_error.take().unwrap_or(error);
-                    let fault = exchange.fault(&error);
-                    return self.flawed(number, fault);
+                    return self.broken(number, &error);
                 }
             };
             exchange.is_heard = true;
             match answer.feed(&self.buffer[..amount]) {
-                Ok(Progress::Partial) => {}
+                Ok(Progress::Partial) if exchange.is_success || !exchange.has_succeeded() => {}
+                Ok(Progress::Partial) => {
+                    exchange.is_success = true;
+                    exchange.deadline = exchange.deadline.min(Instant::now() + SUCCESS_BODY_TIME);
+                    self.deadlines.set(number, exchange.deadline);
+                }
                 Ok(Progress::Draining) if exchange.is_draining => {}
                 Ok(Progress::Draining) => {
                     exchange.is_draining = true;
@@ -160,6 +161,18 @@ impl EventLoop {
         self.finish(number, (!whole).then_some(closed), false);
     }
 
+    /// The connection is broken.
+    fn broken(&mut self, number: usize, error: &io::Error) {
+        let Some(exchange) = self.exchanges.get(number) else { return };
+        let fault = exchange.fault(error);
+        if exchange.is_reused && error.kind() == io::ErrorKind::TimedOut {
+            // What lies between has forgotten this connection, and so the others of its age.
+            let server = exchange.endpoint.server().clone();
+            self.idle.take_all(&server).into_iter().for_each(|connection| self.close(connection));
+        }
+        self.flawed(number, fault);
+    }
+
     /// Something is wrong with the connection or with what came over it.
     fn flawed(&mut self, number: usize, fault: Fault) {
         match self.exchanges.get(number) {
@@ -185,9 +198,12 @@ impl EventLoop {
         }
         if now < exchange.deadline {
             if exchange.next_address_at.is_some_and(|at| at <= now) {
-                return self.give_up_address(number);
+                return self.dial(number);
             }
             return self.deadlines.set(number, exchange.next_deadline());
+        }
+        if exchange.stage == Stage::Connecting {
+            return self.give_up_connecting(number);
         }
         let flaw = (!exchange.is_draining).then(|| exchange.timed_out());
         self.finish(number, flaw, false);
@@ -212,10 +228,14 @@ impl EventLoop {
     pub(super) fn end(&mut self, number: usize, result: Result<Success, Failure>, reusable: bool) {
         let Some(exchange) = self.exchanges.try_remove(number) else { return };
         self.outcomes.push(exchange.outcome(result));
+        exchange.racing.iter().for_each(|connection| self.close(*connection));
         let Some(connection) = exchange.connection else { return };
         match self.connections.get_mut(connection) {
             Some(link) if reusable => {
                 link.exchange = None;
+                if !std::mem::replace(&mut link.is_kept, true) {
+                    link.connection.set_keep_alive();
+                }
                 let server = link.server.clone();
                 let closed = self.idle.keep(&server, connection, Instant::now(), self.max_requests);
                 closed.into_iter().for_each(|connection| self.close(connection));

@@ -18,7 +18,7 @@ fn a_request_says_who_sends_what_and_proves_it() {
     let sender = sender(1);
     sender.submit(Job { attempt: 3, replay: Some(9), ..job(5, &endpoint) });
     let outcome = outcomes(&sender, 1).remove(0);
-    assert_eq!((outcome.ticket, outcome.result), (5, Ok(Success { status: 200 })));
+    assert_eq!((outcome.ticket, outcome.result), (5, Ok(Success { status: 200, flaw: None })));
 
     let request = server.request();
     assert_eq!(request.head[0], "POST /hook?tenant=7 HTTP/1.1");
@@ -143,7 +143,7 @@ fn a_connection_that_the_server_closed_is_replaced_without_a_failure() {
         });
         let (sender, endpoint) = (sender(1), endpoint(&server.url()));
         for expected in 0..5 {
-            assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200 }));
+            assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200, flaw: None }));
             assert_eq!(server.request().connection, expected);
             closes.recv().unwrap();
             std::thread::sleep(idle);

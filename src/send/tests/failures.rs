@@ -1,5 +1,5 @@
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
 
@@ -53,7 +53,6 @@ fn an_answer_says_what_is_wrong_with_the_endpoint_or_the_request() {
         ("500 Oops\r\n", FailureKind::Other),
         ("503 Busy\r\nretry-after: 7\r\n", FailureKind::Busy),
         ("503 Busy\r\nretry-after: later\r\n", FailureKind::Other),
-        ("200 OK\r\ntransfer-encoding: chunked\r\n", FailureKind::Connection),
     ] {
         let failure = failure_of(format!("HTTP/1.1 {answer}\r\n").as_bytes());
         assert_eq!(failure.kind(), kind, "{answer}");
@@ -96,13 +95,122 @@ fn what_is_not_http_is_a_broken_connection() {
         "\r\n\r\n\r\n",
         "HTTP/1.1 200 OK\r\n: nameless\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\ntoo short",
         "HTTP/1.1 200 OK\r\nx-half: ",
         "",
     ] {
         assert_eq!(failure_of(answer.as_bytes()).class, ErrorClass::Reset, "{answer:?}");
     }
+}
+
+#[test]
+fn the_head_of_a_success_decides_whatever_comes_after_it() {
+    for (body, flaw) in [
+        ("content-length: 100\r\n\r\ntoo short", "closed before the answer was complete"),
+        ("transfer-encoding: chunked\r\n\r\nzz\r\n", "not valid HTTP"),
+        ("transfer-encoding: chunked\r\n\r\n5\r\nhel", "closed before the answer was complete"),
+        ("content-encoding: gzip\r\ncontent-length: 3\r\n\r\nxyz", ""),
+        ("content-encoding: unheard-of\r\ncontent-length: 3\r\n\r\nxyz", ""),
+    ] {
+        let answer = format!("HTTP/1.1 201 Created\r\n{body}");
+        let server = Server::start(move |_, stream| stream.write_all(answer.as_bytes()).map(|()| false));
+        let (sender, endpoint) = (sender(1), endpoint(&server.url()));
+        for _ in 0..2 {
+            let success = deliver(&sender, &endpoint).unwrap();
+            assert_eq!(success.status, 201);
+            let found = success.flaw.unwrap_or_default();
+            assert!(found.contains(flaw) && found.is_empty() == flaw.is_empty(), "{body:?}: {found}");
+        }
+        assert_eq!(server.requests().len(), 2, "each was sent once");
+    }
+}
+
+#[test]
+fn a_success_whose_body_never_ends_is_a_success_soon() {
+    let server = Server::start(move |_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n")?;
+        loop {
+            stream.write_all(b"x")?;
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let sender = sender(1);
+    sender.submit(job(1, &endpoint(&server.url())));
+    let outcome = outcomes(&sender, 1).remove(0);
+    assert!(outcome.result.unwrap().flaw.unwrap().contains("did not end"));
+    // The endpoint's timeout is 30 s.
+    assert!(outcome.duration < Duration::from_secs(15), "{:?}", outcome.duration);
+}
+
+/// Has the system drop all that arrives on a socket, as if something on the way had forgotten the connection.
+fn forget(socket: &TcpStream) {
+    const RETURN: u16 = 0x06;
+    let drop_all = socket2::SockFilter::new(RETURN, 0, 0, 0);
+    socket2::SockRef::from(socket).attach_filter(&[drop_all]).unwrap();
+}
+
+#[test]
+fn a_kept_connection_that_was_forgotten_costs_seconds_and_no_attempt() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (accepted, sockets) = crossbeam_channel::unbounded();
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            accepted.send(socket.try_clone().unwrap()).unwrap();
+            thread::spawn(move || {
+                let mut request = [0; 4096];
+                while socket.read(&mut request).unwrap_or(0) > 0 {
+                    thread::sleep(Duration::from_millis(100));
+                    socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+                }
+            });
+        }
+    });
+    let (sender, endpoint) = (sender(3), endpoint(&url));
+    (1..=3).for_each(|ticket| sender.submit(job(ticket, &endpoint)));
+    assert!(outcomes(&sender, 3).iter().all(|outcome| outcome.result.is_ok()));
+    assert_eq!(sender.idle_connections(), 3);
+    for _ in 0..3 {
+        forget(&sockets.recv().unwrap());
+    }
+    sender.submit(job(4, &endpoint));
+    let outcome = outcomes(&sender, 1).remove(0);
+    assert_eq!(outcome.result, Ok(Success { status: 200, flaw: None }));
+    assert!(outcome.duration < Duration::from_secs(10), "{:?}", outcome.duration);
+    assert_eq!(sender.idle_connections(), 1, "the others were forgotten, too");
+}
+
+#[test]
+fn an_endpoint_that_takes_its_time_is_asked_once() {
+    let server = Server::start(|request, stream| {
+        if request.header("webhook-attempt") == Some("2") {
+            thread::sleep(Duration::from_millis(2500));
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").map(|()| true)
+    });
+    let (sender, endpoint) = (sender(1), endpoint(&server.url()));
+    deliver(&sender, &endpoint).unwrap();
+    sender.submit(Job { attempt: 2, ..job(2, &endpoint) });
+    outcomes(&sender, 1).remove(0).result.unwrap();
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn an_address_that_does_not_answer_delays_a_request_little() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let port = server.address.port();
+    // A listener whose queue is full drops what asks for a connection.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 2], port)).into()).unwrap();
+    silent.listen(0).unwrap();
+    let _filling = TcpStream::connect(("127.0.0.2", port)).unwrap();
+    let lookup = Box::new(|_: &str| Ok(vec!["127.0.0.2".parse().unwrap(), "127.0.0.1".parse().unwrap()]));
+    let sender = sender_with(Network { lookup, ..Network::default() });
+    sender.submit(job(1, &endpoint(&format!("http://two.example:{port}/"))));
+    let outcome = outcomes(&sender, 1).remove(0);
+    assert!(outcome.result.is_ok(), "{:?}", outcome.result);
+    // Half of the timeout would be 15 s.
+    assert!(outcome.duration < Duration::from_secs(8), "{:?}", outcome.duration);
 }
 
 #[test]
@@ -165,7 +273,7 @@ fn the_timeout_is_for_the_whole_request() {
             }
         })
     };
-    for before in ["", "HTTP/1.1 200 OK\r\nx-slow: ", "HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n"] {
+    for before in ["", "HTTP/1.1 200 OK\r\nx-slow: "] {
         let server = trickle(before);
         let sender = sender(1);
         sender.submit(job(1, &impatient(&server.url())));
@@ -268,7 +376,7 @@ fn what_a_name_stands_for_is_judged_when_it_is_dialled() {
         let url = format!("http://{name}:{port}/");
         Arc::new(Endpoint::new(EndpointSettings { guard: guard.clone(), ..settings(&url) }).unwrap())
     };
-    assert_eq!(deliver(&sender, &to("mixed.example")), Ok(Success { status: 200 }));
+    assert_eq!(deliver(&sender, &to("mixed.example")), Ok(Success { status: 200, flaw: None }));
     let failure = deliver(&sender, &to("rebound.example")).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Blocked);
     for word in

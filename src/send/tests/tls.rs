@@ -32,7 +32,7 @@ fn a_secure_connection_is_kept_and_reused() {
     let sender = sender_trusting(roots);
     let endpoint = endpoint(&format!("https://localhost:{}/", server.address.port()));
     for _ in 0..5 {
-        assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200 }));
+        assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200, flaw: None }));
     }
     std::thread::sleep(Duration::from_millis(150));
     assert!(deliver(&sender, &endpoint).is_ok());
@@ -44,7 +44,7 @@ fn a_certificate_of_another_name_or_of_nobody_known_is_refused() {
     let (server, roots) = secure_server();
     let by_address = endpoint(&format!("https://{}/", server.address));
     let by_name = endpoint(&format!("https://localhost:{}/", server.address.port()));
-    for (roots, endpoint) in [(roots, by_address), (RootCertStore::empty(), by_name)] {
+    for (roots, endpoint) in [(roots, by_address), (Authority::new().roots(), by_name)] {
         let failure = deliver(&sender_trusting(roots), &endpoint).unwrap_err();
         assert_eq!(failure.class, ErrorClass::Tls, "{}", failure.message);
     }
@@ -54,7 +54,7 @@ fn a_certificate_of_another_name_or_of_nobody_known_is_refused() {
 #[test]
 fn a_plain_server_at_an_https_url_is_a_tls_failure() {
     let server = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
-    let sender = sender_trusting(RootCertStore::empty());
+    let sender = sender_trusting(Authority::new().roots());
     let failure = deliver(&sender, &endpoint(&format!("https://localhost:{}/", server.address.port())));
     assert_eq!(failure.unwrap_err().class, ErrorClass::Tls);
 }
@@ -67,8 +67,13 @@ struct Authority {
 
 impl Authority {
     fn new() -> Authority {
+        Authority::named("authority")
+    }
+
+    fn named(name: &str) -> Authority {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let certificate = parameters.self_signed(&key).unwrap();
         Authority { certificate, issuer: rcgen::Issuer::new(parameters, key) }
@@ -157,10 +162,10 @@ fn an_endpoint_that_asks_who_we_are_is_shown_the_certificate_of_its_subscription
     );
     let nobody = endpoint(&localhost(&server));
     let sender = sender_for(&authority);
-    assert_eq!(deliver(&sender, &known), Ok(Success { status: 200 }));
+    assert_eq!(deliver(&sender, &known), Ok(Success { status: 200, flaw: None }));
     // The connection that is kept is not theirs.
     assert_eq!(deliver(&sender, &nobody).unwrap_err().class, ErrorClass::Tls);
-    assert_eq!(deliver(&sender, &known), Ok(Success { status: 200 }));
+    assert_eq!(deliver(&sender, &known), Ok(Success { status: 200, flaw: None }));
     assert!(server.requests().iter().all(|request| request.connection == 0));
     assert!(!format!("{known:?}").contains("PRIVATE"));
 }
@@ -193,15 +198,24 @@ fn a_file_of_certificates_is_trusted_besides_the_systems_and_a_bad_one_is_told_o
     std::fs::write(&file, pem(&authority.certificate)).unwrap();
     let sender = sender(1);
     sender.trust_file(Some(file.clone()));
-    assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200 }));
+    assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200, flaw: None }));
+    // What cannot be used at a reload changes nothing; who has nothing else says so.
     std::fs::write(&file, "nothing").unwrap();
     sender.trust_file(Some(file.clone()));
-    let failure = deliver(&sender, &endpoint).unwrap_err();
+    assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200, flaw: None }));
+    std::fs::remove_file(&file).unwrap();
+    sender.trust_file(Some(file.clone()));
+    assert_eq!(deliver(&sender, &endpoint), Ok(Success { status: 200, flaw: None }));
+    let new = self::sender(1);
+    new.trust_file(Some(file.clone()));
+    let failure = deliver(&new, &endpoint).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Tls);
     assert!(failure.message.contains("pgwh.ca_file"), "{}", failure.message);
+    // New contents count.
+    std::fs::write(&file, pem(&Authority::new().certificate)).unwrap();
+    sender.trust_file(Some(file.clone()));
+    assert_eq!(deliver(&sender, &endpoint).unwrap_err().class, ErrorClass::Tls);
     std::fs::remove_file(&file).unwrap();
-    sender.trust_file(Some(file));
-    assert!(deliver(&sender, &endpoint).unwrap_err().message.contains("pgwh.ca_file"));
     // Without the file only the system is trusted, also by what was kept.
     sender.trust_file(None);
     assert_eq!(deliver(&sender, &endpoint).unwrap_err().class, ErrorClass::Tls);
@@ -231,4 +245,60 @@ fn a_server_that_knows_only_old_versions_is_a_tls_failure_and_one_that_stalls_ti
     let failure = deliver(&sender, &impatient(&url)).unwrap_err();
     assert_eq!(failure.class, ErrorClass::Timeout, "{}", failure.message);
     assert!(failure.message.contains("securing"), "{}", failure.message);
+}
+
+#[test]
+fn a_certificate_in_the_ca_file_is_trusted_for_its_own_names() {
+    // What `openssl req -x509` makes: an authority that is its own server.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = parameters.self_signed(&key).unwrap();
+    let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], der)
+        .unwrap();
+    let server = Server::secure(Arc::new(config), |_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+        stream.flush()?;
+        Ok(true)
+    });
+    let file = std::env::temp_dir().join(format!("pgwh-own-{}.pem", std::process::id()));
+    std::fs::write(&file, pem(&certificate)).unwrap();
+    let trusting = sender(1);
+    trusting.trust_file(Some(file.clone()));
+    let (by_name, by_address) = (localhost(&server), format!("https://{}/", server.address));
+    assert_eq!(deliver(&trusting, &endpoint(&by_name)), Ok(Success { status: 200, flaw: None }));
+    let failure = deliver(&trusting, &endpoint(&by_address)).unwrap_err();
+    assert_eq!(failure.class, ErrorClass::Tls);
+    assert!(failure.message.contains("not valid for 127.0.0.1, only for localhost"), "{}", failure.message);
+    let failure = deliver(&sender_trusting(Authority::new().roots()), &endpoint(&by_name)).unwrap_err();
+    assert!(failure.message.contains("add it to pgwh.ca_file"), "{}", failure.message);
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn a_failure_of_tls_is_said_in_words_to_act_on() {
+    let authority = Authority::new();
+    let plain = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+    for (server, roots, words) in [
+        (authority.server(2001, false), authority.roots(), "has expired"),
+        (
+            authority.server(2100, false),
+            Authority::named("stranger").roots(),
+            "the issuer of the server's certificate is not trusted",
+        ),
+        (authority.server(2100, true), authority.roots(), "client certificate"),
+        (plain, authority.roots(), "may expect http on this port"),
+    ] {
+        let failure = deliver(&sender_trusting(roots), &endpoint(&localhost(&server))).unwrap_err();
+        assert_eq!(failure.class, ErrorClass::Tls, "{}", failure.message);
+        assert!(failure.message.contains(words), "{}", failure.message);
+        for debris in ["Other", "(", "{"] {
+            assert!(!failure.message.contains(debris), "{}", failure.message);
+        }
+    }
 }
