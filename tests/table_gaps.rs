@@ -337,3 +337,79 @@ fn a_table_that_left_the_log_with_the_slot_leaves_a_gap() {
         eventually("sent", || ids(&receiver, "s").ends_with(&[4, 5]).then_some(()));
     }
 }
+
+/// What happens between two inserts while a table is away for a while; the row of 2 is written meanwhile.
+const AWAY: [(&str, &str, bool); 6] = [
+    (
+        "ALTER TABLE lone.t RENAME TO x; INSERT INTO lone.x VALUES (2); ALTER TABLE lone.x RENAME TO t",
+        "table lone.t was renamed to lone.x",
+        true,
+    ),
+    (
+        "ALTER TABLE lone.t SET SCHEMA app2; INSERT INTO app2.t VALUES (2); ALTER TABLE app2.t SET SCHEMA lone",
+        "table lone.t was renamed to app2.t",
+        true,
+    ),
+    (
+        "ALTER SCHEMA lone RENAME TO away; INSERT INTO away.t VALUES (2); ALTER SCHEMA away RENAME TO lone",
+        "table lone.t was renamed to away.t",
+        true,
+    ),
+    (
+        "ALTER TABLE lone.t SET UNLOGGED; INSERT INTO lone.t VALUES (2); ALTER TABLE lone.t SET LOGGED",
+        "table lone.t is UNLOGGED: its changes are not in the write-ahead log",
+        true,
+    ),
+    // Nothing is written meanwhile.
+    ("ALTER TABLE lone.t RENAME TO x; ALTER TABLE lone.x RENAME TO t", "", false),
+    ("ALTER SCHEMA lone RENAME TO away; ALTER SCHEMA away RENAME TO lone", "", false),
+];
+
+#[test]
+fn a_table_away_for_a_while_leaves_a_gap_also_within_a_transaction() {
+    let cluster = Cluster::with_extension();
+    let receiver = Receiver::start().unwrap();
+    cluster.sql("CREATE SCHEMA app2");
+    for (at, is_one_transaction) in [(0, false), (1, true)] {
+        for (n, (commands, reason, is_missed)) in AWAY.iter().enumerate() {
+            let name = format!("s{at}_{n}");
+            cluster.sql("DROP SCHEMA IF EXISTS lone CASCADE; CREATE SCHEMA lone; CREATE TABLE lone.t (id int PRIMARY KEY)");
+            cluster.subscribe(&receiver, &name, "tables => '{lone.t}'");
+            cluster.sql("INSERT INTO lone.t VALUES (1)");
+            match is_one_transaction {
+                true => cluster.sql(&format!("BEGIN; {commands}; COMMIT")),
+                false => commands.split("; ").for_each(|command| cluster.sql(command)),
+            }
+            cluster.sql("INSERT INTO lone.t VALUES (3)");
+            assert_eq!(cluster.value(&format!("SELECT pgwh.wait('{name}', '60 s')")), "t");
+            assert_eq!(ids(&receiver, &name), [1, 3], "{commands}");
+            let expected = if *is_missed { gap("lone.t", reason, false) } else { Vec::new() };
+            assert_eq!(gaps(&cluster, &name), expected, "{commands}");
+            if *is_missed {
+                let step = cluster.status(&name, "next_step");
+                assert_eq!(step, format!("SELECT pgwh.backfill('{name}', 'lone.t');"));
+                cluster.sql(&step);
+                cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
+                assert_eq!(cluster.value(&format!("SELECT pgwh.wait('{name}', '60 s')")), "t");
+                assert_eq!(ids(&receiver, &name), [1, 2, 3], "{commands}");
+            }
+            cluster.sql(&format!("SELECT pgwh.unsubscribe('{name}')"));
+        }
+    }
+}
+
+#[test]
+fn a_partition_unlogged_within_its_transaction_leaves_a_gap() {
+    let cluster = Cluster::with_extension();
+    let receiver = Receiver::start().unwrap();
+    cluster.sql("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)");
+    cluster.subscribe(&receiver, "s", "tables => '{public.p}'");
+    cluster.sql(
+        "BEGIN; CREATE UNLOGGED TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20); INSERT INTO p VALUES (12);
+         ALTER TABLE p2 SET LOGGED; COMMIT",
+    );
+    cluster.sql("INSERT INTO p VALUES (1)");
+    assert_eq!(cluster.value("SELECT pgwh.wait('s', '60 s')"), "t");
+    let reason = "table public.p2 is UNLOGGED: its changes are not in the write-ahead log";
+    assert_eq!(gaps(&cluster, "s"), gap("public.p", reason, false));
+}

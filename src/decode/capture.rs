@@ -309,7 +309,8 @@ impl Capture {
             }
             if (*relation).rd_id == self.schema_changes {
                 if action == Action::Insert {
-                    self.schema_change(relation, new, ordinal);
+                    let objects = self.schema_change(relation, new, ordinal);
+                    self.note_command(&objects);
                 }
                 return;
             }

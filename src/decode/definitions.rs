@@ -138,25 +138,41 @@ impl Definitions {
         before
     }
 
-    /// Adds tables that have another name now because their schema has.
+    /// Whether nothing was found that a transaction may take away.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.new.is_empty() && self.schemas.is_empty()
+    }
+
+    /// The definition of a table, if it is among them.
+    pub fn table(&self, table: Oid) -> Option<&Definition> {
+        self.tables.iter().find(|known| known.table == table)
+    }
+
+    /// Whether a schema of that oid is among what may have another name.
+    pub fn has_schema(&self, schema: Oid) -> bool {
+        self.schemas.iter().any(|(known, _)| *known == schema)
+    }
+
+    /// Other tables, which have another name now because their schema has.
     ///
     /// # Safety
     /// A transaction is in progress, with a historic snapshot from after the changes.
-    pub unsafe fn add_moved(&mut self) {
+    pub unsafe fn moved(&self) -> Vec<Definition> {
+        let mut moved = Vec::new();
         // SAFETY: as the caller promises.
         unsafe {
-            for (schema, name) in std::mem::take(&mut self.schemas) {
-                let now = pg_sys::get_namespace_name(schema);
+            for (schema, name) in &self.schemas {
+                let now = pg_sys::get_namespace_name(*schema);
                 if now.is_null() || text::utf8(std::ffi::CStr::from_ptr(now).to_bytes()) == name.as_str() {
                     continue;
                 }
-                for table in all_tables(|form| form.relnamespace == schema) {
-                    if self.tables.iter().any(|known| known.table == table) {
+                for table in all_tables(|form| form.relnamespace == *schema) {
+                    if self.table(table).is_some() {
                         continue;
                     }
                     let mut level = lineage::level(table);
-                    level.name.schema.clone_from(&name);
-                    self.tables.push(Definition {
+                    level.name.schema.clone_from(name);
+                    moved.push(Definition {
                         table,
                         levels: vec![level],
                         is_logged: is_logged(table),
@@ -167,6 +183,7 @@ impl Definitions {
                 }
             }
         }
+        moved
     }
 }
 

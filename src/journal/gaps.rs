@@ -28,7 +28,7 @@ pub(super) fn note(versions: &[Version]) -> Result<bool> {
          GROUP BY subscription_id HAVING count(*) > 1",
         &ids,
     )?;
-    let mut may_begin = false;
+    let (mut may_begin, mut closed) = (false, Vec::new());
     // Of what one commit does to a subscription only the last counts.
     let last: HashMap<(i64, Lsn), usize> =
         versions.iter().enumerate().map(|(place, version)| ((version.id, version.lsn), place)).collect();
@@ -42,10 +42,14 @@ pub(super) fn note(versions: &[Version]) -> Result<bool> {
                 open.insert(*id);
                 may_begin = true;
             }
-            Some(true) if open.contains(id) => close(*id, *lsn)?,
+            Some(true) if open.contains(id) => {
+                close(*id, *lsn)?;
+                closed.push((*id, None));
+            }
             _ => {}
         }
     }
+    read_again(closed)?;
     Ok(may_begin)
 }
 
@@ -96,6 +100,25 @@ fn close(subscription: i64, to: Lsn) -> Result<()> {
         "UPDATE pgwh.gaps SET to_lsn = $2::pg_lsn, until = clock_timestamp()
          WHERE subscription_id = $1 AND relation IS NULL AND to_lsn IS NULL AND from_lsn < $2::pg_lsn",
         &[subscription.into(), to.to_string().into()],
+    )
+}
+
+/// Has open backfills of these subscriptions read again what they have read: the whole, or a table and those below it. A row
+/// that changed in a gap may have moved to where the backfill had been.
+fn read_again(ended: Vec<(i64, Option<u32>)>) -> Result<()> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let (ids, tables): (Vec<i64>, Vec<Option<i64>>) =
+        ended.into_iter().map(|(id, table)| (id, table.map(i64::from))).unzip();
+    Spi::run_with_args(
+        "UPDATE pgwh.backfill_tables t SET again = NOT t.done, done = false
+         FROM pgwh.backfill_requests r, unnest($1, $2) e (subscription_id, relation)
+         WHERE r.id = t.backfill_id AND r.state NOT IN ('done', 'cancelled') AND r.subscription_id = e.subscription_id
+             AND (t.done OR t.position IS NOT NULL)
+             AND (e.relation IS NULL OR t.relation = e.relation::oid
+                 OR t.relation = ANY (pgwh.tables_below(e.relation::oid)))",
+        &[ids.into(), tables.into()],
     )
 }
 
@@ -207,6 +230,9 @@ fn end_table_gaps(ends: &[&TableGapEnd]) -> Result<()> {
          FROM ended e WHERE NOT e.is_empty AND g.subscription_id = e.subscription_id
              AND g.relation = e.relation::oid AND g.to_lsn IS NULL AND g.from_lsn < e.to_lsn::pg_lsn",
         &[ids.into(), tables.into(), to.into(), at.into(), empty.into()],
+    )?;
+    read_again(
+        ends.iter().filter(|end| !end.is_empty).map(|end| (end.subscription, Some(end.table))).collect(),
     )
 }
 

@@ -167,6 +167,15 @@ impl Backfilling {
         }
     }
 
+    /// A gap of these subscriptions has ended: what was being read for them is read again.
+    pub fn read_again(&mut self, subscriptions: &[i64]) {
+        for open in self.open.values_mut().filter(|open| subscriptions.contains(&open.subscription)) {
+            open.let_go();
+            // What the backfiller is about to say may be from before that was noted.
+            open.unwritten = true;
+        }
+    }
+
     /// Reads no more of a backfill for now.
     pub fn pause(&mut self, id: i64) {
         if let Some(open) = self.open.get_mut(&id) {

@@ -674,6 +674,7 @@ impl Dispatcher {
             self.database.commands.store(true, Ordering::SeqCst);
         }
         self.recording.keep_for(&ids, &rows);
+        self.backfilling.read_again(&ids);
         self.sending.edit(&ids, rows, self.recording.last());
         if some_are_gone
             && !self.backfilling.is_idle()
@@ -700,6 +701,11 @@ impl Dispatcher {
         match stored {
             Some(begun) => {
                 self.recording.must_flush();
+                let ended = changes.iter().filter_map(|change| match change {
+                    TableGapChange::End(end) => Some(end.subscription),
+                    TableGapChange::Begin(_) => None,
+                });
+                self.backfilling.read_again(&ended.collect::<Vec<_>>());
                 effects::tell_of_table_gaps(begun, &mut self.notices);
             }
             None => self.table_gaps = changes,

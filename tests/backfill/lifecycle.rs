@@ -183,3 +183,25 @@ fn a_row_that_moves_to_where_has_been_read_comes_whole_though_others_moved_befor
     let replica = Replica::of(&cluster.delivered(&receiver, "s"));
     replica.must_equal(&cluster.rows("SELECT jsonb_build_object('id', id), to_jsonb(t) FROM t"));
 }
+
+#[test]
+fn a_gap_during_a_backfill_has_it_read_again_what_it_had_read() {
+    for (away, back) in [
+        ("UPDATE pgwh.subscriptions SET enabled = false", "UPDATE pgwh.subscriptions SET enabled = true"),
+        ("ALTER TABLE t SET UNLOGGED", "ALTER TABLE t SET LOGGED"),
+    ] {
+        let (cluster, receiver) = stage();
+        rows(&cluster, 10_000);
+        cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
+        very_slow(&receiver);
+        let id = backfill(&cluster, "'s', chunk_size => 100");
+        receiver.wait_for(50, PATIENCE).unwrap();
+        // What has not been read moves to where the backfill has been.
+        cluster.each(&[away, "UPDATE t SET id = -id", back]);
+        receiver.behave(Script::default());
+        done(&cluster, &id);
+        cluster.delivered(&receiver, "s");
+        let moved: Vec<i64> = keys(&receiver).into_iter().filter(|key| *key < 0).collect();
+        assert_eq!(moved, (-10_000..=-1).collect::<Vec<_>>(), "{away}");
+    }
+}

@@ -24,6 +24,12 @@ struct Noted {
     root: u32,
 }
 
+/// What a command changed, as the column `objects` has it.
+#[derive(Deserialize)]
+struct Object {
+    oid: u32,
+}
+
 impl From<&Noted> for Place {
     fn from(noted: &Noted) -> Place {
         let (schema, is_users) = (noted.schema.clone(), noted.is_users);
@@ -35,7 +41,7 @@ impl From<&Noted> for Place {
 }
 
 impl Capture {
-    /// A row of `pgwh.schema_changes`. Only the extension writes any, so it needs no seal.
+    /// A row of `pgwh.schema_changes`; returns the objects that it is about. Only the extension writes any, so it needs no seal.
     ///
     /// # Safety
     /// Called from a change callback with its relation and the new tuple.
@@ -44,13 +50,13 @@ impl Capture {
         relation: pg_sys::Relation,
         new: pg_sys::HeapTuple,
         ordinal: u64,
-    ) {
+    ) -> Vec<pg_sys::Oid> {
         if new.is_null() {
-            return;
+            return Vec::new();
         }
         // SAFETY: as the caller promises.
         unsafe { self.look_up(relation) };
-        let Some(table) = self.relations.get_mut(&self.schema_changes) else { return };
+        let Some(table) = self.relations.get_mut(&self.schema_changes) else { return Vec::new() };
         let mut row = Vec::new();
         let (memory, scratch) = (self.memory, &mut self.scratch);
         scratch.clear();
@@ -60,7 +66,7 @@ impl Capture {
         });
         if let Err(raised) = encoded {
             pgrx::warning!("pgstream_hooks: a schema change can't be told: {}", raised.message);
-            return;
+            return Vec::new();
         }
         let cell = |name: &str| {
             let place = table.model.columns.iter().position(|column| column.name == name)?;
@@ -73,13 +79,13 @@ impl Capture {
         let (Some(id), Some(command_tag), Some(objects), Some(places), Some(installed)) =
             (cell("id"), cell("command_tag"), cell("objects"), cell("places"), cell("installed"))
         else {
-            return;
+            return Vec::new();
         };
         // Replication brings rows, but no change of the schema.
         if serde_json::from_slice::<String>(installed).ok().as_deref() != Some(self.router.installed()) {
-            return;
+            return Vec::new();
         }
-        let Ok(places) = serde_json::from_slice::<Vec<Noted>>(places) else { return };
+        let Ok(places) = serde_json::from_slice::<Vec<Noted>>(places) else { return Vec::new() };
         if let Ok(id) = serde_json::from_slice::<&str>(id) {
             places.iter().for_each(|place| self.versions.note(&place.schema, id));
         }
@@ -89,11 +95,12 @@ impl Capture {
                 relation.reference = None;
             }
         }
-        if !self.router.listeners().has_observers() {
-            return;
+        if self.router.listeners().has_observers() {
+            let objects = &compact(objects);
+            self.tell_schema_change(&SchemaChange { command_tag, command, objects }, &places, ordinal);
         }
-        let objects = &compact(objects);
-        self.tell_schema_change(&SchemaChange { command_tag, command, objects }, &places, ordinal);
+        let objects = serde_json::from_slice::<Vec<Object>>(objects).unwrap_or_default();
+        objects.into_iter().map(|object| object.oid.into()).collect()
     }
 
     /// It waits for all that is older of its table, and all that is newer waits for it.

@@ -3,7 +3,8 @@
 //! dispatcher records a gap, from the first commit that is missed to the first that is captured again; it hears of each once.
 //!
 //! A right that is missing for a named table is noticed at the first change that is missed. What a transaction takes away
-//! otherwise is noticed at its commit, when the definitions from before it are compared.
+//! otherwise is noticed at its commit, when the definitions from before it are compared, and after each of its commands that
+//! changes a table: a later one may undo it, but not for what was written in between.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::decode::definitions::{self, Definition, Definitions, Invalidated, Rea
 use crate::decode::fit::Fits;
 use crate::decode::lineage;
 use crate::decode::pattern::TablePattern;
+use crate::decode::raw;
 use crate::decode::route::{Condition, Interest, Level, Router};
 use crate::decode::subtransaction::in_subtransaction;
 use crate::event::{Action, Lsn, TableName};
@@ -33,6 +35,8 @@ pub struct TableGaps {
     unchanged: BTreeSet<(u32, i64)>,
     /// Definitions before the transaction that is being decoded.
     before: Definitions,
+    /// What commands of that transaction took away, and later ones may give back; a gap if a change is missed meanwhile.
+    passing: Vec<Loss>,
     /// Tables that were in the log before this process began, as far as the journal says, if what happened since is not all
     /// in the log; none once they were looked at.
     logged_before: Option<HashSet<u32>>,
@@ -69,6 +73,7 @@ impl TableGaps {
             open: open.collect(),
             unchanged: BTreeSet::new(),
             before: Definitions::default(),
+            passing: Vec::new(),
             logged_before: Some(known.logged_before.into_iter().collect()),
             is_stale: true,
             judged_at: Instant::now(),
@@ -93,6 +98,7 @@ impl Capture {
             self.report_unlogged(&logged);
         }
         self.table_gaps.before = self.definitions(changed);
+        self.table_gaps.passing.clear();
         let is_due = self.table_gaps.judged_at.elapsed() >= JUDGE_INTERVAL;
         self.judge_table_gaps(self.transaction.commit_lsn, is_due);
     }
@@ -100,6 +106,7 @@ impl Capture {
     /// The transaction is complete, and routing knows what it did to subscriptions.
     pub(super) fn end_catalog_changes(&mut self, end_lsn: Lsn, has_edits: bool) {
         let before = std::mem::take(&mut self.table_gaps.before);
+        self.table_gaps.passing.clear();
         self.report_losses(before, self.transaction.commit_lsn);
         self.judge_table_gaps(end_lsn, has_edits);
     }
@@ -118,14 +125,34 @@ impl Capture {
     /// Begins gaps for what was so before a transaction that committed at `from`, and is lost by it. In a transaction with the
     /// historic snapshot from after that.
     pub fn report_losses(&mut self, before: Definitions, from: Lsn) {
-        if before.tables.is_empty() && before.new.is_empty() {
+        if before.is_empty() {
             return;
         }
         let router = &self.router;
         // SAFETY: as the caller promises.
-        let losses = in_subtransaction(self.memory, || unsafe { losses(before, router) });
+        let losses = in_subtransaction(self.memory, || unsafe { losses(&before, router) });
         losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss, from));
         self.flush_when_full();
+    }
+
+    /// A command of the transaction has changed these objects, as the catalogs have them now.
+    pub(super) fn note_command(&mut self, objects: &[Oid]) {
+        let (before, router) = (&self.table_gaps.before, &self.router);
+        if before.is_empty() {
+            return;
+        }
+        // SAFETY: a callback runs in a transaction with the historic snapshot.
+        let losses = in_subtransaction(self.memory, || unsafe { losses_of(objects, before, router) });
+        for loss in losses.unwrap_or_default() {
+            if loss.is_misfit {
+                self.forget_relations();
+            }
+            if loss.is_changed {
+                self.begin_table_gap(loss, self.transaction.commit_lsn);
+            } else {
+                self.table_gaps.passing.push(loss);
+            }
+        }
     }
 
     /// Begins gaps for tables that left the log where this process does not see it.
@@ -146,7 +173,7 @@ impl Capture {
 
     /// A change of a table that somebody may miss: reports who does, once.
     pub(super) fn report_missed(&mut self, table: Oid, action: Action) {
-        if !self.table_gaps.unchanged.is_empty() {
+        if !self.table_gaps.unchanged.is_empty() || !self.table_gaps.passing.is_empty() {
             self.note_missed_change(table);
         }
         let Some(relation) = self.relations.get_mut(&table) else { return };
@@ -177,6 +204,12 @@ impl Capture {
         for table in above.unwrap_or_default().into_iter().chain([table]).map(Oid::to_u32) {
             let unchanged = &mut self.table_gaps.unchanged;
             unchanged.extract_if((table, i64::MIN)..=(table, i64::MAX), |_| true).for_each(drop);
+            let passing = self.table_gaps.passing.extract_if(.., |loss| loss.table.to_u32() == table);
+            for loss in passing.collect::<Vec<_>>() {
+                // Relations were forgotten when it was found, and this one is being used.
+                let loss = Loss { is_changed: true, is_misfit: false, ..loss };
+                self.begin_table_gap(loss, self.transaction.commit_lsn);
+            }
         }
     }
 
@@ -191,13 +224,17 @@ impl Capture {
         let condition = self.router.condition(subscription).cloned();
         self.table_gaps.open.insert((table, subscription), Open { name, condition });
         if loss.is_misfit {
-            // What was compiled before may fit still, where a label of an enum has another name.
-            self.relations.clear();
-            self.stale.clear();
+            self.forget_relations();
         }
         if !loss.is_changed {
             self.table_gaps.unchanged.insert((table, subscription));
         }
+    }
+
+    /// What was compiled before may fit still, where a label of an enum has another name.
+    fn forget_relations(&mut self) {
+        self.relations.clear();
+        self.stale.clear();
     }
 
     /// Ends the gaps whose reason is gone, at `to`.
@@ -247,32 +284,74 @@ fn denial(interest: &Interest, levels: &[Level], reason: String, is_changed: boo
 ///
 /// # Safety
 /// A transaction is in progress, with a historic snapshot from after the changes.
-unsafe fn losses(mut before: Definitions, router: &Router) -> Vec<Loss> {
+unsafe fn losses(before: &Definitions, router: &Router) -> Vec<Loss> {
     let mut losses = Vec::new();
-    let has_enums = before.has_enums;
+    // SAFETY: as the caller promises.
+    let moved = unsafe { before.moved() };
+    let known = before.tables.iter().chain(&moved).map(|definition| (definition.table, Some(definition)));
+    for (table, definition) in known.chain(before.new.iter().map(|table| (*table, None))) {
+        // SAFETY: as the caller promises.
+        unsafe { lost(table, definition, before.has_enums, router, &mut losses) };
+    }
+    losses
+}
+
+/// What subscriptions lose by a change of these objects, which are tables or schemas if they matter, and of what is below them.
+///
+/// # Safety
+/// As [`losses`].
+unsafe fn losses_of(objects: &[Oid], before: &Definitions, router: &Router) -> Vec<Loss> {
+    let mut losses = Vec::new();
     // SAFETY: as the caller promises.
     unsafe {
-        before.add_moved();
-        let known = before.tables.iter().map(|definition| (definition.table, Some(definition)));
-        for (table, before) in known.chain(before.new.iter().map(|table| (*table, None))) {
-            if !access::exists(table) {
-                continue;
+        let moved = match objects.iter().any(|object| before.has_schema(*object)) {
+            true => before.moved(),
+            false => Vec::new(),
+        };
+        let tables = objects.iter().filter(|object| access::exists(**object));
+        let changed = tables.flat_map(|table| raw::partition_tree(*table)).filter_map(|table| {
+            match before.table(table) {
+                None if before.new.contains(&table) => Some((table, None)),
+                definition => definition.map(|definition| (table, Some(definition))),
             }
-            let levels = lineage::of(table);
-            if let Some(before) = before {
-                renamed(before, &levels, router, &mut losses);
-                no_longer_readable(before, &levels, router, &mut losses);
-                no_longer_fitting(before, &levels, has_enums, router, &mut losses);
-            }
-            if pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_RELATION
-                && pg_sys::get_rel_persistence(table) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
-            {
-                let was_logged = before.is_some_and(|before| before.is_logged);
-                unlogged(table, was_logged, before, &levels, router, &mut losses);
-            }
+        });
+        let moved = moved.iter().map(|definition| (definition.table, Some(definition)));
+        for (table, definition) in changed.chain(moved) {
+            lost(table, definition, before.has_enums, router, &mut losses);
         }
     }
     losses
+}
+
+/// What subscriptions lose of a table; `before` is its definition, none if it is new.
+///
+/// # Safety
+/// As [`losses`].
+unsafe fn lost(
+    table: Oid,
+    before: Option<&Definition>,
+    has_enums: bool,
+    router: &Router,
+    losses: &mut Vec<Loss>,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if !access::exists(table) {
+            return;
+        }
+        let levels = lineage::of(table);
+        if let Some(before) = before {
+            renamed(before, &levels, router, losses);
+            no_longer_readable(before, &levels, router, losses);
+            no_longer_fitting(before, &levels, has_enums, router, losses);
+        }
+        if pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_RELATION
+            && pg_sys::get_rel_persistence(table) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
+        {
+            let was_logged = before.is_some_and(|before| before.is_logged);
+            unlogged(table, was_logged, before, &levels, router, losses);
+        }
+    }
 }
 
 fn renamed(before: &Definition, levels: &[Level], router: &Router, losses: &mut Vec<Loss>) {
