@@ -97,6 +97,19 @@ fn links_lead_to_files_and_headings_that_are_there() {
     }
 }
 
+#[test]
+fn the_comparison_has_the_rate_that_was_measured() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (comparison, benchmarks) = (read("docs/comparison.md"), read("benches/README.md"));
+    let before = comparison.split(" requests a second](../benches/README.md)").next().unwrap();
+    let rate = before.rsplit('[').next().unwrap();
+    let burst = benchmarks.lines().find(|line| line.starts_with("| `burst` |")).unwrap();
+    assert!(
+        burst.contains(&format!("{rate}/s")),
+        "docs/comparison.md says {rate}, benches/README.md: {burst}"
+    );
+}
+
 /// What these pages say to type, in the middle of a sentence or a table, has no result to look at; that the server understands
 /// it is what can be tried.
 #[test]
