@@ -214,10 +214,12 @@ CREATE TABLE pgwh.gaps (
     lost boolean NOT NULL DEFAULT false,
     reason text NOT NULL,
     told boolean NOT NULL DEFAULT false,
+    acknowledged_at timestamptz,
+    acknowledged_by text,
     UNIQUE NULLS NOT DISTINCT (subscription_id, from_lsn, relation)
 );
 CREATE INDEX gaps_untold ON pgwh.gaps (subscription_id) WHERE NOT told;
-COMMENT ON TABLE pgwh.gaps IS 'changes that subscriptions will never get: committed while they were disabled, or while a table was not captured for them, or lost with the write-ahead log; written by the dispatcher only';
+COMMENT ON TABLE pgwh.gaps IS 'changes that subscriptions will never get: committed while they were disabled, or while a table was not captured for them, or lost with the write-ahead log; written by the dispatcher, and by pgwh.acknowledge_gap()';
 COMMENT ON COLUMN pgwh.gaps.id IS 'identity of the gap';
 COMMENT ON COLUMN pgwh.gaps.subscription_id IS 'the subscription, also when it is gone by now';
 COMMENT ON COLUMN pgwh.gaps.from_lsn IS 'changes committed from this position on are missing';
@@ -229,6 +231,18 @@ COMMENT ON COLUMN pgwh.gaps.until IS 'when it ended: the commit that ended it, o
 COMMENT ON COLUMN pgwh.gaps.lost IS 'true: lost with the write-ahead log';
 COMMENT ON COLUMN pgwh.gaps.reason IS 'how it came about';
 COMMENT ON COLUMN pgwh.gaps.told IS 'whether subscriptions to system events have been told';
+COMMENT ON COLUMN pgwh.gaps.acknowledged_at IS 'when pgwh.acknowledge_gap() closed it; null when it did not';
+COMMENT ON COLUMN pgwh.gaps.acknowledged_by IS 'the role that closed it by pgwh.acknowledge_gap()';
+
+CREATE TABLE pgwh.error_states (
+    subscription_id bigint PRIMARY KEY,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reason text
+);
+COMMENT ON TABLE pgwh.error_states IS 'subscriptions that were in the state error when they were last looked at; written by the dispatcher only, which tells of changes';
+COMMENT ON COLUMN pgwh.error_states.subscription_id IS 'the subscription';
+COMMENT ON COLUMN pgwh.error_states.since IS 'when that was noted';
+COMMENT ON COLUMN pgwh.error_states.reason IS 'why, when that was noted';
 
 CREATE FUNCTION pgwh.await_capture() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'await_capture_wrapper';
@@ -1029,6 +1043,7 @@ CREATE TABLE pgwh.backfill_tables (
     definition bigint[],
     again boolean NOT NULL DEFAULT false,
     absent boolean NOT NULL DEFAULT false,
+    left_out text,
     done boolean NOT NULL DEFAULT false,
     PRIMARY KEY (backfill_id, relation)
 ) WITH (fillfactor = 50);
@@ -1043,6 +1058,7 @@ COMMENT ON COLUMN pgwh.backfill_tables.seconds IS 'time that took, in seconds';
 COMMENT ON COLUMN pgwh.backfill_tables.position IS 'values of the last row read in the columns of the order, as JSON in UTF-8';
 COMMENT ON COLUMN pgwh.backfill_tables.definition IS 'digests of the key and of each column of the order that position was taken in; with others the table is read from its start again';
 COMMENT ON COLUMN pgwh.backfill_tables.absent IS 'whether it was gone, renamed or detached when it was last looked at; should it come back before the end, it is read';
+COMMENT ON COLUMN pgwh.backfill_tables.left_out IS 'why it is not read; null when it is';
 COMMENT ON COLUMN pgwh.backfill_tables.again IS 'whether it is read once more: a row got another key, and write-ahead log did not have all of it';
 COMMENT ON COLUMN pgwh.backfill_tables.done IS 'whether it has been read to its end';
 
@@ -1074,10 +1090,21 @@ COMMENT ON COLUMN pgwh.visible_subscriptions.owner IS 'name of the role that it 
 COMMENT ON COLUMN pgwh.visible_subscriptions.has_functions IS 'whether it names a transform or route';
 COMMENT ON COLUMN pgwh.visible_subscriptions.home IS 'where it was made or last armed, see pgwh.home(); SET home = DEFAULT arms it here, pgwh.adopt() all that are held';
 
+CREATE FUNCTION pgwh.backfill_problem(subscription_id bigint, table_name text) RETURNS text
+    LANGUAGE c STABLE COST 20 AS 'MODULE_PATHNAME', 'backfill_problem_wrapper';
+COMMENT ON FUNCTION pgwh.backfill_problem(bigint, text) IS 'why a backfill of a table, or with null of all tables of a subscription, would be refused today; null when it would not. Tables that another session has locked are not looked at';
+
 CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
-    SELECT g.id, g.subscription_id, s.name, g.from_lsn, g.to_lsn, g.table_name, g.since, g.reason,
-        CASE WHEN g.relation IS NULL THEN format('SELECT pgwh.backfill(%L);', s.name)
-            WHEN g.to_lsn IS NOT NULL THEN format('SELECT pgwh.backfill(%L, %L);', s.name, t.name)
+    SELECT g.id, g.subscription_id, s.name, g.from_lsn, g.to_lsn,
+        CASE WHEN g.relation IS NULL AND b.covered THEN b.left_out ELSE g.table_name END AS table_name, g.since, g.reason,
+        CASE WHEN g.relation IS NULL THEN CASE WHEN b.covered OR pgwh.backfill_problem(s.id, NULL) IS NOT NULL
+                THEN coalesce((pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns,
+                    s.exclude_columns, s.key_columns)).cure, format('SELECT pgwh.acknowledge_gap(%s);', g.id))
+                ELSE format('SELECT pgwh.backfill(%L);', s.name) END
+            WHEN g.to_lsn IS NOT NULL THEN CASE WHEN pgwh.backfill_problem(s.id, t.name) IS NOT NULL
+                THEN coalesce((pgwh.permission_problem(s.owner, ARRAY[t.name], s.event_types, s.filter, s.changed, s.columns,
+                    s.exclude_columns, s.key_columns)).cure, format('SELECT pgwh.acknowledge_gap(%s);', g.id))
+                ELSE format('SELECT pgwh.backfill(%L, %L);', s.name, t.name) END
             WHEN c.relpersistence = 'u' THEN format('ALTER TABLE %I.%I SET LOGGED;', n.nspname, c.relname)
             WHEN t.name <> g.table_name THEN format('UPDATE pgwh.subscriptions SET tables = %L WHERE name = %L;',
                 array_append(array_remove(s.tables, g.table_name), t.name)::text, s.name)
@@ -1091,28 +1118,36 @@ CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
         -- The name that it has now, unless another table has the one that it had.
         CROSS JOIN LATERAL (SELECT CASE WHEN c.oid IS NULL OR to_regclass(g.table_name) IS NOT NULL THEN g.table_name
             ELSE format('%I.%I', n.nspname, c.relname) END AS name) t
-    -- What is read after its end shows the rows that it lacks.
-    WHERE CASE WHEN g.relation IS NULL THEN g.lost AND NOT s.tables <@ ARRAY(
-            SELECT unnest(r.tables) FROM pgwh.backfill_requests r
+        -- What is read after its end shows the rows that it lacks.
+        CROSS JOIN LATERAL (SELECT ARRAY(
+            SELECT r.id FROM pgwh.backfill_requests r
             WHERE r.subscription_id = s.id AND (r.started_at IS NULL OR r.started_at > g.until)
-                AND r.filter IS NULL AND r.start IS NULL AND r.state NOT IN ('cancelled', 'failed'))
+                AND r.filter IS NULL AND r.start IS NULL AND r.state NOT IN ('cancelled', 'failed')) AS ids) r
+        -- Of a gap of all tables: whether these read all of them, but for the tables that they left out.
+        CROSS JOIN LATERAL (SELECT
+            g.relation IS NULL AND s.tables <@ ARRAY(SELECT unnest(q.tables) FROM pgwh.backfill_requests q WHERE q.id = ANY (r.ids)) AS covered,
+            CASE WHEN g.relation IS NULL THEN (SELECT string_agg(DISTINCT l.table_name, ', ' ORDER BY l.table_name) FROM pgwh.backfill_tables l
+                WHERE l.backfill_id = ANY (r.ids) AND l.left_out IS NOT NULL AND NOT EXISTS (SELECT FROM pgwh.backfill_tables d
+                    WHERE d.backfill_id = ANY (r.ids) AND d.relation = l.relation AND d.left_out IS NULL)) END AS left_out) b
+    WHERE g.acknowledged_at IS NULL AND CASE WHEN g.relation IS NULL THEN g.lost AND (NOT b.covered OR b.left_out IS NOT NULL)
         ELSE g.to_lsn IS NULL OR NOT EXISTS (
-            SELECT FROM pgwh.backfill_requests r
-            WHERE r.subscription_id = s.id AND (r.started_at IS NULL OR r.started_at > g.until)
-                AND r.filter IS NULL AND r.start IS NULL AND r.state NOT IN ('cancelled', 'failed')
-                AND (g.table_name = ANY (r.tables) OR s.tables <@ r.tables
-                    OR EXISTS (SELECT FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND t.relation = g.relation)))
+            SELECT FROM pgwh.backfill_requests q
+            WHERE q.id = ANY (r.ids)
+                AND (g.table_name = ANY (q.tables) OR s.tables <@ q.tables
+                    OR EXISTS (SELECT FROM pgwh.backfill_tables t WHERE t.backfill_id = q.id AND t.relation = g.relation))
+                AND NOT EXISTS (SELECT FROM pgwh.backfill_tables t
+                    WHERE t.backfill_id = q.id AND t.relation = g.relation AND t.left_out IS NOT NULL))
         END;
-COMMENT ON VIEW pgwh.open_gaps IS 'what subscriptions miss though they are enabled, and no backfill has sent since';
+COMMENT ON VIEW pgwh.open_gaps IS 'what subscriptions miss though they are enabled, no backfill has sent since and nobody has acknowledged';
 COMMENT ON COLUMN pgwh.open_gaps.id IS 'identity of the gap';
 COMMENT ON COLUMN pgwh.open_gaps.subscription_id IS 'the subscription';
 COMMENT ON COLUMN pgwh.open_gaps.name IS 'its name';
 COMMENT ON COLUMN pgwh.open_gaps.from_lsn IS 'changes committed from this position on are missing';
 COMMENT ON COLUMN pgwh.open_gaps.to_lsn IS 'up to this one; null while changes are missed still';
-COMMENT ON COLUMN pgwh.open_gaps.table_name IS 'the table whose changes are missing; null: changes of all tables';
+COMMENT ON COLUMN pgwh.open_gaps.table_name IS 'the table whose changes are missing, or the tables that a backfill of all left out; null: changes of all tables';
 COMMENT ON COLUMN pgwh.open_gaps.since IS 'when it was noted';
 COMMENT ON COLUMN pgwh.open_gaps.reason IS 'how it came about';
-COMMENT ON COLUMN pgwh.open_gaps.next_step IS 'what to type: what ends the gap, and then the backfill that sends the rows that there are; of those that were deleted nobody knows';
+COMMENT ON COLUMN pgwh.open_gaps.next_step IS 'what to type: what ends the gap, and then the backfill that sends the rows that there are, or pgwh.acknowledge_gap(id) where they cannot be read; deleted rows are known to nobody';
 
 CREATE FUNCTION pgwh.unclosed_gaps(
     OUT id bigint, OUT subscription_id bigint, OUT from_lsn pg_lsn, OUT to_lsn pg_lsn, OUT table_name text,
@@ -1595,7 +1630,8 @@ CREATE VIEW pgwh.status AS
                 (j.unknown).problem, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END,
                 CASE WHEN (j.parts).stops THEN (j.parts).problem END, (j.denial).problem,
                 CASE WHEN l.reason IS NOT NULL THEN format('it misses %s committed from %s %s: %s',
-                    coalesce('changes of ' || l.table_name, 'what was'), l.from_lsn, coalesce('to ' || l.to_lsn, 'on'), l.reason) END,
+                    coalesce('changes of ' || (SELECT o.table_name FROM pgwh.open_gaps o WHERE o.id = l.id), 'what was'),
+                    l.from_lsn, coalesce('to ' || l.to_lsn, 'on'), l.reason) END,
                 (SELECT format('%s events were given up (dead letters)', d.dead + d.skipped) FROM given_up d WHERE d.subscription_id = j.id),
                 nullif(concat_ws('; ', (j.misfit).problem, (j.parts).problem), '')) END AS reason,
         CASE j.state
@@ -1688,7 +1724,7 @@ COMMENT ON FUNCTION pgwh.metrics() IS 'metrics of this database as OpenMetrics t
 
 CREATE FUNCTION pgwh.metric_samples(
     prefix text DEFAULT '', OUT metric text, OUT database text, OUT subscription text, OUT worker text, OUT state text,
-    OUT outcome text, OUT error_class text, OUT le text, OUT version text, OUT value double precision
+    OUT outcome text, OUT error_class text, OUT le text, OUT version text, OUT check_name text, OUT value double precision
 ) RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'metric_samples_wrapper';
 COMMENT ON FUNCTION pgwh.metric_samples(text) IS 'what pgwh.metrics() tells, a row a sample, of the metrics whose names begin with prefix';
@@ -2042,8 +2078,9 @@ COMMENT ON FUNCTION pgwh.note_schema_change() IS 'notes a change of the schema; 
 
 CREATE VIEW pgwh.backfills WITH (security_barrier) AS
     SELECT r.id, r.subscription_id, r.subscription, r.tables, r.filter, r.order_by, r.start, r.chunk_size,
-        r.state, coalesce(r.reason, CASE WHEN r.state IN ('waiting', 'running') AND pgwh.lacks_backfiller()
-            THEN 'no worker process is free to read it: see pgwh.health()' END) AS reason,
+        r.state, nullif(concat_ws('; ', coalesce(r.reason, CASE WHEN r.state IN ('waiting', 'running') AND pgwh.lacks_backfiller()
+            THEN 'no worker process is free to read it: see pgwh.health()' END),
+            'it leaves out tables that cannot be read: ' || t.left_out), '') AS reason,
         coalesce(t.rows_done, 0) AS rows_done,
         coalesce(t.rows_sent, 0) AS rows_sent,
         t.rows_total,
@@ -2061,7 +2098,9 @@ CREATE VIEW pgwh.backfills WITH (security_barrier) AS
             -- Of a table with more rows than estimated, or that is not read from its beginning, the total is not known.
             CASE WHEN bool_and(t.done OR r.start IS NULL AND t.estimate >= t.rows_read)
                 THEN sum(CASE WHEN t.done THEN t.rows_read ELSE t.estimate END)::bigint END AS rows_total,
-            sum(t.seconds) AS seconds, count(*) FILTER (WHERE t.done) AS tables_done, nullif(count(*), 0) AS tables_total
+            sum(t.seconds) AS seconds, count(*) FILTER (WHERE t.done AND t.left_out IS NULL) AS tables_done,
+            nullif(count(*) FILTER (WHERE t.left_out IS NULL), 0) AS tables_total,
+            string_agg(format('%s (%s)', t.table_name, t.left_out), ', ' ORDER BY t.table_name) FILTER (WHERE t.left_out IS NOT NULL) AS left_out
         FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id) t ON true
     LEFT JOIN LATERAL (
         SELECT t.table_name || coalesce(' ' || convert_from(t.position, 'UTF8'), '') AS position
@@ -2079,7 +2118,7 @@ COMMENT ON COLUMN pgwh.backfills.order_by IS 'the column that rows are read in t
 COMMENT ON COLUMN pgwh.backfills.start IS 'rows whose value of that column is not less; null: all';
 COMMENT ON COLUMN pgwh.backfills.chunk_size IS 'most rows that are read at once; null: as many as fit into 5 ms';
 COMMENT ON COLUMN pgwh.backfills.state IS 'waiting, running, paused, done (all rows are journaled, and sent like live events), cancelled or failed';
-COMMENT ON COLUMN pgwh.backfills.reason IS 'why it failed, and what to type; or why it was cancelled';
+COMMENT ON COLUMN pgwh.backfills.reason IS 'why it failed, and what to type; why it was cancelled; or what it leaves out';
 COMMENT ON COLUMN pgwh.backfills.rows_done IS 'rows read so far; a table whose key or order changes is read, and counted, from its start again';
 COMMENT ON COLUMN pgwh.backfills.rows_sent IS 'of these, rows that became events: the others were filtered out, or a newer event tells of them';
 COMMENT ON COLUMN pgwh.backfills.rows_total IS 'about how many rows there are to read, by the size of the tables and the statistics of ANALYZE; null while that is not known: before it begins, with start, and when there are more rows than estimated';
@@ -2105,13 +2144,18 @@ CREATE FUNCTION pgwh.backfill(
 COMMENT ON FUNCTION pgwh.backfill IS
 'Sends a subscription the rows that there are, as events with action read, in order with live changes; returns the id of the backfill.
   name        the subscription
-  table_name  schema.table, a table in the search path, or a pattern like sales.*; all its tables when left out
+  table_name  schema.table, a table in the search path, or a pattern like sales.*; all its tables when left out. Of several tables,
+              those that cannot be read are left out, and a NOTICE names them
   filter      a condition over the columns: rows for which it is true
   order_by    a column to read in the order of, which should have an index; the key when left out
   start       the least value of that column, as text
   chunk_size  most rows that are read at once; as many as fit into 5 ms when left out
 Example: SELECT pgwh.backfill(''orders-to-billing'', ''public.orders'');
 TABLE pgwh.backfills shows how far it is.';
+
+CREATE FUNCTION pgwh.acknowledge_gap(id bigint) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'acknowledge_gap_wrapper';
+COMMENT ON FUNCTION pgwh.acknowledge_gap(bigint) IS 'closes a gap that is over and whose rows no backfill can send, or need not: pgwh.gaps keeps it, with who closed it and when';
 
 CREATE FUNCTION pgwh.pause_backfill(id bigint) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pause_backfill_wrapper';

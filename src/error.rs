@@ -620,6 +620,12 @@ impl Error {
         }
     }
 
+    /// Why, and what to do about it, in sentences.
+    pub fn detail_and_hint(&self) -> (String, String) {
+        let Words { detail, hint, .. } = self.words();
+        (detail, hint)
+    }
+
     /// Message and detail in one line.
     pub fn in_one_line(&self) -> String {
         let Words { message, detail, .. } = self.words();

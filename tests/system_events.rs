@@ -265,3 +265,26 @@ fn a_message_that_says_it_is_a_system_event_is_none() {
         stage.refused("SELECT pgwh.subscribe('http://127.0.0.1:9', event_types => '{message:pgwh.system}')");
     assert_eq!(refused.code, "22023");
 }
+
+#[test]
+fn a_subscription_that_goes_to_error_is_told_and_that_it_is_back() {
+    let stage = stage();
+    stage.subscribe(&stage.receiver, "orders", "tables => '{public.t}'");
+    let mut listener = stage.cluster.listen("pgwh");
+    stage.sql("DROP TABLE t");
+    stage.wait_status("orders", "state = 'error'");
+    let event = told(&stage, "orders", "pgwh.error");
+    assert_eq!(event["payload"]["reason"], json!(stage.status("orders", "reason")));
+    let heard = listener.wait_for(&["\"error\"", "orders"]);
+    assert!(heard.contains("public.t"), "{heard}");
+    // It is told once, also after a restart.
+    stage.cluster.restart(harness::Stop::Fast);
+    let mut listener = stage.cluster.listen("pgwh");
+    stage.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    told(&stage, "orders", "pgwh.error_over");
+    listener.wait_for(&["\"error_over\"", "orders"]);
+    let errors =
+        events_of(&stage.receiver, "watch").into_iter().filter(|event| event.whole["type"] == "pgwh.error");
+    let ids: std::collections::BTreeSet<String> = errors.map(|event| event.whole["id"].to_string()).collect();
+    assert_eq!(ids.len(), 1);
+}

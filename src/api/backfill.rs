@@ -4,11 +4,12 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, with_plain_names};
-use super::again::{refused, state_of_own, tell};
+use super::again::{is_own, refused, state_of_own, tell};
 use super::conditions::Conditions;
 use super::gate;
+use super::notice::Notice;
 use super::permission::Claim;
-use super::subscribe::id_of;
+use super::subscribe::{id_of, own_name};
 use super::tables;
 use crate::decode::citus;
 use crate::decode::read_order::{self, Unreadable};
@@ -28,6 +29,13 @@ struct Wanted {
     order_by: Option<String>,
     start: Option<String>,
     chunk_size: Option<i32>,
+}
+
+impl Wanted {
+    /// Whether it is of one table, and its partitions, and not of all that match.
+    fn names_one_table(&self) -> bool {
+        self.tables.len() == 1 && !self.tables[0].contains('*')
+    }
 }
 
 /// Sends the rows that there are; returns the backfill's id.
@@ -75,7 +83,7 @@ pub fn begin_all(subscription: i64) -> Result<i64, Error> {
 }
 
 fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
-    check(subscription, wanted)?;
+    let left_out = check(subscription, wanted)?;
     let stored = as_owner(|| {
         Ok(Spi::connect_mut(|client| {
             client
@@ -99,6 +107,7 @@ fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
         })?)
     })?;
     let backfill = stored.ok_or_else(|| Error::Internal("storing a backfill gave no id".to_owned()))?;
+    note_left_out(backfill, &left_out)?;
     tell(CommandKind::Backfill { backfill })?;
     Ok(backfill)
 }
@@ -111,8 +120,49 @@ fn tables_of_subscription(id: i64) -> Result<Vec<String>, Error> {
     Ok(tables.map(text::strings).unwrap_or_default())
 }
 
-/// Refuses what could not be read. Tables that come later are judged when they are come to.
-fn check(subscription: i64, wanted: &Wanted) -> Result<(), Error> {
+/// A table that is left out of a backfill.
+struct LeftOut {
+    table: pg_sys::Oid,
+    name: String,
+    /// Why.
+    reason: String,
+    /// What to do about it.
+    hint: String,
+}
+
+/// Notes which tables are not read, and says so.
+fn note_left_out(backfill: i64, left_out: &[LeftOut]) -> Result<(), Error> {
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    for LeftOut { table, name, reason, .. } in left_out {
+        as_owner(|| {
+            Ok(Spi::run_with_args(
+                "INSERT INTO pgwh.backfill_tables (backfill_id, relation, table_name, left_out, done)
+                 VALUES ($1, $2, $3, $4, true)",
+                &[
+                    backfill.into(),
+                    (*table).into(),
+                    text::argument(name.as_str()),
+                    text::argument(reason.as_str()),
+                ],
+            )?)
+        })?;
+    }
+    let list = |part: fn(&LeftOut) -> &str| left_out.iter().map(part).collect::<Vec<_>>();
+    Notice::new(format!(
+        "backfill {backfill} leaves out tables that cannot be read: {}",
+        list(|it| &it.name).join(", ")
+    ))
+    .detail(list(|it| &it.reason).join(" "))
+    .hint(list(|it| &it.hint).join(" "))
+    .report();
+    Ok(())
+}
+
+/// Refuses a backfill of which nothing can be read, or not the one table that it names. Of several tables returns those that
+/// cannot be read. Tables that come later are judged when they are come to.
+fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
     let (subscribed, grantee) = reader_of(subscription)?;
     require_owner(&grantee.owner)?;
     let tables = with_plain_names(|| {
@@ -145,11 +195,72 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<(), Error> {
         ..Conditions::default()
     };
     let claim = Claim::new(grantee.owner, conditions.clone(), grantee.columns, grantee.exclude_columns);
+    let mut left_out = Vec::new();
     for table in &tables {
-        check_table(table, wanted)?;
-        claim.check_table(table.oid)?;
+        let judged = check_table(table, wanted).and_then(|()| claim.check_table(table.oid));
+        match judged {
+            Ok(()) => {}
+            // The error of one that is named, or of the first when none can be read.
+            Err(error) if wanted.names_one_table() || left_out.len() + 1 == tables.len() => {
+                return Err(left_out.into_iter().next().map_or(error, |(first, _): (Error, LeftOut)| first));
+            }
+            Err(error) => {
+                let (detail, hint) = error.detail_and_hint();
+                let (table, name) = (table.oid, table.name.clone());
+                left_out.push((error, LeftOut { table, name, reason: detail, hint }));
+            }
+        }
     }
-    Conditions { key_columns: None, ..conditions }.check()
+    Conditions { key_columns: None, ..conditions }.check()?;
+    Ok(left_out.into_iter().map(|(_, left_out)| left_out).collect())
+}
+
+/// Why a backfill of a table, or of all tables of a subscription, would be refused; none when it would not. Waits for no lock.
+#[pg_extern(sql = false)]
+fn backfill_problem(
+    subscription_id: Option<i64>,
+    table_name: Option<Text>,
+) -> Result<Option<Text>, ErrorReport> {
+    let Some(subscription) = subscription_id else { return Ok(None) };
+    Ok(problem(subscription, table_name.map(String::from))?.map(Text::from))
+}
+
+fn problem(subscription: i64, table_name: Option<String>) -> Result<Option<String>, Error> {
+    let tables = match table_name {
+        Some(table) => vec![table],
+        None => tables_of_subscription(subscription)?,
+    };
+    let wanted = Wanted { tables, filter: None, order_by: None, start: None, chunk_size: None };
+    let (subscribed, grantee) = reader_of(subscription)?;
+    let tables = with_plain_names(|| {
+        Ok(Spi::connect(|client| journal::tables_of(client, &wanted.tables, &subscribed))?)
+    })?;
+    let conditions = Conditions {
+        tables: wanted.tables.clone(),
+        event_types: vec!["insert".to_owned()],
+        ..Conditions::default()
+    };
+    let claim = Claim::new(grantee.owner, conditions, grantee.columns, grantee.exclude_columns);
+    let mut problem = tables
+        .is_empty()
+        .then(|| format!("the subscription is not about a table {}", wanted.tables.join(", ")))
+        .filter(|_| !wanted.tables.iter().any(|table| table.contains('*')));
+    let share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    for table in &tables {
+        // SAFETY: in a transaction; what is locked is unlocked, or by the end of the transaction.
+        if !unsafe { pg_sys::ConditionalLockRelationOid(table.oid, share) } {
+            return Ok(None);
+        }
+        let judged = check_table(table, &wanted).and_then(|()| claim.check_table(table.oid));
+        // SAFETY: as above.
+        unsafe { pg_sys::UnlockRelationOid(table.oid, share) };
+        match judged {
+            Ok(()) if wanted.names_one_table() => {}
+            Ok(()) => return Ok(None),
+            Err(error) => problem = problem.or_else(|| Some(error.in_one_line())),
+        }
+    }
+    Ok(problem)
 }
 
 /// The tables of a subscription, and who must be allowed to read them.
@@ -196,6 +307,49 @@ fn check_table(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+}
+
+/// Closes a gap whose rows no backfill can send, or need not.
+#[pg_extern(sql = false)]
+fn acknowledge_gap(id: Option<i64>) -> Result<(), ErrorReport> {
+    gate::changes()?;
+    let id = id.ok_or(Error::Missing("id"))?;
+    let found = as_owner(|| {
+        Ok(Spi::connect(|client| {
+            let query = "SELECT subscription_id, to_lsn IS NULL FROM pgwh.gaps WHERE id = $1";
+            let rows = client.select(query, Some(1), &[id.into()])?;
+            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<i64, bool>().map(Some) }
+        })?)
+    })?;
+    match found {
+        Some((Some(subscription), Some(is_open))) if is_own(subscription)? => {
+            if is_open {
+                return Err(refused(
+                    "this gap is not over",
+                    format!("Changes are still missed in gap {id}."),
+                    format!("SELECT next_step FROM pgwh.open_gaps WHERE id = {id}; says what ends it."),
+                )
+                .into());
+            }
+        }
+        _ => {
+            return Err(refused(
+                "there is no such gap",
+                format!("There is no gap {id}."),
+                "SELECT id, name, table_name, reason FROM pgwh.open_gaps; shows those that there are.",
+            )
+            .into());
+        }
+    }
+    let role = own_name();
+    as_owner(|| {
+        Ok(Spi::run_with_args(
+            "UPDATE pgwh.gaps SET acknowledged_at = clock_timestamp(), acknowledged_by = $2
+             WHERE id = $1 AND acknowledged_at IS NULL",
+            &[id.into(), text::argument(role)],
+        )?)
+    })?;
+    Ok(())
 }
 
 /// Reads no more of a backfill for now.

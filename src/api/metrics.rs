@@ -7,11 +7,11 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::acting::{Visible, as_owner};
-use crate::decode::text::{Text as SqlText, Texts};
+use crate::decode::text::{self, Text as SqlText, Texts};
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};
 use crate::metrics::{
-    BreakerState, DatabaseFigures, FAMILIES, Family, Sample, Scrape, Sink, Standing, SubscriptionFigures,
+    BreakerState, DatabaseFigures, FAMILIES, Family, Of, Sample, Scrape, Sink, Standing, SubscriptionFigures,
     Text, Totals, WorkerFigures, tell,
 };
 use crate::settings;
@@ -43,6 +43,7 @@ fn metric_samples(
             name!(error_class, Option<String>),
             name!(le, Option<String>),
             name!(version, Option<String>),
+            name!(check_name, Option<String>),
             name!(value, f64),
         ),
     >,
@@ -52,14 +53,14 @@ fn metric_samples(
     let mut rows = Rows(Vec::new());
     tell(&gather(&prefix)?, &prefix, &mut rows);
     let rows = rows.0.into_iter().map(|(metric, labels, value)| {
-        let [database, subscription, worker, state, outcome, error_class, le, version] = labels;
+        let [database, subscription, worker, state, outcome, error_class, le, version, check] = labels;
         let (database, subscription) = (database.map(SqlText::from), subscription.map(SqlText::from));
-        (metric, database, subscription, worker, state, outcome, error_class, le, version, value)
+        (metric, database, subscription, worker, state, outcome, error_class, le, version, check, value)
     });
     Ok(TableIterator::new(rows))
 }
 
-struct Rows(Vec<(String, [Option<String>; 8], f64)>);
+struct Rows(Vec<(String, [Option<String>; 9], f64)>);
 
 impl Sink for Rows {
     fn family(&mut self, _: &Family) {}
@@ -89,6 +90,13 @@ fn gather_visible(prefix: &str, visible: &Visible) -> Result<Scrape, pgrx::spi::
     }
     if wanted().any(Family::is_of_subscriptions) {
         scrape.subscriptions = subscriptions(known, visible)?;
+    }
+    if wanted().any(|family| matches!(family.of, Of::State)) {
+        add_states(&mut scrape.subscriptions)?;
+    }
+    // They tell of all subscriptions.
+    if matches!(visible, Visible::All) && wanted().any(|family| matches!(family.of, Of::Health)) {
+        scrape.checks = checks()?;
     }
     Ok(scrape)
 }
@@ -237,6 +245,30 @@ fn subscriptions(mut known: Known, visible: &Visible) -> Result<Vec<Subscription
         shown.push(known.together);
     }
     Ok(shown)
+}
+
+/// Adds the states of those that have metrics of their own.
+fn add_states(subscriptions: &mut [SubscriptionFigures]) -> Result<(), pgrx::spi::Error> {
+    let names: Vec<String> = subscriptions.iter().map(|it| it.name.clone()).collect();
+    let states: HashMap<String, String> = Spi::connect(|client| {
+        let query = "SELECT name, state FROM pgwh.status WHERE name = ANY ($1)";
+        client
+            .select(query, None, &[text::array(&names)])?
+            .map(|row| Ok((row.text(1)?.unwrap_or_default(), row.text(2)?.unwrap_or_default())))
+            .collect::<Result<_, pgrx::spi::Error>>()
+    })?;
+    for it in subscriptions.iter_mut().filter(|it| it.standing.is_some()) {
+        it.state = states.get(&it.name).cloned();
+    }
+    Ok(())
+}
+
+/// The checks of `pgwh.health`, and whether each finds all well.
+fn checks() -> Result<Vec<(String, bool)>, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let rows = client.select("SELECT check_name, ok FROM pgwh.health()", None, &[])?;
+        rows.map(|row| Ok((row.text(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default()))).collect()
+    })
 }
 
 fn own_figures(figures: &Figures, totals: Totals, now: i64) -> SubscriptionFigures {

@@ -284,7 +284,7 @@ pub fn notice_other_owner(name: &str, owner: &str) {
 }
 
 /// The name of the present role.
-fn own_name() -> String {
+pub fn own_name() -> String {
     // SAFETY: a syscache look-up in a transaction; the name is a copy, or null.
     unsafe {
         let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);

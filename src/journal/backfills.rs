@@ -406,7 +406,7 @@ pub(super) fn write_step(client: &mut SpiClient<'_>, step: &BackfillStep) -> Res
         ),
         StepKind::Again => client.update(
             "UPDATE pgwh.backfill_tables SET again = NOT done, done = false
-             WHERE backfill_id = $1 AND relation = $2",
+             WHERE backfill_id = $1 AND relation = $2 AND left_out IS NULL",
             None,
             &[backfill, table],
         ),

@@ -20,6 +20,8 @@ mod commands;
 #[cfg(feature = "server")]
 pub mod erasure;
 #[cfg(feature = "server")]
+mod error_states;
+#[cfg(feature = "server")]
 mod gaps;
 #[cfg(feature = "server")]
 pub mod heap;
@@ -63,6 +65,8 @@ pub use backfills::{
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};
 #[cfg(feature = "server")]
 pub use erasure::FORGOTTEN;
+#[cfg(feature = "server")]
+pub use error_states::look_for_errors;
 #[cfg(feature = "server")]
 pub use gaps::{Gap, TableGapChange, known_gaps};
 #[cfg(feature = "server")]

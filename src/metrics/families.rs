@@ -48,6 +48,10 @@ pub enum Of {
     Database(fn(&DatabaseFigures) -> Option<f64>),
     /// What its workers do.
     Phase,
+    /// Each check of its health.
+    Health,
+    /// The state of each subscription.
+    State,
     /// Each of its workers.
     Worker(fn(&WorkerFigures) -> Option<f64>),
     /// Each subscription.
@@ -85,6 +89,7 @@ pub const FAMILIES: &[Family] = &[
         of: Of::Library,
     },
     gauge("pgwh_capture_phase", "1 for what the workers of the database do or wait for.", Of::Phase),
+    gauge("pgwh_health_ok", "Whether the check of pgwh.health() finds all well.", Of::Health),
     gauge("pgwh_worker_up", "Whether the process runs.", Of::Worker(|worker| Some(flag(worker.up)))),
     gauge(
         "pgwh_worker_memory_bytes",
@@ -227,6 +232,11 @@ pub const FAMILIES: &[Family] = &[
         Of::Deliveries,
     ),
     gauge(
+        "pgwh_subscription_state",
+        "1 for its state in pgwh.status: active, retrying, paused, disabled, held or error.",
+        Of::State,
+    ),
+    gauge(
         "pgwh_subscription_enabled",
         "Whether changes are captured for it.",
         Of::Subscription(|it| it.standing.map(|its| flag(its.enabled))),
@@ -328,7 +338,7 @@ impl Family {
 
     /// Whether its samples are of subscriptions.
     pub fn is_of_subscriptions(&self) -> bool {
-        !matches!(self.of, Of::Library | Of::Database(_) | Of::Phase | Of::Worker(_))
+        !matches!(self.of, Of::Library | Of::Database(_) | Of::Phase | Of::Worker(_) | Of::Health)
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Scrape {
     pub database: DatabaseFigures,
     /// Its workers.
     pub workers: Vec<WorkerFigures>,
+    /// The checks of its health, and whether each finds all well.
+    pub checks: Vec<(String, bool)>,
     /// Its subscriptions, or those that may have series of their own, and the others together.
     pub subscriptions: Vec<SubscriptionFigures>,
 }
@@ -121,6 +123,13 @@ pub struct SubscriptionFigures {
     pub breaker: Option<BreakerState>,
     /// Whether anything is sent to it; none for the others together.
     pub standing: Option<Standing>,
+    /// Its state, as one of [`SubscriptionFigures::STATES`]; none for the others together.
+    pub state: Option<String>,
+}
+
+impl SubscriptionFigures {
+    /// The states of subscriptions in `pgwh.status`.
+    pub const STATES: [&str; 6] = ["active", "retrying", "paused", "disabled", "held", "error"];
 }
 
 /// Whether an endpoint fails as a whole.

@@ -7,7 +7,7 @@ mod tally;
 mod telling;
 mod text;
 
-pub use families::{FAMILIES, Family};
+pub use families::{FAMILIES, Family, Of};
 pub use figures::{BreakerState, DatabaseFigures, Scrape, Standing, SubscriptionFigures, WorkerFigures};
 pub use histogram::{Buckets, Histogram};
 pub use tally::{Tally, Totals};

@@ -26,13 +26,15 @@ pub struct Sample<'a> {
     pub le: Option<&'a str>,
     /// The version.
     pub version: Option<&'a str>,
+    /// The check of `pgwh.health()`.
+    pub check: Option<&'a str>,
     /// The value.
     pub value: f64,
 }
 
 impl<'a> Sample<'a> {
     /// Labels with their values, where there are any.
-    pub fn labels(&self) -> [(&'static str, Option<&'a str>); 8] {
+    pub fn labels(&self) -> [(&'static str, Option<&'a str>); 9] {
         [
             ("database", self.database),
             ("subscription", self.subscription),
@@ -42,6 +44,7 @@ impl<'a> Sample<'a> {
             ("error_class", self.error_class),
             ("le", self.le),
             ("version", self.version),
+            ("check", self.check),
         ]
     }
 }
@@ -85,6 +88,11 @@ impl<S: Sink> Telling<'_, S> {
                 }
             }
             Of::Phase => self.one_of(Sample::default(), &DatabaseFigures::PHASES, scrape.database.phase),
+            Of::Health => {
+                for (check, ok) in &scrape.checks {
+                    self.one(Sample { check: Some(check), value: flag(*ok), ..Sample::default() });
+                }
+            }
             Of::Worker(value) => {
                 for worker in &scrape.workers {
                     if let Some(value) = value(worker) {
@@ -111,6 +119,11 @@ impl<S: Sink> Telling<'_, S> {
                     self.one_of(sample, &BreakerState::ALL.map(|(_, word)| word), word);
                 }
             }
+            Of::State => {
+                if let Some(state) = &it.state {
+                    self.one_of(sample, &SubscriptionFigures::STATES, state);
+                }
+            }
             Of::Attempts => {
                 self.outcome(sample, "success", it.totals.succeeded);
                 self.classes(sample, "failure", &it.totals.failed);
@@ -126,7 +139,7 @@ impl<S: Sink> Telling<'_, S> {
             }
             Of::RequestTime => self.buckets(sample, &REQUEST_BOUNDS, &it.totals.request_time),
             Of::DeliveryTime => self.buckets(sample, &DELIVERY_BOUNDS, &it.totals.delivery_time),
-            Of::Library | Of::Database(_) | Of::Phase | Of::Worker(_) => {}
+            Of::Library | Of::Database(_) | Of::Phase | Of::Worker(_) | Of::Health => {}
         }
     }
 

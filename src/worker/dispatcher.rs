@@ -10,6 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::backfilling::Backfilling;
 use super::counts;
 use super::deferred_work::DeferredWork;
+use super::error_watch::ErrorWatch;
 use super::figures::Publisher;
 use super::intake::Intake;
 use super::notices::Notices;
@@ -130,6 +131,7 @@ struct Dispatcher {
     extension: pg_sys::Oid,
     /// What is to be said of what happened.
     notices: Notices,
+    error_watch: ErrorWatch,
     /// The last failure of the pair is not over.
     unsettled: bool,
     /// The version of its SQL: after an update all begins anew.
@@ -162,6 +164,7 @@ impl Dispatcher {
             image: None,
             extension,
             notices: Notices::new(database),
+            error_watch: ErrorWatch::new(),
             unsettled: database.problem.is_set() || database.failures.load(Ordering::SeqCst) > 0,
             version,
             last_check: Instant::now(),
@@ -211,6 +214,10 @@ impl Dispatcher {
             self.notify();
             self.settle();
             self.tell();
+            if !busy && self.error_watch.look(self.recording.frontier(), &mut self.notices) {
+                self.notices.write_system_events();
+                self.notices.notify();
+            }
             if !busy && !self.sending.arm() {
                 process::report_idle(self.sending.what_it_waits_for());
                 let sending = self.sending.next_wakeup(self.recording.is_written());
@@ -223,6 +230,7 @@ impl Dispatcher {
                     .chain(statistics)
                     .chain(backfills)
                     .chain(self.notices.next_wakeup())
+                    .chain(self.error_watch.next_wakeup())
                     .chain(self.unsettled.then(|| Instant::now() + SETTLE_EVERY))
                     .chain(self.deferred.next_wakeup());
                 wait_set.wait(wakeups.min(), starting::RECHECK_EVERY);
@@ -265,6 +273,7 @@ impl Dispatcher {
 
     /// Sends by the settings and subscriptions of now.
     fn reload(&mut self) {
+        self.error_watch.look_again();
         match self.unless_locked(pg_sys::AccessShareLock, journal::all_subscriptions) {
             Some(rows) => self.take_up_all(rows),
             None => self.deferred.reload = true,

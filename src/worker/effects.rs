@@ -48,9 +48,10 @@ fn disable(disabled: &[(i64, String)]) -> bool {
     matches!(written, Locked::Done(true) | Locked::Gone)
 }
 
-fn notification(event: &SystemEvent) -> Notification {
+/// What `NOTIFY pgwh` says of it.
+pub fn notification(event: &SystemEvent) -> Notification {
     Notification {
-        // The last word of it: disabled, dead_letter, failing, recovered.
+        // The last word of it: disabled, dead_letter, failing, recovered, error, error_over.
         event: event.kind.rsplit('.').next().unwrap_or_default().to_owned(),
         subscription: event.subscription,
         delivery: event.delivery,

@@ -177,6 +177,7 @@ impl Publisher {
         // SAFETY: the segment is attached.
         let handle = unsafe { pg_sys::dsm_segment_handle(self.segment) };
         self.database.figures.store(handle, Ordering::SeqCst);
+        OWN.set(self.segment);
     }
 
     /// Shows new figures of a subscription; false when there is no room for them now.
@@ -298,6 +299,8 @@ pub fn each(database: &Database, mut show: impl FnMut(&Figures)) {
 thread_local! {
     /// The array that this process has attached: of many subscriptions each is looked up for itself.
     static ATTACHED: Cell<*mut pg_sys::dsm_segment> = const { Cell::new(ptr::null_mut()) };
+    /// The array that this process has made, if it is the dispatcher: it cannot be attached a second time.
+    static OWN: Cell<*mut pg_sys::dsm_segment> = const { Cell::new(ptr::null_mut()) };
 }
 
 /// Lets go of what was attached to be read; at the end of each transaction.
@@ -311,6 +314,10 @@ pub fn let_go() {
 
 /// Looks at the array; none when there is none.
 fn with_segment<T>(database: &Database, look: impl FnOnce(*mut pg_sys::dsm_segment) -> T) -> Option<T> {
+    let own = OWN.get();
+    if !own.is_null() {
+        return Some(look(own));
+    }
     // The dispatcher may replace the array between our two looks; the next look finds the new one.
     for _ in 0..100 {
         let handle = database.figures.load(Ordering::SeqCst);
@@ -319,7 +326,7 @@ fn with_segment<T>(database: &Database, look: impl FnOnce(*mut pg_sys::dsm_segme
         }
         let attached = ATTACHED.get();
         // SAFETY: a segment that can be attached holds an array, and stays until detached; pinned, it belongs to no
-        // resource owner. This process has not attached another one, since only the dispatcher keeps its own.
+        // resource owner. This process has made none.
         unsafe {
             if !attached.is_null() && pg_sys::dsm_segment_handle(attached) == handle {
                 return Some(look(attached));

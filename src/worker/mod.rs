@@ -13,6 +13,7 @@ mod dispatcher;
 pub mod dropped;
 mod effects;
 pub mod endpoints;
+mod error_watch;
 mod figures;
 mod files;
 pub mod function;

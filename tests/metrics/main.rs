@@ -415,3 +415,35 @@ fn a_scrape_of_many_subscriptions_is_as_large_as_the_limit_allows() {
     eprintln!("a scrape of {count} subscriptions takes {took:?} of processor time");
     assert!(took < Duration::from_millis(500), "{took:?}");
 }
+
+#[test]
+fn states_of_subscriptions_and_checks_of_health_are_metrics() {
+    let (cluster, receiver) = stage();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)");
+    for name in ["well", "gone"] {
+        let table = if name == "well" { "t" } else { "u" };
+        cluster.subscribe(&receiver, name, &format!("tables => '{{public.{table}}}'"));
+    }
+    cluster.subscribe(&receiver, "paused", "tables => '{public.t}'");
+    cluster.sql("SELECT pgwh.pause('paused')");
+    cluster.sql("DROP TABLE u");
+    let state = |scrape: &Scrape, name: &str, state: &str| {
+        scrape.get("pgwh_subscription_state", &[&of(name), &format!("state={state:?}")])
+    };
+    let scrape = scrape_until(&cluster, "the states", |scrape| {
+        state(scrape, "gone", "error") == Some(1.0)
+            && state(scrape, "well", "active") == Some(1.0)
+            && state(scrape, "paused", "paused") == Some(1.0)
+    });
+    assert_eq!(state(&scrape, "gone", "active"), Some(0.0));
+    assert_eq!(state(&scrape, "well", "error"), Some(0.0));
+    let check = |scrape: &Scrape, name: &str| scrape.get("pgwh_health_ok", &[&format!("check={name:?}")]);
+    assert_eq!(check(&scrape, "subscriptions valid"), Some(0.0));
+    assert_eq!(check(&scrape, "preloaded"), Some(1.0));
+    let checks = cluster.value("SELECT count(*) FROM pgwh.health()");
+    assert_eq!(cluster.value("SELECT count(check_name) FROM pgwh.metric_samples('pgwh_health_ok')"), checks);
+    cluster.sql("CREATE TABLE u (id int PRIMARY KEY)");
+    scrape_until(&cluster, "well again", |scrape| {
+        check(scrape, "subscriptions valid") == Some(1.0) && state(scrape, "gone", "active") == Some(1.0)
+    });
+}

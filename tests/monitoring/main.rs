@@ -147,7 +147,7 @@ fn queries_of_other_exporters_have_every_sample() {
     for (file, labels) in [
         (
             "pgwh.collector.yml",
-            "key_labels: [metric, in_database, subscription, worker, state, outcome, error_class, le, version]",
+            "key_labels: [metric, in_database, subscription, worker, state, outcome, error_class, le, version, check_name]",
         ),
         ("cloudnativepg.yml", "- version: {usage: LABEL"),
     ] {
@@ -156,10 +156,10 @@ fn queries_of_other_exporters_have_every_sample() {
         // As CloudNativePG does it, in a transaction that only reads.
         watcher.sql(&format!("BEGIN READ ONLY; {query}; COMMIT"));
         let lacking = watcher.value(&format!(
-            "SELECT count(*) FROM (SELECT metric, database, subscription, worker, state, outcome, error_class, le, version
+            "SELECT count(*) FROM (SELECT metric, database, subscription, worker, state, outcome, error_class, le, version, check_name
                 FROM pgwh.metric_samples()
               EXCEPT SELECT metric, nullif(in_database, ''), nullif(subscription, ''), nullif(worker, ''), nullif(state, ''),
-                nullif(outcome, ''), nullif(error_class, ''), nullif(le, ''), nullif(version, '') FROM ({query}) q) lacking"
+                nullif(outcome, ''), nullif(error_class, ''), nullif(le, ''), nullif(version, ''), nullif(check_name, '') FROM ({query}) q) lacking"
         ));
         assert_eq!(lacking, "0", "{file}");
         // A label is a text, never null; the label for each column is there.
