@@ -1735,8 +1735,9 @@ CREATE FUNCTION pgwh.wait(
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'wait_wrapper';
 COMMENT ON FUNCTION pgwh.wait(text, interval, bigint, bigint) IS
 'Waits until everything committed before the call has reached the subscription, with all backfills and replays that were requested before it.
-False when the time is up before, and at once, with a NOTICE that says why, when it would wait in vain: the subscription or a backfill is
-paused, a backfill has failed, or the transaction itself has written.
+False when the time is up before, and at once, with a NOTICE that says why, when it would wait in vain: the subscription or the backfill
+that it is called for is paused, a backfill has failed, or the transaction itself has written. Other backfills that are paused are not
+waited for.
   name      the subscription
   timeout   how long to wait at most
   backfill, replay   wait for this backfill or replay, and for no others

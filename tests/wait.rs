@@ -67,9 +67,15 @@ fn wait_for_one_backfill_waits_for_no_other() {
     let of_u = events_of(&receiver, "s").into_iter().filter(|event| event.text("table") == "u");
     assert_eq!(of_u.count(), 10);
     if paused {
-        let (waited, notices) = with_notices(&cluster, "SELECT pgwh.wait('s', '600 s')");
+        let (waited, notices) =
+            with_notices(&cluster, &format!("SELECT pgwh.wait('s', '600 s', backfill => {first})"));
         assert_eq!(waited, "f");
         assert_eq!(notices[0][0], format!("backfill {first} is paused"));
+        assert_eq!(
+            cluster.value("SELECT pgwh.wait('s', '60 s')"),
+            "t",
+            "a paused one is waited for only by its id"
+        );
         assert!(notices[0][2].contains(&format!("SELECT pgwh.resume_backfill({first});")), "{notices:?}");
     }
     cluster.sql(&format!("SELECT pgwh.resume_backfill({first})"));

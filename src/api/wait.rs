@@ -115,10 +115,10 @@ struct Job {
     reason: Option<String>,
 }
 
-/// Of the subscription `$1`: what is open, and the backfills that have failed and that no later one has replaced.
+/// Of the subscription `$1`: what is open and not paused, and the backfills that have failed and that no later one has replaced.
 const OPEN: &str = "
     SELECT 'backfill', r.id FROM pgwh.backfill_requests r
-    WHERE r.subscription_id = $1 AND (r.state IN ('waiting', 'running', 'paused') OR r.state = 'failed' AND NOT EXISTS (
+    WHERE r.subscription_id = $1 AND (r.state IN ('waiting', 'running') OR r.state = 'failed' AND NOT EXISTS (
         SELECT FROM pgwh.backfill_requests l
         WHERE l.subscription_id = $1 AND l.id > r.id AND l.tables @> r.tables
             AND (l.filter IS NULL OR l.filter = r.filter) AND l.start IS NULL AND l.state NOT IN ('failed', 'cancelled')))
