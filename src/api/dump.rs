@@ -252,5 +252,6 @@ fn may_read(table: &CStr) -> bool {
         SELECT pg_catalog.has_function_privilege(p.oid, 'EXECUTE') FROM pg_catalog.pg_proc p
             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
         WHERE n.nspname OPERATOR(pg_catalog.=) 'pgwh' AND p.proname OPERATOR(pg_catalog.=) 'sees'";
-    may_lock(table) && Spi::get_one::<bool>(MAY_CALL).ok().flatten().unwrap_or_default()
+    let may_call = || Spi::connect(|client| client.select(MAY_CALL, Some(1), &[])?.first().get_one::<bool>());
+    may_lock(table) && may_call().ok().flatten().unwrap_or_default()
 }

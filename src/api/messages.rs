@@ -107,8 +107,10 @@ fn with_sealer<T>(action: impl FnOnce(&Sealer) -> T) -> Result<T, Error> {
         pg_sys::get_relname_relid(c"message_key".as_ptr(), pg_sys::get_namespace_oid(c"pgwh".as_ptr(), false))
     };
     if KNOWN.with_borrow(|known| known.as_ref().is_none_or(|(of, _)| *of != table)) {
-        let key = Spi::get_one::<String>("SELECT key FROM pgwh.message_key")?
-            .ok_or_else(|| Error::Internal("pgwh.message_key has no row".to_owned()))?;
+        let key = Spi::connect(|client| {
+            client.select("SELECT key FROM pgwh.message_key", Some(1), &[])?.first().get_one::<String>()
+        })?
+        .ok_or_else(|| Error::Internal("pgwh.message_key has no row".to_owned()))?;
         KNOWN.set(Some((table, Sealer::new(key.as_bytes()))));
     }
     KNOWN

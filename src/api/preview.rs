@@ -194,7 +194,9 @@ fn key_kind(oid: pg_sys::Oid, columns: &[Column]) -> Result<KeyKind, Error> {
     const QUERY: &str = "SELECT c.relreplident OPERATOR(pg_catalog.=) 'f' FROM pg_catalog.pg_class c
         WHERE c.oid OPERATOR(pg_catalog.=) $1";
     let has_key = columns.iter().any(|column| column.is_key);
-    let is_full = Spi::get_one_with_args::<bool>(QUERY, &[oid.into()])?.unwrap_or_default();
+    let is_full =
+        Spi::connect(|client| client.select(QUERY, Some(1), &[oid.into()])?.first().get_one::<bool>())?
+            .unwrap_or_default();
     Ok(if is_full && !has_key { KeyKind::WholeRow } else { KeyKind::Logged })
 }
 
@@ -231,8 +233,10 @@ fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
 fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
     let (row, source) = as_owner(|| {
         let row = journal::subscriptions(&[subscription]).into_iter().next();
+        let query = "SELECT id::text FROM pgwh.installation";
         let installation =
-            Spi::get_one::<String>("SELECT id::text FROM pgwh.installation")?.unwrap_or_default();
+            Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<String>())?
+                .unwrap_or_default();
         // SAFETY: reads a global of this process.
         Ok((row, endpoints::source_of(unsafe { pg_sys::MyDatabaseId }, &installation)))
     })?;

@@ -367,10 +367,8 @@ fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
 /// How many events of a subscription are pending, as the journal has it.
 fn pending_in_journal(id: i64) -> Result<i64, Error> {
     let count = as_owner(|| {
-        Ok(Spi::get_one_with_args::<i64>(
-            "SELECT count(*) FROM pgwh.pending_deliveries() WHERE subscription_id = $1",
-            &[id.into()],
-        )?)
+        let query = "SELECT count(*) FROM pgwh.pending_deliveries() WHERE subscription_id = $1";
+        Ok(Spi::connect(|client| client.select(query, Some(1), &[id.into()])?.first().get_one::<i64>())?)
     })?;
     Ok(count.unwrap_or_default())
 }

@@ -23,7 +23,9 @@ pub fn has(table: Oid) -> spi::Result<bool> {
     }
     const QUERY: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition d
         WHERE d.logicalrelid OPERATOR(pg_catalog.=) $1)";
-    Ok(Spi::get_one_with_args::<bool>(QUERY, &[table.into()])?.unwrap_or_default())
+    let found =
+        Spi::connect(|client| client.select(QUERY, Some(1), &[table.into()])?.first().get_one::<bool>());
+    Ok(found?.unwrap_or_default())
 }
 
 /// All tables that Citus has in its catalogs. Inside a transaction.
@@ -37,7 +39,8 @@ pub fn tables() -> spi::Result<Vec<Oid>> {
     }
     const QUERY: &str =
         "SELECT pg_catalog.array_agg(d.logicalrelid::pg_catalog.oid) FROM pg_catalog.pg_dist_partition d";
-    Ok(Spi::get_one::<Vec<Oid>>(QUERY)?.unwrap_or_default())
+    let found = Spi::connect(|client| client.select(QUERY, Some(1), &[])?.first().get_one::<Vec<Oid>>());
+    Ok(found?.unwrap_or_default())
 }
 
 fn is_here() -> bool {

@@ -124,7 +124,8 @@ pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
 /// Whether all subscriptions were copied with their database, so that no change is captured for any. Inside a transaction.
 pub fn are_all_copies() -> bool {
     let query = "SELECT NOT bool_or(starts_with(s.home, pgwh.installed() || '/')) FROM pgwh.subscriptions s";
-    check("subscriptions cannot be read", Spi::get_one::<bool>(query)).unwrap_or_default()
+    let found = Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<bool>());
+    check("subscriptions cannot be read", found).unwrap_or_default()
 }
 
 /// Keeps subscriptions as they are until the end of the transaction; false when somebody is changing them.

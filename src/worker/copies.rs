@@ -86,8 +86,9 @@ fn go_on() -> pgrx::spi::Result<bool> {
 }
 
 fn held() -> pgrx::spi::Result<i64> {
-    Ok(Spi::get_one::<i64>("SELECT count(*) FROM pgwh.subscriptions WHERE home <> pgwh.home()")?
-        .unwrap_or_default())
+    let query = "SELECT count(*) FROM pgwh.subscriptions WHERE home <> pgwh.home()";
+    let count = Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<i64>());
+    Ok(count?.unwrap_or_default())
 }
 
 fn check<T>(result: pgrx::spi::Result<T>) -> T {
