@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use harness::{Cluster, Database, Event, Receiver, eventually};
+use harness::{Cluster, Database, Event, Receiver, Setup, eventually};
 use serde_json::json;
 
 fn stage() -> (Cluster, Receiver) {
@@ -417,4 +417,44 @@ fn status_shows_what_became_of_each_of_a_thousand_subscriptions() {
     ));
     cluster.sql("INSERT INTO t VALUES (1)");
     cluster.wait_true("SELECT count(*) = 1000 FROM pgwh.status WHERE delivered = 1 AND pending = 0");
+}
+
+#[test]
+fn subscribe_waits_for_capture_with_and_without_a_name() {
+    for name in ["", "name => 's', "] {
+        let cluster = Cluster::start();
+        let receiver = Receiver::start().unwrap();
+        let mut holder = cluster.connect();
+        // No replication slot is made before this ends.
+        holder.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap();
+        cluster.each(&["CREATE EXTENSION pgstream_hooks", "CREATE TABLE t (id int PRIMARY KEY)"]);
+        let call = format!("SELECT pgwh.subscribe('{}', {name}tables => '{{public.t}}')", receiver.url("/s"));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| cluster.try_sql(&call));
+            let active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pgwh.subscribe(%'";
+            eventually("it waits", || (cluster.value(active) == "1" || waiting.is_finished()).then_some(()));
+            holder.batch_execute("COMMIT").unwrap();
+            waiting.join().unwrap().unwrap();
+        });
+        cluster.sql("INSERT INTO t VALUES (1)");
+        let name = cluster.value("SELECT name FROM pgwh.subscriptions");
+        cluster.wait_status(&name, "delivered = 1");
+    }
+}
+
+#[test]
+fn thousands_of_subscriptions_in_one_transaction_take_few_locks() {
+    let cluster = Setup::new().set("max_locks_per_transaction = 10\nmax_connections = 20").start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks");
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let receiver = Receiver::start().unwrap();
+    let url = receiver.url("/s");
+    cluster.sql(&format!(
+        "INSERT INTO pgwh.subscriptions (name, url, tables) SELECT 's' || n, '{url}', '{{public.t}}' FROM generate_series(1, 5000) n"
+    ));
+    assert_eq!(cluster.value("SELECT count(DISTINCT secret) FROM pgwh.secrets"), "5000");
+    let rotated = "SELECT count(DISTINCT pgwh.rotate_secret(name)) FROM pgwh.subscriptions";
+    assert_eq!(cluster.value(rotated), "5000");
+    cluster.sql("UPDATE pgwh.subscriptions SET headers = '{\"Authorization\": \"Bearer x\"}'");
+    assert_eq!(cluster.value("SELECT pgwh.seal_secrets()"), "5000");
 }

@@ -9,7 +9,7 @@ use super::again::tell;
 use crate::decode::text::Text;
 use crate::error::Error;
 use crate::journal::CommandKind;
-use crate::journal::heap::{StoredRow, Table, lock_out_others};
+use crate::journal::heap::{StoredRow, Table};
 use crate::secret::{Keys, stored};
 use crate::send::Identity;
 use crate::send::signature::SigningKey;
@@ -93,8 +93,7 @@ pub fn read(id: i64) -> SecretRow {
 ///
 /// Two calls for one subscription come one after the other, and the second finds what the first left.
 pub fn change(id: i64, change: impl FnOnce(&mut SecretRow) -> Result<(), Error>) -> Result<(), Error> {
-    keep_subscription(id)?;
-    lock_out_others(TABLE, id);
+    lock_subscription(id)?;
     let mut table = Table::open(TABLE);
     let found = table.find(column::SUBSCRIPTION_ID, id);
     let mut row = found.as_ref().map(SecretRow::of).unwrap_or_default();
@@ -125,10 +124,11 @@ pub fn change(id: i64, change: impl FnOnce(&mut SecretRow) -> Result<(), Error>)
     tell(CommandKind::Reload { subscription: id })
 }
 
-/// Keeps others from deleting the subscription, as the foreign key would.
-fn keep_subscription(id: i64) -> Result<(), Error> {
+/// Keeps others from deleting the subscription, as the foreign key would, and from changing its secrets, until the end of the
+/// transaction. A lock of the row takes no room in the server's table of locks, however many subscriptions a transaction has.
+fn lock_subscription(id: i64) -> Result<(), Error> {
     as_owner(|| {
-        let query = "SELECT FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE";
+        let query = "SELECT FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE";
         let arguments: [DatumWithOid<'_>; 1] = [id.into()];
         let is_there = Spi::connect_mut(|client| {
             Ok::<_, spi::Error>(!client.update(query, Some(1), &arguments)?.is_empty())

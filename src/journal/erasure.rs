@@ -62,7 +62,7 @@ fn rewrite_row(
 ///
 /// Of two sessions that rewrite it the second waits, and sees what the first did.
 pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) -> Result<u64> {
-    heap::lock_out_others("event_chunks", 0);
+    heap::lock_out_others("event_chunks");
     // The lock of the row is for the caller's rights: who may not update must not get further.
     let found = Spi::connect_mut(|client| {
         let rows = client.update(
@@ -96,7 +96,7 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
     let (Some(lowest), Some(highest)) = (deliveries.first(), deliveries.last()) else {
         return Ok(BTreeSet::new());
     };
-    heap::lock_out_others("outcome_chunks", 0);
+    heap::lock_out_others("outcome_chunks");
     let (mut owners, mut since) = (BTreeSet::new(), 0);
     loop {
         let rows = Spi::connect_mut(|client| {
@@ -147,7 +147,7 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
 pub fn erase_attempts(deliveries: &BTreeSet<DeliveryId>) -> Result<(u64, BTreeSet<i64>)> {
     let mut ids: Vec<i64> = deliveries.iter().map(|id| id.0 as i64).collect();
     ids.extend(batches_with(deliveries)?);
-    heap::lock_out_others("attempt_rows", 0);
+    heap::lock_out_others("attempt_rows");
     let (mut found, mut owners) = (Vec::new(), BTreeSet::new());
     Spi::connect_mut(|client| {
         for row in client.update(

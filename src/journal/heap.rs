@@ -205,16 +205,11 @@ impl Indexes {
     }
 }
 
-/// Waits for others who change rows of the table with this key, and keeps them waiting until the end of the transaction.
-pub fn lock_out_others(table: &str, key: i64) {
-    // SAFETY: a lock of the lock manager's, in a transaction. Keys that differ by 2^32 share one, which only makes them wait.
+/// Waits for others who change rows of the table, and keeps them waiting until the end of the transaction.
+pub fn lock_out_others(table: &str) {
+    // SAFETY: a lock of the lock manager's, in a transaction; it is of no object, so of no use to anybody else.
     unsafe {
-        pg_sys::LockDatabaseObject(
-            table_oid(table),
-            pg_sys::Oid::from(key as u32),
-            0,
-            pg_sys::ExclusiveLock as _,
-        );
+        pg_sys::LockDatabaseObject(table_oid(table), pg_sys::InvalidOid, 0, pg_sys::ExclusiveLock as _);
     }
 }
 
