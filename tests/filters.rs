@@ -734,9 +734,13 @@ fn what_no_longer_fits_makes_dead_letters_until_it_is_mended() {
         ["3", "4"]
     );
     let health = "SELECT detail FROM pgwh.health() WHERE check_name = 'subscriptions valid' AND NOT ok";
-    assert!(cluster.value(health).contains("invalid input value for enum mood"), "{}", cluster.value(health));
+    assert!(
+        cluster.value(health).contains("invalid input value for enum public.mood"),
+        "{}",
+        cluster.value(health)
+    );
     let reason = cluster.status("s", "reason");
-    assert!(reason.contains("invalid input value for enum mood"), "{reason}");
+    assert!(reason.contains("invalid input value for enum public.mood"), "{reason}");
 
     cluster.sql("UPDATE pgwh.subscriptions SET filter = 'm = ''fine'''");
     cluster.sql("INSERT INTO t VALUES (5, 'fine')");
@@ -947,4 +951,49 @@ fn health_and_status_do_not_wait_for_locks_on_tables() {
     assert_eq!(cluster.value("SELECT count(reason) FROM pgwh.status"), "0");
     busy.batch_execute("COMMIT").unwrap();
     assert!(check(&cluster, "detail").contains("public.unfit"));
+}
+
+/// Each gives at least one of the filter's literals or operators another meaning.
+const SESSIONS: [&str; 6] = [
+    "timezone=Asia/Tokyo",
+    "datestyle=SQL,DMY",
+    "intervalstyle=sql_standard",
+    "transform_null_equals=on",
+    "array_nulls=off",
+    "standard_conforming_strings=off",
+];
+const AS_DECODER: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; ";
+
+#[test]
+fn who_looks_with_other_settings_sees_the_same_verdict() {
+    let (cluster, receiver) = stage();
+    cluster
+        .sql("CREATE TABLE u (id int PRIMARY KEY, z timestamptz, d date, i interval, note text, a text[])");
+    let filter = "(z < '2026-03-05' AND d > '01-02-03' AND i > '-1 2:00:00' AND a <> '{NULL}' AND note <> 'a\\b') \
+                  OR note = NULL";
+    let subscribe = |name: &str| {
+        format!(
+            "SELECT pgwh.subscribe('{}', name => '{name}', tables => '{{u}}', event_types => '{{insert}}', filter => $f${filter}$f$)",
+            receiver.url("/s")
+        )
+    };
+    cluster.sql(&format!("{AS_DECODER}{}", subscribe("s")));
+    for session in SESSIONS {
+        let other = cluster.with_options(&format!("-c {session}"));
+        assert_eq!(other.value("SELECT coalesce(reason, 'well') FROM pgwh.status"), "well", "{session}");
+        let check = "SELECT ok FROM pgwh.health() WHERE check_name = 'subscriptions valid'";
+        assert_eq!(other.value(check), "t", "{session}");
+        // Nor does it stop what does not change the filter.
+        other.sql(
+            "UPDATE pgwh.subscriptions SET enabled = false; UPDATE pgwh.subscriptions SET enabled = true",
+        );
+        other.sql("ALTER TABLE u ADD more int; ALTER TABLE u DROP more");
+        // Typed in that session it could mean something else.
+        let (setting, value) = session.split_once('=').unwrap();
+        let refused =
+            cluster.refused(&format!("{AS_DECODER}SET {setting} = '{value}'; {}", subscribe("other")));
+        assert!(refused.message.contains("depends on a setting"), "{session}: {refused:?}");
+    }
+    cluster.sql("INSERT INTO u VALUES (1, '2026-03-04 23:00Z', '2026-01-01', '1 day', 'x', '{y}')");
+    assert_eq!(cluster.delivered(&receiver, "s").len(), 1);
 }

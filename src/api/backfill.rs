@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, with_plain_names};
 use super::again::{is_own, refused, state_of_own, tell};
-use super::conditions::Conditions;
+use super::conditions::{Conditions, FilterSource};
 use super::gate;
 use super::notice::Notice;
 use super::permission::Claim;
@@ -211,7 +211,7 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
             }
         }
     }
-    Conditions { key_columns: None, ..conditions }.check()?;
+    Conditions { key_columns: None, ..conditions }.check(FilterSource::Session)?;
     Ok(left_out.into_iter().map(|(_, left_out)| left_out).collect())
 }
 

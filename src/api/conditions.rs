@@ -35,7 +35,16 @@ pub struct Conditions {
 
 thread_local! {
     /// What fits, but for numbers in filters.
-    static FITTING: RefCell<Found<Conditions, ()>> = RefCell::default();
+    static FITTING: RefCell<Found<(FilterSource, Conditions), ()>> = RefCell::default();
+}
+
+/// Where a filter comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FilterSource {
+    /// It is typed in this session, whose settings the author may have in mind.
+    Session,
+    /// It is of a subscription's row: what the settings of this session are makes no difference.
+    Row,
 }
 
 /// How long a table that is looked at keeps its definition.
@@ -167,37 +176,35 @@ impl Conditions {
     }
 
     /// Refuses what does not suit the tables that there are.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self, source: FilterSource) -> Result<(), Error> {
         // Of many that are made in one command, most are the same but for numbers.
-        let remembered = self.without_numbers();
+        let remembered = (source, self.without_numbers());
         if FITTING.with_borrow(|fitting| fitting.get(&remembered)).is_some() {
             return Ok(());
         }
-        let judged = self.judge(|is_named| if is_named { Lock::Lasting } else { Lock::Brief })?;
-        match judged.problem {
-            Some(error) => Err(error),
-            None => {
-                FITTING.with_borrow_mut(|fitting| fitting.add(remembered, ()));
-                Ok(())
-            }
+        let judged = self.judge(source, |is_named| if is_named { Lock::Lasting } else { Lock::Brief })?;
+        if let Some(error) = judged.problem {
+            return Err(error);
         }
+        FITTING.with_borrow_mut(|fitting| fitting.add(remembered, ()));
+        Ok(())
     }
 
     /// How they suit each table that there is today and can be looked at at once.
     pub fn look(&self) -> Result<Verdict, Error> {
-        self.judge(|_| Lock::IfFree)
+        self.judge(FilterSource::Row, |_| Lock::IfFree)
     }
 
     /// A table that a wildcard leads to, and that they don't fit, is not meant, as long as they fit another. While there is
     /// no table, the filter is judged by itself.
-    fn judge(&self, lock: impl Fn(bool) -> Lock) -> Result<Verdict, Error> {
+    fn judge(&self, source: FilterSource, lock: impl Fn(bool) -> Lock) -> Result<Verdict, Error> {
         let mut verdict = Verdict::default();
         let tables = self.tables()?;
         if tables.is_empty() {
             verdict.problem = self.check_alone().err();
         }
         for (table, is_named) in tables {
-            match self.fit(table, lock(is_named)) {
+            match self.fit(table, lock(is_named), source) {
                 Ok(true) => verdict.fitting.push(table),
                 Ok(false) => verdict.is_partial = true,
                 Err(Problem::Misfit(why)) if !is_named => verdict.misfits.push(Misfit { table, why }),
@@ -230,7 +237,9 @@ impl Conditions {
                     }
                     let of =
                         |bare| Kinds::of(filter::resolve(&text, relation, bare).ok()?.node, &shape.literals);
-                    let found = self.bares().into_iter().map(of).collect::<Option<Vec<Kinds>>>();
+                    let found = raw::with_settings_of_filters(|| {
+                        self.bares().into_iter().map(of).collect::<Option<Vec<Kinds>>>()
+                    });
                     Lock::IfFree.close(relation);
                     found
                 }
@@ -279,13 +288,15 @@ impl Conditions {
         let Some(filter) = &self.filter else { return Ok(()) };
         let memory = Memory::new(c"pgwh filter check");
         let text = text::in_server_encoding(filter);
-        // SAFETY: in a transaction.
-        let judged = in_subtransaction(memory.context(), || unsafe { filter::check_alone(&text) });
+        let judged = in_subtransaction(memory.context(), || {
+            // SAFETY: in a transaction.
+            raw::with_settings_of_filters(|| unsafe { filter::check_alone(&text) })
+        });
         judged.and_then(|inner| inner).map_err(|raised| self.filter_error(raised, None))
     }
 
     /// Whether they fit a table that holds rows. False when that can't be said, since it is gone or can't be opened.
-    pub fn fit(&self, table: pg_sys::Oid, lock: Lock) -> Result<bool, Problem> {
+    pub fn fit(&self, table: pg_sys::Oid, lock: Lock, source: FilterSource) -> Result<bool, Problem> {
         let memory = Memory::new(c"pgwh filter check");
         let judged = in_subtransaction(memory.context(), || {
             // SAFETY: what is opened is closed.
@@ -294,7 +305,7 @@ impl Conditions {
                 if relation.is_null() {
                     return Ok(false);
                 }
-                let judged = self.fit_relation(relation);
+                let judged = self.fit_relation(relation, source);
                 lock.close(relation);
                 judged.map(|()| true)
             }
@@ -304,12 +315,12 @@ impl Conditions {
 
     /// # Safety
     /// The relation is open.
-    unsafe fn fit_relation(&self, relation: pg_sys::Relation) -> Result<(), Problem> {
+    unsafe fn fit_relation(&self, relation: pg_sys::Relation, source: FilterSource) -> Result<(), Problem> {
         // SAFETY: as the caller promises.
         let table = unsafe { Table::of(relation) };
         if let Some(filter) = &self.filter {
             // SAFETY: as the caller promises.
-            unsafe { self.fit_filter(filter, relation, &table)? };
+            unsafe { self.fit_filter(filter, relation, &table, source)? };
         }
         if let Some(changed) = &self.changed {
             let numbers = table.numbers_of("changed", changed)?;
@@ -335,12 +346,13 @@ impl Conditions {
         filter: &str,
         relation: pg_sys::Relation,
         table: &Table,
+        source: FilterSource,
     ) -> Result<(), Problem> {
         let text = text::in_server_encoding(filter);
         for bare in self.bares() {
             let misfit = |raised| Problem::Misfit(self.filter_error(raised, Some(table.oid)));
             // SAFETY: as the caller promises.
-            let uses = unsafe { compile_twice(&text, relation, bare).map_err(misfit)? };
+            let uses = unsafe { compile(&text, relation, bare, source).map_err(misfit)? };
             let old: Vec<i16> = uses.old.into_iter().collect();
             match bare {
                 Bare::New if self.wants("update") => table.require_old("filter", "update", &old)?,
@@ -376,41 +388,35 @@ impl Conditions {
     }
 }
 
-/// Compiles a filter as this session understands it and as the decoder does, which must be the same.
-unsafe fn compile_twice(text: &CStr, relation: pg_sys::Relation, bare: Bare) -> Result<Uses, Raised> {
-    // SAFETY: the relation is open; settings go back to what they were.
-    unsafe {
-        let here = filter::resolve(text, relation, bare)?;
-        let level = pg_sys::NewGUCNestLevel();
-        for (setting, value) in raw::SETTINGS_OF_FILTERS {
-            pg_sys::set_config_option(
-                setting.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-        }
-        let there = filter::resolve(text, relation, bare);
-        pg_sys::AtEOXact_GUC(true, level);
-        let there = there?;
+/// Compiles a filter as the decoder does. What is typed in this session must mean the same to both.
+unsafe fn compile(
+    text: &CStr,
+    relation: pg_sys::Relation,
+    bare: Bare,
+    source: FilterSource,
+) -> Result<Uses, Raised> {
+    // SAFETY: the relation is open.
+    let resolve = || unsafe { filter::resolve(text, relation, bare) };
+    let here = (source == FilterSource::Session).then(resolve).transpose()?;
+    let there = raw::with_settings_of_filters(|| {
+        let there = resolve()?;
         // What is constant is computed now, so that what fails in it fails here.
-        condition::prepare(there.node);
-        if pg_sys::equal(here.node.cast(), there.node.cast()) {
-            return Ok(there.uses);
-        }
-        let mut raised = Raised::new(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "the filter depends on a setting of this session",
-        );
-        raised.hint = Some(
-            "It is read with TimeZone = 'UTC', DateStyle = 'ISO, YMD' and search_path = pg_catalog: write times like '2026-01-31 12:00:00+00', and types with their schema.".to_owned(),
-        );
-        Err(raised)
+        // SAFETY: resolved just now.
+        unsafe { condition::prepare(there.node) };
+        Ok::<_, Raised>(there)
+    })?;
+    // SAFETY: both are trees of nodes.
+    if here.is_none_or(|here| unsafe { pg_sys::equal(here.node.cast(), there.node.cast()) }) {
+        return Ok(there.uses);
     }
+    let mut raised = Raised::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "the filter depends on a setting of this session",
+    );
+    raised.hint = Some(
+        "It is read with TimeZone = 'UTC', DateStyle = 'ISO, YMD', transform_null_equals = off and search_path = pg_catalog: write times like '2026-01-31 12:00:00+00', IS NULL, and types with their schema.".to_owned(),
+    );
+    Err(raised)
 }
 
 /// A filter but for its numbers, which make no difference to what fits.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::conditions::{Conditions, Lock, columns_of_table, name_of};
+use super::conditions::{Conditions, FilterSource, Lock, columns_of_table, name_of};
 use super::table_keys::{HAS_CONDITIONS, keys_of};
 use super::tables::with_rows;
 use crate::decode::access;
@@ -243,7 +243,7 @@ impl Need {
             return Err(refuse(format!("its {argument} name {gone:?}"), argument, None));
         }
         for part in with_rows(table) {
-            self.conditions.fit(part, Lock::Brief).map_err(|problem| {
+            self.conditions.fit(part, Lock::Brief, FilterSource::Row).map_err(|problem| {
                 let error = problem.into_error();
                 let first = error.cure().filter(|_| !before.contains(&part));
                 refuse(error.in_one_line(), error.argument(), first)

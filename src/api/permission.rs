@@ -137,7 +137,7 @@ impl Claim {
             if relation.is_null() {
                 return None;
             }
-            let missing = permits::missing(relation, &terms);
+            let missing = raw::with_settings_of_filters(|| permits::missing(relation, &terms));
             lock.close(relation);
             missing
         }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use pgrx::datum::Interval;
 use url::Url;
 
-use super::conditions::Conditions;
+use super::conditions::{Conditions, FilterSource};
 use super::jsonb::Jsonb;
 use super::messages;
 use super::permission::Claim;
@@ -83,6 +83,8 @@ pub struct Known {
     pub columns: Vec<String>,
     pub transform: Option<String>,
     pub route: Option<String>,
+    /// The filter, accepted in a session with perhaps other settings.
+    pub filter: Option<String>,
     /// What was found to fit its tables, and need not be asked again.
     pub conditions: Option<Conditions>,
 }
@@ -199,7 +201,8 @@ impl Wish {
             key_columns: self.key_columns.map(|typed| whole("key_columns", typed)).transpose()?,
         };
         if known.conditions.as_ref() != Some(&conditions) {
-            conditions.check()?;
+            let is_known = conditions.filter == known.filter;
+            conditions.check(if is_known { FilterSource::Row } else { FilterSource::Session })?;
         }
         let Conditions { tables, event_types, filter, changed, key_columns } = conditions;
         let retry_schedule = schedule(self.retry_schedule)?;

@@ -103,6 +103,7 @@ fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Err
             known.tables = texts(old, "tables")?.unwrap_or_default().into_iter().flatten().collect();
             known.transform = old.get_by_name::<Text>("transform")?.map(String::from);
             known.route = old.get_by_name::<Text>("route")?.map(String::from);
+            known.filter = old.get_by_name::<Text>("filter")?.map(String::from);
             for column in ["columns", "exclude_columns"] {
                 known.columns.extend(texts(old, column)?.unwrap_or_default().into_iter().flatten());
             }

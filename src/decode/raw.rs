@@ -95,13 +95,43 @@ pub mod unguarded {
 /// The role that made the cluster (`BOOTSTRAP_SUPERUSERID`, pg_authid.dat).
 pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(10);
 
-/// What the meaning of a filter's text depends on, and how workers have it (`worker/process.rs` pins the same).
-pub const SETTINGS_OF_FILTERS: [(&CStr, &CStr); 4] = [
+/// What the meaning of a filter's text depends on, and how workers have it, which pin these.
+pub const SETTINGS_OF_FILTERS: [(&CStr, &CStr); 10] = [
     (c"search_path", c"pg_catalog"),
     (c"TimeZone", c"UTC"),
     (c"DateStyle", c"ISO, YMD"),
     (c"IntervalStyle", c"postgres"),
+    (c"bytea_output", c"hex"),
+    (c"extra_float_digits", c"1"),
+    (c"xmlbinary", c"base64"),
+    (c"transform_null_equals", c"off"),
+    (c"array_nulls", c"on"),
+    (c"standard_conforming_strings", c"on"),
 ];
+
+/// Runs the action with the settings by which workers read filters. When it raises, the abort of the transaction, or of the
+/// subtransaction around it, takes them back.
+pub fn with_settings_of_filters<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: in a transaction; settings go back to what they were.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        for (setting, value) in SETTINGS_OF_FILTERS {
+            pg_sys::set_config_option(
+                setting.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        let done = action();
+        pg_sys::AtEOXact_GUC(true, level);
+        done
+    }
+}
 
 /// Installs the handlers of an ordinary backend: SIGTERM ends the process also out of a blocking wait in C, SIGHUP
 /// reloads the configuration.

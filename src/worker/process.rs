@@ -14,7 +14,8 @@ use crate::dispatch::ProcessorTime;
 use crate::settings;
 
 /// Settings every worker pins for itself, since it would inherit `ALTER DATABASE … SET` and `ALTER ROLE … SET`.
-/// Values must render the same everywhere, and no time limit may end a worker that waits.
+/// No time limit may end a worker that waits. Values and filters must mean the same everywhere, which
+/// [`raw::SETTINGS_OF_FILTERS`] sees to.
 const PINNED: &[(&CStr, &CStr)] = &[
     (c"statement_timeout", c"0"),
     (c"lock_timeout", c"0"),
@@ -24,16 +25,9 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_deferrable", c"off"),
-    (c"search_path", c"pg_catalog"),
     (c"row_security", c"off"),
     (c"jit", c"off"),
     (c"max_parallel_workers_per_gather", c"0"),
-    (c"TimeZone", c"UTC"),
-    (c"DateStyle", c"ISO, YMD"),
-    (c"IntervalStyle", c"postgres"),
-    (c"bytea_output", c"hex"),
-    (c"extra_float_digits", c"1"),
-    (c"xmlbinary", c"base64"),
     (c"session_replication_role", c"origin"),
     // What workers note is no statement of a user's, and has rows as parameters.
     (c"pgaudit.log", c"none"),
@@ -44,7 +38,6 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"debug_print_plan", c"off"),
     (c"exit_on_error", c"off"),
     (c"restrict_nonsystem_relation_kind", c""),
-    (c"transform_null_equals", c"off"),
     // After `session_authorization`, which see `pin_identity`.
     (c"role", c"none"),
 ];
@@ -60,6 +53,7 @@ pub fn connect(database: pg_sys::Oid) {
         );
     }
     pin_identity();
+    pin(&raw::SETTINGS_OF_FILTERS);
     pin(PINNED);
     set_log_level();
 }
