@@ -1196,8 +1196,8 @@ CREATE FUNCTION pgwh.oldest_transaction(xid bigint DEFAULT NULL, OUT who text, O
             WHERE CASE WHEN oldest_transaction.xid IS NULL THEN a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
                 ELSE a.backend_xid::text::bigint = oldest_transaction.xid END
             UNION ALL
-            SELECT p.transaction, format('prepared transaction %L in database %I', p.gid, p.database),
-                format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database)
+            SELECT p.transaction, format('prepared transaction %L in database %I (COMMIT PREPARED ends it, too)', p.gid, p.database),
+                format('ROLLBACK PREPARED %L;', p.gid)
             FROM pg_catalog.pg_prepared_xacts p
             WHERE oldest_transaction.xid IS NULL OR p.transaction::text::bigint = oldest_transaction.xid
         ) b ORDER BY age(b.xid) DESC LIMIT 1;
@@ -1250,9 +1250,9 @@ CREATE FUNCTION pgwh.lock_holders(subscription_id bigint DEFAULT NULL, OUT stops
         )
         SELECT DISTINCT ON (w.rank, w.waiting, a.pid, p.gid) w.rank = 1, w.waiting,
             CASE WHEN a.pid IS NOT NULL THEN format('process %s (%s, %s)', a.pid, a.usename, a.state)
-                ELSE format('prepared transaction %L', p.gid) END,
+                ELSE format('prepared transaction %L (COMMIT PREPARED ends it, too)', p.gid) END,
             CASE WHEN a.pid IS NOT NULL THEN format('SELECT pg_terminate_backend(%s);', a.pid)
-                ELSE format('ROLLBACK PREPARED %L; or COMMIT PREPARED %L; in database %I', p.gid, p.gid, p.database) END
+                ELSE format('ROLLBACK PREPARED %L;', p.gid) END
         FROM awaited w JOIN lock v ON v.holder = w.holder
             LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = v.pid
             LEFT JOIN pg_catalog.pg_prepared_xacts p ON v.pid IS NULL AND v.locktype = 'transactionid' AND p.transaction = v.transactionid
@@ -1410,9 +1410,24 @@ CREATE FUNCTION pgwh.publication_problems(OUT publication name, OUT problem text
             format(CASE WHEN p.puballtables THEN 'publication %I is of all tables, so also of those of pgwh'
                 ELSE 'publication %I has tables of pgwh' END, p.pubname),
             CASE WHEN p.puballtables
-                THEN format('BEGIN; DROP PUBLICATION %1$I; CREATE PUBLICATION %1$I FOR TABLES IN SCHEMA %2$s; COMMIT; then on each subscriber: ALTER SUBSCRIPTION ... REFRESH PUBLICATION;',
-                    p.pubname, (SELECT coalesce(string_agg(DISTINCT quote_ident(t.schemaname), ', ' ORDER BY quote_ident(t.schemaname)), 'public')
-                        FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname <> 'pgwh'))
+                -- Its options, owner and comment go with it; tables may come to any schema.
+                THEN format('BEGIN; DROP PUBLICATION %1$I; CREATE PUBLICATION %1$I%2$s%3$s;%4$s%5$s COMMIT; then on each subscriber: ALTER SUBSCRIPTION ... REFRESH PUBLICATION;',
+                    p.pubname,
+                    (SELECT ' FOR TABLES IN SCHEMA ' || string_agg(quote_ident(n.nspname), ', ' ORDER BY n.nspname)
+                        FROM pg_catalog.pg_namespace n
+                        WHERE n.nspname <> 'pgwh' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'),
+                    (SELECT format(' WITH (%s)', string_agg(o.option, ', ' ORDER BY o.place)) FROM (VALUES
+                        (1, CASE WHEN NOT (p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate) THEN format('publish = %L', concat_ws(', ',
+                            CASE WHEN p.pubinsert THEN 'insert' END, CASE WHEN p.pubupdate THEN 'update' END,
+                            CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END)) END),
+                        (2, CASE WHEN p.pubviaroot THEN 'publish_via_partition_root = true' END),
+                        (3, CASE WHEN to_jsonb(p) ->> 'pubgencols' = 's' THEN 'publish_generated_columns = stored' END)) o (place, option)
+                        WHERE o.option IS NOT NULL HAVING count(*) > 0),
+                    -- FOR TABLES IN SCHEMA has superusers as owners only.
+                    (SELECT format(' ALTER PUBLICATION %I OWNER TO %I;', p.pubname, r.rolname) FROM pg_catalog.pg_roles r
+                        WHERE r.oid = p.pubowner AND r.rolsuper AND r.rolname <> coalesce(nullif(current_setting('role'), 'none'), session_user)),
+                    (SELECT format(' COMMENT ON PUBLICATION %I IS %L;', p.pubname, d.description) FROM pg_catalog.pg_description d
+                        WHERE d.objoid = p.oid AND d.classoid = 'pg_publication'::regclass))
                 WHEN EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n
                     WHERE n.pnpubid = p.oid AND n.pnnspid = (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'pgwh'))
                 THEN format('ALTER PUBLICATION %I DROP TABLES IN SCHEMA pgwh;', p.pubname)

@@ -129,7 +129,7 @@ fn who_is_gone_is_left_alone_after_restarts_though_its_row_is_locked() {
     assert_eq!(stage.cluster.delivered(&stage.receiver, "well").len(), 9);
     stage.cluster.wait_status("app", told);
     assert_eq!(stage.requests("app"), asked, "who is gone is left alone");
-    stage.cluster.sql("ROLLBACK PREPARED 'xa-7'");
+    stage.cluster.sql(&stage.cluster.status("app", "next_step"));
     stage.cluster.wait_true("SELECT NOT enabled FROM pgwh.subscriptions WHERE name = 'app'");
     assert_eq!(stage.requests("app"), asked);
 }

@@ -426,3 +426,32 @@ fn a_publication_that_gets_our_tables_is_warned_of() {
     cluster.sql("DROP PUBLICATION p");
     assert!(warnings("CREATE PUBLICATION p FOR ALL TABLES").is_empty());
 }
+
+#[test]
+fn a_publication_made_as_the_hint_says_keeps_its_options() {
+    let cluster = Cluster::with_extension();
+    cluster.sql(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE SCHEMA \"App\"; CREATE TABLE \"App\".t (id int PRIMARY KEY);
+         CREATE SCHEMA later; CREATE ROLE pubs SUPERUSER",
+    );
+    let has_generated = cluster.value("SELECT current_setting('server_version_num')::int >= 180000") == "t";
+    let generated = if has_generated { ", publish_generated_columns = stored" } else { "" };
+    cluster.sql(&format!(
+        "CREATE PUBLICATION arch FOR ALL TABLES WITH (publish = 'insert, update', publish_via_partition_root = true{generated});
+         ALTER PUBLICATION arch OWNER TO pubs; COMMENT ON PUBLICATION arch IS 'to the archive''s'"
+    ));
+    let kept = "SELECT to_jsonb(p) - 'oid' - 'puballtables' || jsonb_build_object('comment', obj_description(p.oid, 'pg_publication'))
+                FROM pg_publication p WHERE pubname = 'arch'";
+    let before = cluster.value(kept);
+    let hint = cluster.value("SELECT hint FROM pgwh.health() WHERE check_name = 'publications'");
+    cluster.sql(&typed(&hint, INSTEAD.0, INSTEAD.1));
+    assert_eq!(cluster.value(kept), before);
+    let schemas = "SELECT string_agg(pnnspid::regnamespace::text, ' ' ORDER BY pnnspid::regnamespace::text COLLATE \"C\")
+                   FROM pg_publication_namespace";
+    assert_eq!(cluster.value(schemas), "\"App\" later public");
+    assert_eq!(cluster.value("SELECT ok FROM pgwh.health() WHERE check_name = 'publications'"), "t");
+    // What is as by default is not said.
+    cluster.sql("DROP PUBLICATION arch; CREATE PUBLICATION plain FOR ALL TABLES");
+    let hint = cluster.value("SELECT hint FROM pgwh.health() WHERE check_name = 'publications'");
+    assert!(!hint.contains("WITH") && !hint.contains("OWNER") && !hint.contains("COMMENT"), "{hint}");
+}

@@ -360,9 +360,9 @@ fn the_transaction_that_keeps_the_log_is_named_and_how_to_end_it() {
     cluster.wait_confirmed();
     write();
     cluster.wait_true(
-        "SELECT NOT ok AND detail LIKE '%prepared transaction ''xa-7''%' AND hint LIKE '%ROLLBACK PREPARED ''xa-7''%' \
+        "SELECT NOT ok AND detail LIKE '%prepared transaction ''xa-7''%COMMIT PREPARED%' AND hint LIKE '%ROLLBACK PREPARED ''xa-7''%' \
          FROM pgwh.health() WHERE check_name = 'retained WAL'",
     );
-    cluster.sql("COMMIT PREPARED 'xa-7'");
+    cluster.sql(check("hint").split_once(": ").unwrap().1);
     cluster.wait_true("SELECT detail NOT LIKE '%xa-7%' FROM pgwh.health() WHERE check_name = 'retained WAL'");
 }
