@@ -112,6 +112,10 @@ fn all_that_ran_run_after_a_restart_and_after_the_hint_was_typed() {
     for how in [Stop::Fast, Stop::Kill] {
         cluster.restart(how);
         running.iter().for_each(|database| works(database, &receiver));
+        // Of databases without the extension nobody is warned.
+        let said = "no worker process is free to look whether database";
+        eventually("it is said that nobody could look", || cluster.log().contains(said).then_some(()));
+        assert_eq!(warnings(&cluster, &["template1"]) + warnings(&cluster, &["postgres"]), 0);
         is_refused(&late, &receiver, "max_worker_processes");
     }
     let hint = late.value("SELECT hint FROM pgwh.health() WHERE check_name = 'worker running'");

@@ -53,6 +53,7 @@ pub extern "C-unwind" fn pgwh_launcher_main(_argument: pg_sys::Datum) {
         children: HashMap::new(),
         not_before: HashMap::new(),
         refused: HashSet::new(),
+        not_looked_at: HashSet::new(),
         some_wait: false,
     };
     for oid in databases() {
@@ -71,6 +72,8 @@ struct Launcher {
     not_before: HashMap<pg_sys::Oid, Instant>,
     /// Databases of which was said that there are too few worker processes, until they capture changes.
     refused: HashSet<pg_sys::Oid>,
+    /// Databases of which was said that nobody could look whether they have the extension.
+    not_looked_at: HashSet<pg_sys::Oid>,
     /// Some wait for others to be started.
     some_wait: bool,
 }
@@ -86,6 +89,7 @@ impl Launcher {
         self.make_room();
         // An extension that is being created is not seen by whoever looks, so its database is forgotten for a moment.
         self.refused.retain(|oid| shared.find(*oid).is_some() || exists(*oid));
+        self.not_looked_at.retain(|oid| shared.find(*oid).is_some());
         self.not_before.retain(|oid, _| shared.find(*oid).is_some());
         let again = std::mem::take(&mut self.some_wait).then(|| now + NO_WORKER_PAUSE);
         self.not_before.values().copied().filter(|due| *due > now).chain(again).min()
@@ -213,7 +217,11 @@ impl Launcher {
             return;
         }
         database.refuse(Phase::NoFreeWorker);
-        if self.refused.insert(oid) {
+        if Rank::of(database) == Rank::Unknown {
+            if self.not_looked_at.insert(oid) {
+                log_not_looked_at(oid);
+            }
+        } else if self.refused.insert(oid) {
             warn_of_no_worker(oid);
         }
     }
@@ -291,6 +299,14 @@ fn warn_of_no_worker(database: pg_sys::Oid) {
     ))
     .set_hint(process::hint_for_more_workers())
     .report(PgLogLevel::WARNING);
+}
+
+/// Most databases do not have the extension, so that no process for a look is nothing to warn of.
+fn log_not_looked_at(database: pg_sys::Oid) {
+    pgrx::log!(
+        "pgstream_hooks: no worker process is free to look whether database {} has the extension; it is looked at as soon as there is one",
+        process::database_name(database)
+    );
 }
 
 /// Whether there is a database of that oid.
