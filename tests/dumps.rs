@@ -2,6 +2,7 @@
 //! `pg_read_all_data`, roles that may read all tables of the users; each dump has what its role may see.
 
 use std::process::Output;
+use std::sync::{Arc, Mutex};
 
 use harness::{Cluster, Database, Receiver, Server, Setup};
 
@@ -144,4 +145,48 @@ fn a_restored_dump_gives_new_subscriptions_ids_of_their_own() {
         copy.subscribe(&receiver, "new", "tables => '{t}'");
         assert_eq!(copy.column("SELECT id FROM pgwh.subscriptions ORDER BY id"), ["1", "2", "3"]);
     }
+}
+
+#[test]
+fn subscribing_after_a_restore_warns_of_another_key() {
+    let cluster = Cluster::start();
+    let shop = cluster.create_database("shop");
+    let receiver = Receiver::start().unwrap();
+    shop.each(&["CREATE EXTENSION pgstream_hooks", "CREATE TABLE t (id int PRIMARY KEY)"]);
+    for name in ["it''s", "given"] {
+        shop.sql(&format!(
+            "SELECT pgwh.subscribe('{}', name => '{name}', tables => '{{t}}')",
+            receiver.url("/s")
+        ));
+    }
+    let key = shop.value("SELECT pgwh.secret('given')");
+    let copy = cluster.create_database("copy");
+    copy.psql(&dump(&shop, "postgres", &[]));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&heard);
+    let mut client = copy.connect_noticing(move |notice| {
+        if notice.severity() == "WARNING" {
+            let hint = notice.hint().unwrap_or_default().to_owned();
+            noted.lock().unwrap().push((notice.message().to_owned(), hint));
+        }
+    });
+    let mut warnings = |name: &str, rest: &str| {
+        let url = receiver.url("/s");
+        let call = format!("SELECT pgwh.subscribe('{url}', name => '{name}', tables => '{{t}}'{rest})");
+        client.batch_execute(&call).unwrap();
+        std::mem::take(&mut *heard.lock().unwrap())
+    };
+    let warned = warnings("it''s", "");
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert_eq!(warned[0].0, "subscription \"it's\" has another signing key than before");
+    let query = warned[0].1.split(": ").nth(1).unwrap().split(';').next().unwrap();
+    let new = copy.value("SELECT secret FROM pgwh.secrets JOIN pgwh.subscriptions s ON s.id = subscription_id WHERE name = 'it''s'");
+    assert_eq!(copy.value(query), new);
+    assert!(warned[0].1.contains("pgwh.rotate_secret('it''s')"), "{warned:?}");
+    copy.wait_status("it''s", "state = 'active'");
+    // Who has a key, or gives the old one, is not warned.
+    assert_eq!(warnings("it''s", ""), []);
+    assert_eq!(warnings("given", &format!(", secret => '{key}'")), []);
+    assert_eq!(copy.value("SELECT pgwh.secret('given')"), key);
+    assert_eq!(warnings("fresh", ""), []);
 }

@@ -32,4 +32,9 @@ impl Notice {
     pub fn report(self) {
         self.0.report(PgLogLevel::NOTICE);
     }
+
+    /// Sends it as a WARNING, which the server logs, too.
+    pub fn warn(self) {
+        self.0.report(PgLogLevel::WARNING);
+    }
 }

@@ -15,6 +15,7 @@ use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
 use super::moment::Moment;
+use super::notice::Notice;
 use super::secret_rows;
 use super::subscribe::id_of;
 use crate::decode::text::{Text, Texts};
@@ -191,12 +192,14 @@ pub fn scheme_of(signature: Option<&str>) -> Result<Scheme, Error> {
 }
 
 /// Stores the key that somebody gave, or one of the kind that somebody wants, or one where there is none.
-pub fn set_secret(id: i64, secret: Option<String>, scheme: Option<Scheme>) -> Result<(), Error> {
+pub fn set_secret(id: i64, name: &str, secret: Option<String>, scheme: Option<Scheme>) -> Result<(), Error> {
     let present = match (&secret, scheme) {
         (None, _) => Opened::read(id, &keys()?)?.secret,
         _ => None,
     };
     let present = present.map(|present| SigningKey::parse(&present)).transpose()?;
+    // A new subscription has been given a key by now.
+    let is_missing = secret.is_none() && present.is_none();
     let wanted = match (secret, present) {
         (Some(given), _) => given,
         (None, Some(present)) if scheme.is_none_or(|scheme| scheme == present.scheme()) => return Ok(()),
@@ -205,7 +208,25 @@ pub fn set_secret(id: i64, secret: Option<String>, scheme: Option<Scheme>) -> Re
     secret_rows::change(id, |row| {
         row.secret = Some(wanted);
         Ok(())
-    })
+    })?;
+    if is_missing {
+        warn_of_another_key(name);
+    }
+    Ok(())
+}
+
+/// Warns whoever subscribes again that the receiver has a key by which no request is signed any more.
+fn warn_of_another_key(name: &str) {
+    let quoted = name.replace('\'', "''");
+    Notice::new(format!("subscription \"{name}\" has another signing key than before"))
+        .detail(
+            "Its key was missing: dumps carry keys only when they are encrypted. A receiver that has the old one refuses the requests.",
+        )
+        .hint(format!(
+            "The new key, for the receiver: SELECT pgwh.secret('{quoted}'); To keep the old one: call pgwh.subscribe with the same \
+             arguments and secret => 'whsec_...'. To replace a key later: SELECT pgwh.rotate_secret('{quoted}');"
+        ))
+        .warn();
 }
 
 /// Stores who we are to the endpoint; an empty text is nobody.

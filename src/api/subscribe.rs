@@ -128,7 +128,7 @@ fn subscribe(
             notice_other_owner(&name, &owner);
         }
     }
-    secrets::set_secret(id, secret, scheme)?;
+    secrets::set_secret(id, &name, secret, scheme)?;
     if let Some(pem) = client_certificate {
         secrets::set_client_certificate(id, &pem)?;
     }
