@@ -113,10 +113,9 @@ fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
 }
 
 fn tables_of_subscription(id: i64) -> Result<Vec<String>, Error> {
-    let tables = Spi::get_one_with_args::<Vec<Text>>(
-        "SELECT tables FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
-        &[id.into()],
-    )?;
+    const QUERY: &str = "SELECT tables FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1";
+    let tables =
+        Spi::connect(|client| client.select(QUERY, Some(1), &[id.into()])?.first().get_one::<Vec<Text>>())?;
     Ok(tables.map(text::strings).unwrap_or_default())
 }
 
