@@ -92,7 +92,7 @@ fn prometheus(directory: &Path, targets: [(&str, &Daemon); 2]) -> Daemon {
     assert_eq!(active.matches("\n  # - job_name: ").count(), 1);
     let mut config = active
         .replace(commented, "\n  ")
-        .replace("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s");
+        .replace("scrape_interval: 15s", "scrape_interval: 3s\n  evaluation_interval: 1s");
     for (usual, daemon) in targets {
         assert!(config.contains(usual), "{usual}");
         config = config.replace(usual, &daemon.address);
