@@ -269,6 +269,12 @@ COMMENT ON FUNCTION pgwh.store_headers() IS 'keeps values of sensitive headers i
 CREATE TRIGGER store_headers AFTER INSERT OR UPDATE OF headers ON pgwh.subscriptions
     FOR EACH ROW WHEN (starts_with(NEW.home, pgwh.installed() || '/')) EXECUTE FUNCTION pgwh.store_headers();
 
+CREATE FUNCTION pgwh.warn_of_tables() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'warn_of_tables_wrapper';
+COMMENT ON FUNCTION pgwh.warn_of_tables() IS 'warns of patterns of tables that no table matches';
+CREATE TRIGGER warn_of_tables AFTER INSERT OR UPDATE OF tables ON pgwh.subscriptions
+    FOR EACH ROW WHEN (starts_with(NEW.home, pgwh.installed() || '/')) EXECUTE FUNCTION pgwh.warn_of_tables();
+
 CREATE FUNCTION pgwh.check_secret() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_secret_wrapper';
 COMMENT ON FUNCTION pgwh.check_secret() IS 'refuses what is no signing key, and seals';
@@ -288,6 +294,21 @@ SELECT pg_catalog.pg_extension_config_dump('pgwh.secrets', $$
       AND (headers IS NULL OR headers LIKE 'sealed:%')
       AND (client_certificate IS NULL OR client_certificate LIKE 'sealed:%')$$);
 
+-- A function's name with or without the types of its arguments: regprocedure takes the one only, regproc the other.
+CREATE TYPE pgwh.function_name;
+CREATE FUNCTION pgwh.function_name_in(cstring) RETURNS pgwh.function_name
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'textin';
+COMMENT ON FUNCTION pgwh.function_name_in(cstring) IS 'input of the type pgwh.function_name';
+CREATE FUNCTION pgwh.function_name_out(pgwh.function_name) RETURNS cstring
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'textout';
+COMMENT ON FUNCTION pgwh.function_name_out(pgwh.function_name) IS 'output of the type pgwh.function_name';
+CREATE TYPE pgwh.function_name (INPUT = pgwh.function_name_in, OUTPUT = pgwh.function_name_out, LIKE = text);
+COMMENT ON TYPE pgwh.function_name IS 'name of a function, as in public.shape or public.shape(jsonb); texts, regproc and regprocedure become one of themselves';
+CREATE CAST (text AS pgwh.function_name) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (varchar AS pgwh.function_name) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (regproc AS pgwh.function_name) WITH INOUT AS IMPLICIT;
+CREATE CAST (regprocedure AS pgwh.function_name) WITH INOUT AS IMPLICIT;
+
 CREATE FUNCTION pgwh.subscribe(
     url text,
     name text DEFAULT NULL,
@@ -299,8 +320,8 @@ CREATE FUNCTION pgwh.subscribe(
     changed text[] DEFAULT NULL,
     columns text[] DEFAULT NULL,
     exclude_columns text[] DEFAULT NULL,
-    transform regprocedure DEFAULT NULL,
-    route regprocedure DEFAULT NULL,
+    transform pgwh.function_name DEFAULT NULL,
+    route pgwh.function_name DEFAULT NULL,
     format text DEFAULT 'pgwh',
     headers jsonb DEFAULT '{}',
     secret text DEFAULT NULL,
@@ -333,7 +354,7 @@ COMMENT ON FUNCTION pgwh.subscribe IS
   filter         a SQL condition over NEW and OLD; a bare column means NEW, in a delete OLD
   changed        updates only when one of these columns changed
   columns, exclude_columns   what payloads hold or leave out, one of the two; the key is always there
-  transform      function f(event jsonb) returns jsonb, as ''f(jsonb)'': its result is the body, NULL sends nothing
+  transform      function f(event jsonb) returns jsonb, by its name: its result is the body, NULL sends nothing
   route          function f(event jsonb) returns jsonb with any of method, path and headers of the event''s request
   format         shape of payloads: pgwh, pgstream, sequin, supabase or cloudevents
   headers        extra request headers, an object of strings
@@ -943,13 +964,20 @@ COMMENT ON COLUMN pgwh.replays.cursor_id IS 'the delivery up to which all is don
 -- ---------------------------------------------------------------------------------------------------------------
 -- Looking
 
-CREATE FUNCTION pgwh.url_problem(url text) RETURNS text
-    LANGUAGE c STABLE STRICT COST 5 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
-COMMENT ON FUNCTION pgwh.url_problem(text) IS 'why a URL that was once accepted would be refused today; null when it would not';
+CREATE FUNCTION pgwh.url_problem(url text, OUT problem text, OUT cure text) RETURNS record
+    LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'url_problem_wrapper';
+COMMENT ON FUNCTION pgwh.url_problem(text) IS 'why a URL that was once accepted would be refused today, and what to type, as the refusal says it; null when it would not';
 
-CREATE FUNCTION pgwh.tables_problem(tables text[], OUT problem text, OUT stops boolean, OUT cure text) RETURNS record
-    LANGUAGE c STABLE STRICT COST 10 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
-COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today, whether that holds for all of them, and what to type; null when they would not';
+CREATE FUNCTION pgwh.cure_in(error text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT substring(error FROM 'ALTER SYSTEM SET pgwh\.allowed_networks = ''[^'']*''; SELECT pg_reload_conf\(\);');
+    END;
+COMMENT ON FUNCTION pgwh.cure_in(text) IS 'what to type about a request that failed, if the error says it: an address that is not allowed';
+
+CREATE FUNCTION pgwh.tables_problem(tables text[], OUT problem text, OUT fails boolean, OUT stops boolean, OUT change text, OUT cure text) RETURNS record
+    LANGUAGE c STABLE COST 10 AS 'MODULE_PATHNAME', 'tables_problem_wrapper';
+COMMENT ON FUNCTION pgwh.tables_problem(text[]) IS 'why tables that were once accepted would be refused today, or which patterns match no table, whether the subscription is wrong by that, whether it gets nothing at all, what to set and what to type otherwise; null when all is well';
 
 CREATE FUNCTION pgwh.parts_problem(tables text[], event_types text[],
     OUT problem text, OUT stops boolean, OUT change text, OUT cure text) RETURNS record
@@ -1265,11 +1293,25 @@ COMMENT ON FUNCTION pgwh.lock_holders(bigint) IS 'what the workers of this datab
 CREATE FUNCTION pgwh.wrong_lines() RETURNS text
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     BEGIN ATOMIC
-        SELECT string_agg(format('%s = %L: %s', c.name, c.setting, c.error), ', ')
-        FROM pg_catalog.pg_file_settings c
-        WHERE c.name LIKE 'pgwh.%' AND c.error IS NOT NULL AND c.error <> 'setting could not be applied';
+        -- The texts of pg_file_settings are in the language of the session. A line that is no setting has no name; it, and a
+        -- line without a prefix whose name nobody knows, keep all lines from being applied.
+        SELECT string_agg(CASE
+                WHEN c.name IS NULL THEN format('%s, so that no change of the files is in effect', c.error)
+                WHEN c.error IS NULL THEN format('settings of pgstream_hooks begin with pgwh., and not as %s', c.name)
+                WHEN s.name IS NULL AND c.name NOT LIKE '%.%' THEN format('there is no setting %s, so that no change of the files is in effect', c.name)
+                WHEN s.name IS NULL THEN format('there is no setting %s', c.name)
+                WHEN s.context = 'postmaster' THEN format('%s is in effect when the server has been restarted', c.name)
+                ELSE format('%s cannot be %L', c.name, c.setting) END
+            || format(' (line %s of %s)', c.sourceline, regexp_replace(c.sourcefile, '.*/', '')), ', ' ORDER BY c.seqno)
+        FROM pg_catalog.pg_file_settings c LEFT JOIN pg_catalog.pg_settings s ON s.name = lower(c.name)
+        WHERE c.error IS NOT NULL AND (c.name IS NULL OR lower(c.name) LIKE 'pgwh.%' OR s.name IS NULL AND c.name NOT LIKE '%.%')
+            OR c.applied AND split_part(lower(c.name), '.', 1) IN ('pgstream_hooks', 'pgstream');
     END;
-COMMENT ON FUNCTION pgwh.wrong_lines() IS 'settings pgwh.* of the configuration files that can''t be in effect; null when there are none';
+COMMENT ON FUNCTION pgwh.wrong_lines() IS 'lines of the configuration files that keep settings pgwh.* from being in effect: wrong values, unknown names, and what is no setting; null when there are none';
+
+CREATE FUNCTION pgwh.file_problems(OUT problem text, OUT cure text) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 2 AS 'MODULE_PATHNAME', 'file_problems_wrapper';
+COMMENT ON FUNCTION pgwh.file_problems() IS 'settings pgwh.* that name a file which cannot be used, why, and what to do; none when all can';
 
 CREATE FUNCTION pgwh.owner_rights(OUT owner name, OUT sees_sessions boolean, OUT sees_files boolean) RETURNS record
     LANGUAGE sql STABLE
@@ -1332,7 +1374,10 @@ CREATE FUNCTION pgwh.capture_health(OUT check_name text, OUT ok boolean, OUT det
         )
         SELECT 'preloaded', pgwh.preloaded(),
             CASE WHEN pgwh.preloaded() THEN 'loaded at server start' ELSE 'loaded by this session only' END,
-            CASE WHEN NOT pgwh.preloaded() THEN 'Add to postgresql.conf and restart the server: shared_preload_libraries = ''pgstream_hooks''' END
+            -- What is preloaded already stays; not everybody may know what that is.
+            CASE WHEN NOT pgwh.preloaded() THEN format('ALTER SYSTEM SET shared_preload_libraries = %s''pgstream_hooks''; and restart the server',
+                CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE') AND current_setting('shared_preload_libraries') <> ''
+                    THEN '''' || regexp_replace(replace(current_setting('shared_preload_libraries'), '"', ''), ' *, *', ''', ''', 'g') || ''', ' END) END
         UNION ALL
         SELECT 'wal_level', l.suffices, l.detail,
             CASE WHEN NOT l.suffices THEN format('ALTER SYSTEM SET wal_level = %s; and restart the server', l.required) END
@@ -1470,14 +1515,18 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
     BEGIN ATOMIC
         WITH subscription AS MATERIALIZED (
             SELECT s.name, s.home <> h.home AS held, s.home <> h.home AND pgwh.is_earlier_home(s.home) AS is_earlier,
-                CASE WHEN s.enabled THEN coalesce(pgwh.url_problem(s.url), (pgwh.tables_problem(s.tables)).problem, u.problem,
+                CASE WHEN s.enabled THEN (a.address).cure END AS cure,
+                CASE WHEN s.enabled THEN coalesce((a.address).problem, CASE WHEN (t.absent).fails THEN (t.absent).problem END, u.problem,
                     CASE WHEN (c.misfit).stops THEN (c.misfit).problem END, CASE WHEN (p.parts).stops THEN (p.parts).problem END,
                     (pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed,
                         s.columns, s.exclude_columns, s.key_columns)).problem) END AS problem,
-                CASE WHEN s.enabled THEN nullif(concat_ws('; ', CASE WHEN NOT (c.misfit).stops THEN (c.misfit).problem END,
+                CASE WHEN s.enabled THEN nullif(concat_ws('; ', CASE WHEN NOT (t.absent).fails THEN (t.absent).problem END,
+                    CASE WHEN NOT (c.misfit).stops THEN (c.misfit).problem END,
                     CASE WHEN NOT (p.parts).stops THEN (p.parts).problem END), '') END AS note, s.updated_at
             FROM pgwh.subscriptions s CROSS JOIN (SELECT pgwh.home() AS home OFFSET 0) h
                 LEFT JOIN pgwh.secret_problems() u ON u.subscription_id = s.id
+                CROSS JOIN LATERAL (SELECT pgwh.url_problem(s.url) AS address OFFSET 0) a
+                CROSS JOIN LATERAL (SELECT pgwh.tables_problem(s.tables) AS absent OFFSET 0) t
                 CROSS JOIN LATERAL (SELECT pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit OFFSET 0) c
                 CROSS JOIN LATERAL (SELECT pgwh.parts_problem(s.tables, s.event_types) AS parts OFFSET 0) p
         ), endpoint AS MATERIALIZED (
@@ -1541,11 +1590,13 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
             string_agg(u.next_step, ' ') || ' Or, if all readers pick their tables themselves or have the extension: ALTER SYSTEM SET pgwh.allow_all_tables_publications = on; SELECT pg_reload_conf();'
         FROM pgwh.publication_problems() u
         UNION ALL
-        SELECT 'settings valid', current_setting('pgwh.enabled')::boolean AND f.wrong IS NULL,
-            coalesce(f.wrong, CASE WHEN current_setting('pgwh.enabled')::boolean THEN 'all settings pgwh.* are in effect' ELSE 'pgwh.enabled is off: nothing is captured or sent' END),
-            CASE WHEN f.wrong IS NOT NULL THEN 'Correct the file, then SELECT pg_reload_conf();'
-                WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();' END
-        FROM (SELECT pgwh.wrong_settings() AS wrong) f
+        SELECT 'settings valid', current_setting('pgwh.enabled')::boolean AND f.wrong IS NULL AND f.unusable IS NULL,
+            coalesce(nullif(concat_ws('; ', f.wrong, f.unusable, CASE WHEN NOT current_setting('pgwh.enabled')::boolean
+                THEN 'pgwh.enabled is off: nothing is captured or sent' END), ''), 'all settings pgwh.* are in effect'),
+            nullif(concat_ws(' ', CASE WHEN f.wrong IS NOT NULL THEN 'Correct these lines, then SELECT pg_reload_conf(); The settings that there are: SELECT name, setting FROM pg_settings WHERE name LIKE ''pgwh.%'';' END,
+                f.cure, CASE WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();' END), '')
+        FROM (SELECT pgwh.wrong_settings() AS wrong, string_agg(p.problem, '; ') AS unusable, string_agg(DISTINCT p.cure, ' ') AS cure
+            FROM pgwh.file_problems() p) f
         UNION ALL
         SELECT 'copy detection', d.ok, d.detail, d.hint FROM pgwh.copy_detection() d
         UNION ALL
@@ -1556,7 +1607,8 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                 || coalesce('; ' || array_to_string((array_agg(format('%s: %s', s.name, s.note) ORDER BY s.name)
                     FILTER (WHERE s.note IS NOT NULL))[:10], '; '), '')
                 || CASE WHEN count(s.note) > 10 THEN format('; and %s subscriptions more', count(s.note) - 10) ELSE '' END,
-            CASE WHEN bool_or(s.held OR s.problem IS NOT NULL) THEN 'SELECT name, state, reason, next_step FROM pgwh.status();' END
+            CASE WHEN bool_or(s.held OR s.problem IS NOT NULL)
+                THEN concat_ws(' ', string_agg(DISTINCT s.cure, ' '), 'SELECT name, state, reason, next_step FROM pgwh.status();') END
         FROM subscription s
         UNION ALL
         SELECT 'dead letters', count(*) = 0,
@@ -1567,7 +1619,9 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
         SELECT 'endpoints reachable lately', NOT coalesce(bool_or(e.last_failure_at > coalesce(e.last_success_at, '-infinity')), false),
             coalesce(string_agg(format('%s: %s', e.name, e.last_error), '; ' ORDER BY e.name)
                 FILTER (WHERE e.last_failure_at > coalesce(e.last_success_at, '-infinity')), 'no endpoint failed its last request'),
-            CASE WHEN bool_or(e.last_failure_at > coalesce(e.last_success_at, '-infinity')) THEN 'SELECT name, last_status, last_error, next_attempt_at FROM pgwh.status();' END
+            CASE WHEN bool_or(e.last_failure_at > coalesce(e.last_success_at, '-infinity')) THEN concat_ws(' ',
+                string_agg(DISTINCT pgwh.cure_in(e.last_error), ' ') FILTER (WHERE e.last_failure_at > coalesce(e.last_success_at, '-infinity')),
+                'SELECT name, last_status, last_error, next_attempt_at FROM pgwh.status();') END
         FROM endpoint e
         UNION ALL
         SELECT 'clock', c.latest <= clock_timestamp(), format('it is %s', clock_timestamp()),
@@ -1603,7 +1657,8 @@ CREATE VIEW pgwh.status AS
                 OR s.headers <> '{}' THEN pgwh.secret_problem(s.id, s.headers, k.secret, k.headers, k.client_certificate) END AS unsigned,
             pgwh.permission_problem(s.owner, s.tables, s.event_types, s.filter, s.changed, s.columns, s.exclude_columns,
                 s.key_columns) AS denial,
-            pgwh.tables_problem(s.tables) AS unknown,
+            pgwh.url_problem(s.url) AS address,
+            pgwh.tables_problem(s.tables) AS absent,
             pgwh.condition_problem(s.tables, s.event_types, s.filter, s.changed, s.key_columns) AS misfit,
             s.has_functions AND (SELECT h.lacks_renderer OR h.memory_problem IS NOT NULL FROM here h) AS unrendered,
             pgwh.parts_problem(s.tables, s.event_types) AS parts
@@ -1614,8 +1669,8 @@ CREATE VIEW pgwh.status AS
             WHEN NOT a.enabled OR a.stop_reason IS NOT NULL OR NOT (SELECT h.enabled FROM here h) THEN 'disabled'
             WHEN a.paused THEN 'paused'
             -- Without its url, or all of its tables, nothing can be sent; without one of its tables the others still are.
-            WHEN pgwh.url_problem(a.url) IS NOT NULL OR a.unsigned IS NOT NULL OR (a.denial).stops OR EXISTS (SELECT FROM broken)
-                OR a.unrendered OR (a.unknown).stops AND NOT EXISTS (
+            WHEN (a.address).problem IS NOT NULL OR a.unsigned IS NOT NULL OR (a.denial).stops OR EXISTS (SELECT FROM broken)
+                OR a.unrendered OR (a.absent).stops AND NOT EXISTS (
                     SELECT FROM unnest(a.event_types) e (type) WHERE e.type = 'system' OR starts_with(e.type, 'message')) THEN 'error'
             WHEN (a.stats).is_failing THEN 'retrying'
             ELSE 'active' END AS state
@@ -1636,19 +1691,19 @@ CREATE VIEW pgwh.status AS
                 WHEN j.enabled THEN 'the setting pgwh.enabled is off' ELSE coalesce(j.disabled_reason, 'it is not enabled')
                 || coalesce('; ' || CASE WHEN (j.misfit).stops THEN (j.misfit).problem END, '; ' || (j.denial).problem, '') END
             WHEN 'paused' THEN 'it is paused: what is committed is kept for later'
-            WHEN 'error' THEN coalesce(pgwh.url_problem(j.url), j.unsigned, (SELECT b.detail FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).problem END,
-                CASE WHEN (j.unknown).stops THEN (j.unknown).problem END,
+            WHEN 'error' THEN coalesce((j.address).problem, j.unsigned, (SELECT b.detail FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).problem END,
+                CASE WHEN (j.absent).stops THEN (j.absent).problem END,
                 (SELECT 'shared memory is full: ' || h.memory_problem FROM here h), 'no worker process is free to run its transform or route')
             WHEN 'retrying' THEN CASE WHEN (j.stats).mode = 'open' THEN 'the endpoint fails as a whole and is probed now and then: ' ELSE 'requests fail: ' END || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status)
             ELSE coalesce(CASE WHEN (j.stats).bottleneck = 'endpoint asked to wait'
                     THEN 'the endpoint asked to wait: ' || coalesce((j.stats).last_error, 'status ' || (j.stats).last_status) END,
-                (j.unknown).problem, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END,
+                CASE WHEN (j.absent).fails THEN (j.absent).problem END, CASE WHEN (j.misfit).stops THEN (j.misfit).problem END,
                 CASE WHEN (j.parts).stops THEN (j.parts).problem END, (j.denial).problem,
                 CASE WHEN l.reason IS NOT NULL THEN format('it misses %s committed from %s %s: %s',
                     coalesce('changes of ' || (SELECT o.table_name FROM pgwh.open_gaps o WHERE o.id = l.id), 'what was'),
                     l.from_lsn, coalesce('to ' || l.to_lsn, 'on'), l.reason) END,
                 (SELECT format('%s events were given up (dead letters)', d.dead + d.skipped) FROM given_up d WHERE d.subscription_id = j.id),
-                nullif(concat_ws('; ', (j.misfit).problem, (j.parts).problem), '')) END AS reason,
+                nullif(concat_ws('; ', (j.absent).problem, (j.misfit).problem, (j.parts).problem), '')) END AS reason,
         CASE j.state
             WHEN 'held' THEN CASE WHEN NOT (SELECT h.is_standby FROM here h) THEN 'SELECT pgwh.adopt();' END
             WHEN 'disabled' THEN CASE WHEN j.stop_reason IS NOT NULL THEN (SELECT w.cure FROM pgwh.lock_holders(j.id) w LIMIT 1)
@@ -1658,18 +1713,21 @@ CREATE VIEW pgwh.status AS
                     format('UPDATE pgwh.subscriptions SET %senabled = true WHERE name = %L;', (j.misfit).change || ', ', j.name)) END
             WHEN 'paused' THEN format('SELECT pgwh.resume(%L);', j.name)
             WHEN 'error' THEN CASE
-                WHEN pgwh.url_problem(j.url) IS NOT NULL THEN format('UPDATE pgwh.subscriptions SET url = ''https://...'' WHERE name = %L;', j.name)
+                WHEN (j.address).problem IS NOT NULL THEN (j.address).cure
                 WHEN j.unsigned LIKE 'its signing key is missing%' THEN format('SELECT pgwh.rotate_secret(%L);', j.name)
                 WHEN j.unsigned LIKE '%is missing%' THEN format('UPDATE pgwh.subscriptions SET headers = ''{...}'' WHERE name = %L;', j.name)
                 WHEN j.unsigned IS NOT NULL THEN 'ALTER SYSTEM SET pgwh.encryption_key_file = ''...''; SELECT pg_reload_conf();'
                 ELSE coalesce((SELECT b.hint FROM broken b), CASE WHEN (j.denial).stops THEN (j.denial).cure END,
-                    CASE WHEN (j.unknown).stops THEN coalesce((j.unknown).cure,
-                        format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name)) END,
+                    CASE WHEN (j.absent).stops THEN coalesce((j.absent).cure,
+                        format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', coalesce((j.absent).change, 'tables = ''{...}'''), j.name)) END,
                     (SELECT CASE WHEN h.memory_problem IS NOT NULL THEN 'Make /dev/shm larger, in a container by --shm-size'
                         ELSE format('ALTER SYSTEM SET max_worker_processes = %s; and restart the server', h.workers + 8) END FROM here h)) END
+            -- Most who refuse a request so have another signing key.
+            WHEN 'retrying' THEN coalesce(pgwh.cure_in((j.stats).last_error),
+                CASE WHEN (j.stats).last_status IN (401, 403) THEN format('SELECT pgwh.secret(%L);', j.name) END)
             ELSE CASE WHEN l.relation IS NOT NULL AND l.to_lsn IS NULL THEN (SELECT o.next_step FROM pgwh.open_gaps o WHERE o.id = l.id)
-                WHEN (j.unknown).problem IS NOT NULL
-                THEN coalesce((j.unknown).cure, format('UPDATE pgwh.subscriptions SET tables = ''{...}'' WHERE name = %L;', j.name))
+                WHEN (j.absent).fails
+                THEN coalesce((j.absent).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', coalesce((j.absent).change, 'tables = ''{...}'''), j.name))
                 WHEN (j.misfit).stops
                 THEN coalesce((j.misfit).cure, format('UPDATE pgwh.subscriptions SET %s WHERE name = %L;', (j.misfit).change, j.name))
                 WHEN (j.parts).stops AND coalesce((j.parts).cure, (j.parts).change) IS NOT NULL

@@ -5,12 +5,15 @@ use std::fmt;
 
 use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::spi::quote_identifier;
 
 use crate::api::event_types::UnknownEventType;
+use crate::decode::pattern::{ParsedPattern, array_literal};
 use crate::decode::slot;
 use crate::decode::text::in_error;
 use crate::event::format::Format;
 use crate::send::Problem;
+use crate::settings;
 use crate::version::{self, LIBRARY};
 use crate::worker::process;
 
@@ -22,6 +25,8 @@ pub const UNLOGGED: &str = "an unlogged table";
 pub enum Error {
     /// The library was not loaded at server start.
     NotPreloaded,
+    /// A role that lacks privileges without which nobody subscribes: its name, and what it lacks.
+    MissingPrivileges(String, String),
     /// A standby can't be written to and captures nothing.
     OnStandby,
     /// The library is of another version than the SQL, which is of this one.
@@ -54,7 +59,16 @@ pub enum Error {
     /// Both `tables` and `schema` or `table_name`.
     TablesTwice,
     /// A table that isn't there, and names that look like it.
-    NoSuchTable(String, Vec<String>),
+    NoSuchTable {
+        /// The argument that names it.
+        argument: &'static str,
+        /// Its name.
+        table: String,
+        /// Tables that may have been meant.
+        near: Vec<String>,
+    },
+    /// A name of a table that has a schema or a wildcard in it, where it stands alone: the arguments that say the same.
+    WholeName(String, String),
     /// A relation whose rows are no changes of a table: its name and what it is.
     NotATable(String, &'static str),
     /// A table of which a part is in no log.
@@ -220,7 +234,13 @@ impl Error {
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "pgstream_hooks must be loaded when the server starts".into(),
                 "shared_preload_libraries does not name it, or the server has not been restarted since.".into(),
-                "Add to postgresql.conf and restart the server: shared_preload_libraries = 'pgstream_hooks'".into(),
+                settings::hint_to_preload(),
+            ),
+            Error::MissingPrivileges(role, missing) => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "permission denied to subscribe".into(),
+                format!("Role {role:?} lacks {missing}."),
+                grants_to(role),
             ),
             Error::OnStandby => (
                 ERRCODE_READ_ONLY_SQL_TRANSACTION,
@@ -336,28 +356,39 @@ impl Error {
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "invalid table pattern".into(),
                 format!("In '{pattern}', {why}."),
-                "Write 'schema.table', with * for any characters; names that are not lower case go into double quotes, as in SQL.".into(),
+                pattern_hint(pattern),
             ),
             Error::TablesTwice => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "tables are given in two ways".into(),
                 "\"tables\" can't be combined with \"schema\" and \"table_name\".".into(),
-                "Give only tables => '{schema.table}', which says the same.".into(),
+                "Leave schema and table_name out, and name the table in tables.".into(),
             ),
-            Error::NoSuchTable(table, near) => (
+            Error::NoSuchTable { argument, table, near } => (
                 ERRCODE_UNDEFINED_TABLE,
                 "table does not exist".into(),
                 format!("There is no table {table}."),
-                did_you_mean(
-                    near,
-                    "Create the table first, or give a pattern with a wildcard, which may match nothing yet.",
-                ),
+                match near.first() {
+                    Some(_) if *argument == "tables" => format!("Perhaps you meant tables => {}", one_of(near, |table| array_literal(&[table]))),
+                    Some(_) => format!("Perhaps you meant {argument} => {}", one_of(near, |table| literal(&table))),
+                    None if table.contains('%') => "The wildcard is *, for example: tables => '{public.*}'".into(),
+                    None => "Create the table first, or give a pattern with a wildcard, which may match nothing yet.".into(),
+                },
+            ),
+            Error::WholeName(name, instead) => (
+                ERRCODE_UNDEFINED_TABLE,
+                "table does not exist".into(),
+                format!("There is no table {name:?}; table_name is the name alone, without schema and wildcards."),
+                format!("For example: {instead}"),
             ),
             Error::NotATable(table, what) => (
                 ERRCODE_WRONG_OBJECT_TYPE,
                 format!("changes of {what} can't be sent"),
                 format!("{table} is {what}."),
-                "Name an ordinary or partitioned table of this database.".into(),
+                match *what == UNLOGGED {
+                    true => set_logged(table),
+                    false => "Name an ordinary or partitioned table of this database.".into(),
+                },
             ),
             Error::PartNotLogged { table, part, what, cure, tables } => (
                 ERRCODE_WRONG_OBJECT_TYPE,
@@ -393,22 +424,22 @@ impl Error {
                 ERRCODE_UNDEFINED_FUNCTION,
                 format!("{what} function does not exist"),
                 format!("There is no function {name} that takes one jsonb."),
-                did_you_mean(
-                    near,
-                    "Create it first: CREATE FUNCTION public.shape(event jsonb) RETURNS jsonb …",
-                ),
+                match near.first() {
+                    Some(_) => format!("Perhaps you meant {what} => {}", one_of(near, |function| literal(&function))),
+                    None => format!("Create it first, for example: {}", a_function(name)),
+                },
             ),
             Error::NoShaper(what, name) => (
                 ERRCODE_WRONG_OBJECT_TYPE,
                 format!("{what} must be a function of one jsonb that returns jsonb"),
                 format!("{name} takes other arguments, returns something else or a set, or is no plain function."),
-                "For example: CREATE FUNCTION public.shape(event jsonb) RETURNS jsonb …".into(),
+                format!("For example: {}", a_function("public.body_of_event")),
             ),
             Error::FunctionDenied(what, name) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("permission denied for {what} function"),
                 format!("You may not execute {name}, or not use its schema."),
-                format!("Its owner can let you: GRANT EXECUTE ON FUNCTION {name} TO …"),
+                format!("Its owner can let you: GRANT EXECUTE ON FUNCTION {name} TO PUBLIC;"),
             ),
             Error::RouteOfBatch(size) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
@@ -512,7 +543,7 @@ impl Error {
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "columns are given in two ways".into(),
                 "\"columns\" can't be combined with \"exclude_columns\".".into(),
-                "Give columns => '{...}' alone: what it does not name is left out.".into(),
+                "Leave exclude_columns out: what columns does not name is left out.".into(),
             ),
             Error::Owner(role) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -581,6 +612,14 @@ impl Error {
         Words { state, message, detail, hint }
     }
 
+    /// The same refusal of another argument.
+    pub fn about(self, argument: &'static str) -> Error {
+        match self {
+            Error::NoSuchTable { table, near, .. } => Error::NoSuchTable { argument, table, near },
+            other => other,
+        }
+    }
+
     /// The argument of a subscription that doesn't fit a table.
     pub fn argument(&self) -> &'static str {
         match self {
@@ -597,8 +636,8 @@ impl Error {
     /// What to type so that it fits the table, if that is done to the table.
     pub fn cure(&self) -> Option<String> {
         match self {
+            Error::NotATable(table, what) if *what == UNLOGGED => Some(set_logged(table)),
             Error::OldValueUnknown { table, .. } => Some(have_old_values(table)),
-            Error::NotATable(table, UNLOGGED) => Some(format!("ALTER TABLE {table} SET LOGGED;")),
             _ => None,
         }
     }
@@ -630,6 +669,53 @@ impl Error {
     pub fn in_one_line(&self) -> String {
         let Words { message, detail, .. } = self.words();
         format!("{message}: {detail}")
+    }
+}
+
+/// An example of a function of that name, which a subscription may have.
+fn a_function(name: &str) -> String {
+    let name = name.split('(').next().unwrap_or_default();
+    format!("CREATE FUNCTION {name}(event jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT event';")
+}
+
+/// Has changes of an unlogged table written to the log.
+fn set_logged(table: &str) -> String {
+    format!("ALTER TABLE {table} SET LOGGED;")
+}
+
+/// All that a role needs to subscribe and to look at what comes of it, as docs/security.md has it.
+fn grants_to(role: &str) -> String {
+    let role = quote_identifier(role);
+    format!(
+        "GRANT USAGE ON SCHEMA pgwh TO {role}; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO {role}; \
+         GRANT SELECT ON pgwh.installation, pgwh.status, pgwh.events, pgwh.deliveries, pgwh.attempts, \
+         pgwh.dead_letters, pgwh.replays, pgwh.backfills, pgwh.gaps TO {role}; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO {role};"
+    )
+}
+
+/// A text as SQL writes it.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Names that may have been meant, as SQL writes each.
+fn one_of(near: &[String], write: impl Fn(String) -> String) -> String {
+    near.iter().cloned().map(write).collect::<Vec<_>>().join(" or ")
+}
+
+/// What to write instead of something that is no pattern.
+fn pattern_hint(pattern: &str) -> String {
+    let pieces: Vec<String> = pattern
+        .split([' ', ',', '\t', '\n', '\r', ';'])
+        .filter(|piece| !piece.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let is_list = pieces.len() > 1 && pieces.iter().all(|piece| ParsedPattern::parse(piece).is_ok());
+    match is_list {
+        true => format!("Each pattern is an element of its own: tables => {}", array_literal(&pieces)),
+        false => "Write 'schema.table', with * for any characters; names that are not lower case go into double quotes, as in SQL.".into(),
     }
 }
 

@@ -15,7 +15,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_gu
 
 use crate::dispatch::{HostLimits, PerSecond};
 use crate::secret::Keys;
-use crate::send::Guard;
+use crate::send::{Guard, check_ca_file};
 
 /// `pgwh.enabled`: whether anything is captured and sent. Off ends the workers of all databases; their slots stay.
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -346,6 +346,22 @@ pub fn preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
 }
 
+/// What to type when it was not: what is loaded already stays.
+pub fn hint_to_preload() -> String {
+    // SAFETY: the server has the setting; its value is copied.
+    let present = unsafe {
+        let value = pg_sys::GetConfigOption(c"shared_preload_libraries".as_ptr(), true, false);
+        if value.is_null() { String::new() } else { CStr::from_ptr(value).to_string_lossy().into_owned() }
+    };
+    let libraries =
+        present.split(',').map(|library| library.trim().trim_matches('"')).chain(["pgstream_hooks"]);
+    let quoted = libraries.filter(|library| !library.is_empty()).map(|library| format!("'{library}'"));
+    format!(
+        "ALTER SYSTEM SET shared_preload_libraries = {}; and restart the server.",
+        quoted.collect::<Vec<_>>().join(", ")
+    )
+}
+
 /// Whether anything is captured and sent.
 pub fn enabled() -> bool {
     ENABLED.get()
@@ -387,7 +403,21 @@ pub fn encryption_keys() -> Result<Option<Keys>, String> {
     };
     read()
         .map(Some)
-        .map_err(|why| format!("pgwh.encryption_key_file \"{}\" can't be used: {why}", path.display()))
+        .map_err(|why| format!("pgwh.encryption_key_file \"{}\" cannot be used: {why}", path.display()))
+}
+
+/// Which settings name a file that cannot be used, each with what to do about it.
+pub fn file_problems() -> Vec<(String, &'static str)> {
+    let certificates = ca_file().map_or(Ok(()), |path| check_ca_file(&path)).err().map(|problem| {
+        let cure = "Put certificates in PEM into that file, then SELECT pg_reload_conf(); Or trust the system's alone: ALTER SYSTEM RESET pgwh.ca_file; SELECT pg_reload_conf();";
+        (problem, cure)
+    });
+    let keys = encryption_keys().err().map(|problem| {
+        let cure =
+            "Restore that file, so that the server's user alone can read it, then SELECT pg_reload_conf();";
+        (problem, cure)
+    });
+    certificates.into_iter().chain(keys).collect()
 }
 
 /// How important a message of our processes must be to be logged, as `log_min_messages` has it.

@@ -5,12 +5,14 @@ use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, with_plain_names};
 use super::again::{is_own, refused, state_of_own, tell};
-use super::conditions::{Conditions, FilterSource};
+use super::conditions::{Conditions, FilterSource, columns_of_table};
 use super::gate;
+use super::near::near;
 use super::notice::Notice;
 use super::permission::Claim;
 use super::subscribe::{id_of, own_name};
 use super::tables;
+use super::unmatched;
 use crate::decode::citus;
 use crate::decode::read_order::{self, Unreadable};
 use crate::decode::route::Grantee;
@@ -68,7 +70,7 @@ fn backfill(
         .into());
     }
     let tables = match table_name {
-        Some(table) => tables::normalise(&[table.into()], &[])?,
+        Some(table) => tables::normalise(&[table.into()], &[]).map_err(|error| error.about("table_name"))?,
         None => tables_of_subscription(subscription)?,
     };
     let [filter, order_by, start] = [filter, order_by, start].map(|text| text.map(String::from));
@@ -175,8 +177,15 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
                 subscribed.join(", "),
                 wanted.tables.join(", ")
             ),
-            "Backfill a table that it is about, or change its tables: UPDATE pgwh.subscriptions SET tables = '{…}' WHERE …",
+            "SELECT name, tables FROM pgwh.subscriptions; shows what each is about: backfill such a table, or subscribe to this one first.",
         ));
+    }
+    if tables.is_empty() {
+        unmatched::warning(
+            "there is no table to backfill",
+            &format!("No table that the subscription is about matches {}.", wanted.tables.join(", ")),
+            "The backfill fails and says so in SELECT id, state, reason FROM pgwh.backfills; resume it when there is a table.",
+        );
     }
     // As one that gets what is inserted.
     let conditions = Conditions {
@@ -196,7 +205,9 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
     let claim = Claim::new(grantee.owner, conditions.clone(), grantee.columns, grantee.exclude_columns);
     let mut left_out = Vec::new();
     for table in &tables {
-        let judged = check_table(table, wanted).and_then(|()| claim.check_table(table.oid));
+        let judged = check_order(table, wanted)
+            .and_then(|()| check_table(table, wanted))
+            .and_then(|()| claim.check_table(table.oid));
         match judged {
             Ok(()) => {}
             // The error of one that is named, or of the first when none can be read.
@@ -280,6 +291,21 @@ fn reader_of(subscription: i64) -> Result<(Vec<String>, Grantee), Error> {
         };
         Ok::<_, pgrx::spi::Error>((row.texts(1)?.unwrap_or_default(), grantee))
     })?)
+}
+
+/// Refuses a column to read in the order of that the table does not have, whatever else is wrong with the table.
+fn check_order(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
+    let Some(column) = &wanted.order_by else { return Ok(()) };
+    let columns = columns_of_table(table.oid);
+    match columns.contains(column) {
+        true => Ok(()),
+        false => Err(Error::NoColumnHere {
+            argument: "order_by",
+            column: column.clone(),
+            table: table.name.clone(),
+            near: near(column, columns),
+        }),
+    }
 }
 
 /// Refuses a table that can't be read chunk by chunk.

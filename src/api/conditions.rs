@@ -363,6 +363,31 @@ impl Conditions {
         Ok(())
     }
 
+    /// What may have been meant by a column that is not there. Between double quotes it was perhaps a text; a name may be
+    /// mistyped.
+    fn column_hint(&self, table: Option<pg_sys::Oid>) -> Option<String> {
+        let filter = self.filter.as_deref().unwrap_or_default();
+        let start = usize::try_from(filter::position()?).ok()?.checked_sub(1)?;
+        let rest: String = filter.chars().skip(start).collect();
+        if let Some((quoted, _)) = rest.strip_prefix('"').and_then(|rest| rest.split_once('"')) {
+            let before: String = filter.chars().take(start).collect();
+            let after = &rest[quoted.len() + 2..];
+            let meant = format!("{before}'{}'{after}", quoted.replace('\'', "''"));
+            return Some(format!(
+                "A text goes into single quotes, names of columns into double quotes: filter => '{}'",
+                meant.replace('\'', "''")
+            ));
+        }
+        let word: String =
+            rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == '.').collect();
+        let word = word.rsplit('.').next()?.to_owned();
+        let near = near(&word, columns_of_table(table?));
+        Some(match near.as_slice() {
+            [] => format!("If it is a text, it goes into single quotes: '{word}'"),
+            near => format!("Perhaps you meant {}.", near.join(" or ")),
+        })
+    }
+
     fn filter_error(&self, raised: Raised, table: Option<pg_sys::Oid>) -> Error {
         let filter = self.filter.as_deref().unwrap_or_default();
         let place = match filter::position() {
@@ -375,6 +400,7 @@ impl Conditions {
             PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE => Some(
                 "Write columns without the table's name, or as NEW and OLD have them: total, NEW.total or OLD.total".to_owned(),
             ),
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN => self.column_hint(table).or(raised.hint),
             _ => raised.hint,
         };
         Error::Unfit(Box::new(Unfit {

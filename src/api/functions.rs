@@ -45,11 +45,26 @@ fn resolve(what: &'static str, typed: String) -> Result<String, Error> {
         )
     })?;
     match found {
-        None => Err(Error::NoSuchFunction(what, near(&typed, candidates()?), typed)),
+        None => Err(Error::NoSuchFunction(what, alike(&typed)?, typed)),
         Some((_, false, _)) => Err(Error::NoShaper(what, typed)),
         Some((name, _, false)) => Err(Error::FunctionDenied(what, name)),
         Some((name, ..)) => Ok(name),
     }
+}
+
+/// Functions whose names, without schema and arguments, look like this one.
+fn alike(typed: &str) -> Result<Vec<String>, Error> {
+    let name_of = |function: &str| {
+        let name = function.split('(').next().unwrap_or_default();
+        name.rsplit('.').next().unwrap_or_default().to_owned()
+    };
+    let candidates = candidates()?;
+    let names = near(&name_of(typed), candidates.iter().map(|function| name_of(function)));
+    Ok(candidates
+        .into_iter()
+        .filter(|function| names.contains(&name_of(function)))
+        .take(names.len())
+        .collect())
 }
 
 /// Functions that a user may have meant.
@@ -70,14 +85,5 @@ fn candidates() -> Result<Vec<String>, Error> {
             names.extend(row.text(1)?);
         }
         Ok::<_, pgrx::spi::Error>(names)
-    })?)
-}
-
-/// The name of a function as [`check`] takes it. Reading only: an xid would keep capture from starting.
-pub fn name_of(function: Option<pg_sys::Oid>) -> Result<Option<String>, Error> {
-    let Some(oid) = function else { return Ok(None) };
-    Ok(Spi::connect(|client| {
-        let name = "SELECT $1::pg_catalog.regprocedure::pg_catalog.text";
-        client.select(name, Some(1), &[oid.into()])?.first().text(1)
     })?)
 }

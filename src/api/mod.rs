@@ -54,6 +54,8 @@ mod permission;
 #[cfg(feature = "server")]
 mod preview;
 #[cfg(feature = "server")]
+mod privileges;
+#[cfg(feature = "server")]
 mod problems;
 #[cfg(feature = "server")]
 mod resubscribe;
@@ -81,6 +83,8 @@ mod tables;
 mod test;
 #[cfg(feature = "server")]
 pub mod triggers;
+#[cfg(feature = "server")]
+mod unmatched;
 #[cfg(feature = "server")]
 mod url_segment;
 #[cfg(feature = "server")]

@@ -13,7 +13,7 @@ use super::moment::Found;
 use super::row::Row;
 use super::stored::{Key, Stored};
 use super::tables::with_rows;
-use crate::decode::pattern::TablePattern;
+use crate::decode::pattern::{TablePattern, array_literal};
 use crate::decode::text::Text;
 use crate::error::Error;
 use crate::journal::{self, Led, Part};
@@ -86,12 +86,7 @@ fn instead(stored: &[String], led: Led) -> Option<String> {
         others.chain(parts.into_iter().filter(|part| *part != led.above).map(name_of)).collect();
     tables.sort();
     tables.dedup();
-    let quoted = tables.iter().map(|table| match table.contains(['"', ',', '{', '}', '\\', ' ']) {
-        true => format!("\"{}\"", table.replace('\\', "\\\\").replace('"', "\\\"")),
-        false => table.clone(),
-    });
-    let list = quoted.collect::<Vec<_>>().join(", ");
-    (!tables.is_empty()).then(|| format!("'{{{}}}'", list.replace('\'', "''")))
+    (!tables.is_empty()).then(|| array_literal(&tables))
 }
 
 /// What of a subscription's tables does not come, or only in part, although a table above comes; whether it is wrong by

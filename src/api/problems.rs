@@ -11,7 +11,7 @@ use super::conditions::Conditions;
 use super::moment::Found;
 use super::row::Row;
 use super::stored::{Key, Stored};
-use super::tables;
+use super::unmatched;
 use crate::decode::condition::Kinds;
 use crate::decode::shape::Shape;
 use crate::decode::text::Text;
@@ -29,7 +29,7 @@ thread_local! {
     /// What decides of URLs that they pass.
     static PASSING: RefCell<Found<String, ()>> = RefCell::default();
     /// What is wrong with lists of tables.
-    static UNFIT_TABLES: RefCell<Found<Key, Option<UnfitTables>>> = RefCell::default();
+    static UNFIT_TABLES: RefCell<Found<Key, Option<Arc<unmatched::Judgement>>>> = RefCell::default();
     /// Tables, and conditions that fit them, but for literals; with the types that these have, and what is to be said of the
     /// tables all the same.
     static FITTING: RefCell<Found<Key, (Types, Note)>> = RefCell::default();
@@ -37,59 +37,50 @@ thread_local! {
     static FITTING_AS_THEY_ARE: RefCell<Found<Key, Note>> = RefCell::default();
 }
 
-/// Why a URL that was once accepted would be refused today.
+/// Why a URL that was once accepted would be refused today, and what to type.
 #[pg_extern(sql = false)]
-fn url_problem(url: Stored) -> Option<Text> {
+fn url_problem(url: Option<Stored>) -> Option<Row> {
+    let url = url.unwrap_or_default();
     let url = url.text();
     let deciding = deciding_part(&url);
     if deciding.is_some_and(|part| PASSING.with_borrow(|passing| passing.get(part)).is_some()) {
         return None;
     }
-    let problem = in_one_line(check_url(&url, &settings::guard()));
-    if let (Some(part), None) = (deciding, &problem) {
-        PASSING.with_borrow_mut(|passing| passing.add(part.to_owned(), ()));
-    }
-    problem.map(Text::from)
-}
-
-/// Why tables that were once accepted would be refused today, whether that holds for all of them, and what to type.
-#[pg_extern(sql = false)]
-fn tables_problem(tables: Stored) -> Option<Row> {
-    let key = Key::new().and(Some(tables.bytes()));
-    let known = UNFIT_TABLES.with_borrow(|known| known.get(&key));
-    let problem = known.unwrap_or_else(|| {
-        let problem = unfit(&tables.texts());
-        UNFIT_TABLES.with_borrow_mut(|known| known.add(key, problem.clone()));
-        problem
-    });
-    problem.map(|unfit| {
-        Row::with_capacity(3).and(Text::from(unfit.problem)).and(unfit.stops).and(unfit.cure.map(Text::from))
-    })
-}
-
-fn unfit(patterns: &[String]) -> Option<UnfitTables> {
-    let (mut problem, mut cure, mut usable) = (None, None, 0);
-    for pattern in patterns {
-        if let Err(error) = tables::check(pattern) {
-            problem = problem.or_else(|| Some(error.in_one_line()));
-            cure = cure.or_else(|| error.cure());
-        } else if tables::is_in_missing_schema(pattern) {
-            problem = problem.or_else(|| Some(format!("schema does not exist: no table matches {pattern}")));
-        } else {
-            usable += 1;
+    match check_url(&url, &settings::guard()) {
+        Ok(_) => {
+            if let Some(part) = deciding {
+                PASSING.with_borrow_mut(|passing| passing.add(part.to_owned(), ()));
+            }
+            None
+        }
+        Err(problem) => {
+            let cure = Text::from(problem.cure());
+            Some(Row::with_capacity(2).and(Text::from(Error::from(problem).in_one_line())).and(cure))
         }
     }
-    problem.map(|problem| UnfitTables { problem, stops: usable == 0, cure })
 }
 
-/// What is wrong with a list of tables.
-#[derive(Clone)]
-struct UnfitTables {
-    problem: String,
-    /// Whether it holds for all of them.
-    stops: bool,
-    /// What to type.
-    cure: Option<String>,
+/// Why tables that were once accepted would be refused today, or that no table matches; whether the subscription is wrong by
+/// that; and what to set, or to type otherwise.
+#[pg_extern(sql = false)]
+fn tables_problem(tables: Option<Stored>) -> Result<Option<Row>, ErrorReport> {
+    let Some(tables) = tables else { return Ok(None) };
+    let key = Key::new().and(Some(tables.bytes()));
+    if let Some(known) = UNFIT_TABLES.with_borrow(|known| known.get(&key)) {
+        return Ok(known.as_deref().map(unmatched::Judgement::row));
+    }
+    let judgement = unmatched::judge(&tables.texts())?.map(Arc::new);
+    UNFIT_TABLES.with_borrow_mut(|known| known.add(key, judgement.clone()));
+    Ok(judgement.as_deref().map(unmatched::Judgement::row))
+}
+
+/// Which settings name a file that cannot be used, and what to do about it.
+#[pg_extern(sql = false)]
+fn file_problems() -> TableIterator<'static, (name!(problem, Text), name!(cure, Text))> {
+    let problems = settings::file_problems().into_iter();
+    TableIterator::new(
+        problems.map(|(problem, cure)| (Text::from(problem), Text::from(cure))).collect::<Vec<_>>(),
+    )
 }
 
 /// What of a subscription's filter and columns doesn't fit its tables today; whether it is wrong by that, or only doesn't mean
@@ -144,8 +135,4 @@ fn wrong(problem: &Error) -> Row {
 /// The row of what has only to be known.
 fn noted(note: &str) -> Row {
     Row::with_capacity(4).and(Text::from(note)).and(false).and(None::<Text>).and(None::<Text>)
-}
-
-fn in_one_line<T>(judged: Result<T, impl Into<Error>>) -> Option<String> {
-    judged.err().map(|error| error.into().in_one_line())
 }

@@ -8,12 +8,12 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::acting::{as_owner, owns, sees_everything};
-use super::functions;
 use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
 use super::near::near;
 use super::notice::Notice;
+use super::privileges;
 use super::resubscribe::Before;
 use super::secrets;
 use super::subscription::{Known, Subscription, Texts, Wish};
@@ -43,8 +43,8 @@ fn subscribe(
     changed: Option<Vec<Option<Text>>>,
     columns: Option<Vec<Option<Text>>>,
     exclude_columns: Option<Vec<Option<Text>>>,
-    transform: Option<pg_sys::Oid>,
-    route: Option<pg_sys::Oid>,
+    transform: Option<Text>,
+    route: Option<Text>,
     format: Option<Text>,
     headers: Option<Jsonb>,
     secret: Option<Text>,
@@ -65,6 +65,7 @@ fn subscribe(
     origin: Option<Text>,
 ) -> Result<i64, ErrorReport> {
     gate::changes()?;
+    privileges::require()?;
     let enabled = enabled.unwrap_or(true);
     let scheme = signature.map(|word| secrets::scheme_of(Some(&word.0))).transpose()?;
     let [secret, client_certificate] = [secret, client_certificate].map(string);
@@ -88,8 +89,8 @@ fn subscribe(
         changed: texts(changed),
         columns: texts(columns),
         exclude_columns: texts(exclude_columns),
-        transform: functions::name_of(transform)?,
-        route: functions::name_of(route)?,
+        transform: string(transform),
+        route: string(route),
         format: string(format),
         headers,
         batch_size,
@@ -153,6 +154,9 @@ fn one_way(
     table: Option<Text>,
 ) -> Result<Option<Texts>, Error> {
     let stands = |pattern: String| Some(vec![Some(pattern)]);
+    if let (None, Some(table)) = (&patterns, &table) {
+        tables::require_plain(schema.as_ref().map(|schema| schema.0.as_str()), &table.0)?;
+    }
     match (patterns, schema, table) {
         (patterns, None, None) => Ok(patterns),
         (None, Some(schema), Some(table)) => Ok(stands(tables::of_table(&schema.0, &table.0))),

@@ -1,13 +1,16 @@
 //! Which tables a subscription means: patterns are brought into their stored spelling, and a name without wildcard
 //! must be a table whose changes are in write-ahead log.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pgrx::prelude::*;
 
 use super::acting::as_owner;
+use super::moment::Found;
 use super::near::near;
-use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern};
+use crate::decode::pattern::{NamePattern, ParsedPattern, TablePattern, array_literal};
 use crate::decode::{citus, lineage, raw, text};
 use crate::error::{Error, UNLOGGED};
 use crate::event::TableName;
@@ -17,6 +20,13 @@ const SYSTEM_SCHEMAS: [&str; 3] = ["pg_catalog", "information_schema", "pg_toast
 
 /// How many names are looked at for a HINT; more tables than that are not worth the time.
 const MOST_CANDIDATES: i64 = 20_000;
+
+thread_local! {
+    /// The tables that can be subscribed to.
+    static TABLES: RefCell<Found<(), Tables>> = RefCell::default();
+}
+
+type Tables = Arc<[(pg_sys::Oid, TableName)]>;
 
 /// Brings patterns into their stored form: qualified, sorted, each once.
 ///
@@ -48,6 +58,38 @@ pub fn normalise(typed: &[String], known: &[String]) -> Result<Vec<String>, Erro
     patterns.sort();
     patterns.dedup();
     Ok(patterns)
+}
+
+fn no_such_table(table: String, near: Vec<String>) -> Error {
+    Error::NoSuchTable { argument: "tables", table, near }
+}
+
+/// Refuses a name that has a schema or a wildcard in it, unless the search path, or the schema, has a table of just that name.
+pub fn require_plain(schema: Option<&str>, table: &str) -> Result<(), Error> {
+    let is_there = match schema {
+        Some(schema) => find(schema, table) != pg_sys::InvalidOid,
+        None => {
+            let table = text::in_server_encoding(table);
+            // SAFETY: a look-up in a transaction; the name is terminated.
+            unsafe { pg_sys::RelnameGetRelid(table.as_ptr()) != pg_sys::InvalidOid }
+        }
+    };
+    let meant = match ParsedPattern::parse(table) {
+        Ok(ParsedPattern::Qualified(meant)) if !is_there => meant,
+        Ok(ParsedPattern::Bare(name)) if !is_there && name.literal().is_none() => {
+            TablePattern { schema: NamePattern::exactly(schema.unwrap_or("public")), table: name }
+        }
+        _ => return Ok(()),
+    };
+    let quoted = |name: &str| format!("'{}'", name.replace('\'', "''"));
+    let list = format!("tables => {}", array_literal(&[meant.to_string()]));
+    let instead = match meant.literal() {
+        Some((schema, table)) => {
+            format!("schema => {}, table_name => {}; or {list}", quoted(schema), quoted(table))
+        }
+        None => list,
+    };
+    Err(Error::WholeName(table.to_owned(), instead))
 }
 
 /// The stored form of exactly one table.
@@ -116,6 +158,81 @@ pub fn matching(stored: &[String]) -> Result<Vec<(pg_sys::Oid, TableName)>, Erro
     Ok(tables)
 }
 
+/// A pattern with a wildcard that no table matches today.
+pub struct Unmatched {
+    /// In its stored form.
+    pub pattern: String,
+    /// Which part of it nothing matches, as a sentence.
+    pub why: String,
+    /// The pattern that may have been meant.
+    pub near: Option<String>,
+}
+
+/// Which of the patterns (in stored form) have a wildcard and no table that matches. `*.*` is no mistake in a database
+/// without tables.
+pub fn unmatched(stored: &[String]) -> Result<Vec<Unmatched>, Error> {
+    let wild = stored.iter().filter_map(|stored| TablePattern::parse(stored).ok());
+    let wild: Vec<TablePattern> =
+        wild.filter(|pattern| pattern.literal().is_none() && pattern.to_string() != "*.*").collect();
+    if wild.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tables = match TABLES.with_borrow(|tables| tables.get(&())) {
+        Some(tables) => tables,
+        None => {
+            let tables: Tables = all_tables(None)?.into();
+            TABLES.with_borrow_mut(|known| known.add((), Arc::clone(&tables)));
+            tables
+        }
+    };
+    let leads_to_one = |pattern: &TablePattern| {
+        tables.iter().any(|(oid, name)| pattern.matches(name) && lineage::is_user_table(*oid))
+    };
+    Ok(wild
+        .iter()
+        .filter(|pattern| !leads_to_one(pattern))
+        .map(|pattern| why_unmatched(pattern, &tables))
+        .collect())
+}
+
+fn why_unmatched(pattern: &TablePattern, tables: &[(pg_sys::Oid, TableName)]) -> Unmatched {
+    let matches = |pattern: &TablePattern| tables.iter().any(|(_, name)| pattern.matches(name));
+    let has_schema = |name: &str| namespace(name) != pg_sys::InvalidOid;
+    let (why, near) = match pattern.schema.literal().filter(|schema| !has_schema(schema)) {
+        Some(schema) => {
+            let mut schemas: Vec<String> = tables.iter().map(|(_, name)| name.schema.clone()).collect();
+            schemas.sort();
+            schemas.dedup();
+            let alike = near(schema, schemas).into_iter();
+            let instead = alike.map(|schema| TablePattern {
+                schema: NamePattern::exactly(&schema),
+                table: pattern.table.clone(),
+            });
+            let meant = instead.filter(matches).map(|pattern| pattern.to_string()).next();
+            (format!("There is no schema {}.", pattern.schema), meant)
+        }
+        None => {
+            let inside: Vec<&TableName> = tables
+                .iter()
+                .map(|(_, name)| name)
+                .filter(|name| pattern.schema.matches(&name.schema))
+                .collect();
+            let wanted = pattern.table.to_string().replace('*', "");
+            let alike = match wanted.is_empty() {
+                true => Vec::new(),
+                false => near(&wanted, inside.iter().map(|name| name.table.clone())),
+            };
+            let meant = alike.first().and_then(|table| inside.iter().find(|name| name.table == *table));
+            let meant = meant.map(|name| of_table(&name.schema, &name.table));
+            (
+                format!("No table of this database whose changes are in the log has a name like {pattern}."),
+                meant,
+            )
+        }
+    };
+    Unmatched { pattern: pattern.to_string(), why, near }
+}
+
 /// The tables that can be subscribed to; no more than `most`, if that is given.
 fn all_tables(most: Option<i64>) -> Result<Vec<(pg_sys::Oid, TableName)>, Error> {
     Ok(Spi::connect(|client| {
@@ -181,14 +298,13 @@ fn in_search_path(name: &str) -> Result<String, Error> {
     let schema = unsafe {
         let oid = pg_sys::RelnameGetRelid(c_name.as_ptr());
         if oid == pg_sys::InvalidOid {
-            let near = near_tables(name)?;
-            return Err(Error::NoSuchTable(spelled, near));
+            return Err(no_such_table(spelled, near_tables(name)?));
         }
         // Before the schema is named: that of a temporary table says nothing to anybody.
         check_table(&spelled, oid)?;
         let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid));
         if schema.is_null() {
-            return Err(Error::NoSuchTable(spelled, Vec::new()));
+            return Err(no_such_table(spelled, Vec::new()));
         }
         text::utf8(std::ffi::CStr::from_ptr(schema).to_bytes()).into_owned()
     };
@@ -204,28 +320,30 @@ pub fn is_user_table(name: &TableName) -> bool {
 /// Whether a pattern in stored form has a wildcard for tables of a schema that does not exist.
 pub fn is_in_missing_schema(stored: &str) -> bool {
     let Ok(pattern) = TablePattern::parse(stored) else { return false };
-    let Some(schema) = pattern.schema.literal() else { return false };
-    let schema = text::in_server_encoding(schema);
-    // SAFETY: a syscache look-up in a transaction; the name is terminated.
-    unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) == pg_sys::InvalidOid }
+    pattern.schema.literal().is_some_and(|schema| namespace(schema) == pg_sys::InvalidOid)
 }
 
 /// The relation of that name, or the invalid oid.
 fn find(schema: &str, table: &str) -> pg_sys::Oid {
-    let (schema, table) = (text::in_server_encoding(schema), text::in_server_encoding(table));
-    // SAFETY: syscache look-ups in a transaction; both names are terminated.
-    unsafe {
-        match pg_sys::get_namespace_oid(schema.as_ptr(), true) {
-            pg_sys::InvalidOid => pg_sys::InvalidOid,
-            namespace => pg_sys::get_relname_relid(table.as_ptr(), namespace),
-        }
+    let table = text::in_server_encoding(table);
+    match namespace(schema) {
+        pg_sys::InvalidOid => pg_sys::InvalidOid,
+        // SAFETY: a syscache look-up in a transaction; the name is terminated.
+        namespace => unsafe { pg_sys::get_relname_relid(table.as_ptr(), namespace) },
     }
+}
+
+/// The schema of that name, or the invalid oid.
+fn namespace(schema: &str) -> pg_sys::Oid {
+    let schema = text::in_server_encoding(schema);
+    // SAFETY: a syscache look-up in a transaction; the name is terminated.
+    unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) }
 }
 
 /// As publications judge it (`is_publishable_class` in `pg_publication.c`), in words.
 fn check_table(name: &str, oid: pg_sys::Oid) -> Result<(), Error> {
     if oid == pg_sys::InvalidOid {
-        return Err(Error::NoSuchTable(name.to_owned(), near_tables(name)?));
+        return Err(no_such_table(name.to_owned(), near_tables(name)?));
     }
     // SAFETY: syscache look-ups in a transaction; a relation that has gone meanwhile yields zeros.
     let (kind, persistence) =

@@ -246,11 +246,16 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
     }
     // SAFETY: the walker passes nodes of the tree, and the context of `check`.
     unsafe {
+        // What makes `placed > now() - interval '1 day'` depend on the time is now(), and not the operators around it.
+        let is_operator = is_operator(node);
+        if is_operator && pg_sys::expression_tree_walker(node, Some(visit), context) {
+            return true;
+        }
         let walk = &mut *context.cast::<Walk>();
         let (judged, goes_on) = match null_tested(node) {
             // Of a column's type nothing is run when only NULL is asked for.
             Some(var) => (note(var, walk), false),
-            None => (refusal(node, walk), true),
+            None => (refusal(node, walk), !is_operator),
         };
         if let Some(refusal) = judged {
             let location = if (*node).type_ == NodeTag::T_List { -1 } else { pg_sys::exprLocation(node) };
@@ -259,6 +264,13 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
         }
         goes_on && pg_sys::expression_tree_walker(node, Some(visit), context)
     }
+}
+
+/// Whether a node applies an operator.
+unsafe fn is_operator(node: *mut pg_sys::Node) -> bool {
+    use NodeTag::*;
+    // SAFETY: every node has a tag.
+    matches!(unsafe { (*node).type_ }, T_OpExpr | T_DistinctExpr | T_NullIfExpr | T_ScalarArrayOpExpr)
 }
 
 /// The column that the node tests for NULL.

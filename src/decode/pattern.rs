@@ -39,7 +39,16 @@ pub enum PatternError {
     TooManyParts,
     /// Something follows a closing quote that is neither a dot nor the end.
     AfterQuote,
+    /// A quote stands within a name.
+    QuoteInside,
+    /// A blank or comma stands between or within names: several patterns in one, or a name that needs quotes.
+    Separator,
+    /// A name is longer than any table's.
+    TooLong,
 }
+
+/// The longest name that a table or schema can have, in bytes.
+const MAX_NAME_BYTES: usize = 63;
 
 impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,6 +57,9 @@ impl fmt::Display for PatternError {
             PatternError::OpenQuote => "a quote is not closed",
             PatternError::TooManyParts => "there are more than a schema and a table",
             PatternError::AfterQuote => "something follows a closing quote",
+            PatternError::QuoteInside => "a double quote stands within a name",
+            PatternError::Separator => "a blank or comma stands outside of double quotes",
+            PatternError::TooLong => "a name is longer than 63 bytes, which no name in Postgres is",
         })
     }
 }
@@ -127,13 +139,22 @@ impl NamePattern {
                     read_quoted(characters, piece)?;
                 }
                 _ if quoted => return Err(PatternError::AfterQuote),
+                '"' => return Err(PatternError::QuoteInside),
+                ',' => return Err(PatternError::Separator),
+                blank if blank.is_whitespace() => return Err(PatternError::Separator),
                 '*' => pieces.push(String::new()),
                 // As Postgres folds identifiers in a database of multibyte encoding.
                 _ => piece.push(character.to_ascii_lowercase()),
             }
             anything = true;
         }
-        if anything { Ok(NamePattern(pieces)) } else { Err(PatternError::Empty) }
+        match anything {
+            false => Err(PatternError::Empty),
+            true if pieces.iter().map(String::len).sum::<usize>() > MAX_NAME_BYTES => {
+                Err(PatternError::TooLong)
+            }
+            true => Ok(NamePattern(pieces)),
+        }
     }
 
     /// The one name it stands for, when it has no wildcard.
@@ -171,6 +192,16 @@ fn read_quoted(characters: &mut Peekable<Chars<'_>>, piece: &mut String) -> Resu
             Some(character) => piece.push(character),
         }
     }
+}
+
+/// A list of patterns as SQL writes the array that it is.
+pub fn array_literal(tables: &[String]) -> String {
+    let quoted = tables.iter().map(|table| match table.contains(['"', ',', '{', '}', '\\', ' ']) {
+        true => format!("\"{}\"", table.replace('\\', "\\\\").replace('"', "\\\"")),
+        false => table.clone(),
+    });
+    let list = quoted.collect::<Vec<_>>().join(", ");
+    format!("'{{{}}}'", list.replace('\'', "''"))
 }
 
 impl fmt::Display for NamePattern {
@@ -240,5 +271,12 @@ mod tests {
         for text in ["", ".", "a.", ".b", "a.b.c", r#""a"#, r#""a"b.c"#, r#""".x"#] {
             assert!(ParsedPattern::parse(text).is_err(), "{text}");
         }
+        for text in ["test_schema.* test", "a.b, c.d", "a.b\tc", "a .b", "a.b* c"] {
+            assert_eq!(ParsedPattern::parse(text), Err(PatternError::Separator), "{text}");
+        }
+        assert_eq!(ParsedPattern::parse(r#"a.b"c"#), Err(PatternError::QuoteInside));
+        let (longest, longer) = ("n".repeat(63), "n".repeat(64));
+        assert!(ParsedPattern::parse(&format!("{longest}.{longest}*")).is_ok());
+        assert_eq!(ParsedPattern::parse(&format!("a.{longer}")), Err(PatternError::TooLong));
     }
 }

@@ -106,10 +106,18 @@ pub unsafe fn remedy(relation: pg_sys::Relation, table: &str) -> String {
         }
         let columns =
             indexes.iter().find(tells_apart).map(|index| names(relation, &index.columns).join(", "));
-        let columns = columns.as_deref().unwrap_or("…");
+        // Without columns that tell rows apart, one of the usual name may do, or is added.
+        let desc = (*relation).rd_att;
+        let has_id = (0..(*desc).natts as usize)
+            .map(|place| raw::attribute(desc, place))
+            .any(|attribute| !attribute.attisdropped && text::name(&attribute.attname) == "id");
+        let key = match columns.or(has_id.then(|| "id".to_owned())) {
+            Some(columns) => format!("ADD PRIMARY KEY ({columns})"),
+            None => "ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY".to_owned(),
+        };
         match is_default {
-            true => format!("ALTER TABLE {table} ADD PRIMARY KEY ({columns});"),
-            false => format!("ALTER TABLE {table} ADD PRIMARY KEY ({columns}), REPLICA IDENTITY DEFAULT;"),
+            true => format!("ALTER TABLE {table} {key};"),
+            false => format!("ALTER TABLE {table} {key}, REPLICA IDENTITY DEFAULT;"),
         }
     }
 }

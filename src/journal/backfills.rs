@@ -12,6 +12,7 @@ use crate::decode::lineage;
 use crate::decode::pattern::TablePattern;
 use crate::decode::route::Grantee;
 use crate::decode::text::Texts;
+use crate::event::TableName;
 use crate::link::frame::ChunkEnd;
 
 /// What a row takes in a page besides its values: its header and its line pointer.
@@ -191,6 +192,34 @@ pub fn left_out(id: i64) -> Option<String> {
     });
     let parts = check("partitions cannot be read", parts);
     (!parts.is_empty()).then(|| format!("it left out what is not in the log: {}", parts.join(", ")))
+}
+
+/// The patterns of a backfill for which there was no table to read, not even a partitioned one without partitions; none when
+/// there was one. Inside a transaction.
+pub fn without_tables(id: i64) -> Option<String> {
+    let found = Spi::connect(|client| {
+        let read = "SELECT FROM pgwh.backfill_tables WHERE backfill_id = $1";
+        if !client.select(read, Some(1), &[id.into()])?.is_empty() {
+            return Ok(None);
+        }
+        let Some((wanted, subscribed)) = patterns(client, id)? else { return Ok(None) };
+        let partitioned = client.select(
+            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'p' AND c.relpersistence = 'p'",
+            None,
+            &[],
+        )?;
+        for row in partitioned {
+            let (Some(schema), Some(table)) = (row.text(1)?, row.text(2)?) else { continue };
+            let name = TableName { schema, table };
+            let leads = |patterns: &[TablePattern]| patterns.iter().any(|pattern| pattern.matches(&name));
+            if leads(&wanted) && leads(&subscribed) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
+    });
+    check("the tables of a backfill can't be read", found)
 }
 
 /// What a backfill is to read, and what its subscription is about.

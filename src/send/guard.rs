@@ -35,7 +35,7 @@ impl Guard {
                     Problem::new(
                         format!("invalid network in {SETTING}"),
                         format!("\"{item}\" is neither a network in CIDR notation nor an address."),
-                        format!("For example: ALTER SYSTEM SET {SETTING} = '10.0.0.0/8, ::1/128';"),
+                        format!("For example: ALTER SYSTEM SET {SETTING} = '10.0.0.0/8, ::1/128'; SELECT pg_reload_conf();"),
                     )
                 })
             })
@@ -61,7 +61,7 @@ impl Guard {
                     "The endpoint \"{name}\" would be sent to unencrypted, and {SETTING} opens no network."
                 ),
                 format!(
-                    "Use https, or open the endpoint's network: ALTER SYSTEM SET {SETTING} = '<network in CIDR notation>'; SELECT pg_reload_conf();"
+                    "Use https, or open the endpoint's network, for example: ALTER SYSTEM SET {SETTING} = '10.0.0.0/8'; SELECT pg_reload_conf();"
                 ),
             )),
             Host::Domain(_) if self.networks.is_empty() => self.check_port(host, port),
@@ -129,7 +129,8 @@ impl Guard {
             format!("port {port} of endpoint {host} is not allowed"),
             format!("Public addresses are sent to at port 443, 8443 or any above 1023, not at {port}."),
             format!(
-                "Use such a port, or open the endpoint's network: ALTER SYSTEM SET {SETTING} = '<network in CIDR notation>'; SELECT pg_reload_conf();"
+                "Use such a port, or open the endpoint's network, for example: ALTER SYSTEM SET {SETTING} = '{}'; SELECT pg_reload_conf();",
+                self.list_with("10.0.0.0/8")
             ),
         ))
     }
@@ -139,14 +140,18 @@ impl Guard {
     }
 
     fn refuse(&self, address: IpAddr, detail: String) -> Problem {
-        // What is open already stays open when the hint is followed.
-        let list = self.networks.iter().copied().chain([IpNet::from(address)]);
-        let list = list.map(|network| network.to_string()).collect::<Vec<_>>().join(", ");
+        let list = self.list_with(&IpNet::from(address).to_string());
         Problem::new(
             format!("endpoint address {address} is not allowed"),
             detail,
             format!("To allow it: ALTER SYSTEM SET {SETTING} = '{list}'; SELECT pg_reload_conf();"),
         )
+    }
+
+    /// The setting with one network more. What is open already stays open when the hint is followed.
+    fn list_with(&self, network: &str) -> String {
+        let open = self.networks.iter().map(ToString::to_string);
+        open.chain([network.to_owned()]).collect::<Vec<_>>().join(", ")
     }
 }
 

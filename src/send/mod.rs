@@ -38,3 +38,4 @@ pub use outcome::{ErrorClass, Failure, FailureKind, Outcome, Success};
 pub use problem::Problem;
 pub use route::Route;
 pub use sender::{Sender, SenderSettings};
+pub use tls::check_ca_file;

@@ -21,6 +21,11 @@ impl Problem {
     ) -> Problem {
         Problem { message: message.into(), detail: detail.into(), hint: hint.into() }
     }
+
+    /// What to type: the commands of the hint, where it has some, without the words before them.
+    pub fn cure(&self) -> &str {
+        self.hint.find("ALTER SYSTEM ").map_or(self.hint.as_str(), |start| &self.hint[start..])
+    }
 }
 
 impl fmt::Display for Problem {

@@ -131,17 +131,7 @@ fn trusted(ca_file: Option<&Path>) -> Result<Trusted, String> {
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if let Some(path) = ca_file {
-        let refuse = |why: String| format!("pgwh.ca_file \"{}\" cannot be used: {why}", path.display());
-        let certificates = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| refuse(error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(refuse("it holds no certificate in PEM".to_owned()));
-        }
-        own = certificates.clone();
-        for certificate in certificates {
-            roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
-        }
+        own = add_file(&mut roots, path)?;
     }
     if roots.is_empty() {
         let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
@@ -151,6 +141,30 @@ fn trusted(ca_file: Option<&Path>) -> Result<Trusted, String> {
         ));
     }
     Ok(Trusted { authorities: Arc::new(roots), own: own.into() })
+}
+
+/// Adds the certificates of a file in PEM, and returns them.
+fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let refuse = |why: String| format!("pgwh.ca_file \"{}\" cannot be used: {why}", path.display());
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| refuse(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(refuse("it holds no certificate in PEM".to_owned()));
+    }
+    for certificate in certificates.clone() {
+        roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+    }
+    Ok(certificates)
+}
+
+/// Whether the file holds certificates that can be trusted.
+///
+/// # Errors
+///
+/// In words for the user, when it cannot be used.
+pub fn check_ca_file(path: &Path) -> Result<(), String> {
+    add_file(&mut RootCertStore::empty(), path).map(drop)
 }
 
 fn client_config(trusted: &Trusted, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, String> {

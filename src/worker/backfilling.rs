@@ -293,11 +293,14 @@ impl Backfilling {
             NoChunk::End if open.unwritten => {}
             NoChunk::End => {
                 let read = journal::unless_locked(pg_sys::AccessShareLock, &SESSION_TABLES, |_| {
-                    journal::left_out(backfill)
+                    (journal::without_tables(backfill), journal::left_out(backfill))
                 });
                 match read {
                     Locked::Yes => open.not_before = Instant::now() + PAUSE,
-                    Locked::Done(left_out) => self.end(backfill, BackfillState::Done, left_out),
+                    Locked::Done((Some(patterns), _)) => {
+                        self.end(backfill, BackfillState::Failed, Some(no_table(backfill, &patterns)))
+                    }
+                    Locked::Done((None, left_out)) => self.end(backfill, BackfillState::Done, left_out),
                     Locked::Gone => self.end(backfill, BackfillState::Done, None),
                 }
             }
@@ -509,6 +512,13 @@ impl Open {
         self.watch = None;
         self.chunk = None;
     }
+}
+
+/// Why a backfill failed that had nothing to read, and what to type when it has.
+fn no_table(backfill: i64, patterns: &str) -> String {
+    format!(
+        "there was no table to read that matches {patterns}; when there is one: SELECT pgwh.resume_backfill({backfill});"
+    )
 }
 
 /// The table in which a change gave a row another key and left a large value of it alone. If the row came from where

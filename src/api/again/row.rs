@@ -151,9 +151,9 @@ fn find(name: &str) -> Result<(TablePattern, Option<u32>), Error> {
     };
     let stored = match tables::normalise(&[name.to_owned()], &[]) {
         Ok(stored) => stored.into_iter().next().unwrap_or_default(),
-        Err(error @ Error::NoSuchTable(..)) => match ParsedPattern::parse(name) {
+        Err(error @ Error::NoSuchTable { .. }) => match ParsedPattern::parse(name) {
             Ok(ParsedPattern::Qualified(table)) => return Ok((table, None)),
-            _ => return Err(error),
+            _ => return Err(error.about("table_name")),
         },
         Err(error) => return Err(error),
     };

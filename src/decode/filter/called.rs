@@ -88,12 +88,26 @@ impl Called {
             Called::Function(name) if ["concat", "concat_ws", "format"].contains(&name.as_str()) => {
                 "What it gives can depend on settings of the session. Join texts by ||, for example: first || ' ' || last = 'Ada Lovelace'"
             }
+            Called::Function(name) if TIMES.contains(&name.as_str()) => {
+                "A filter is asked when a change is committed, so now() is the time of that change. Leave it out, or have a transform return NULL for what is not to be sent."
+            }
             _ => {
                 "A filter may not depend on the time, the session or its settings. Use another function, or compare the columns themselves."
             }
         }
     }
 }
+
+/// Functions that give the time.
+const TIMES: [&str; 7] = [
+    "now",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "clock_timestamp",
+    "timeofday",
+    "age",
+    "pg_postmaster_start_time",
+];
 
 /// Whether a type's values look different in another time zone.
 fn has_zone(type_oid: Oid) -> bool {
