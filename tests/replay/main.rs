@@ -241,6 +241,8 @@ fn a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be() {
     let since = now(&cluster);
     cluster.sql("INSERT INTO t VALUES (0)");
     cluster.delivered(&receiver, "s");
+    cluster.wait_true("SELECT count(*) = 1 FROM pgwh.deliveries");
+    let first = cluster.value("SELECT id FROM pgwh.deliveries");
     let mut n = 0;
     eventually("the first event is forgotten", || {
         n += 1;
@@ -253,6 +255,8 @@ fn a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be() {
     assert!(!refusal.detail.is_empty() && !refusal.hint.is_empty(), "{refusal:?}");
     let year = cluster.value("SELECT extract(year FROM now())");
     assert!(refusal.detail.contains(&year) || refusal.hint.contains(&year), "names the oldest: {refusal:?}");
+    let refusal = cluster.refused(&format!("SELECT pgwh.redeliver({first})"));
+    assert_eq!(refusal.message, "this delivery is not in the journal any more", "{refusal:?}");
 }
 
 /// Replays begin at `quiet`, not at `gone`, when what was committed in between has aged.
