@@ -200,12 +200,19 @@ fn batches_with(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>> {
     }
 }
 
-/// Erases of backfills that have read a table or a partition of it why they failed, and the key of the last row that they
-/// read: of those that are over, and where it is the row with these values in its key. Such a one begins again.
+/// Erases of backfills that have read a table or a partition of it why they failed, the conditions of those that are over, and
+/// the key of the last row that they read: of those that are over, and where it is the row with these values in its key. Such a
+/// one begins again.
 pub fn erase_backfills(table: pg_sys::Oid, key: &[String]) -> Result<()> {
     const OF_TABLE: &str = "t.relation = $1 OR t.relation IN (SELECT relid FROM pg_partition_tree($1))";
     let reasons = format!(
         "UPDATE pgwh.backfill_requests r SET reason = $2 WHERE r.state = 'failed' AND r.reason IS DISTINCT FROM $2
+             AND EXISTS (SELECT FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND ({OF_TABLE}))"
+    );
+    let conditions = format!(
+        "UPDATE pgwh.backfill_requests r
+         SET filter = CASE WHEN r.filter IS NOT NULL THEN $2 END, start = CASE WHEN r.start IS NOT NULL THEN $2 END
+         WHERE r.state IN ('done', 'cancelled') AND (r.filter <> $2 OR r.start <> $2)
              AND EXISTS (SELECT FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND ({OF_TABLE}))"
     );
     let positions = format!(
@@ -215,5 +222,6 @@ pub fn erase_backfills(table: pg_sys::Oid, key: &[String]) -> Result<()> {
                  OR r.state IN ('failed', 'paused') AND convert_from(t.position, 'UTF8')::jsonb ?& $2))"
     );
     Spi::run_with_args(&reasons, &[table.into(), FORGOTTEN.into()])?;
+    Spi::run_with_args(&conditions, &[table.into(), FORGOTTEN.into()])?;
     Spi::run_with_args(&positions, &[table.into(), text::array(key)])
 }

@@ -143,6 +143,8 @@ fn a_backfill_keeps_nothing_of_a_forgotten_row() {
          INSERT INTO people VALUES ('{JANE}', '5'), ('john@example.net', 'brother of jane.q')"
     ));
     cluster.subscribe(&receiver, "s", "tables => '{people}'");
+    let of_her = cluster.value(&format!("SELECT pgwh.backfill('s', filter => 'mail = ''{JANE}''')"));
+    cluster.wait_true(&format!("SELECT state = 'done' FROM pgwh.backfills WHERE id = {of_her}"));
     // Both read her row, and fail at the next.
     let backfills = [(); 2].map(|()| {
         let id = cluster.value("SELECT pgwh.backfill('s', filter => 'age::int >= 5', chunk_size => 1)");
@@ -158,6 +160,8 @@ fn a_backfill_keeps_nothing_of_a_forgotten_row() {
     cluster.wait_status("s", "pending = 0");
     cluster.sql(&format!("SELECT pgwh.forget('people', '{{\"mail\": \"{JANE}\"}}')"));
     gone_from_every_view(&cluster);
+    let filter = cluster.value(&format!("SELECT filter FROM pgwh.backfills WHERE id = {of_her}"));
+    assert_eq!(filter, "forgotten");
     assert_eq!([quoting, standing].map(|query| cluster.value(query)), ["0", "0"]);
     // What can go on does so, and sends every row there is.
     receiver.clear();
