@@ -12,9 +12,11 @@ fn stage() -> (Cluster, Receiver) {
     (cluster, Receiver::start().unwrap())
 }
 
-/// A transaction that says that it committed elsewhere, a quarter of a century ago.
+/// A transaction that says that it committed elsewhere, a quarter of a century ago. The origin is free for the next session as
+/// soon as this returns.
 const REPLICATED: &str = "SELECT pg_replication_origin_session_setup('far');
-    BEGIN; INSERT INTO t VALUES (%, 'far'); SELECT pg_replication_origin_xact_setup('A/BCDEF0', '2001-02-03 04:05:06.789+00'); COMMIT";
+    BEGIN; INSERT INTO t VALUES (%, 'far'); SELECT pg_replication_origin_xact_setup('A/BCDEF0', '2001-02-03 04:05:06.789+00'); COMMIT;
+    SELECT pg_replication_origin_session_reset()";
 
 fn replicate(cluster: &Cluster, id: u32) {
     cluster.connect().simple_query(&REPLICATED.replace('%', &id.to_string())).unwrap();
@@ -44,7 +46,10 @@ fn a_replicated_change_has_the_time_of_its_commit_here() {
     // An origin that says nothing of the commit there.
     cluster
         .connect()
-        .simple_query("SELECT pg_replication_origin_session_setup('far'); INSERT INTO t VALUES (3)")
+        .simple_query(
+            "SELECT pg_replication_origin_session_setup('far'); INSERT INTO t VALUES (3);
+            SELECT pg_replication_origin_session_reset()",
+        )
         .unwrap();
     let mut client = cluster.connect();
     for step in [
@@ -52,6 +57,7 @@ fn a_replicated_change_has_the_time_of_its_commit_here() {
         "BEGIN; INSERT INTO t VALUES (4); PREPARE TRANSACTION 'p'",
         "SELECT pg_replication_origin_xact_setup('A/BCDEF0', '2001-02-03 04:05:06.789+00')",
         "COMMIT PREPARED 'p'",
+        "SELECT pg_replication_origin_session_reset()",
     ] {
         client.batch_execute(step).unwrap();
     }
@@ -128,7 +134,10 @@ fn a_subscription_to_local_changes_gets_no_replicated_ones() {
     replicate(&cluster, 2);
     let far = "SELECT pg_replication_origin_session_setup('far')";
     for statement in ["SELECT pgwh.emit('far', '{}')", "TRUNCATE t"] {
-        cluster.connect().simple_query(&format!("{far}; {statement}")).unwrap();
+        cluster
+            .connect()
+            .simple_query(&format!("{far}; {statement}; SELECT pg_replication_origin_session_reset()"))
+            .unwrap();
     }
     cluster.sql("INSERT INTO t VALUES (3)");
     let got = |name: &str| -> Vec<String> {
