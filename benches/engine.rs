@@ -31,7 +31,7 @@ fn main() {
                 engine.next_to_send(begin).map(|request| (request.ticket, request.members.len()))
             {
                 done += members as u64;
-                let success = Success { status: 200, duration: Duration::from_millis(1) };
+                let success = Success { status: 200, flaw: None, duration: Duration::from_millis(1) };
                 engine.succeeded(ticket, success, begin);
             }
             engine.take_records();
