@@ -1840,7 +1840,7 @@ CREATE FUNCTION pgwh.replay(
     since_lsn pg_lsn DEFAULT NULL, until_lsn pg_lsn DEFAULT NULL
 ) RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'replay_wrapper';
-COMMENT ON FUNCTION pgwh.replay IS
+COMMENT ON FUNCTION pgwh.replay(text, timestamptz, timestamptz, text, text[], pg_lsn, pg_lsn) IS
 'Sends a subscription its events again, under the same ids and in order with its live ones; returns the id of the replay.
   name    the subscription
   since, until   when they were committed, both ends included; until is now when left out
@@ -1850,6 +1850,30 @@ COMMENT ON FUNCTION pgwh.replay IS
 Examples: SELECT pgwh.replay(''orders-to-billing'', now() - interval ''1 hour'', "only" => ''dead'');
 SELECT pgwh.replay(''orders-to-billing'', since_lsn => ''0/15A8F50'');
 TABLE pgwh.replays shows how far it is.';
+
+CREATE FUNCTION pgwh.replay(
+    name text, since pg_lsn, until pg_lsn DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE sql VOLATILE AS $$
+    SELECT pgwh.replay(name, "only" => "only", tables => tables, since_lsn => since, until_lsn => until)
+$$;
+COMMENT ON FUNCTION pgwh.replay(text, pg_lsn, pg_lsn, text, text[]) IS
+'Sends a subscription its events again, by positions in the write-ahead log: the same as since_lsn and until_lsn.
+Example: SELECT pgwh.replay(''orders-to-billing'', ''0/15A8F50''::pg_lsn);';
+
+-- A literal of no type is of this one, where it would be either of the two above.
+CREATE FUNCTION pgwh.replay(
+    name text, since text, until text DEFAULT NULL, "only" text DEFAULT 'all', tables text[] DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN coalesce(since, until) OPERATOR(pg_catalog.~) '^[0-9A-Fa-f]+/[0-9A-Fa-f]+$'
+        THEN pgwh.replay(name, since::pg_catalog.pg_lsn, until::pg_catalog.pg_lsn, "only", tables)
+        ELSE pgwh.replay(name, since::timestamptz, until::timestamptz, "only", tables) END
+$$;
+COMMENT ON FUNCTION pgwh.replay(text, text, text, text, text[]) IS
+'Sends a subscription its events again, since and until a time or a position in the write-ahead log.
+Examples: SELECT pgwh.replay(''orders-to-billing'', ''yesterday'');
+SELECT pgwh.replay(''orders-to-billing'', since => ''0/15A8F50'');';
 
 CREATE FUNCTION pgwh.cancel_replay(id bigint) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'cancel_replay_wrapper';

@@ -121,6 +121,22 @@ fn a_range_of_the_log_comes_again() {
     assert_eq!(keys(&again), (11..=20).collect::<Vec<_>>());
     let (_, again) = replay(&cluster, &receiver, &format!("since_lsn => '{since}'"), 20);
     assert_eq!(keys(&again), (11..=30).collect::<Vec<_>>());
+    // A literal says by itself which it is.
+    for range in [
+        format!("'{since}'::pg_lsn, '{until}'"),
+        format!("'{since}', '{until}'"),
+        format!("since => '{since}', until => '{until}', \"only\" => 'all'"),
+    ] {
+        let (_, again) = replay(&cluster, &receiver, &range, 10);
+        assert_eq!(keys(&again), (11..=20).collect::<Vec<_>>(), "{range}");
+    }
+    for range in
+        ["'yesterday'", "since => 'yesterday', until => 'tomorrow'", "since => now() - interval '1 day'"]
+    {
+        replay(&cluster, &receiver, range, 30);
+    }
+    let refusal = cluster.refused("SELECT pgwh.replay('s', 'last week')");
+    assert_eq!(refusal.code, "22007", "{refusal:?}");
 }
 
 #[test]
