@@ -175,7 +175,7 @@ fn a_deploy_onto_another_role_s_subscription_is_told_so() {
     }
     // Nothing is given away by what has no secret in it.
     for statement in [
-        format!("UPDATE pgwh.subscriptions SET headers = headers, timeout = '9 s' WHERE name = '{name}'"),
+        format!("UPDATE pgwh.subscriptions SET headers = headers, timeout = timeout WHERE name = '{name}'"),
         format!("SELECT pgwh.pause('{name}'), pgwh.resume('{name}')"),
     ] {
         assert_eq!(notices_of(&superuser, &statement), [], "{statement}");

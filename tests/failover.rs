@@ -249,8 +249,8 @@ fn a_standby_follows_logical_decoding_off_and_on_and_takes_over() {
     primary.sql("CREATE EXTENSION pgstream_hooks");
     primary.subscribe(receiver, "now", "tables => '{t}'");
     level_of_standby("logical");
-    assert_eq!(standby.value("SELECT ok FROM pgwh.health() WHERE check_name = 'wal_level'"), "t");
     pair.wait_for_standby();
+    assert_eq!(standby.value("SELECT ok FROM pgwh.health() WHERE check_name = 'wal_level'"), "t");
     primary.sql("INSERT INTO t VALUES (1, 1)");
     assert_eq!(primary.delivered(receiver, "now").len(), 1);
     pair.wait_for_standby();

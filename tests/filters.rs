@@ -147,7 +147,7 @@ const REFUSED: [(&str, &str, &str, &str, &str); 32] = [
         "0A000",
         "not immutable: now()",
         "character 12 ",
-        "depend on the time",
+        "now() is the time of that change",
     ),
     ("concat(id, status) = '1x'", "0A000", "not immutable: concat()", "character 1 ", "||"),
     ("to_jsonb(id) = '1'", "0A000", "not immutable: to_jsonb()", "character 1 ", "depend on the time"),

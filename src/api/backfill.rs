@@ -117,8 +117,11 @@ fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
 fn tables_of_subscription(id: i64) -> Result<Vec<String>, Error> {
     const QUERY: &str = "SELECT tables FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1";
     let tables =
-        Spi::connect(|client| client.select(QUERY, Some(1), &[id.into()])?.first().get_one::<Vec<Text>>())?;
-    Ok(tables.map(text::strings).unwrap_or_default())
+        Spi::connect(|client| match client.select(QUERY, Some(1), &[id.into()])?.into_iter().next() {
+            Some(row) => row.texts(1),
+            None => Ok(None),
+        });
+    Ok(tables?.unwrap_or_default())
 }
 
 /// A table that is left out of a backfill.
@@ -282,7 +285,7 @@ fn reader_of(subscription: i64) -> Result<(Vec<String>, Grantee), Error> {
             Some(1),
             &[subscription.into()],
         )?;
-        let row = rows.first();
+        let Some(row) = rows.into_iter().next() else { return Ok(Default::default()) };
         let grantee = Grantee {
             owner: row.text(2)?.unwrap_or_default(),
             columns: row.texts(3)?,

@@ -151,14 +151,30 @@ fn a_pattern_reads_all_its_tables_and_partitions_that_come_meanwhile() {
 #[test]
 fn a_table_that_is_dropped_meanwhile_is_read_to_its_end() {
     let (cluster, receiver) = stage();
-    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 1000) n");
-    cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 10000) n");
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
     receiver.behave(|_: &harness::Request| {
         harness::Reply::status(200).after(std::time::Duration::from_millis(20))
     });
+    let id = backfill(&cluster, "'s', chunk_size => 100");
+    receiver.wait_for(10, harness::PATIENCE).unwrap();
+    cluster.sql("DROP TABLE t");
+    done(&cluster, &id);
+}
+
+#[test]
+fn a_table_that_is_dropped_before_it_is_read_is_named() {
+    let (cluster, receiver) = stage();
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
     cluster.sql("BEGIN; LOCK TABLE t; SELECT pgwh.backfill('s'); DROP TABLE t; COMMIT");
     ended(&cluster, "1");
-    assert_eq!(cluster.value("SELECT state FROM pgwh.backfills"), "done");
+    assert_eq!(cluster.value("SELECT state FROM pgwh.backfills"), "failed");
+    let reason = cluster.value("SELECT reason FROM pgwh.backfills");
+    assert!(reason.starts_with("there was no table to read that matches public.t;"), "{reason}");
+    // What it says to type when there is one again.
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1)");
+    cluster.sql(reason.split_once(": ").unwrap().1);
+    done(&cluster, "1");
 }
 
 #[test]
