@@ -182,7 +182,8 @@ fn a_deploy_onto_another_role_s_subscription_is_told_so() {
     }
     assert_eq!(notices_of(&bob, &subscribe(", headers => '{\"cookie\": \"b\"}'")), []);
     // As the hint has it, from then on it is the deploy's own.
-    let (_, hint) = notices_of(&superuser, &subscribe("")).remove(0);
+    let notices = notices_of(&superuser, &subscribe(""));
+    let (_, hint) = notices.iter().find(|(message, _)| message.contains("belongs to")).unwrap();
     let take_over = hint.split_once(": ").unwrap().1.split_inclusive(';').next().unwrap().to_owned();
     superuser.sql(&take_over);
     assert_eq!(cluster.value("SELECT owner FROM pgwh.subscriptions"), "postgres");

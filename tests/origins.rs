@@ -18,6 +18,15 @@ const REPLICATED: &str = "SELECT pg_replication_origin_session_setup('far');
     BEGIN; INSERT INTO t VALUES (%, 'far'); SELECT pg_replication_origin_xact_setup('A/BCDEF0', '2001-02-03 04:05:06.789+00'); COMMIT;
     SELECT pg_replication_origin_session_reset()";
 
+/// A transaction of which is said where it committed, but not when.
+fn far(cluster: &Cluster, statement: &str) {
+    let sql = format!(
+        "SELECT pg_replication_origin_session_setup('far'); BEGIN; {statement}; COMMIT;
+         SELECT pg_replication_origin_session_reset()"
+    );
+    cluster.connect().simple_query(&sql).unwrap();
+}
+
 fn replicate(cluster: &Cluster, id: u32) {
     cluster.connect().simple_query(&REPLICATED.replace('%', &id.to_string())).unwrap();
 }
@@ -44,13 +53,7 @@ fn a_replicated_change_has_the_time_of_its_commit_here() {
     cluster.sql("INSERT INTO t VALUES (1)");
     replicate(&cluster, 2);
     // An origin that says nothing of the commit there.
-    cluster
-        .connect()
-        .simple_query(
-            "SELECT pg_replication_origin_session_setup('far'); INSERT INTO t VALUES (3);
-            SELECT pg_replication_origin_session_reset()",
-        )
-        .unwrap();
+    far(&cluster, "INSERT INTO t VALUES (3)");
     let mut client = cluster.connect();
     for step in [
         "SELECT pg_replication_origin_session_setup('far')",
@@ -132,12 +135,8 @@ fn a_subscription_to_local_changes_gets_no_replicated_ones() {
     assert_eq!(cluster.column("SELECT origin FROM pgwh.subscriptions ORDER BY id"), ["local", "any"]);
     cluster.sql("INSERT INTO t VALUES (1)");
     replicate(&cluster, 2);
-    let far = "SELECT pg_replication_origin_session_setup('far')";
     for statement in ["SELECT pgwh.emit('far', '{}')", "TRUNCATE t"] {
-        cluster
-            .connect()
-            .simple_query(&format!("{far}; {statement}; SELECT pg_replication_origin_session_reset()"))
-            .unwrap();
+        far(&cluster, statement);
     }
     cluster.sql("INSERT INTO t VALUES (3)");
     let got = |name: &str| -> Vec<String> {

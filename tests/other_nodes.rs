@@ -101,7 +101,8 @@ fn a_backfill_of_a_table_that_is_distributed_meanwhile_fails() {
     cluster.wait_true(&format!("SELECT state = 'failed' FROM pgwh.backfills WHERE id = {id}"));
     let reason = cluster.value(&format!("SELECT reason FROM pgwh.backfills WHERE id = {id}"));
     assert!(reason.contains("other nodes") && reason.contains(&format!("cancel_backfill({id})")), "{reason}");
-    assert!(cluster.delivered(&receiver, "s").is_empty());
+    cluster.wait_status("s", "pending = 0");
+    assert_eq!(receiver.count(), 0);
 }
 
 /// What `health()` says of logical subscriptions.

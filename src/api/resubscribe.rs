@@ -63,10 +63,7 @@ impl Before {
                 names.join(", ")
             ))
             .detail(format!("Before, {}.", values.join("; ")))
-            .hint(format!(
-                "Subscribing again sets what is left out to its default. To change single settings: \
-                     UPDATE pgwh.subscriptions SET ... WHERE name = '{quoted}';"
-            ))
+            .hint("Subscribing again sets what is left out to its default; an UPDATE of pgwh.subscriptions changes single settings.")
             .report();
         }
         let member = |json: &str, name: &str| {

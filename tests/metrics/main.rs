@@ -234,7 +234,7 @@ fn decoding_is_counted_and_its_lag_goes_back_to_nothing() {
         ("pgwh_database_restarts_total", 0.0),
         ("pgwh_database_queue_bytes", 0.0),
         ("pgwh_database_in_flight", 0.0),
-        ("pgwh_database_in_flight_limit", 128.0),
+        ("pgwh_database_in_flight_limit", 1000.0),
         ("pgwh_database_memory_limit_bytes", 128.0 * 1024.0 * 1024.0),
     ] {
         let labels: &[&str] = if metric == "pgwh_capture_phase" { &["state=\"ready\""] } else { &[] };
