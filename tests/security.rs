@@ -497,7 +497,8 @@ fn an_error_of_the_servers_that_passes_through_has_no_backtrace_in_its_detail() 
     for call in ["unsubscribe('s')", "subscribe('https://example.com/')", "pause('s')", "replay('s', now())"]
     {
         let refused = cluster.as_role("stranger").refused(&format!("SELECT pgwh.{call}"));
-        assert_eq!((refused.code.as_str(), refused.detail.as_str()), ("42501", ""), "{call}: {refused:?}");
+        assert_eq!(refused.code, "42501", "{call}: {refused:?}");
+        assert!(!refused.detail.contains('\n'), "{call}: {refused:?}");
     }
 }
 
