@@ -343,8 +343,10 @@ fn a_row_a_sample_tells_the_same_as_the_text() {
     cluster.sql(&format!("SELECT pgwh.subscribe('{url}', name => 'odd \"name\" \\ of 1')"));
     cluster.sql("INSERT INTO t VALUES (1)");
     cluster.wait_true("SELECT delivered = 1 FROM pgwh.status");
-    let labels = ["database", "subscription", "worker", "state", "outcome", "error_class", "le", "version"];
-    let rows = cluster.rows(&format!("SELECT metric, {} FROM pgwh.metric_samples()", labels.join(", ")));
+    let labels =
+        ["database", "subscription", "worker", "state", "outcome", "error_class", "le", "version", "check"];
+    let columns = labels.join(", ").replace("check", "check_name");
+    let rows = cluster.rows(&format!("SELECT metric, {columns} FROM pgwh.metric_samples()"));
     let mut found: Vec<String> = rows
         .into_iter()
         .map(|row| {
