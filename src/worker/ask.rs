@@ -107,7 +107,7 @@ pub fn await_capture(patience: Duration, notice: impl FnOnce(NotReady)) -> Resul
                 return Err(NotReady(Phase::NoFreeWorker));
             }
             Phase::NoFreeWorker | Phase::NoFreeSlot => {
-                if shared.databases().any(|other| other.oid() != oid && other.may_give_way()) {
+                if shared.databases().any(|other| other.oid() != oid && other.makes_room()) {
                     // What is found after these have gone is what counts.
                     (refusals, looking_since) = (count(), Instant::now());
                 } else if count() != refusals || looking_since.elapsed() >= LOOKED_WITHIN {

@@ -111,7 +111,7 @@ fn create_slot(database: &Database, name: &CString, queue: &mut Sender) -> bool 
         if let Some(shared) = shmem::shared() {
             // Another database may leave its slot to this one.
             let mut others = shared.databases().filter(|other| other.oid() != database.oid());
-            if !warned && !others.any(Database::may_give_way) {
+            if !warned && !others.any(Database::makes_room) {
                 warned = true;
                 warn_of_no_slot(database);
             }

@@ -329,6 +329,11 @@ impl Database {
         self.demand() == Demand::Nothing && !self.is_asked() && self.dispatcher.is_set()
     }
 
+    /// Whether its workers give way to those of other databases, or may be asked to: what they have comes free.
+    pub fn makes_room(&self) -> bool {
+        self.may_give_way() || self.give_way.load(Ordering::SeqCst) && self.has_processes()
+    }
+
     /// Whether its pair runs and lacks a slot, or a process besides the pair.
     pub fn is_short(&self) -> bool {
         let lacks = [&self.lacks_renderer, &self.lacks_backfiller];
