@@ -64,6 +64,18 @@ impl Server {
         })
     }
 
+    /// Answers the first bytes, whatever they are, as servers of plain HTTP do when TLS is spoken to them.
+    pub fn blurting(bytes: &'static [u8]) -> Server {
+        Server::with(
+            |_, _| Ok(false),
+            move |mut socket| {
+                socket.read(&mut [0; 4096])?;
+                socket.write_all(bytes)?;
+                Ok(Box::new(socket))
+            },
+        )
+    }
+
     fn with(
         answer: impl Fn(&Request, &mut dyn Stream) -> io::Result<bool> + Send + Sync + 'static,
         wrap: impl Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,

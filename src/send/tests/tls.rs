@@ -283,7 +283,7 @@ fn a_certificate_in_the_ca_file_is_trusted_for_its_own_names() {
 #[test]
 fn a_failure_of_tls_is_said_in_words_to_act_on() {
     let authority = Authority::new();
-    let plain = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+    let plain = Server::blurting(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
     for (server, roots, words) in [
         (authority.server(2001, false), authority.roots(), "has expired"),
         (
@@ -296,7 +296,7 @@ fn a_failure_of_tls_is_said_in_words_to_act_on() {
     ] {
         let failure = deliver(&sender_trusting(roots), &endpoint(&localhost(&server))).unwrap_err();
         assert_eq!(failure.class, ErrorClass::Tls, "{}", failure.message);
-        assert!(failure.message.contains(words), "{}", failure.message);
+        assert!(failure.message.contains(words), "{}, not {words}", failure.message);
         for debris in ["Other", "(", "{"] {
             assert!(!failure.message.contains(debris), "{}", failure.message);
         }
