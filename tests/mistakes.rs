@@ -6,7 +6,7 @@
 use std::net::ToSocketAddrs;
 use std::path::Path;
 
-use harness::{Cluster, Receiver, Reply, Script, Setup};
+use harness::{Cluster, Receiver, Reply, Script, Server, Setup};
 
 #[path = "mistakes/transcript.rs"]
 mod transcript;
@@ -407,6 +407,10 @@ fn servers_that_are_not_set_up_get_the_recorded_messages() {
     let mut transcript = Transcript::of(&cluster);
     transcript.title("wal_level");
     transcript.run("CREATE EXTENSION pgstream_hooks");
+    // Since 19 the slot that the workers make raises it.
+    if Server::get().major() >= 19 {
+        cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    }
     transcript.health("wal_level");
     text += &transcript.text;
 
