@@ -116,11 +116,10 @@ fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
 
 fn tables_of_subscription(id: i64) -> Result<Vec<String>, Error> {
     const QUERY: &str = "SELECT tables FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1";
-    let tables =
-        Spi::connect(|client| match client.select(QUERY, Some(1), &[id.into()])?.into_iter().next() {
-            Some(row) => row.texts(1),
-            None => Ok(None),
-        });
+    let tables = Spi::connect(|client| match client.select(QUERY, Some(1), &[id.into()])?.next() {
+        Some(row) => row.texts(1),
+        None => Ok(None),
+    });
     Ok(tables?.unwrap_or_default())
 }
 

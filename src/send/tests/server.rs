@@ -69,7 +69,7 @@ impl Server {
         Server::with(
             |_, _| Ok(false),
             move |mut socket| {
-                socket.read(&mut [0; 4096])?;
+                let _ = socket.read(&mut [0; 4096])?;
                 socket.write_all(bytes)?;
                 Ok(Box::new(socket))
             },
