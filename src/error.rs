@@ -239,7 +239,7 @@ impl Error {
             Error::MissingPrivileges(role, missing) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "permission denied to subscribe".into(),
-                format!("Role {role:?} lacks {missing}."),
+                format!("Role \"{role}\" lacks {missing}."),
                 grants_to(role),
             ),
             Error::OnStandby => (
@@ -378,7 +378,7 @@ impl Error {
             Error::WholeName(name, instead) => (
                 ERRCODE_UNDEFINED_TABLE,
                 "table does not exist".into(),
-                format!("There is no table {name:?}; table_name is the name alone, without schema and wildcards."),
+                format!("There is no table \"{name}\"; table_name is the name alone, without schema and wildcards."),
                 format!("For example: {instead}"),
             ),
             Error::NotATable(table, what) => (

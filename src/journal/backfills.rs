@@ -219,7 +219,7 @@ pub fn without_tables(id: i64) -> Option<String> {
         }
         Ok(Some(wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
     });
-    check("the tables of a backfill can't be read", found)
+    check("the tables of a backfill cannot be read", found)
 }
 
 /// What a backfill is to read, and what its subscription is about.
