@@ -199,6 +199,13 @@ pub enum Error {
     NameTaken(String),
     /// A subscription that is another role's, and that the user is not shown.
     NotYours(String),
+    /// A table that holds what belongs to all roles, and a mode in which an ordinary role may not lock it.
+    TableLock {
+        /// Its name.
+        table: String,
+        /// The mode, as `LOCK TABLE` spells it.
+        mode: String,
+    },
     /// A database is to be moved while it has changes that are not journaled.
     Unjournaled,
     /// What should not happen: the server or pgrx refused what we asked.
@@ -268,6 +275,15 @@ impl Error {
                 format!("permission denied for table {table}"),
                 why.clone(),
                 cure.clone(),
+            ),
+            Error::TableLock { table, mode } => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("permission denied to lock table {table} in {mode} mode"),
+                "It holds rows of all roles, whose commands and deliveries would wait for the lock.".into(),
+                match table.as_str() {
+                    "pgwh.subscriptions" => "To keep your own subscriptions as they are: SELECT FROM pgwh.subscriptions FOR UPDATE; To exclude only sessions that do the same: LOCK TABLE pgwh.subscriptions IN SHARE UPDATE EXCLUSIVE MODE;".into(),
+                    _ => "Only superusers and the owner of the extension may lock it.".into(),
+                },
             ),
             Error::MayNotListen(owner) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,

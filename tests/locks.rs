@@ -174,6 +174,74 @@ fn a_lock_of_any_kind_on_the_row_is_worked_around() {
 }
 
 #[test]
+fn a_role_locks_no_table_of_all_roles() {
+    let stage = Stage::set();
+    stage.cluster.sql("CREATE VIEW shown AS TABLE pgwh.subscriptions");
+    stage.cluster.sql("CREATE VIEW counted AS SELECT (SELECT count(*) FROM shown)");
+    stage.cluster.sql("ALTER VIEW shown OWNER TO app; ALTER VIEW counted OWNER TO app");
+    let app = stage.cluster.as_role("app");
+    let mut hint = String::new();
+    for mode in ["SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"] {
+        for relation in ["pgwh.subscriptions", "ONLY pgwh.subscriptions", "shown", "counted"] {
+            let refused = app.refused(&format!("LOCK TABLE {relation} IN {mode} MODE"));
+            assert_eq!(refused.code, "42501", "{refused:?}");
+            let message = format!("permission denied to lock table pgwh.subscriptions in {mode} mode");
+            assert_eq!(refused.message, message, "{relation}");
+            hint = refused.hint;
+        }
+    }
+    let commands = [
+        "SELECT FROM pgwh.subscriptions FOR UPDATE;",
+        "LOCK TABLE pgwh.subscriptions IN SHARE UPDATE EXCLUSIVE MODE;",
+    ];
+    let mut open = app.connect();
+    open.batch_execute("BEGIN").unwrap();
+    for command in commands {
+        assert!(hint.contains(command), "{hint}");
+        open.batch_execute(command).unwrap();
+    }
+    let mut other = stage.cluster.connect();
+    other.batch_execute("SET lock_timeout = '10 s'").unwrap();
+    for command in ["ALTER TABLE t ADD c int", "TABLE pgwh.status", "SELECT pgwh.health()"] {
+        other.batch_execute(command).unwrap();
+    }
+    stage.cluster.subscribe(&stage.receiver, "new", "");
+    let before = stage.cluster.process(DISPATCHER);
+    stage.cluster.sql(&format!("SELECT pg_terminate_backend({})", before.0));
+    stage.insert(1..=9);
+    stage.has_got("well", 9);
+    stage.has_got("new", 9);
+    // Whoever owns them does as with any table.
+    open.batch_execute("ROLLBACK").unwrap();
+    stage.cluster.sql("BEGIN; LOCK TABLE pgwh.subscriptions, shown IN ACCESS EXCLUSIVE MODE; COMMIT");
+}
+
+#[test]
+fn a_locked_table_holds_up_no_call_that_does_not_name_it() {
+    let stage = Stage::set();
+    stage.cluster.sql("CREATE TABLE theirs (id int PRIMARY KEY); ALTER TABLE theirs OWNER TO app");
+    stage.insert(1..=3);
+    stage.has_got("well", 3);
+    let mut open = stage.cluster.as_role("app").connect();
+    open.batch_execute("BEGIN; LOCK TABLE theirs IN ACCESS EXCLUSIVE MODE").unwrap();
+    let mut session = stage.cluster.connect();
+    session.batch_execute("BEGIN; SET LOCAL lock_timeout = '10 s'").unwrap();
+    let url = stage.receiver.url("/wild");
+    let wild = format!("SELECT pgwh.subscribe('{url}', name => 'wild', filter => 'id > 2')");
+    session.batch_execute(&wild).unwrap();
+    session.batch_execute("SELECT pgwh.backfill('well'); COMMIT").unwrap();
+    // Nor does the backfill hold what it has looked at.
+    session.batch_execute("SET lock_timeout = '10 s'; ALTER TABLE t ADD c int").unwrap();
+    stage.insert(4..=5);
+    stage.has_got("wild", 2);
+    open.batch_execute("INSERT INTO theirs VALUES (1); COMMIT").unwrap();
+    stage.cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
+    stage.has_got("wild", 2);
+    stage.cluster.sql("INSERT INTO theirs VALUES (7)");
+    stage.has_got("wild", 3);
+}
+
+#[test]
 fn a_locked_table_of_subscriptions_stops_nobody() {
     let stage = Stage::set();
     stage.insert(1..=1);
@@ -182,11 +250,22 @@ fn a_locked_table_of_subscriptions_stops_nobody() {
     stage.receiver.behave_at("/refusing", Script::always(Reply::status(500)));
     // What it had not come to read when the lock was taken.
     let dispatcher = stage.cluster.process(DISPATCHER);
-    dispatcher.pause();
-    eventually("it stands still", || dispatcher.stands_still().then_some(()));
+    let is_in_transaction = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND xact_start IS NOT NULL",
+        dispatcher.0
+    );
+    eventually("it stands still, and holds no lock", || {
+        dispatcher.pause();
+        eventually("it stands still", || dispatcher.stands_still().then_some(()));
+        if stage.cluster.value(&is_in_transaction) == "0" {
+            return Some(());
+        }
+        dispatcher.resume();
+        None
+    });
     stage.cluster.subscribe(&stage.receiver, "late", "");
     stage.cluster.sql("UPDATE pgwh.subscriptions SET rate_limit = 1000 WHERE name = 'refusing'");
-    let mut open = stage.cluster.as_role("app").connect();
+    let mut open = stage.cluster.connect();
     open.batch_execute("BEGIN; LOCK TABLE pgwh.subscriptions IN ACCESS EXCLUSIVE MODE").unwrap();
     dispatcher.resume();
     stage.insert(2..=10);
@@ -207,7 +286,7 @@ fn a_locked_table_of_subscriptions_stops_nobody() {
 #[test]
 fn a_start_that_a_lock_holds_up_names_it_and_loses_nothing() {
     let stage = Stage::set();
-    let mut open = stage.cluster.as_role("app").connect();
+    let mut open = stage.cluster.connect();
     let holder = pid(&mut open);
     open.batch_execute("BEGIN; LOCK TABLE pgwh.subscriptions IN ACCESS EXCLUSIVE MODE").unwrap();
     let before = stage.cluster.process(DISPATCHER);
@@ -215,7 +294,7 @@ fn a_start_that_a_lock_holds_up_names_it_and_loses_nothing() {
     let step = format!("SELECT pg_terminate_backend({holder});");
     let told = [
         "nothing is sent from this database before a lock on pgwh.subscriptions ends".to_owned(),
-        format!("Process {holder} (app, idle in transaction) holds it."),
+        format!("Process {holder} (postgres, idle in transaction) holds it."),
         format!("HINT:  {step}"),
     ];
     eventually("named in the log", || {
@@ -236,7 +315,7 @@ fn who_is_gone_while_its_table_is_locked_is_left_alone() {
         stage.cluster.subscribe(&stage.receiver, "system", "event_types => '{system}'");
         stage.is_known("system");
         let mut listener = stage.cluster.listen("pgwh");
-        let mut open = stage.cluster.as_role("app").connect();
+        let mut open = stage.cluster.connect();
         open.batch_execute(&format!("BEGIN; LOCK TABLE pgwh.subscriptions IN {mode} MODE")).unwrap();
         stage.insert(1..=1);
         stage.has_got("well", 1);

@@ -154,6 +154,15 @@ pub fn as_owner<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error
     }
 }
 
+/// Whether the present role has the privileges of the extension's owner.
+///
+/// # Safety
+/// A transaction is in progress, and the extension is here.
+pub unsafe fn is_owner() -> bool {
+    // SAFETY: as the caller promises; a syscache look-up.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner()) }
+}
+
 /// Who owns `pgwh.secrets`.
 ///
 /// # Safety

@@ -207,9 +207,16 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
     let claim = Claim::new(grantee.owner, conditions.clone(), grantee.columns, grantee.exclude_columns);
     let mut left_out = Vec::new();
     for table in &tables {
-        let judged = check_order(table, wanted)
-            .and_then(|()| check_table(table, wanted))
-            .and_then(|()| claim.check_table(table.oid));
+        let judge = || {
+            check_order(table, wanted)
+                .and_then(|()| check_table(table, wanted))
+                .and_then(|()| claim.check_table(table.oid))
+        };
+        // Of several, one that another session has locked is judged when it is come to.
+        let judged = match wanted.names_one_table() {
+            true => judge(),
+            false => if_free(table.oid, judge).unwrap_or(Ok(())),
+        };
         match judged {
             Ok(()) => {}
             // The error of one that is named, or of the first when none can be read.
@@ -257,15 +264,9 @@ fn problem(subscription: i64, table_name: Option<String>) -> Result<Option<Strin
         .is_empty()
         .then(|| format!("the subscription is not about a table {}", wanted.tables.join(", ")))
         .filter(|_| !wanted.tables.iter().any(|table| table.contains('*')));
-    let share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     for table in &tables {
-        // SAFETY: in a transaction; what is locked is unlocked, or by the end of the transaction.
-        if !unsafe { pg_sys::ConditionalLockRelationOid(table.oid, share) } {
-            return Ok(None);
-        }
-        let judged = check_table(table, &wanted).and_then(|()| claim.check_table(table.oid));
-        // SAFETY: as above.
-        unsafe { pg_sys::UnlockRelationOid(table.oid, share) };
+        let judge = || check_table(table, &wanted).and_then(|()| claim.check_table(table.oid));
+        let Some(judged) = if_free(table.oid, judge) else { return Ok(None) };
         match judged {
             Ok(()) if wanted.names_one_table() => {}
             Ok(()) => return Ok(None),
@@ -273,6 +274,20 @@ fn problem(subscription: i64, table_name: Option<String>) -> Result<Option<Strin
         }
     }
     Ok(problem)
+}
+
+/// Looks at a table under a brief lock; none when another session has locked it.
+fn if_free<T>(table: pg_sys::Oid, look: impl FnOnce() -> T) -> Option<T> {
+    let share = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: in a transaction; what is locked is unlocked, or by the end of the transaction.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(table, share) {
+            return None;
+        }
+        let found = look();
+        pg_sys::UnlockRelationOid(table, share);
+        Some(found)
+    }
 }
 
 /// The tables of a subscription, and who must be allowed to read them.

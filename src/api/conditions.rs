@@ -182,9 +182,13 @@ impl Conditions {
         if FITTING.with_borrow(|fitting| fitting.get(&remembered)).is_some() {
             return Ok(());
         }
-        let judged = self.judge(source, |is_named| if is_named { Lock::Lasting } else { Lock::Brief })?;
+        // One that another session has locked, and that a wildcard leads to, is judged when it changes.
+        let judged = self.judge(source, |is_named| if is_named { Lock::Lasting } else { Lock::IfFree })?;
         if let Some(error) = judged.problem {
             return Err(error);
+        }
+        if judged.is_partial {
+            return Ok(());
         }
         FITTING.with_borrow_mut(|fitting| fitting.add(remembered, ()));
         Ok(())

@@ -215,7 +215,10 @@ unsafe fn first_from(query: *mut pg_sys::Node) -> *mut pg_sys::RangeVar {
 }
 
 /// The members of a list of pointers.
-unsafe fn items(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
+///
+/// # Safety
+/// `list` is null, or a list of pointers that outlives the iterator.
+pub unsafe fn items(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
     // SAFETY: null, or a list of pointers that outlives the iterator.
     let length = if list.is_null() { 0 } else { unsafe { (*list).length } };
     // SAFETY: as above, within its length.

@@ -78,6 +78,8 @@ mod subscription;
 #[cfg(feature = "server")]
 mod table_keys;
 #[cfg(feature = "server")]
+pub mod table_lock;
+#[cfg(feature = "server")]
 mod tables;
 #[cfg(feature = "server")]
 mod test;

@@ -74,7 +74,7 @@ impl Claim {
         if PERMITTED.with_borrow(|permitted| permitted.get(&remembered)).is_some() {
             return Ok(());
         }
-        match self.denied(Lock::Brief)? {
+        match self.denied(|is_named| if is_named { Lock::Brief } else { Lock::IfFree })? {
             Some(denied) => Err(denied.into_error()),
             None => {
                 PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered, ()));
@@ -84,7 +84,7 @@ impl Claim {
     }
 
     /// The first table of today that the owner may not read as it is wanted, one that is named before others.
-    fn denied(&self, lock: Lock) -> Result<Option<Denied>, Error> {
+    fn denied(&self, lock: impl Fn(bool) -> Lock) -> Result<Option<Denied>, Error> {
         if !self.conditions.event_types.iter().any(|word| ROWS.contains(&word.as_str())) {
             return Ok(None);
         }
@@ -94,7 +94,7 @@ impl Claim {
         }
         let mut first = None;
         for (table, is_named) in tables_of(&self.conditions.tables)? {
-            if let Some(missing) = self.missing(table, role, lock) {
+            if let Some(missing) = self.missing(table, role, lock(is_named)) {
                 let denied = self.deny(table, is_named, missing);
                 if is_named {
                     return Ok(Some(denied));
@@ -232,7 +232,7 @@ fn permission_problem(
     }
     let texts = |stored: &Option<Stored>| stored.as_ref().map(Stored::texts);
     let denied =
-        Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied(Lock::IfFree)?;
+        Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied(|_| Lock::IfFree)?;
     let denial = denied.map(|denied| Arc::new(Denial::of(&denied)));
     JUDGED.with_borrow_mut(|judged| judged.add(key, denial.clone()));
     Ok(denial.as_deref().map(Denial::row))

@@ -372,7 +372,7 @@ pub fn unreadable(table: Oid, order_by: Option<&str>, start: Option<&str>) -> Op
             let reason = format!("rows whose {column} is null have no place in its order");
             Err(Unreadable::new(reason, Some("Give a start, or a column that is NOT NULL.".to_owned())))
         });
-        pg_sys::relation_close(relation, pg_sys::NoLock as _);
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
         problem.err()
     }
 }

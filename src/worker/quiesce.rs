@@ -15,7 +15,7 @@ use super::shmem::{self, Database, Phase};
 use super::statement::Statement;
 use super::{dropped, prepared, process, undelivered, wake};
 use crate::api::dump::{self, Run};
-use crate::api::keeping;
+use crate::api::{keeping, table_lock};
 use crate::decode::raw;
 use crate::error::Error;
 
@@ -66,6 +66,9 @@ unsafe extern "C-unwind" fn process_utility(
         let concerns_tables = is_table_command(node);
         if concerns_tables {
             undelivered::before_drop(node);
+        }
+        if table_lock::may_block(node) {
+            before_lock(node);
         }
         let depth = if concerns_tables { before_table_command(node) } else { 0 };
         let run = match PREVIOUS_UTILITY {
@@ -146,6 +149,12 @@ unsafe fn is_table_command(node: *mut pg_sys::Node) -> bool {
 unsafe extern "C-unwind" fn before_dump(statement: *mut pg_sys::PlannedStmt) -> Run {
     // SAFETY: a statement that is to run, so a transaction is in progress.
     unsafe { dump::before(statement) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_lock(node: *mut pg_sys::Node) {
+    // SAFETY: a statement that is to run, so a transaction is in progress.
+    unsafe { table_lock::check(node) };
 }
 
 #[pg_guard]
