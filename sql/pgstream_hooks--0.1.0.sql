@@ -26,7 +26,7 @@ CREATE TABLE pgwh.installation (
     schema_version text NOT NULL,
     home text,
     slot_name text,
-    device text
+    evidence text
 );
 CREATE UNIQUE INDEX installation_is_one_row ON pgwh.installation ((true));
 COMMENT ON TABLE pgwh.installation IS 'one row: where and when this extension was created; a copy of the database tells itself from the original by it';
@@ -35,8 +35,7 @@ COMMENT ON COLUMN pgwh.installation.database_oid IS 'the database''s oid at CREA
 COMMENT ON COLUMN pgwh.installation.system_identifier IS 'the cluster''s system identifier at CREATE EXTENSION';
 COMMENT ON COLUMN pgwh.installation.schema_version IS 'version of the tables and functions in this schema';
 COMMENT ON COLUMN pgwh.installation.home IS 'pgwh.home() where it was created or last adopted; a promoted standby knows its primary''s subscriptions by it';
-COMMENT ON COLUMN pgwh.installation.device IS 'boot id and device of the data directory when the workers last started; another device of the same boot is a snapshot or a moved volume';
-
+COMMENT ON COLUMN pgwh.installation.evidence IS 'boot id, device of the data directory and digest of the machine when the workers last started; another machine, or another device of the same boot, has a snapshot or a moved volume';
 COMMENT ON COLUMN pgwh.installation.slot_name IS 'name that the replication slot was last made under, or is to be; null: the default';
 
 INSERT INTO pgwh.installation (database_oid, system_identifier, schema_version)

@@ -8,7 +8,7 @@ const ID: &str = "0123456789abcdef0123456789abcdef";
 /// A cluster on a volume of its own with a subscription, which was stopped with a change that is not delivered.
 struct Stage {
     // Unmounted before the cluster's directory is removed.
-    volume: Volume,
+    volume: Option<Volume>,
     cluster: Cluster,
     receiver: Receiver,
 }
@@ -20,27 +20,37 @@ fn stage(machine: &Machine, arguments: &[&str]) -> Option<Stage> {
     let volume = Volume::mount(&cluster.data())
         .inspect_err(|reason| println!("no snapshot is made: {reason}"))
         .ok()?;
-    cluster.begin_on(machine, arguments);
-    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
-    let receiver = Receiver::start().unwrap();
-    cluster.subscribe(&receiver, "s", "tables => '{t}'");
-    cluster.sql("INSERT INTO t VALUES (1)");
-    assert_eq!(cluster.delivered(&receiver, "s").len(), 1);
-    cluster.sql("SELECT pgwh.pause('s')");
-    cluster.sql("INSERT INTO t VALUES (2)");
-    cluster.wait_status("s", "pending = 1");
-    cluster.sql("SELECT pgwh.resume('s')");
-    cluster.delivered(&receiver, "s");
-    receiver.clear();
-    Some(Stage { cluster, volume, receiver })
+    Some(Stage::fill(cluster, Some(volume), machine, arguments))
 }
 
 impl Stage {
+    #[track_caller]
+    fn fill(cluster: Cluster, volume: Option<Volume>, machine: &Machine, arguments: &[&str]) -> Self {
+        cluster.begin_on(machine, arguments);
+        cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
+        let receiver = Receiver::start().unwrap();
+        cluster.subscribe(&receiver, "s", "tables => '{t}'");
+        cluster.sql("INSERT INTO t VALUES (1)");
+        assert_eq!(cluster.delivered(&receiver, "s").len(), 1);
+        cluster.sql("SELECT pgwh.pause('s')");
+        cluster.sql("INSERT INTO t VALUES (2)");
+        cluster.wait_status("s", "pending = 1");
+        cluster.sql("SELECT pgwh.resume('s')");
+        cluster.delivered(&receiver, "s");
+        receiver.clear();
+        Stage { cluster, volume, receiver }
+    }
+
+    #[track_caller]
+    fn volume(&self) -> &Volume {
+        self.volume.as_ref().unwrap()
+    }
+
     /// Starts a snapshot of the volume in its place.
     #[track_caller]
     fn snapshot(&self, machine: Machine, arguments: &[&str]) {
         self.cluster.stop(Stop::Fast);
-        let image = self.volume.snapshot("copy").unwrap();
+        let image = self.volume().snapshot("copy").unwrap();
         self.cluster.begin_on(&machine.with_volume(&image), arguments);
     }
 
@@ -143,6 +153,80 @@ fn an_identity_counts_from_outside_of_the_data_directory_only() {
     stage.cluster.stop(Stop::Fast);
     stage.cluster.begin_on(&Machine::named("pod-2"), &[]);
     stage.assert_sends(5);
+}
+
+#[test]
+fn an_identity_on_the_file_system_of_the_data_is_weak() {
+    // What a snapshot of this file system is, without one: the same files, path and inodes.
+    let unshare = std::process::Command::new("unshare").args(["--mount", "--uts", "true"]).status();
+    if !unshare.is_ok_and(|status| status.success()) {
+        return println!("no machine is made, which takes root");
+    }
+    let cluster = Setup::new().prepare();
+    let file = cluster.make_directory("beside").join("identity.conf");
+    std::fs::write(&file, "pgwh.server_identity = 'production'\n").unwrap();
+    cluster.set(&format!("include '{}'", file.display()));
+    let stage = Stage::fill(cluster, None, &Machine::named("production"), &[]);
+    let detail = stage.detection("detail");
+    assert!(detail.starts_with("weak: pgwh.server_identity is set in a file on the file system"), "{detail}");
+    assert!(stage.detection("hint").contains("command line"), "{}", stage.detection("hint"));
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("production"), &[]);
+    stage.assert_sends(3);
+    stage.receiver.clear();
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_on(&Machine::named("clone"), &[]);
+    stage.assert_held_until_adopted();
+    stage.cluster.sql("DELETE FROM t WHERE id = 10");
+    stage.cluster.delivered(&stage.receiver, "s");
+    stage.cluster.stop(Stop::Fast);
+    // A copy that has another name is known by that, too.
+    std::fs::write(&file, "pgwh.server_identity = 'staging'\n").unwrap();
+    stage.receiver.clear();
+    stage.cluster.begin_on(&Machine::named("clone"), &[]);
+    stage.assert_held_until_adopted();
+}
+
+#[test]
+fn a_snapshot_that_pg_ctl_restarts_is_held() {
+    let production = Machine::named("production");
+    let Some(stage) = stage(&production, &[]) else { return };
+    let start = ["start", "-o", "-c pgwh.server_identity=production"];
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_by_pg_ctl(&production, &start);
+    stage.cluster.sql("SELECT pgwh.adopt()");
+    assert!(stage.detection("detail").starts_with("strong"), "{}", stage.detection("detail"));
+    // The original goes on, whoever restarts it.
+    stage.cluster.stop(Stop::Fast);
+    stage.cluster.begin_by_pg_ctl(&production, &["restart"]);
+    let detail = stage.detection("detail");
+    assert!(detail.starts_with("weak: pgwh.server_identity is from postmaster.opts"), "{detail}");
+    assert!(stage.detection("hint").contains("pg_ctl start -o"), "{}", stage.detection("hint"));
+    stage.assert_sends(3);
+    for (name, id) in [("clone", 4), ("production", 5)] {
+        stage.receiver.clear();
+        stage.cluster.stop(Stop::Fast);
+        let image = stage.volume().snapshot(name).unwrap();
+        stage.cluster.begin_by_pg_ctl(&Machine::named(name).with_volume(&image), &["restart"]);
+        stage.assert_held_until_adopted();
+        // A container that is made again and says which server it is.
+        stage.cluster.stop(Stop::Fast);
+        stage.cluster.begin_by_pg_ctl(&Machine::named("pod"), &start);
+        stage.assert_sends(id);
+        stage.cluster.stop(Stop::Fast);
+        stage.cluster.begin_by_pg_ctl(&production, &start);
+    }
+}
+
+#[test]
+fn a_machine_id_on_the_volume_of_the_data_is_weak() {
+    let machine = Machine::named("db").with_id_on_volume(ID);
+    let Some(stage) = stage(&machine, &[]) else { return };
+    let detail = stage.detection("detail");
+    assert!(detail.starts_with("weak: /etc/machine-id, which is on the file system of the data"), "{detail}");
+    assert!(stage.detection("hint").contains("-c pgwh.server_identity="), "{}", stage.detection("hint"));
+    stage.snapshot(machine, &[]);
+    stage.assert_held_until_adopted();
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::journal::CommandKind;
 use crate::send::Problem;
 use crate::settings;
-use crate::worker::machine::Machine;
+use crate::worker::machine::{NameOrigin, OwnMark};
 use crate::worker::place;
 
 /// Timeline and place of this cluster, see `pgwh.home()`.
@@ -24,41 +24,62 @@ fn place() -> String {
 /// What a hint says of a machine that has nothing of its own.
 const NAME_IT: &str = "Start the server with a name of its own, for example: postgres -c pgwh.server_identity=production. Then once: SELECT pgwh.adopt();";
 
+/// What a hint says of a name that a copy may have, too.
+const SET_OUTSIDE: &str = "Set it on the server's command line, or in a configuration file outside of the data directory and its file system, and restart the server.";
+
 /// By what a copy of the data directory is noticed, how strong that is, and what to set.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn copy_detection()
 -> TableIterator<'static, (name!(ok, bool), name!(detail, String), name!(hint, Option<&'static str>))> {
-    let (ok, detail, hint) = match place::machine() {
-        Machine::Named(_) => (
+    let machine = place::machine();
+    let own = match machine.own() {
+        OwnMark::Id(_) | OwnMark::CopiedId(_) => "/etc/machine-id",
+        OwnMark::ImageId(_) | OwnMark::HostName(_) => "the host name",
+    };
+    let (ok, detail, hint) = match (machine.name_origin(), machine.own()) {
+        (Some(NameOrigin::Outside), _) => (
             true,
-            "strong: this server has a name, pgwh.server_identity, that a copy of its data directory does not have",
+            "strong: this server has a name, pgwh.server_identity, that a copy of its data directory does not have".to_owned(),
             None,
         ),
-        _ if settings::server_identity().is_some() => (
+        (Some(NameOrigin::SameFileSystem), _) => (
+            true,
+            format!("weak: pgwh.server_identity is set in a file on the file system of the data directory, which a copy of that has, too, so {own} counts as well"),
+            Some(SET_OUTSIDE),
+        ),
+        (Some(NameOrigin::OptionsFile), _) => (
+            true,
+            format!("weak: pgwh.server_identity is from postmaster.opts in the data directory, which pg_ctl restart reads and a copy has, too, so {own} counts as well"),
+            Some("Stop the server, and start it with the name on the command line, for example: pg_ctl start -o '-c pgwh.server_identity=production'"),
+        ),
+        (None, _) if settings::server_identity().is_some() => (
             false,
-            "pgwh.server_identity is set in a file in the data directory, which a copy has, too, and does not count",
-            Some(
-                "Set it on the server's command line, or in a configuration file outside of the data directory, and restart the server.",
-            ),
+            "pgwh.server_identity is set in a file in the data directory, which a copy has, too, and does not count".to_owned(),
+            Some(SET_OUTSIDE),
         ),
-        Machine::Id(_) => (
+        (None, OwnMark::Id(_)) => (
             true,
-            "strong: /etc/machine-id; a copy of the whole machine is noticed when pgwh.server_identity differs",
+            "strong: /etc/machine-id; a copy of the whole machine is noticed when pgwh.server_identity differs".to_owned(),
             None,
         ),
-        Machine::ImageId(_) => (
+        (None, OwnMark::CopiedId(_)) => (
             true,
-            "weak: the host name, since /etc/machine-id is part of this container's image; a container with another host name is held",
+            "weak: /etc/machine-id, which is on the file system of the data directory, so a copy of that has it, too".to_owned(),
             Some(NAME_IT),
         ),
-        Machine::HostName(_) => (
+        (None, OwnMark::ImageId(_)) => (
             true,
-            "weak: the host name, since this machine has no /etc/machine-id; a machine or container with another host name is held",
+            "weak: the host name, since /etc/machine-id is part of this container's image; a container with another host name is held".to_owned(),
+            Some(NAME_IT),
+        ),
+        (None, OwnMark::HostName(_)) => (
+            true,
+            "weak: the host name, since this machine has no /etc/machine-id; a machine or container with another host name is held".to_owned(),
             Some(NAME_IT),
         ),
     };
-    TableIterator::once((ok, detail.to_owned(), hint))
+    TableIterator::once((ok, detail, hint))
 }
 
 /// Arms all held subscriptions here; returns how many.

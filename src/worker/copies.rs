@@ -15,9 +15,7 @@ pub fn see_to(slot: &std::ffi::CStr) -> bool {
     let is_any_left = place::came_up_as_standby()
         && slot::keeps(slot)
         && journal::with_tables(|_| arm()).unwrap_or_default();
-    if let Some(device) = place::device() {
-        journal::with_tables(|_| unchecked(|| check(note_device(device))));
-    }
+    journal::with_tables(|_| unchecked(|| check(note_evidence())));
     let held = journal::with_tables(|_| check(held())).unwrap_or_default();
     if held > 0 {
         ErrorReport::new(
@@ -39,17 +37,17 @@ pub fn arm() -> bool {
     unchecked(|| check(go_on()))
 }
 
-/// Notes the boot and device that the data is on. On another device of the same boot it is a snapshot that was mounted, or a
-/// volume that was moved, and what was armed here no more is. A standby has its primary's note.
-fn note_device(device: &str) -> pgrx::spi::Result<()> {
-    let is_another = !place::came_up_as_standby();
+/// Notes boot, device and machine. On another machine, or on another device of the same boot, it is a snapshot that was mounted, or
+/// a volume that was moved, and what was armed here no more is.
+fn note_evidence() -> pgrx::spi::Result<()> {
     Spi::run_with_args(
         "WITH noted AS (
-             UPDATE pgwh.installation i SET device = $1 FROM pgwh.installation before
-             WHERE before.id = i.id AND i.device IS DISTINCT FROM $1 RETURNING before.device AS before)
+             UPDATE pgwh.installation i SET evidence = $1 FROM pgwh.installation before
+             WHERE before.id = i.id AND i.evidence IS DISTINCT FROM $1
+             RETURNING string_to_array(before.evidence, ' ', '-') AS before, string_to_array($1, ' ', '-') AS now)
          UPDATE pgwh.subscriptions s SET home = s.home || '/moved' FROM noted
-         WHERE $2 AND split_part(noted.before, ' ', 1) = split_part($1, ' ', 1) AND s.home = pgwh.home()",
-        &[device.into(), is_another.into()],
+         WHERE $2 AND s.home = pgwh.home() AND (before[3] <> now[3] OR before[1] = now[1] AND before[2] <> now[2])",
+        &[place::evidence().into(), place::heeds_evidence().into()],
     )
 }
 

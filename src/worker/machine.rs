@@ -4,9 +4,10 @@ use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pgrx::pg_sys;
+use sha2::{Digest, Sha256};
 
 use crate::settings;
 
@@ -16,15 +17,35 @@ const MACHINE_ID: &str = "/etc/machine-id";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Files that container runtimes put into a container.
 const CONTAINER_FILES: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
+/// What `pg_ctl` puts into the environment of a server that it starts.
+const PG_CTL_ENVIRONMENT: &str = "PG_GRANDPARENT_PID";
 /// What a value in postgresql.auto.conf, which is always in the data directory, would be read from.
 const AUTO_FILE: &CStr = c"postgresql.auto.conf";
 
-/// What tells this machine from others, the strongest that there is.
-pub enum Machine {
-    /// The setting `pgwh.server_identity`, from outside of the data directory.
-    Named(String),
+/// What tells this machine from others.
+pub struct Machine {
+    /// The setting `pgwh.server_identity`, if it counts, and where it comes from.
+    name: Option<(String, NameOrigin)>,
+    own: OwnMark,
+}
+
+/// Where the name of a server comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameOrigin {
+    /// From outside of the data directory's file system: a copy does not have it.
+    Outside,
+    /// From a file on the file system of the data directory.
+    SameFileSystem,
+    /// From `postmaster.opts` in the data directory, which `pg_ctl restart` reads.
+    OptionsFile,
+}
+
+/// What a machine has of its own, the strongest that there is.
+pub enum OwnMark {
     /// The id of the machine.
     Id(Vec<u8>),
+    /// The id of the machine, from the file system of the data directory.
+    CopiedId(Vec<u8>),
     /// The id of a container's image, which other containers have, too, and the host name.
     ImageId(Vec<u8>),
     /// The host name alone.
@@ -34,33 +55,63 @@ pub enum Machine {
 impl Machine {
     /// Looks at the machine, for a server with this data directory.
     pub fn look(data_directory: &Path) -> Machine {
-        if let Some(identity) = settings::server_identity()
-            && (!settings::server_identity_is_from_file() || is_set_outside(data_directory))
-        {
-            return Machine::Named(identity);
+        let origin = match settings::server_identity_is_from_file() {
+            true => origin_of_file(data_directory),
+            false if is_from_options_file() => Some(NameOrigin::OptionsFile),
+            false => Some(NameOrigin::Outside),
+        };
+        Machine { name: settings::server_identity().zip(origin), own: OwnMark::look(data_directory) }
+    }
+
+    /// Where the name comes from that somebody has given this server, if it counts.
+    pub fn name_origin(&self) -> Option<NameOrigin> {
+        self.name.as_ref().map(|(_, origin)| *origin)
+    }
+
+    /// What the machine has of its own.
+    pub fn own(&self) -> &OwnMark {
+        &self.own
+    }
+
+    /// What goes into the mark of a place.
+    pub fn mark(&self) -> Vec<u8> {
+        match &self.name {
+            Some((name, _)) => [b"identity\0", name.as_bytes()].concat(),
+            None => self.own.mark(),
         }
+    }
+
+    /// What is noted at each start and compared at the next, where the mark of the place leaves a doubt: the boot, the block
+    /// device that holds a directory, and a digest of what the machine has of its own; `-` for what there is not.
+    pub fn evidence(&self, directory: &Path) -> String {
+        let known = |found: Option<String>| found.unwrap_or_else(|| "-".to_owned());
+        let own: String =
+            Sha256::digest(self.own.mark()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let boot = fs::read_to_string(BOOT_ID).ok().map(|boot| boot.trim().to_owned());
+        format!("{} {} {own}", known(boot), known(device_of(directory)))
+    }
+}
+
+impl OwnMark {
+    fn look(data_directory: &Path) -> OwnMark {
         let host_name = || nix::unistd::gethostname().unwrap_or_default().as_bytes().to_vec();
         let id = fs::read(MACHINE_ID).unwrap_or_default();
         // A machine that is not set up yet has a word in its place.
         let is_id = id.trim_ascii().len() == 32 && id.trim_ascii().iter().all(u8::is_ascii_hexdigit);
         match is_id {
-            true if is_of_image() => Machine::ImageId([id, host_name()].concat()),
-            true => Machine::Id(id),
-            false => Machine::HostName(host_name()),
+            true if is_of_image() => OwnMark::ImageId([id, host_name()].concat()),
+            true if file_system(Path::new(MACHINE_ID)) == file_system(data_directory) => {
+                OwnMark::CopiedId(id)
+            }
+            true => OwnMark::Id(id),
+            false => OwnMark::HostName(host_name()),
         }
     }
 
-    /// Whether somebody has said which server this is.
-    pub fn is_named(&self) -> bool {
-        matches!(self, Machine::Named(_))
-    }
-
-    /// What goes into the mark of a place.
-    pub fn mark(&self) -> Vec<u8> {
+    fn mark(&self) -> Vec<u8> {
         match self {
-            Machine::Named(identity) => [b"identity\0", identity.as_bytes()].concat(),
-            Machine::Id(id) | Machine::ImageId(id) => id.clone(),
-            Machine::HostName(name) => [b"host\0", &name[..]].concat(),
+            OwnMark::Id(id) | OwnMark::CopiedId(id) | OwnMark::ImageId(id) => id.clone(),
+            OwnMark::HostName(name) => [b"host\0", &name[..]].concat(),
         }
     }
 }
@@ -76,8 +127,31 @@ fn is_of_image() -> bool {
     is_container && device(MACHINE_ID) == device("/etc")
 }
 
-/// Whether the last file that sets `pgwh.server_identity` is outside of the data directory.
-fn is_set_outside(data_directory: &Path) -> bool {
+/// Whether the options on the server's command line are from `postmaster.opts`: `pg_ctl restart` takes them from that file, and
+/// has none on its own command line. `pg_ctl` marks the environment of what it starts.
+fn is_from_options_file() -> bool {
+    if std::env::var_os(PG_CTL_ENVIRONMENT).is_none() {
+        return false;
+    }
+    let starter =
+        fs::read(format!("/proc/{}/cmdline", std::os::unix::process::parent_id())).unwrap_or_default();
+    let name = settings::SERVER_IDENTITY_NAME.to_bytes();
+    !starter.windows(name.len()).any(|part| part.eq_ignore_ascii_case(name))
+}
+
+/// Where the last file that sets `pgwh.server_identity` is; none when a copy of the data directory has it.
+fn origin_of_file(data_directory: &Path) -> Option<NameOrigin> {
+    let file = last_file_with_identity()?;
+    let file = if file.is_absolute() { file } else { data_directory.join(file) };
+    let file = file.canonicalize().ok().filter(|file| !file.starts_with(data_directory))?;
+    match file_system(&file) == file_system(data_directory) {
+        true => Some(NameOrigin::SameFileSystem),
+        false => Some(NameOrigin::Outside),
+    }
+}
+
+/// The last file that sets `pgwh.server_identity`.
+fn last_file_with_identity() -> Option<PathBuf> {
     // SAFETY: single-threaded start-up of the server, or a session that has loaded the library; the lists are made in and
     // freed from the current memory context, their texts copied before. A file that cannot be read is logged, as when the
     // server reads it.
@@ -106,26 +180,26 @@ fn is_set_outside(data_directory: &Path) -> bool {
                         .to_bytes()
                         .eq_ignore_ascii_case(settings::SERVER_IDENTITY_NAME.to_bytes())
                 {
-                    last = Some(CStr::from_ptr(variable.filename).to_owned());
+                    let name = CStr::from_ptr(variable.filename).to_bytes();
+                    last = Some(PathBuf::from(OsStr::from_bytes(name)));
                 }
                 item = variable.next;
             }
             pg_sys::FreeConfigVariables(head);
         }
-        last.is_some_and(|file| {
-            let file = Path::new(OsStr::from_bytes(file.to_bytes()));
-            let file = if file.is_absolute() { file.to_owned() } else { data_directory.join(file) };
-            file.canonicalize().is_ok_and(|file| !file.starts_with(data_directory))
-        })
+        last
     }
 }
 
-/// The boot of the machine, and the block device that holds a directory. File systems without one of their own have no number
-/// that stays.
-pub fn device_of(directory: &Path) -> Option<String> {
-    let boot = fs::read_to_string(BOOT_ID).ok()?;
-    let device = fs::metadata(directory).ok()?.dev();
+/// The number of the file system that holds a file.
+fn file_system(file: &Path) -> Option<u64> {
+    fs::metadata(file).ok().map(|found| found.dev())
+}
+
+/// The block device that holds a directory. File systems without one of their own have no number that stays.
+fn device_of(directory: &Path) -> Option<String> {
+    let device = file_system(directory)?;
     // As `gnu_dev_major` in the C library; 0 is none.
     let major = (device >> 8) & 0xfff | (device >> 32) & 0xffff_f000;
-    (major != 0).then(|| format!("{} {device}", boot.trim()))
+    (major != 0).then(|| device.to_string())
 }

@@ -15,7 +15,7 @@ use std::time::UNIX_EPOCH;
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 
-use super::machine::{self, Machine};
+use super::machine::{Machine, NameOrigin};
 
 /// Written by `initdb`, and by nobody afterwards.
 const OLDEST_FILE: &str = "PG_VERSION";
@@ -27,7 +27,7 @@ static PLACE: OnceLock<Place> = OnceLock::new();
 struct Place {
     mark: String,
     machine: Machine,
-    device: Option<String>,
+    evidence: String,
     was_standby: bool,
 }
 
@@ -51,10 +51,15 @@ pub fn machine() -> &'static Machine {
     &PLACE.get_or_init(look).machine
 }
 
-/// The boot of the machine and the block device that holds the data directory, where they prove something: until the machine is
-/// booted again a volume keeps its device, and a snapshot of it that is mounted has another.
-pub fn device() -> Option<&'static str> {
-    PLACE.get_or_init(look).device.as_deref()
+/// What is noted at each start, see [`Machine::evidence`].
+pub fn evidence() -> &'static str {
+    &PLACE.get_or_init(look).evidence
+}
+
+/// Whether what was noted at the start before says that this is a copy, if it differs: unless somebody says, from where no copy has
+/// it, which server this is. A standby has its primary's note.
+pub fn heeds_evidence() -> bool {
+    !came_up_as_standby() && machine().name_origin() != Some(NameOrigin::Outside)
 }
 
 fn look() -> Place {
@@ -74,9 +79,8 @@ fn look() -> Place {
     let machine = Machine::look(&path);
     hash.update(machine.mark());
     let mark = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    // Who says where the server is need not be told by the device.
-    let device = if machine.is_named() { None } else { machine::device_of(&path) };
-    Place { mark, machine, device, was_standby: path.join(STANDBY).exists() }
+    let evidence = machine.evidence(&path);
+    Place { mark, machine, evidence, was_standby: path.join(STANDBY).exists() }
 }
 
 fn timeline() -> pg_sys::TimeLineID {

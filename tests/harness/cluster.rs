@@ -314,6 +314,26 @@ impl Cluster {
         self.spawn(postgres);
     }
 
+    /// Has `pg_ctl` start a server that was stopped on a machine of its own, or restart it, which takes the options of the server
+    /// before.
+    #[track_caller]
+    pub fn begin_by_pg_ctl(&self, machine: &Machine, arguments: &[&str]) {
+        // As the server's parent, it ends with it.
+        const SCRIPT: &str = r#"
+            data=$1
+            shift
+            trap '"$0" -D "$data" -m immediate stop' INT QUIT
+            "$0" -D "$data" -w "$@"
+            while [ -e "$data/postmaster.pid" ]; do sleep 0.05; done"#;
+        let pg_ctl = self.installed.command("pg_ctl");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SCRIPT]).arg(pg_ctl.get_program()).arg(self.data()).args(arguments);
+        shell.envs(pg_ctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut shell = machine.running(&shell, &self.data());
+        shell.stdin(Stdio::null());
+        self.spawn(shell);
+    }
+
     #[track_caller]
     fn begin_with(&self, environment: &[(String, String)]) {
         let mut postgres = self.installed.unprivileged("postgres");

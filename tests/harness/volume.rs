@@ -51,6 +51,7 @@ impl Drop for Volume {
 pub struct Machine {
     host_name: Option<String>,
     machine_id: String,
+    is_id_on_volume: bool,
     volume: Option<PathBuf>,
     shared_memory: Option<u32>,
 }
@@ -65,6 +66,11 @@ impl Machine {
     pub fn with_id(mut self, machine_id: &str) -> Self {
         machine_id.clone_into(&mut self.machine_id);
         self
+    }
+
+    /// With a machine-id that is in a file on the volume of the data directory.
+    pub fn with_id_on_volume(self, machine_id: &str) -> Self {
+        Self { is_id_on_volume: true, ..self.with_id(machine_id) }
     }
 
     /// With the volume of this image in place of the data directory.
@@ -84,14 +90,14 @@ impl Machine {
         use std::os::unix::fs::MetadataExt;
         const SCRIPT: &str = r#"
             set -e
-            data=$1 image=$2 name=$3 id=$4 user=$5 group=$6 memory=$7
-            shift 7
+            data=$1 image=$2 name=$3 id=$4 user=$5 group=$6 memory=$7 directory=$8
+            shift 8
             mount -t tmpfs tmpfs /mnt
-            printf '%s' "$id" > /mnt/machine-id
-            [ ! -e /etc/machine-id ] || mount --bind /mnt/machine-id /etc/machine-id
             [ -z "$name" ] || hostname "$name"
             [ -z "$memory" ] || mount -t tmpfs -o "size=${memory}m,mode=1777" tmpfs /dev/shm
             [ -z "$image" ] || mount -o loop "$image" "$data"
+            printf '%s' "$id" > "$directory/machine-id"
+            [ ! -e /etc/machine-id ] || mount --bind "$directory/machine-id" /etc/machine-id
             cd /
             exec setpriv --reuid "$user" --regid "$group" --clear-groups "$@""#;
         let meta = fs::metadata(data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
@@ -101,6 +107,7 @@ impl Machine {
         command.arg(self.host_name.as_deref().unwrap_or_default()).arg(&self.machine_id);
         command.args([meta.uid().to_string(), meta.gid().to_string()]);
         command.arg(self.shared_memory.map(|megabytes| megabytes.to_string()).unwrap_or_default());
+        command.arg(if self.is_id_on_volume { data } else { Path::new("/mnt") });
         command.arg(program.get_program()).args(program.get_args());
         for (name, value) in program.get_envs() {
             match value {
