@@ -2345,6 +2345,76 @@ CREATE POLICY own ON pgwh.replays FOR SELECT
 CREATE POLICY own ON pgwh.gaps FOR SELECT
     USING (EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = subscription_id AND pgwh.sees(s.owner)));
 
+CREATE FUNCTION pgwh.require_grantee(role text) RETURNS name
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    extension_owner CONSTANT regrole := (SELECT e.extowner FROM pg_extension e WHERE e.extname = 'pgstream_hooks');
+    folded CONSTANT name := (SELECT r.rolname FROM pg_roles r WHERE r.rolname = lower(role));
+BEGIN
+    IF role IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'role must be given',
+            HINT = 'For example: SELECT pgwh.grant_usage(''app'');';
+    ELSIF NOT pg_has_role(extension_owner, 'USAGE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'permission denied to grant usage of pgwh',
+            DETAIL = format('Role "%s" is neither a superuser nor a member of %s, which owns the extension.', current_user, extension_owner),
+            HINT = format('As such a role: SELECT pgwh.grant_usage(%L);', role);
+    ELSIF lower(role) = 'public' THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'usage of pgwh cannot be granted to PUBLIC',
+            DETAIL = 'Every role of the server could then send rows to any URL.',
+            HINT = 'Grant it to one role and make others its members: CREATE ROLE webhooks; SELECT pgwh.grant_usage(''webhooks'');';
+    ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('role "%s" does not exist', role),
+            HINT = CASE WHEN folded IS NOT NULL THEN format('SELECT pgwh.grant_usage(%L); or create it: CREATE ROLE %I;', folded, role)
+                ELSE format('CREATE ROLE %I;', role) END;
+    END IF;
+    RETURN role;
+END $$;
+COMMENT ON FUNCTION pgwh.require_grantee(text) IS 'the role, or an error that says why its rights here cannot be changed';
+
+-- The role may execute this function, too, which it cannot use: that is the record of who gets the rights of a later version.
+CREATE FUNCTION pgwh.grant_usage(role text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee CONSTANT name := pgwh.require_grantee(role);
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA pgwh TO %I', grantee);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO %I', grantee);
+    EXECUTE format('GRANT SELECT ON pgwh.installation, pgwh.status, pgwh.events, pgwh.deliveries, pgwh.attempts, '
+        'pgwh.dead_letters, pgwh.replays, pgwh.backfills, pgwh.gaps TO %I', grantee);
+    EXECUTE format('GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO %I', grantee);
+END $$;
+COMMENT ON FUNCTION pgwh.grant_usage(text) IS
+'Gives a role all it needs to subscribe to tables that it may read, and to look at its own subscriptions; also what later versions of
+the extension add. For superusers and the owner of the extension.
+Example: SELECT pgwh.grant_usage(''app'');';
+
+CREATE FUNCTION pgwh.revoke_usage(role text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee CONSTANT name := pgwh.require_grantee(role);
+    owned CONSTANT bigint := (SELECT count(*) FROM pgwh.subscriptions s WHERE s.owner = grantee);
+BEGIN
+    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM %I', grantee);
+    EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgwh FROM %I', grantee);
+    EXECUTE format('REVOKE ALL ON SCHEMA pgwh FROM %I', grantee);
+    IF owned > 0 THEN
+        RAISE NOTICE USING MESSAGE = format('role "%s" still has %s as before', grantee,
+                CASE owned WHEN 1 THEN '1 subscription, which delivers' ELSE format('%s subscriptions, which deliver', owned) END),
+            HINT = format('To end them: DELETE FROM pgwh.subscriptions WHERE owner = %L;', grantee);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgwh.revoke_usage(text) IS 'takes from a role all rights in the schema pgwh; its subscriptions deliver as before';
+
+CREATE FUNCTION pgwh.renew_usage() RETURNS event_trigger
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.object_type = 'extension' AND c.object_identity = 'pgstream_hooks') THEN
+        PERFORM pgwh.grant_usage(r.rolname) FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee
+            WHERE p.oid = 'pgwh.grant_usage(text)'::regprocedure AND a.grantee <> p.proowner;
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgwh.renew_usage() IS 'gives the roles of pgwh.grant_usage() what an update has added';
+
 REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgwh FROM PUBLIC;
@@ -2372,6 +2442,9 @@ BEGIN
             HINT = format('%s Then create the extension. If all readers pick their tables themselves, as Debezium does, or have the extension: ALTER SYSTEM SET pgwh.allow_all_tables_publications = on; SELECT pg_reload_conf();', found.next_steps);
     END IF;
 END $$;
+
+CREATE EVENT TRIGGER pgwh_updated ON ddl_command_end WHEN TAG IN ('ALTER EXTENSION') EXECUTE FUNCTION pgwh.renew_usage();
+COMMENT ON EVENT TRIGGER pgwh_updated IS 'gives roles the rights that an update has added';
 
 CREATE EVENT TRIGGER pgwh_publication_changed ON ddl_command_end WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION')
     EXECUTE FUNCTION pgwh.warn_of_publication();

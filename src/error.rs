@@ -247,7 +247,7 @@ impl Error {
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "permission denied to subscribe".into(),
                 format!("Role \"{role}\" lacks {missing}."),
-                grants_to(role),
+                format!("As a superuser: SELECT pgwh.grant_usage({});", literal(role)),
             ),
             Error::OnStandby => (
                 ERRCODE_READ_ONLY_SQL_TRANSACTION,
@@ -697,18 +697,6 @@ fn a_function(name: &str) -> String {
 /// Has changes of an unlogged table written to the log.
 fn set_logged(table: &str) -> String {
     format!("ALTER TABLE {table} SET LOGGED;")
-}
-
-/// All that a role needs to subscribe and to look at what comes of it, as docs/security.md has it.
-fn grants_to(role: &str) -> String {
-    let role = quote_identifier(role);
-    format!(
-        "GRANT USAGE ON SCHEMA pgwh TO {role}; \
-         GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO {role}; \
-         GRANT SELECT ON pgwh.installation, pgwh.status, pgwh.events, pgwh.deliveries, pgwh.attempts, \
-         pgwh.dead_letters, pgwh.replays, pgwh.backfills, pgwh.gaps TO {role}; \
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO {role};"
-    )
 }
 
 /// A text as SQL writes it.

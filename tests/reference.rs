@@ -57,7 +57,7 @@ fn the_examples_of_the_comments_work() {
     let cluster = Cluster::with_extension();
     let receiver = Receiver::start().unwrap();
     cluster.sql(
-        "CREATE TABLE orders (id int PRIMARY KEY, status text); CREATE TABLE customers (id int PRIMARY KEY)",
+        "CREATE TABLE orders (id int PRIMARY KEY, status text); CREATE TABLE customers (id int PRIMARY KEY); CREATE ROLE app",
     );
     cluster.subscribe(&receiver, "orders-to-billing", "tables => '{public.orders}'");
     cluster.sql("INSERT INTO orders VALUES (7, 'paid')");

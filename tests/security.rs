@@ -576,3 +576,69 @@ fn rotations_at_the_same_time_come_one_after_the_other() {
     });
     assert_eq!(cluster.value("SELECT count(*) FROM pgwh.secrets"), "0");
 }
+
+#[test]
+fn grant_usage_is_all_that_a_role_needs_and_revoke_usage_ends_it() {
+    let (cluster, receiver) = stage();
+    for role in ["app", "My-Role"] {
+        cluster.sql(&format!("CREATE ROLE \"{role}\" LOGIN; GRANT SELECT ON t TO \"{role}\""));
+        let own = cluster.as_role(role);
+        assert_eq!(own.refused("SELECT count(*) FROM pgwh.status").code, "42501");
+        cluster.sql(&format!("SELECT pgwh.grant_usage('{role}')"));
+        own.subscribe(&receiver, role, "tables => '{t}'");
+        cluster.sql("INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t");
+        assert_eq!(own.value(&format!("SELECT pgwh.wait('{role}')")), "t");
+        for view in
+            ["status", "events", "deliveries", "attempts", "dead_letters", "replays", "backfills", "gaps"]
+        {
+            own.sql(&format!("SELECT count(*) FROM pgwh.{view}"));
+        }
+        assert_eq!(own.column("SELECT name FROM pgwh.subscriptions"), [role]);
+        own.sql("SELECT count(*) FROM pgwh.health()");
+        // Not what it could grant to others.
+        let refusal = own.refused("SELECT pgwh.grant_usage('app')");
+        assert_eq!(refusal.code, "42501", "{refusal:?}");
+        cluster.sql(refusal.hint.strip_prefix("As such a role: ").unwrap());
+    }
+    let notices = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = notices.clone();
+    let mut client = cluster.connect_noticing(move |notice| {
+        sink.lock()
+            .unwrap()
+            .push((notice.message().to_owned(), notice.hint().unwrap_or_default().to_owned()));
+    });
+    client.batch_execute("SELECT pgwh.revoke_usage('app')").unwrap();
+    let (message, hint) = notices.lock().unwrap().pop().unwrap();
+    assert_eq!(message, "role \"app\" still has 1 subscription, which delivers as before");
+    let app = cluster.as_role("app");
+    for call in ["SELECT * FROM pgwh.status", "SELECT pgwh.pause('app')", "DELETE FROM pgwh.subscriptions"] {
+        assert_eq!(app.refused(call).code, "42501", "{call}");
+    }
+    let rest = cluster.value("SELECT count(*) FROM pg_shdepend WHERE refobjid = 'app'::regrole AND classid <> 'pg_class'::regclass");
+    assert_eq!(rest, "0", "nothing in pgwh names the role");
+    cluster.sql(hint.strip_prefix("To end them: ").unwrap());
+    assert_eq!(cluster.column("SELECT owner FROM pgwh.subscriptions"), ["My-Role"]);
+}
+
+#[test]
+fn usage_is_granted_to_roles_that_are_there() {
+    let (cluster, _receiver) = stage();
+    cluster.sql("CREATE ROLE app");
+    for (argument, code, message) in [
+        ("NULL", "22004", "role must be given"),
+        ("'App'", "42704", "role \"App\" does not exist"),
+        ("'no one'", "42704", "role \"no one\" does not exist"),
+        ("'public'", "0A000", "usage of pgwh cannot be granted to PUBLIC"),
+    ] {
+        for function in ["grant_usage", "revoke_usage"] {
+            let refusal = cluster.refused(&format!("SELECT pgwh.{function}({argument})"));
+            assert_eq!((refusal.code.as_str(), refusal.message.as_str()), (code, message), "{function}");
+        }
+    }
+    for (role, hint) in [("App", "SELECT pgwh.grant_usage('app');"), ("no one", "CREATE ROLE \"no one\";")] {
+        let refusal = cluster.refused(&format!("SELECT pgwh.grant_usage('{role}')"));
+        assert!(refusal.hint.starts_with(hint), "{refusal:?}");
+        cluster.sql(hint);
+    }
+    cluster.sql("SELECT pgwh.grant_usage('no one')");
+}

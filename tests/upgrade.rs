@@ -43,13 +43,13 @@ fn pretend_version(cluster: &Cluster, version: &str) {
     cluster.restart(Stop::Fast);
 }
 
-/// A script that does nothing but what every script does.
+/// A script that does what every script does, and makes changes of its own.
 struct UpdateScript(PathBuf);
 
 impl UpdateScript {
-    fn install(from: &str, to: &str) -> UpdateScript {
+    fn install(from: &str, to: &str, changes: &str) -> UpdateScript {
         let path = Server::get().extensions().join(format!("pgstream_hooks--{from}--{to}.sql"));
-        std::fs::write(&path, "SELECT pgwh.extension_updated();\n")
+        std::fs::write(&path, format!("SELECT pgwh.extension_updated();\n{changes}\n"))
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         UpdateScript(path)
     }
@@ -66,6 +66,7 @@ fn a_newer_library_waits_for_the_sql_to_be_updated_and_then_goes_on() {
     let cluster = Cluster::start();
     let receiver = backlog(&cluster);
     let version = cluster.value("SELECT pgwh.version()");
+    cluster.sql("CREATE ROLE app LOGIN; CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA pgwh TO stranger; SELECT pgwh.grant_usage('app')");
     pretend_version(&cluster, "0.0.9");
     cluster.wait_true(&format!(
         "SELECT query LIKE 'waiting for ALTER EXTENSION%' FROM pg_stat_activity WHERE backend_type = '{}'",
@@ -96,12 +97,22 @@ fn a_newer_library_waits_for_the_sql_to_be_updated_and_then_goes_on() {
     }
     assert_eq!(cluster.log().matches("are of different versions").count() - 5, 1, "it is logged once");
     cluster.sql("UPDATE t SET version = version + 1");
-    let script = UpdateScript::install("0.0.9", &version);
+    let script = UpdateScript::install(
+        "0.0.9",
+        &version,
+        "CREATE FUNCTION pgwh.newer() RETURNS text LANGUAGE sql RETURN 'newer'; REVOKE ALL ON FUNCTION pgwh.newer FROM PUBLIC;",
+    );
     cluster.sql(update);
     drop(script);
     assert_delivered(&cluster, &receiver, "up", 60);
     cluster.sql("SELECT pgwh.resume('later')");
     assert_delivered(&cluster, &receiver, "later", 60);
+    assert_eq!(
+        cluster.as_role("app").value("SELECT pgwh.newer()"),
+        "newer",
+        "what an update adds is granted"
+    );
+    assert_eq!(cluster.as_role("stranger").refused("SELECT pgwh.newer()").code, "42501");
     assert_eq!(
         cluster.value("SELECT bool_and(ok) FROM pgwh.health() WHERE check_name <> 'subscriptions valid'"),
         "t"
@@ -113,7 +124,7 @@ fn an_older_library_says_that_it_has_to_be_replaced() {
     let cluster = Cluster::start();
     let receiver = backlog(&cluster);
     let version = cluster.value("SELECT pgwh.version()");
-    let script = UpdateScript::install(&version, "999.0.0");
+    let script = UpdateScript::install(&version, "999.0.0", "");
     let refusal = cluster.refused("ALTER EXTENSION pgstream_hooks UPDATE TO '999.0.0'");
     drop(script);
     let replace = "Install the library 999.0.0 if it is not, and restart the server.";
