@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         batched: batch > 1,
         compress: false,
         max_response_size: 16 * 1024,
+        proxy: None,
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);
     let sender = Sender::start(SenderSettings { max_requests: in_flight })?;

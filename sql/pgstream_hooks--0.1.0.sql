@@ -1297,6 +1297,8 @@ CREATE FUNCTION pgwh.wrong_lines() RETURNS text
         SELECT string_agg(CASE
                 WHEN c.name IS NULL THEN format('%s, so that no change of the files is in effect', c.error)
                 WHEN c.error IS NULL THEN format('settings of pgstream_hooks begin with pgwh., and not as %s', c.name)
+                -- Its value may hold a password.
+                WHEN lower(c.name) = 'pgwh.proxy' THEN format('%s is no http://[user:password@]host:port', c.name)
                 WHEN s.name IS NULL AND c.name NOT LIKE '%.%' THEN format('there is no setting %s, so that no change of the files is in effect', c.name)
                 WHEN s.name IS NULL THEN format('there is no setting %s', c.name)
                 WHEN s.context = 'postmaster' THEN format('%s is in effect when the server has been restarted', c.name)

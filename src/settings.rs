@@ -1,5 +1,7 @@
 //! The settings `pgwh.*`: one documented static each. All of them can be changed by a reload.
 
+mod proxy;
+
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 use std::fs::File;
@@ -15,7 +17,9 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_gu
 
 use crate::dispatch::{HostLimits, PerSecond};
 use crate::secret::Keys;
-use crate::send::{Guard, check_ca_file};
+use crate::send::{Guard, Problem, check_ca_file};
+
+pub use proxy::proxy;
 
 /// `pgwh.enabled`: whether anything is captured and sent. Off ends the workers of all databases; their slots stay.
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -149,6 +153,7 @@ pub fn init() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    proxy::init();
     // Superusers set it for one database by ALTER DATABASE.
     // SAFETY: the hook is guarded and of the type that the server calls.
     unsafe {
@@ -559,13 +564,16 @@ unsafe extern "C-unwind" fn check_networks(
 ) -> bool {
     // SAFETY: the server passes a pointer to the new value, which may be null.
     let list = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } };
-    let Err(problem) = Guard::parse(&list.to_string_lossy()) else { return true };
-    // SAFETY: the server reads both after this returns false, and frees nothing of them; they live in its error context.
+    Guard::parse(&list.to_string_lossy()).map_err(explain).is_ok()
+}
+
+/// Has the server say what is wrong with a value that a check hook refuses.
+fn explain(problem: Problem) {
+    // SAFETY: the server reads both after the hook returns false, and frees nothing of them; they live in its error context.
     unsafe {
         pg_sys::GUC_check_errdetail_string = palloced(problem.detail);
         pg_sys::GUC_check_errhint_string = palloced(problem.hint);
     }
-    false
 }
 
 /// Refuses what the server would not take as the name of a slot (a `GucStringCheckHook`).

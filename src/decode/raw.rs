@@ -845,3 +845,18 @@ pub unsafe fn rebuild_indexes(table: pg_sys::Oid) {
         pg_sys::reindex_relation(std::ptr::null(), table, flags, &mut options);
     }
 }
+
+/// Memory that the server frees with the value of a setting; null when there is none.
+///
+/// # Safety
+///
+/// In the thread that runs Postgres.
+pub unsafe fn allocate_for_guc(size: usize) -> *mut c_void {
+    // SAFETY: allocates; the caller is in that thread.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return libc::malloc(size);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::guc_malloc(pg_sys::LOG as c_int, size);
+    }
+}

@@ -10,6 +10,7 @@ use url::{Host, Url};
 use super::guard::Guard;
 use super::identity::Identity;
 use super::problem::Problem;
+use super::proxy::{Proxy, ProxyServer};
 use super::signature::SigningKey;
 use crate::event::Event;
 use crate::event::format::{Format, RenderContext, Shown, Source};
@@ -74,6 +75,8 @@ pub struct EndpointSettings {
     pub max_response_size: usize,
     /// Where requests may go.
     pub guard: Arc<Guard>,
+    /// The proxy that they go through, if any.
+    pub proxy: Option<Arc<Proxy>>,
 }
 
 /// One subscription as the sender sees it: checked, immutable, replaced as a whole when the subscription is edited.
@@ -106,9 +109,11 @@ impl Endpoint {
             .map(|(secret, until)| Ok(SigningKey::parse(secret)?.until(*until)));
         let identity = settings.client_certificate.as_deref().map(Identity::parse).transpose()?;
         let mut target = Target::parse(&settings.url)?;
-        if let Some(identity) = &identity {
+        let proxy = settings.proxy.and_then(|proxy| proxy.for_host(&target.server.host));
+        if identity.is_some() || proxy.is_some() {
             // A connection is somebody's, and never another's.
-            target.server = Arc::new(Server { identity: Some(identity.mark), ..(*target.server).clone() });
+            let identity = identity.as_ref().map(|identity| identity.mark);
+            target.server = Arc::new(Server { identity, proxy, ..(*target.server).clone() });
         }
         Ok(Endpoint {
             headers: headers.collect::<Result<_, _>>()?,
@@ -190,6 +195,23 @@ pub struct Server {
     pub port: u16,
     /// Who we are there, for mutual TLS.
     pub(super) identity: Option<[u8; 32]>,
+    /// The proxy on the way.
+    pub(super) proxy: Option<Arc<ProxyServer>>,
+}
+
+impl Server {
+    /// The host and port that connections are made to.
+    pub(super) fn dialled(&self) -> (&Host<String>, u16) {
+        match &self.proxy {
+            Some(proxy) => (&proxy.host, proxy.port),
+            None => (&self.host, self.port),
+        }
+    }
+
+    /// The proxy that sees and passes on the requests themselves, as those by http.
+    pub(super) fn plain_proxy(&self) -> Option<&ProxyServer> {
+        self.proxy.as_deref().filter(|_| !self.secure)
+    }
 }
 
 /// A URL that requests can be sent to.
@@ -232,7 +254,10 @@ impl Target {
         };
         let uri =
             url.as_str().parse().map_err(|error| refuse(format!("\"{text}\" can't be sent to: {error}.")))?;
-        Ok(Target { uri, server: Arc::new(Server { secure, host: host.to_owned(), port, identity: None }) })
+        Ok(Target {
+            uri,
+            server: Arc::new(Server { secure, host: host.to_owned(), port, identity: None, proxy: None }),
+        })
     }
 }
 

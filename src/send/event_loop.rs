@@ -5,6 +5,7 @@
 //! connection in a turn is bounded, so that none delays the others.
 
 mod connect;
+mod proxied;
 mod transfer;
 
 use std::collections::{HashMap, VecDeque};
@@ -90,6 +91,8 @@ struct Link {
     is_kept: bool,
     /// When it is not used any more: its name may stand for another address by then.
     retire_at: Instant,
+    /// How often settings had been read when it was made.
+    generation: u64,
 }
 
 /// What may be possible on a connection.
@@ -120,10 +123,14 @@ pub(super) struct EventLoop {
     sweep_at: Instant,
     deadlines: Deadlines,
     resolver: Resolver,
+    /// For names that a proxy will resolve, so that those that take long do not hold up others.
+    target_resolver: Resolver,
     silent: SilentAddresses,
     /// By name, who waits for its addresses.
     unresolved: HashMap<String, Vec<Handle>>,
     tls: TlsConfigs,
+    /// How often settings have been read: connections that were made before are not kept.
+    generation: u64,
     /// Who waits for the trusted certificates.
     without_roots: Vec<Handle>,
     threads: Threads<Task>,
@@ -144,8 +151,12 @@ impl EventLoop {
         network: Network,
         max_requests: usize,
     ) -> EventLoop {
-        let (resolved, done) = (post.clone(), post.clone());
-        let report_name = move |name, answer| resolved.send(Input::Resolved(name, answer));
+        let done = post.clone();
+        let resolver = || {
+            let resolved = post.clone();
+            let report = move |name, answer| resolved.send(Input::Resolved(name, answer));
+            Resolver::new(network.lookup.clone(), report)
+        };
         let max_threads = thread::available_parallelism().map_or(1, |count| count.get().min(4));
         let settings =
             ThreadSettings { name: "pgwh-composer", max_threads, max_idle: Duration::from_secs(60) };
@@ -164,10 +175,12 @@ impl EventLoop {
             idle: IdleConnections::default(),
             sweep_at: Instant::now(),
             deadlines: Deadlines::default(),
-            resolver: Resolver::new(network.lookup, report_name),
+            resolver: resolver(),
+            target_resolver: resolver(),
             silent: SilentAddresses::default(),
             unresolved: HashMap::new(),
             tls: network.tls,
+            generation: 0,
             without_roots: Vec::new(),
             threads: Threads::new(settings, move || {
                 let post = done.clone();
@@ -254,7 +267,8 @@ impl EventLoop {
                 {
                     let _ = self.tls.take_roots(wanted.failed(error.to_string()));
                 }
-                // Kept connections were made by what was trusted before.
+                // Kept connections were made by what was set before.
+                self.generation += 1;
                 self.idle.clear().into_iter().for_each(|connection| self.close(connection));
             }
             Input::Composed(handle, request) => {
@@ -264,6 +278,7 @@ impl EventLoop {
                 }
             }
             Input::Resolved(name, answer) => {
+                self.target_resolver.answered(&name, answer.clone(), Instant::now());
                 self.resolver.answered(&name, answer, Instant::now());
                 for handle in self.unresolved.remove(&name).unwrap_or_default() {
                     if self.is_at(handle, Stage::Resolving) {
@@ -309,7 +324,7 @@ impl EventLoop {
         let mut exchange = Exchange::new(self.serial, job.ticket, job.endpoint.clone());
         if job.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh) {
             exchange.may_reuse = false;
-            if let Host::Domain(name) = &job.endpoint.server().host {
+            if let Host::Domain(name) = job.endpoint.server().dialled().0 {
                 self.resolver.forget(name);
             }
         }

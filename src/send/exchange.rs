@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::answer::{Answer, Fault};
 use super::endpoint::Endpoint;
 use super::outcome::{ErrorClass, Failure, Outcome, Success};
+use super::proxy::Tunnel;
 use super::request::Request;
 use super::tls_faults::describe;
 
@@ -28,6 +29,8 @@ pub(super) enum Stage {
     ReadingRoots,
     /// The connection is not open.
     Connecting,
+    /// The proxy has not connected to the server.
+    Tunnelling,
     /// The connection is not secure.
     Securing,
     /// Request and answer pass.
@@ -63,11 +66,15 @@ pub(super) struct Exchange {
     pub is_success: bool,
     /// The answer was whole before the request was.
     pub is_answered: bool,
+    /// Whether an endpoint beyond a proxy has been judged.
+    pub is_judged: bool,
+    /// What asks the proxy for a connection to the server.
+    pub tunnel: Option<Box<Tunnel>>,
     /// The addresses that have not been tried.
     pub addresses: VecDeque<IpAddr>,
     /// The address that refused last, and how.
     pub refusal: Option<(SocketAddr, io::Error)>,
-    /// When the next address is tried.
+    /// When the next address is tried, or no longer waited for them.
     pub next_address_at: Option<Instant>,
     pub started_at: SystemTime,
     pub started: Instant,
@@ -93,6 +100,8 @@ impl Exchange {
             is_draining: false,
             is_success: false,
             is_answered: false,
+            is_judged: false,
+            tunnel: None,
             addresses: VecDeque::new(),
             refusal: None,
             next_address_at: None,
@@ -145,13 +154,18 @@ impl Exchange {
 
     /// What it is to have taken too long.
     pub fn timed_out(&self) -> Fault {
-        let doing = match self.stage {
-            Stage::Composing => "making the request",
-            Stage::Resolving => "resolving the name",
-            Stage::Connecting => "connecting",
-            Stage::ReadingRoots | Stage::Securing => "securing the connection",
-            Stage::Passing if self.is_sent() => "waiting for the answer",
-            Stage::Passing => "sending the request",
+        let proxy = self.endpoint.server().proxy.as_ref();
+        let doing = match (self.stage, proxy) {
+            (Stage::Composing, _) => "making the request",
+            (Stage::Resolving, _) => "resolving the name",
+            (Stage::Connecting, Some(proxy)) => &format!("connecting to the proxy {proxy}"),
+            (Stage::Connecting, None) => "connecting",
+            (Stage::Tunnelling, Some(proxy)) => {
+                &format!("waiting for the proxy {proxy} to connect to the endpoint")
+            }
+            (Stage::ReadingRoots | Stage::Tunnelling | Stage::Securing, _) => "securing the connection",
+            (Stage::Passing, _) if self.is_sent() => "waiting for the answer",
+            (Stage::Passing, _) => "sending the request",
         };
         if self.is_success {
             let message = format!("the answer's body did not end within {SUCCESS_BODY_TIME:?} of its head");

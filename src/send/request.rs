@@ -74,7 +74,10 @@ fn try_compose(job: &Job) -> Result<Request, Failure> {
     *request.headers_mut() = headers;
     let mut call = Call::new(request).map_err(|error| unsendable(&error))?;
     call.header(CONTENT_LENGTH, body.len() as u64).map_err(|error| unsendable(&error))?;
-    let (head, call) = write_head(call, body.len()).map_err(|error| unsendable(&error))?;
+    let (mut head, call) = write_head(call, body.len()).map_err(|error| unsendable(&error))?;
+    if let Some(proxy) = job.endpoint.server().plain_proxy() {
+        proxy.address(&mut head, compose::uri(job));
+    }
     Ok(Request { head, body, call: Some(call), started_at })
 }
 

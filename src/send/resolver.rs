@@ -27,7 +27,7 @@ const THREADS: ThreadSettings =
 
 /// The addresses of a name, in the order to try them, at least one; or why there are none, in the system's words.
 pub(super) type Answer = Result<Arc<[IpAddr]>, String>;
-pub(super) type Lookup = Box<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
+pub(super) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
 /// A cache of names in front of the system's resolver.
 pub(super) struct Resolver {
@@ -46,7 +46,7 @@ struct Entry {
 
 /// Asks the system.
 pub(super) fn system_lookup() -> Lookup {
-    Box::new(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
+    Arc::new(|name| Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
 }
 
 impl Resolver {
@@ -150,7 +150,7 @@ mod tests {
             let (report, reports) = unbounded();
             let lookup = move |_: &str| scripted.recv().unwrap();
             let resolver =
-                Resolver::new(Box::new(lookup), move |name, answer| report.send((name, answer)).unwrap());
+                Resolver::new(Arc::new(lookup), move |name, answer| report.send((name, answer)).unwrap());
             Scripted { resolver, answers, reports }
         }
 

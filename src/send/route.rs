@@ -125,6 +125,7 @@ mod tests {
             compress: false,
             max_response_size: 0,
             guard: Arc::new(Guard::default()),
+            proxy: None,
         })
         .unwrap()
     }

@@ -13,7 +13,7 @@ use crate::dispatch::{Ordering, Schedule, Settings};
 use crate::event::format::{Shown, Source};
 use crate::journal::{RowOrdering, StoredSecrets, SubscriptionRow};
 use crate::secret::{Hidden, Keys, reveal, stored};
-use crate::send::{Endpoint, EndpointSettings, Guard};
+use crate::send::{Endpoint, EndpointSettings, Guard, Proxy};
 use crate::settings;
 
 /// What payloads tell of where events come from: the database, this machine, and the installation's id as text. Inside a
@@ -58,6 +58,8 @@ fn hash_of(what: &impl Hash) -> u64 {
 pub struct Surroundings {
     /// Where requests may go.
     pub guard: Arc<Guard>,
+    /// The proxy that they go through, if any.
+    pub proxy: Option<Arc<Proxy>>,
     /// The keys that open what is sealed, or why there are none.
     pub keys: Result<Option<Keys>, String>,
 }
@@ -65,7 +67,7 @@ pub struct Surroundings {
 impl Surroundings {
     /// Those of now.
     pub fn now() -> Surroundings {
-        Surroundings { guard: settings::guard(), keys: settings::encryption_keys() }
+        Surroundings { guard: settings::guard(), proxy: settings::proxy(), keys: settings::encryption_keys() }
     }
 }
 
@@ -73,7 +75,7 @@ impl Surroundings {
 pub fn endpoint_of(
     source: &Arc<Source>,
     row: &SubscriptionRow,
-    Surroundings { guard, keys }: &Surroundings,
+    Surroundings { guard, proxy, keys }: &Surroundings,
 ) -> Result<Endpoint, String> {
     let keys = keys.as_ref().map_err(Clone::clone)?.as_ref();
     let StoredSecrets { secret, previous, headers: hidden, client_certificate } = &row.secrets;
@@ -111,6 +113,7 @@ pub fn endpoint_of(
         compress: row.compress,
         max_response_size: settings::max_response_size(),
         guard: guard.clone(),
+        proxy: proxy.clone(),
     })
     .map_err(|problem| problem.to_string())
 }

@@ -61,9 +61,13 @@ impl EventLoop {
         while let Some((number, idle)) = self.idle.take(server, Instant::now()) {
             let Some(link) = self.connections.get_mut(number) else { continue };
             let peer = link.connection.peer();
+            let check = match &server.proxy {
+                Some(_) => endpoint.guard.check_target(server.secure, &server.host, server.port),
+                None => endpoint.guard.check_address(server.secure, peer.ip(), peer.port()),
+            };
             if Instant::now() < link.retire_at
                 && (idle < TRUSTED_IDLE || link.connection.is_quiet())
-                && endpoint.guard.check_address(server.secure, peer.ip(), peer.port()).is_ok()
+                && check.is_ok()
             {
                 return Some(number);
             }
@@ -74,9 +78,14 @@ impl EventLoop {
 
     /// Finds the addresses that may be dialled, and dials the first.
     pub(super) fn find_addresses(&mut self, number: usize) {
-        let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        let Some(exchange) = self.exchanges.get(number) else { return };
         let endpoint = exchange.endpoint.clone();
-        let addresses: Arc<[IpAddr]> = match &endpoint.server().host {
+        let server = endpoint.server();
+        if server.proxy.is_some() && !self.judge_proxied(number) {
+            return;
+        }
+        let Some(exchange) = self.exchanges.get_mut(number) else { return };
+        let addresses: Arc<[IpAddr]> = match server.dialled().0 {
             Host::Ipv4(address) => Arc::new([IpAddr::V4(*address)]),
             Host::Ipv6(address) => Arc::new([IpAddr::V6(*address)]),
             Host::Domain(name) if is_localhost(name) => {
@@ -85,7 +94,8 @@ impl EventLoop {
             Host::Domain(name) => match self.resolver.resolve(name, Instant::now()) {
                 Some(Ok(addresses)) => addresses,
                 Some(Err(error)) => {
-                    let message = format!("the name {name} could not be resolved: {error}");
+                    let of_proxy = if server.proxy.is_some() { " of the proxy" } else { "" };
+                    let message = format!("the name {name}{of_proxy} could not be resolved: {error}");
                     return self.fail(number, Fault::new(ErrorClass::Dns, message));
                 }
                 None => {
@@ -95,7 +105,12 @@ impl EventLoop {
                 }
             },
         };
-        match allowed_addresses(&endpoint, &addresses) {
+        // A proxy is where its setting says, and trusted.
+        let allowed = match server.proxy {
+            Some(_) => Ok(addresses.to_vec()),
+            None => allowed_addresses(&endpoint, &addresses),
+        };
+        match allowed {
             Ok(allowed) => {
                 exchange.addresses = self.silent.in_order(allowed, Instant::now()).into();
                 self.dial(number);
@@ -116,7 +131,10 @@ impl EventLoop {
                 }
                 let fault = match exchange.refusal.take() {
                     Some((peer, error)) => {
-                        Fault::new(ErrorClass::Connect, format!("no connection to {peer}: {error}"))
+                        let of_proxy = server.proxy.iter().map(|proxy| format!("the proxy {proxy} at "));
+                        let message =
+                            format!("no connection to {}{peer}: {error}", of_proxy.collect::<String>());
+                        Fault::new(ErrorClass::Connect, message)
                     }
                     None => Fault::new(ErrorClass::Dns, "the name has no address"),
                 };
@@ -126,7 +144,7 @@ impl EventLoop {
             exchange.next_address_at = more.then(|| Instant::now() + NEXT_ADDRESS_DELAY);
             exchange.stage = Stage::Connecting;
             let deadline = exchange.next_deadline();
-            let peer = SocketAddr::new(address, server.port);
+            let peer = SocketAddr::new(address, server.dialled().1);
             match self.open(peer, &server, number) {
                 Ok(()) => return self.deadlines.set(number, deadline),
                 Err(error) => self.refused(number, peer, error),
@@ -151,6 +169,7 @@ impl EventLoop {
             is_read_closed: false,
             is_kept: false,
             retire_at: Instant::now() + MAX_AGE + jitter,
+            generation: self.generation,
         });
         Ok(())
     }
@@ -193,7 +212,7 @@ impl EventLoop {
         exchange.next_address_at = None;
         exchange.addresses.clear();
         let racing = std::mem::take(&mut exchange.racing);
-        let is_secure = exchange.endpoint.server().secure;
+        let server = exchange.endpoint.server().clone();
         // Those that had more time and did not answer are tried last from now on.
         let mut had_more_time = true;
         for other in racing {
@@ -206,7 +225,11 @@ impl EventLoop {
             }
             self.close(other);
         }
-        if is_secure { self.secure(number) } else { self.pass(number) }
+        match &server.proxy {
+            Some(proxy) if server.secure => self.begin_tunnel(number, proxy),
+            _ if server.secure => self.secure(number),
+            _ => self.pass(number),
+        }
     }
 
     /// No address has answered within the time of the request.

@@ -13,7 +13,7 @@ const DRAIN_TIME: Duration = Duration::from_millis(100);
 /// Bytes written to one connection before others have their turn.
 const WRITTEN_A_TURN: usize = 256 * 1024;
 /// How often one connection is read from before others have their turn.
-const READS_A_TURN: usize = 4;
+pub(super) const READS_A_TURN: usize = 4;
 
 impl EventLoop {
     /// Does what a connection is ready for.
@@ -32,6 +32,7 @@ impl EventLoop {
         self.current = Some(number);
         match self.exchanges.get(number).map(|exchange| exchange.stage) {
             Some(Stage::Connecting) => self.go_on_connecting(number, connection),
+            Some(Stage::Tunnelling) => self.go_on_tunnelling(number),
             Some(Stage::Securing) => self.go_on_securing(number),
             Some(Stage::Passing) => {
                 self.write(number);
@@ -198,7 +199,10 @@ impl EventLoop {
         }
         if now < exchange.deadline {
             if exchange.next_address_at.is_some_and(|at| at <= now) {
-                return self.dial(number);
+                return match exchange.stage {
+                    Stage::Resolving => self.find_addresses(number),
+                    _ => self.dial(number),
+                };
             }
             return self.deadlines.set(number, exchange.next_deadline());
         }
@@ -216,6 +220,10 @@ impl EventLoop {
             Some(answer) => answer.judge(flaw),
             None => Err(flaw.unwrap_or_else(closed_early).into()),
         };
+        let result = match exchange.endpoint.server().plain_proxy() {
+            Some(proxy) => result.map_err(|failure| proxy.judge(failure)),
+            None => result,
+        };
         self.end(number, result, reusable);
     }
 
@@ -231,7 +239,7 @@ impl EventLoop {
         exchange.racing.iter().for_each(|connection| self.close(*connection));
         let Some(connection) = exchange.connection else { return };
         match self.connections.get_mut(connection) {
-            Some(link) if reusable => {
+            Some(link) if reusable && link.generation == self.generation => {
                 link.exchange = None;
                 if !std::mem::replace(&mut link.is_kept, true) {
                     link.connection.set_keep_alive();

@@ -204,7 +204,7 @@ fn an_address_that_does_not_answer_delays_a_request_little() {
     silent.bind(&SocketAddr::from(([127, 0, 0, 2], port)).into()).unwrap();
     silent.listen(0).unwrap();
     let _filling = TcpStream::connect(("127.0.0.2", port)).unwrap();
-    let lookup = Box::new(|_: &str| Ok(vec!["127.0.0.2".parse().unwrap(), "127.0.0.1".parse().unwrap()]));
+    let lookup = Arc::new(|_: &str| Ok(vec!["127.0.0.2".parse().unwrap(), "127.0.0.1".parse().unwrap()]));
     let sender = sender_with(Network { lookup, ..Network::default() });
     sender.submit(job(1, &endpoint(&format!("http://two.example:{port}/"))));
     let outcome = outcomes(&sender, 1).remove(0);
@@ -362,7 +362,7 @@ fn a_panic_while_sending_is_the_outcome_of_that_attempt() {
 fn what_a_name_stands_for_is_judged_when_it_is_dialled() {
     let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let port = server.address.port();
-    let lookup = Box::new(|name: &str| {
+    let lookup = Arc::new(|name: &str| {
         Ok(match name {
             // Private and open addresses together: only the open one is dialled.
             "mixed.example" => vec!["192.168.0.1".parse().unwrap(), "127.0.0.1".parse().unwrap()],

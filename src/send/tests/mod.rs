@@ -63,6 +63,7 @@ pub(super) fn settings(url: &str) -> EndpointSettings {
         compress: false,
         max_response_size: 1000,
         guard: Arc::new(Guard::parse("127.0.0.0/8").unwrap()),
+        proxy: None,
     }
 }
 

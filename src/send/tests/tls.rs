@@ -60,13 +60,13 @@ fn a_plain_server_at_an_https_url_is_a_tls_failure() {
 }
 
 /// An authority that signs, and what it signs.
-struct Authority {
+pub(super) struct Authority {
     certificate: rcgen::Certificate,
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         Authority::named("authority")
     }
 
@@ -79,14 +79,14 @@ impl Authority {
         Authority { certificate, issuer: rcgen::Issuer::new(parameters, key) }
     }
 
-    fn roots(&self) -> RootCertStore {
+    pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();
         roots
     }
 
     /// A certificate for `localhost` that is no longer valid from that year on, and its key.
-    fn sign(&self, until: i32) -> (rcgen::Certificate, rcgen::KeyPair) {
+    pub fn sign(&self, until: i32) -> (rcgen::Certificate, rcgen::KeyPair) {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
@@ -95,7 +95,16 @@ impl Authority {
     }
 
     /// A server with such a certificate, which asks for one that this authority signed.
-    fn server(&self, until: i32, mutual: bool) -> Server {
+    pub fn server(&self, until: i32, mutual: bool) -> Server {
+        self.start(until, mutual, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    }
+
+    /// A server that answers with these bytes.
+    pub fn answering(&self, answer: &'static [u8]) -> Server {
+        self.start(2100, false, answer)
+    }
+
+    fn start(&self, until: i32, mutual: bool, answer: &'static [u8]) -> Server {
         let (certificate, key) = self.sign(until);
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(ring::default_provider());
@@ -110,19 +119,19 @@ impl Authority {
             builder.with_no_client_auth()
         };
         let config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
-        Server::secure(Arc::new(config), |_, stream| {
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+        Server::secure(Arc::new(config), move |_, stream| {
+            stream.write_all(answer)?;
             stream.flush()?;
             Ok(true)
         })
     }
 }
 
-fn pem(certificate: &rcgen::Certificate) -> String {
+pub(super) fn pem(certificate: &rcgen::Certificate) -> String {
     in_pem("CERTIFICATE", certificate.der())
 }
 
-fn pem_key(key: &rcgen::KeyPair) -> String {
+pub(super) fn pem_key(key: &rcgen::KeyPair) -> String {
     in_pem("PRIVATE KEY", &key.serialize_der())
 }
 

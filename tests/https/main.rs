@@ -1,0 +1,57 @@
+//! Deliveries by https: real certificates, a real authority, and endpoints that ask who is calling.
+
+mod authority;
+mod proxies;
+
+use authority::Authority;
+use harness::{Cluster, PATIENCE, Receiver};
+
+fn stage() -> (Cluster, Receiver, Authority) {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    (cluster, Receiver::start().unwrap(), Authority::new())
+}
+
+fn trust(cluster: &Cluster, authority: &Authority) {
+    cluster.set(&format!("pgwh.ca_file = '{}'", authority.trusted_by(cluster).display()));
+    cluster.reload();
+}
+
+#[test]
+fn what_is_sent_by_https_arrives_once_the_authority_is_trusted_and_waits_until_then() {
+    let (cluster, receiver, authority) = stage();
+    let url = format!("https://{}/t", authority.guard(&receiver, false));
+    cluster.sql(&format!("SELECT pgwh.subscribe('{url}', name => 't')"));
+    cluster.sql("INSERT INTO t SELECT generate_series(1, 20)");
+    cluster.wait_true("SELECT count(*) > 0 FROM pgwh.attempts WHERE error_class = 'tls'");
+    assert_eq!(receiver.count(), 0, "nothing is said to a stranger");
+    trust(&cluster, &authority);
+    cluster.sql("SELECT pgwh.resume('t')");
+    let requests = receiver.wait_for(20, PATIENCE).unwrap();
+    let mut ids: Vec<i64> =
+        requests.iter().map(|request| request.json()["data"]["record"]["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_endpoint_that_asks_who_is_calling_takes_what_comes_with_the_certificate_of_its_subscription() {
+    let (cluster, receiver, authority) = stage();
+    trust(&cluster, &authority);
+    let url = format!("https://{}", authority.guard(&receiver, true));
+    let (certificate, key) = authority.sign();
+    let shown = certificate.pem() + &key.serialize_pem();
+    cluster.sql(&format!(
+        "SELECT pgwh.subscribe('{url}/known', name => 'known', client_certificate => '{shown}');
+         SELECT pgwh.subscribe('{url}/stranger', name => 'stranger')"
+    ));
+    cluster.sql("INSERT INTO t VALUES (1)");
+    assert_eq!(receiver.wait_for(1, PATIENCE).unwrap()[0].path(), "/known");
+    cluster.wait_true("SELECT count(*) > 0 FROM pgwh.attempts WHERE error_class = 'tls'");
+    assert_eq!(receiver.count(), 1);
+    assert_eq!(
+        cluster.value("SELECT pending FROM pgwh.status WHERE name = 'stranger'"),
+        "1",
+        "nothing is lost"
+    );
+}
