@@ -399,6 +399,10 @@ CREATE FUNCTION pgwh.secret_problems(OUT subscription_id bigint, OUT problem tex
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'secret_problems_wrapper';
 COMMENT ON FUNCTION pgwh.secret_problems() IS 'subscriptions whose requests can''t be signed or made, and why';
 
+CREATE FUNCTION pgwh.certificate_ends(OUT subscription_id bigint, OUT until text) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'certificate_ends_wrapper';
+COMMENT ON FUNCTION pgwh.certificate_ends() IS 'when the client certificates of subscriptions end and, without a subscription, those in pgwh.ca_file';
+
 CREATE FUNCTION pgwh.secret_problem(
     subscription_id bigint, headers jsonb, secret text, hidden text, client_certificate text
 ) RETURNS text
@@ -1598,6 +1602,23 @@ CREATE FUNCTION pgwh.health(OUT check_name text, OUT ok boolean, OUT detail text
                 f.cure, CASE WHEN NOT current_setting('pgwh.enabled')::boolean THEN 'ALTER SYSTEM SET pgwh.enabled = on; SELECT pg_reload_conf();' END), '')
         FROM (SELECT pgwh.wrong_settings() AS wrong, string_agg(p.problem, '; ') AS unusable, string_agg(DISTINCT p.cure, ' ') AS cure
             FROM pgwh.file_problems() p) f
+        UNION ALL
+        SELECT 'certificates', count(*) = 0, coalesce(string_agg(e.problem, '; ' ORDER BY e.name NULLS FIRST), 'none ends within 14 days'),
+            string_agg(DISTINCT e.cure, ' ')
+        FROM (
+            SELECT s.name, format('%s: its client certificate %s', s.name, e.ends) AS problem,
+                format('UPDATE pgwh.secrets SET client_certificate = ''new certificate and key in PEM'' WHERE subscription_id = %s; as a superuser, or give it to pgwh.subscribe as client_certificate.', s.id) AS cure
+            FROM (SELECT c.subscription_id, format(CASE WHEN c.until::timestamptz > clock_timestamp() THEN 'ends on %s' ELSE 'has expired on %s' END,
+                    c.until::timestamptz) AS ends FROM pgwh.certificate_ends() c
+                WHERE c.subscription_id IS NOT NULL AND c.until::timestamptz < clock_timestamp() + interval '14 days') e
+                JOIN pgwh.subscriptions s ON s.id = e.subscription_id WHERE s.enabled
+            UNION ALL
+            SELECT NULL, format('%s of %s certificates in pgwh.ca_file have expired or end within 14 days, the first on %s',
+                    count(*) FILTER (WHERE c.until::timestamptz < clock_timestamp() + interval '14 days'), count(*), min(c.until::timestamptz)),
+                'Put new certificates into the file that pgwh.ca_file names, then SELECT pg_reload_conf();'
+            FROM pgwh.certificate_ends() c WHERE c.subscription_id IS NULL
+            HAVING min(c.until::timestamptz) < clock_timestamp() + interval '14 days'
+        ) e
         UNION ALL
         SELECT 'copy detection', d.ok, d.detail, d.hint FROM pgwh.copy_detection() d
         UNION ALL

@@ -413,16 +413,21 @@ pub fn encryption_keys() -> Result<Option<Keys>, String> {
 
 /// Which settings name a file that cannot be used, each with what to do about it.
 pub fn file_problems() -> Vec<(String, &'static str)> {
-    let certificates = ca_file().map_or(Ok(()), |path| check_ca_file(&path)).err().map(|problem| {
-        let cure = "Put certificates in PEM into that file, then SELECT pg_reload_conf(); Or trust the system's alone: ALTER SYSTEM RESET pgwh.ca_file; SELECT pg_reload_conf();";
-        (problem, cure)
-    });
     let keys = encryption_keys().err().map(|problem| {
         let cure =
             "Restore that file, so that the server's user alone can read it, then SELECT pg_reload_conf();";
         (problem, cure)
     });
-    certificates.into_iter().chain(keys).collect()
+    ca_file_problem().into_iter().chain(keys).collect()
+}
+
+/// Why the file of trusted certificates cannot be used, and what to do about it.
+pub fn ca_file_problem() -> Option<(String, &'static str)> {
+    let problem = check_ca_file(&ca_file()?).err()?;
+    Some((
+        problem,
+        "Put certificates in PEM into that file, then SELECT pg_reload_conf(); Or trust the system's alone: ALTER SYSTEM RESET pgwh.ca_file; SELECT pg_reload_conf();",
+    ))
 }
 
 /// How important a message of our processes must be to be logged, as `log_min_messages` has it.

@@ -24,6 +24,7 @@ const BAD_SIDES: &[(&str, &str, &str)] = &[
     ("owner", "security", "an_owner_who_is_no_superuser_any_more_stops_nothing"),
     ("publications", "replication", "a_stopped_subscriber_goes_on_by_having_the_extension_for_a_while"),
     ("settings valid", "health", "a_setting_that_is_not_in_effect_is_reported"),
+    ("certificates", "health", "a_certificate_that_ends_soon_is_reported"),
     ("copy detection", "snapshots", "an_identity_counts_from_outside_of_the_data_directory_only"),
     ("subscriptions valid", "looking", "health_says_what_is_wrong_and_what_to_do"),
     ("dead letters", "figures", "dead_letters_are_named_until_they_are_redelivered"),
@@ -170,6 +171,66 @@ fn a_file_that_a_setting_names_and_that_cannot_be_used_is_reported() {
         set(&right);
         passes(&cluster, "settings valid");
     }
+}
+
+/// A certificate that ends after so many days, or did before so many, and its key.
+fn certificate(days: i64) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let now = std::time::SystemTime::now();
+    let distance = std::time::Duration::from_secs(days.unsigned_abs() * 86_400);
+    let end = if days < 0 { now - distance } else { now + distance };
+    parameters.not_after = end.into();
+    (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_reported() {
+    let cluster = stage();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    let with = |days: i64| {
+        let (certificate, key) = certificate(days);
+        certificate + &key
+    };
+    cluster.sql(&format!(
+        "SELECT pgwh.subscribe('https://a.example/', name => 's', tables => '{{t}}', client_certificate => '{}')",
+        with(20)
+    ));
+    passes(&cluster, "certificates");
+    for (days, detail) in
+        [(13, "s: its client certificate ends on "), (-1, "s: its client certificate has expired on ")]
+    {
+        cluster.sql(&format!("UPDATE pgwh.secrets SET client_certificate = '{}'", with(days)));
+        fails(&cluster, "certificates", detail);
+        let hint = cluster.value("SELECT hint FROM pgwh.health() WHERE check_name = 'certificates'");
+        let command = hint.split(';').next().unwrap().replace("new certificate and key in PEM", &with(20));
+        cluster.sql(&command);
+        passes(&cluster, "certificates");
+    }
+    // The first of a chain to end is what counts.
+    let (certificate_of_authority, _) = certificate(3);
+    cluster.sql(&format!(
+        "UPDATE pgwh.secrets SET client_certificate = '{}{certificate_of_authority}'",
+        with(20)
+    ));
+    fails(&cluster, "certificates", "s: its client certificate ends on ");
+    // Of those who have no part in it, nobody hears of it.
+    cluster.sql("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA pgwh TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO app; REVOKE SELECT ON pgwh.secrets FROM app");
+    assert_eq!(
+        cluster.as_role("app").value("SELECT ok FROM pgwh.health() WHERE check_name = 'certificates'"),
+        "t"
+    );
+    cluster.sql("UPDATE pgwh.subscriptions SET enabled = false");
+    passes(&cluster, "certificates");
+    // What is pinned.
+    let (good, bad) = (certificate(20).0, certificate(-3).0);
+    let file = cluster.write_private("pinned.pem", &format!("{good}{bad}"));
+    cluster.set(&format!("pgwh.ca_file = '{}'", file.display()));
+    cluster.reload();
+    fails(&cluster, "certificates", "1 of 2 certificates in pgwh.ca_file have expired or end within 14 days");
+    cluster.write_private("pinned.pem", &good);
+    passes(&cluster, "certificates");
 }
 
 #[test]

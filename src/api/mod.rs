@@ -14,6 +14,8 @@ mod applied;
 #[cfg(feature = "server")]
 mod backfill;
 #[cfg(feature = "server")]
+mod certificates;
+#[cfg(feature = "server")]
 mod columns;
 #[cfg(feature = "server")]
 mod conditions;

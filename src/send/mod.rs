@@ -28,6 +28,7 @@ mod tests;
 mod threads;
 mod tls;
 mod tls_faults;
+mod validity;
 mod verifier;
 
 pub use compose::{Composed, compose};
@@ -40,4 +41,5 @@ pub use problem::Problem;
 pub use proxy::{Exempt, Proxy, ProxyServer};
 pub use route::Route;
 pub use sender::{Sender, SenderSettings};
-pub use tls::check_ca_file;
+pub use tls::{certificates, check_ca_file, file_certificates};
+pub use validity::not_after;

@@ -158,6 +158,19 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDer
     Ok(certificates)
 }
 
+/// The certificates of a text in PEM, as far as they can be read.
+pub fn certificates(pem: &[u8]) -> Vec<Vec<u8>> {
+    CertificateDer::pem_slice_iter(pem)
+        .map_while(Result::ok)
+        .map(|certificate| certificate.to_vec())
+        .collect()
+}
+
+/// Those of a file; none if it cannot be read.
+pub fn file_certificates(path: &Path) -> Vec<Vec<u8>> {
+    std::fs::read(path).map(|pem| certificates(&pem)).unwrap_or_default()
+}
+
 /// Whether the file holds certificates that can be trusted.
 ///
 /// # Errors

@@ -186,6 +186,7 @@ impl Dispatcher {
         closing::prepare();
         loop {
             if process::see_to_interrupts() {
+                effects::report_ca_file_problem();
                 self.reload();
             }
             if closing::is_asked() {

@@ -11,6 +11,7 @@ use crate::decode::text;
 use crate::dispatch::{Disabled, Effect};
 use crate::event::Lsn;
 use crate::journal::{self, Gap, Locked, Notification, SystemEvent};
+use crate::settings;
 
 /// Dead letters that are told of one by one by `NOTIFY`; of more at once the first ones stand for all.
 const DEAD_LETTERS: usize = 100;
@@ -74,6 +75,17 @@ fn system_event(effect: &Effect) -> Option<SystemEvent> {
     };
     let reason = if let Effect::Disable(_, why) = effect { Some(reason_of(why)) } else { None };
     Some(SystemEvent { kind, subscription: subscription.0, delivery, class, reason })
+}
+
+/// Reports, after the settings were read again, that the file of trusted certificates cannot be used.
+pub fn report_ca_file_problem() {
+    if let Some((problem, cure)) = settings::ca_file_problem() {
+        let message = text::in_error(format!("pgstream_hooks: {problem}"));
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message, "pgstream_hooks")
+            .set_detail("The certificates that were trusted before stay in use.")
+            .set_hint(cure)
+            .report(PgLogLevel::WARNING);
+    }
 }
 
 /// Tells of changes up to `to` that subscriptions will never get.
