@@ -195,6 +195,8 @@ impl EventLoop {
     /// Runs until nobody wants outcomes any more.
     pub fn run(mut self) {
         while !self.post.shared.is_closed() {
+            #[cfg(test)]
+            assert_ne!(self.max_requests, super::sender::PANIC, "for a test");
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 self.recover(&bug(&*panic));
             }

@@ -18,6 +18,10 @@ use super::resolver::{Lookup, system_lookup};
 use super::threads::spawn_without_signals;
 use super::tls::TlsConfigs;
 
+/// The limit by which a test has the event loop end.
+#[cfg(test)]
+pub(super) const PANIC: usize = usize::MAX;
+
 /// How sending is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct SenderSettings {
@@ -39,6 +43,8 @@ pub(super) struct Shared {
     /// Whether the event loop sleeps, or is about to.
     is_asleep: AtomicBool,
     is_closed: AtomicBool,
+    /// Whether the event loop's thread has ended.
+    is_ended: AtomicBool,
     bell: EventFd,
     /// Whether the dispatcher wants to be woken.
     is_armed: AtomicBool,
@@ -76,6 +82,7 @@ impl Sender {
             waker: Waker::new(poll.registry(), EventLoop::WAKER)?,
             is_asleep: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            is_ended: AtomicBool::new(false),
             bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
             is_armed: AtomicBool::new(false),
             #[cfg(test)]
@@ -84,7 +91,11 @@ impl Sender {
         let post = Post { inputs: inputs.clone(), shared: shared.clone() };
         let max_requests = settings.max_requests.max(1);
         let event_loop = EventLoop::new(poll, post, inbox, report, network, max_requests);
-        spawn_without_signals("pgwh-sender", move || event_loop.run())?;
+        let end = End(shared.clone());
+        spawn_without_signals("pgwh-sender", move || {
+            let _end = end;
+            event_loop.run();
+        })?;
         Ok(Sender { inputs, outcomes, shared })
     }
 
@@ -128,6 +139,11 @@ impl Sender {
         let _ = self.shared.bell.read();
     }
 
+    /// Whether the event loop has ended, so that no outcome comes any more. Then the descriptor becomes readable, too.
+    pub fn has_ended(&self) -> bool {
+        self.shared.is_ended.load(Relaxed)
+    }
+
     /// The descriptor to wait on.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.shared.bell.as_fd()
@@ -150,6 +166,16 @@ impl Drop for Sender {
     fn drop(&mut self) {
         self.shared.is_closed.store(true, SeqCst);
         self.shared.wake();
+    }
+}
+
+/// Says, when the event loop's thread ends for whatever reason, that it has.
+struct End(Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.is_ended.store(true, SeqCst);
+        let _ = self.0.bell.write(1);
     }
 }
 

@@ -407,6 +407,9 @@ impl Sending {
     pub fn collect_outcomes(&mut self) -> bool {
         let mut outcomes = std::mem::take(&mut self.outcomes);
         self.sender.outcomes(&mut outcomes);
+        if self.sender.has_ended() {
+            pgrx::error!("pgstream_hooks: the sender thread has ended; the dispatcher starts again");
+        }
         let any = !outcomes.is_empty();
         let now = Instant::now();
         for outcome in outcomes.drain(..) {

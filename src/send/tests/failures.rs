@@ -20,6 +20,15 @@ fn failure_of(answer: &[u8]) -> Failure {
 }
 
 #[test]
+fn an_event_loop_that_ends_wakes_the_dispatcher() {
+    let sender = sender(1);
+    assert!(!sender.has_ended());
+    sender.set_max_requests(crate::send::sender::PANIC);
+    assert!(is_ringing(&sender, 60_000));
+    assert!(sender.has_ended());
+}
+
+#[test]
 fn a_status_other_than_2xx_is_a_failure_with_the_answer() {
     for (answer, class, retry_after) in [
         ("400 Bad Request\r\n", ErrorClass::Http4xx, None),
