@@ -8,6 +8,27 @@ use crate::send::signature::{self, SigningKey};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
+/// As nginx does by `keepalive_timeout 1`, and Node's server after 5 s, in a shorter time.
+#[test]
+fn a_server_that_soon_closes_idle_connections_costs_no_attempt() {
+    const CONNECTIONS: usize = 50;
+    for idle in [60, 180] {
+        let server = Server::closing_after(
+            Duration::from_millis(idle),
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        );
+        let (sender, endpoint) = (sender(CONNECTIONS), endpoint(&server.url()));
+        // Pauses from well before the end of the server's patience to well after it.
+        for pause in (0..20).map(|step| idle * (90 + step) / 100) {
+            (0..CONNECTIONS as u64).for_each(|ticket| sender.submit(job(ticket, &endpoint)));
+            for outcome in outcomes(&sender, CONNECTIONS) {
+                assert_eq!(outcome.result, Ok(Success { status: 200, flaw: None }), "a pause of {pause} ms");
+            }
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+    }
+}
+
 #[test]
 fn a_request_says_who_sends_what_and_proves_it() {
     let server = Server::answering(OK);

@@ -76,6 +76,17 @@ impl Server {
         )
     }
 
+    /// Answers each request with these bytes, and closes connections that are idle for so long.
+    pub fn closing_after(idle: std::time::Duration, bytes: &'static [u8]) -> Server {
+        Server::with(
+            move |_, stream| stream.write_all(bytes).map(|()| true),
+            move |socket| {
+                socket.set_read_timeout(Some(idle))?;
+                Ok(Box::new(socket))
+            },
+        )
+    }
+
     fn with(
         answer: impl Fn(&Request, &mut dyn Stream) -> io::Result<bool> + Send + Sync + 'static,
         wrap: impl Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
