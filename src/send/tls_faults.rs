@@ -4,6 +4,11 @@ use std::fmt;
 
 use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
+/// Names of a certificate that an error lists.
+const MAX_SHOWN_NAMES: usize = 10;
+/// The longest name there is, in characters.
+const MAX_NAME: usize = 255;
+
 /// A refusal of our own, in words already.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal(pub String);
@@ -59,8 +64,14 @@ fn describe_certificate(error: &CertificateError) -> String {
             "the server's certificate is not valid for this name".to_owned()
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let presented: Vec<_> = presented.iter().map(|name| bare_name(name)).collect();
-            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            let more = presented.len().saturating_sub(MAX_SHOWN_NAMES);
+            let presented: Vec<_> =
+                presented.iter().filter_map(|name| bare_name(name)).take(MAX_SHOWN_NAMES).collect();
+            let names = match (presented.is_empty(), more) {
+                (true, _) => "no name".to_owned(),
+                (false, 0) => presented.join(", "),
+                (false, more) => format!("{} and {more} more", presented.join(", ")),
+            };
             format!(
                 "the server's certificate is not valid for {}, only for {names}",
                 expected.to_str()
@@ -83,9 +94,27 @@ fn describe_certificate(error: &CertificateError) -> String {
         CertificateError::BadEncoding => "the server's certificate cannot be read".to_owned(),
         CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<Refusal>() {
             Some(refusal) => refusal.to_string(),
-            None => "the server's certificate is not acceptable".to_owned(),
+            None => describe_chain(&inner.to_string()).to_owned(),
         },
         _ => "the server's certificate is not acceptable".to_owned(),
+    }
+}
+
+/// What is wrong with a chain, for which the library has a name only.
+fn describe_chain(name: &str) -> &'static str {
+    let is = |start: &str| name.starts_with(start);
+    if is("EndEntityUsedAsCa") || is("PathLenConstraintViolated") {
+        "the server's certificate is issued by a certificate that may not issue any, or not at this depth"
+    } else if is("NameConstraintViolation") {
+        "the authority that issued the server's certificate may not issue it for this name"
+    } else if is("UnsupportedCriticalExtension") {
+        "the server's certificate, or one that it was issued by, has a critical extension that is not supported"
+    } else if is("UnsupportedCertVersion") {
+        "the server's certificate, or one that it was issued by, is not of X.509 version 3"
+    } else if is("Maximum") {
+        "the server's chain of certificates is too long or too tangled"
+    } else {
+        "the server's certificate, or one that it was issued by, is malformed"
     }
 }
 
@@ -97,7 +126,7 @@ fn describe_alert(alert: AlertDescription) -> String {
     let words = match alert {
         AlertDescription::ProtocolVersion => "the server supports neither TLS 1.2 nor TLS 1.3",
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
-            "the server refuses the connection: it may support none of our ciphers, or want a client certificate"
+            "the server refuses the connection: it supports none of our ciphers, groups and kinds of keys, or wants a client certificate"
         }
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
             "the server wants a client certificate, and the subscription has none"
@@ -119,7 +148,11 @@ fn describe_alert(alert: AlertDescription) -> String {
     words.to_owned()
 }
 
-/// A name in a certificate, without what says of which kind it is.
-fn bare_name(name: &str) -> &str {
-    name.split('"').nth(1).unwrap_or(name)
+/// A DNS name or address in a certificate, without what says which of them it is.
+fn bare_name(name: &str) -> Option<String> {
+    let name = name
+        .strip_prefix("DnsName(\"")
+        .and_then(|name| name.strip_suffix("\")"))
+        .or_else(|| name.strip_prefix("IpAddress(").and_then(|name| name.strip_suffix(')')))?;
+    Some(name.chars().filter(|letter| !letter.is_control()).take(MAX_NAME).collect())
 }

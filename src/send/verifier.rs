@@ -10,6 +10,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
 use super::tls_faults::{Refusal, UNKNOWN_ISSUER};
+use super::validity::is_self_signed;
 
 /// Trusts what a trusted authority has issued, and the very certificates of `pgwh.ca_file` for their names: what
 /// `openssl req -x509` makes is its own authority.
@@ -51,6 +52,9 @@ impl ServerCertVerifier for Verifier {
                 }
                 rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
+            }
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) if is_self_signed(end_entity) => {
+                refuse("the server's certificate is self-signed; to trust it, add it to pgwh.ca_file")
             }
             Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) if intermediates.is_empty() => {
                 refuse(&format!(

@@ -3,8 +3,10 @@
 mod answers;
 mod delivery;
 mod failures;
+mod proxies;
 mod server;
 mod tls;
+mod tls_servers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
