@@ -87,4 +87,4 @@ make own-authority-old prime256v1 own-authority-old '' '-2 days' yesterday '' "$
 make own-authority-other prime256v1 own-authority-other '' '' '' '' "$authority|subjectAltName=DNS:other.example"
 cat root.own own-authority.own own-leaf.own own-authority-old.own own-authority-other.own > root.pem
 make unknown-authority prime256v1 unknown-authority '' '' '' '' "$authority|$names"
-make unknown-leaf prime256v1 unknown-leaf
+make unknown-leaf prime256v1 unknown-leaf '/CN=Unknown'
