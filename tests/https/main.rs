@@ -1,6 +1,7 @@
 //! Deliveries by https: real certificates, a real authority, and endpoints that ask who is calling.
 
 mod authority;
+mod memory;
 mod proxies;
 
 use authority::Authority;
