@@ -514,8 +514,15 @@ fn an_owner_who_is_no_superuser_any_more_stops_nothing() {
         as_owner.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
         as_owner.sql("CREATE TABLE t (id int PRIMARY KEY, note text)");
         let receiver = Receiver::start().unwrap();
-        as_owner.subscribe(&receiver, "s", "tables => '{public.t}'");
+        as_owner.subscribe(
+            &receiver,
+            "s",
+            "tables => '{public.t}', headers => '{\"authorization\": \"Bearer x\"}'",
+        );
         as_boss.sql(&format!("ALTER ROLE {owner} NOSUPERUSER"));
+        let views = as_boss.column(
+            "SELECT oid::regclass FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'v'",
+        );
         let mut count = 0;
         for round in 0..2 {
             for who in [&as_owner, &as_boss] {
@@ -526,6 +533,17 @@ fn an_owner_who_is_no_superuser_any_more_stops_nothing() {
                 let wrong = who.column("SELECT check_name FROM pgwh.health() WHERE NOT ok");
                 assert_eq!(wrong, ["owner"], "{owner}");
                 assert_ne!(who.value("SELECT pgwh.metrics()"), "");
+                for view in &views {
+                    who.sql(&format!("TABLE {view}"));
+                }
+                let body = "SELECT body->'data'->'record'->>'note' FROM pgwh.preview('s', '{\"id\": 1, \"note\": \"x\"}')";
+                assert_eq!(who.value(body), "x");
+                who.each(&[
+                    "SELECT pgwh.why('t', '{\"id\": 1}')",
+                    "SELECT pgwh.rotate_secret('s')",
+                    "SELECT pgwh.forget('t', '{\"id\": 0}')",
+                    "SELECT pgwh.adopt()",
+                ]);
             }
             as_boss.sql("SELECT pgwh.pause('s'); SELECT pgwh.resume('s')");
             // What is done once, when workers start and when a command is noted, is done as before.

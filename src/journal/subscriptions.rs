@@ -104,7 +104,7 @@ const QUERY: &str = "
            k.secret, k.previous_secret, extract(epoch FROM k.previous_until)::float8 AS previous_until,
            k.headers AS hidden_headers, k.client_certificate,
            s.transform, s.route, s.compress IS NOT NULL AS compress, s.owner,
-           s.owner = (SELECT r.rolname FROM pg_authid r WHERE r.oid = 10) AS is_trusted
+           s.owner = (SELECT r.rolname FROM pg_roles r WHERE r.oid = 10) AS is_trusted
     FROM (SELECT pgwh.home() AS home, pgwh.installed() || '/' AS installed OFFSET 0) here
         JOIN pgwh.subscriptions s ON starts_with(s.home, here.installed)
         LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
