@@ -282,6 +282,18 @@ fn why_knows_of_a_change_that_was_missed() {
             && fate.ends_with(" to now: its owner ann may not read app.t"),
         "{fate}"
     );
+    // Also of all tables, while the subscription was disabled, whoever else had it not.
+    cluster.sql("GRANT SELECT ON app.t TO ann");
+    cluster.sql("UPDATE pgwh.subscriptions SET enabled = false WHERE name = 's'");
+    insert(&cluster, "app.t", 3);
+    cluster.sql("UPDATE pgwh.subscriptions SET enabled = true WHERE name = 's'");
+    insert(&cluster, "app.t", 4);
+    assert_eq!(cluster.value("SELECT pgwh.wait('s', '60 s')"), "t");
+    let fate = |id: u32| cluster.value(&format!("SELECT fate FROM pgwh.why('app.t', '{{\"id\": {id}}}')"));
+    assert_eq!(fate(4), "delivered");
+    cluster.wait_true("SELECT count(*) = 0 FROM pgwh.gaps WHERE to_lsn IS NULL");
+    let fate = fate(3);
+    assert!(fate.starts_with("missed, if it was committed from ") && fate.ends_with("disabled"), "{fate}");
 }
 
 #[test]

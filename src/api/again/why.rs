@@ -419,8 +419,9 @@ impl Asked {
     /// Of a row without a change in the journal. It may have been changed in a gap of its table.
     fn of_nothing(&self, row: &AskedRow) -> Told {
         let names = row.names();
+        // One without a table is of all.
         let is_about = |gap: &&Gap| {
-            gap.table.as_ref().is_some_and(|(_, name)| names.iter().any(|table| name.matches(table)))
+            gap.table.as_ref().is_none_or(|(_, name)| names.iter().any(|table| name.matches(table)))
         };
         let missed = |gap: &Gap| {
             let to = gap.to.map_or("now".to_owned(), |to| to.to_string());
