@@ -338,6 +338,57 @@ fn a_table_that_left_the_log_with_the_slot_leaves_a_gap() {
     }
 }
 
+#[test]
+fn what_was_lost_with_the_slot_leaves_a_gap_under_wildcards() {
+    for (take, reason, give) in [
+        (
+            "REVOKE SELECT ON app.t FROM ann",
+            "its owner ann may not read app.t",
+            "GRANT SELECT ON app.t TO ann",
+        ),
+        (
+            "ALTER TABLE app.t RENAME TO u",
+            "table app.t was renamed to app.u",
+            "ALTER TABLE app.u RENAME TO t",
+        ),
+    ] {
+        let (cluster, receiver) = stage();
+        cluster.sql("GRANT SELECT ON app.t, app.other TO ann");
+        cluster.as_role("ann").subscribe(&receiver, "s", "tables => '{app.t*, app.other}'");
+        cluster.sql("INSERT INTO app.t VALUES (1); INSERT INTO app.other VALUES (1)");
+        caught_up(&cluster);
+        let switch = |enabled: &str| {
+            cluster.each(&[&format!("ALTER SYSTEM SET pgwh.enabled = {enabled}"), "SELECT pg_reload_conf()"]);
+        };
+        switch("off");
+        eventually("at rest", || {
+            (cluster.processes(DISPATCHER).is_empty() && cluster.processes(DECODER).is_empty()).then_some(())
+        });
+        cluster.sql("SELECT pg_drop_replication_slot(pgwh.slot_name())");
+        cluster.sql(take);
+        switch("on");
+        cluster.wait_true(
+            "SELECT bool_and(ok) FROM pgwh.health() WHERE check_name IN ('worker running', 'slot present and valid')",
+        );
+        cluster.sql("INSERT INTO app.other VALUES (2)");
+        caught_up(&cluster);
+        assert_eq!(gaps(&cluster, "s"), gap("app.t", reason, true));
+        let table = if take.contains("RENAME") { "app.u" } else { "app.t" };
+        cluster.sql(&format!("INSERT INTO {table} VALUES (3)"));
+        crash(&cluster);
+        assert_eq!(gaps(&cluster, "s"), gap("app.t", reason, true));
+        cluster.sql(give);
+        cluster.sql("INSERT INTO app.t VALUES (4)");
+        caught_up(&cluster);
+        assert_eq!(gaps(&cluster, "s"), gap("app.t", reason, false));
+        assert_eq!(ids(&receiver, "s"), [1, 2, 4]);
+        cluster.sql("SELECT pgwh.backfill(name) FROM pgwh.subscriptions");
+        cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
+        cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'gaps'");
+        eventually("sent", || (ids(&receiver, "s") == [1, 2, 3, 4]).then_some(()));
+    }
+}
+
 /// What happens between two inserts while a table is away for a while; the row of 2 is written meanwhile.
 const AWAY: [(&str, &str, bool); 6] = [
     (

@@ -11,7 +11,7 @@ use super::tables::check;
 use crate::decode::capture::KnownGaps;
 use crate::decode::route::Spec;
 use crate::decode::text::{Text, Texts};
-use crate::event::Lsn;
+use crate::event::{Lsn, TableName};
 use crate::link::frame::{TableGap, TableGapEnd};
 
 /// Notes the gaps that these versions begin and end; the versions themselves are stored already. Decoding again tells
@@ -130,6 +130,9 @@ pub enum TableGapChange {
     End(TableGapEnd),
 }
 
+/// So many chunks of the journal, from the newest back, are read for what was captured before log was lost.
+const MAX_CHUNKS_READ: u32 = 10_000;
+
 /// What a decoder that begins at `start` has to know of gaps. Inside a transaction.
 pub fn known_gaps(start: Lsn) -> KnownGaps {
     let known = Spi::connect(|client| {
@@ -147,6 +150,22 @@ pub fn known_gaps(start: Lsn) -> KnownGaps {
                           AND e.relation IN (SELECT r.oid FROM pg_class r WHERE r.relpersistence = 'u')";
         for row in client.select(logged, None, &[start.to_string().into()])? {
             known.logged_before.extend(row.get::<i64>(1)?.and_then(oid));
+        }
+        let captured = format!(
+            "SELECT DISTINCT u.subscription_id, e.relation::bigint, e.schema_name, e.table_name
+             FROM (SELECT first_id, body FROM pgwh.event_chunks
+                   WHERE EXISTS (SELECT FROM pgwh.gaps g WHERE g.lost AND g.to_lsn >= $1::pg_lsn)
+                   ORDER BY last_id DESC LIMIT {MAX_CHUNKS_READ}) c,
+                 LATERAL pgwh.unpack_events(c.first_id, c.body) e, unnest(e.subscription_ids) u (subscription_id)
+             WHERE e.relation IN (SELECT r.oid FROM pg_class r WHERE r.relkind = 'r')
+                 AND e.action IN ('insert', 'update', 'delete', 'truncate')"
+        );
+        for row in client.select(captured.as_str(), None, &[start.to_string().into()])? {
+            let (id, table) = (row.get::<i64>(1)?, row.get::<i64>(2)?.and_then(oid));
+            let text =
+                |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default();
+            let name = TableName { schema: text(row.get(3)?), table: text(row.get(4)?) };
+            known.captured_before.extend(id.zip(table).map(|(id, table)| (id, table, name)));
         }
         Ok(known)
     });

@@ -40,6 +40,8 @@ pub struct TableGaps {
     /// Tables that were in the log before this process began, as far as the journal says, if what happened since is not all
     /// in the log; none once they were looked at.
     logged_before: Option<HashSet<u32>>,
+    /// What was captured before that, by subscription, table and name.
+    captured_before: Vec<(i64, u32, TableName)>,
     /// Whether the catalogs may have changed since the gaps were judged.
     pub is_stale: bool,
     judged_at: Instant,
@@ -60,6 +62,8 @@ pub struct KnownGaps {
     pub open: Vec<(i64, u32, String)>,
     /// UNLOGGED tables of which it has events, if the slot was lost since.
     pub logged_before: Vec<u32>,
+    /// Tables of which it has events of a subscription, with their names then, if the slot was lost since.
+    pub captured_before: Vec<(i64, u32, TableName)>,
 }
 
 impl TableGaps {
@@ -75,6 +79,7 @@ impl TableGaps {
             before: Definitions::default(),
             passing: Vec::new(),
             logged_before: Some(known.logged_before.into_iter().collect()),
+            captured_before: known.captured_before,
             is_stale: true,
             judged_at: Instant::now(),
         }
@@ -96,6 +101,7 @@ impl Capture {
     pub fn begin_catalog_changes(&mut self, changed: &Invalidated) {
         if let Some(logged) = self.table_gaps.logged_before.take() {
             self.report_unlogged(&logged);
+            self.report_lost_with_log();
         }
         self.table_gaps.before = self.definitions(changed);
         self.table_gaps.passing.clear();
@@ -167,6 +173,18 @@ impl Capture {
             }
             losses
         });
+        let from = self.transaction.commit_lsn;
+        losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss, from));
+    }
+
+    /// Begins gaps for tables that subscriptions have lost, by a right or a name, in log that no process saw.
+    fn report_lost_with_log(&mut self) {
+        let (captured, router) = (std::mem::take(&mut self.table_gaps.captured_before), &self.router);
+        if captured.is_empty() {
+            return;
+        }
+        // SAFETY: the begin callback runs in a transaction with the historic snapshot.
+        let losses = in_subtransaction(self.memory, || unsafe { lost_with_log(captured, router) });
         let from = self.transaction.commit_lsn;
         losses.unwrap_or_default().into_iter().for_each(|loss| self.begin_table_gap(loss, from));
     }
@@ -341,7 +359,7 @@ unsafe fn lost(
         }
         let levels = lineage::of(table);
         if let Some(before) = before {
-            renamed(before, &levels, router, losses);
+            renamed(before.table, &before.levels, &levels, router, |_| true, losses);
             no_longer_readable(before, &levels, router, losses);
             no_longer_fitting(before, &levels, has_enums, router, losses);
         }
@@ -354,17 +372,51 @@ unsafe fn lost(
     }
 }
 
-fn renamed(before: &Definition, levels: &[Level], router: &Router, losses: &mut Vec<Loss>) {
-    let (old, new) = (&before.levels[0].name, &levels[0].name);
+/// What subscriptions have lost of tables that were captured for them, which a missing right for a table that they name does not say
+/// by itself at the next change.
+///
+/// # Safety
+/// As [`losses`].
+unsafe fn lost_with_log(captured: Vec<(i64, u32, TableName)>, router: &Router) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    for (subscription, table, name) in captured {
+        let table = Oid::from(table);
+        if !access::exists(table) {
+            continue;
+        }
+        let levels = lineage::of(table);
+        let Some((interest, terms)) = router.interest(subscription, &levels) else {
+            let before = [Level { name, ..levels[0].clone() }];
+            let of_it = |interest: &Interest| interest.subscription == subscription;
+            renamed(table, &before, &levels, router, of_it, &mut losses);
+            continue;
+        };
+        // SAFETY: as the caller promises.
+        let reason = if interest.is_named { None } else { unsafe { Reader::of(table).why_not(&terms) } };
+        losses.extend(reason.map(|reason| denial(&interest, &levels, reason, false)));
+    }
+    losses
+}
+
+/// What subscriptions that are meant lose by another name of a table; `before` is what it was.
+fn renamed(
+    table: Oid,
+    before: &[Level],
+    levels: &[Level],
+    router: &Router,
+    is_meant: impl Fn(&Interest) -> bool,
+    losses: &mut Vec<Loss>,
+) {
+    let (old, new) = (&before[0].name, &levels[0].name);
     if old == new || definitions::table_of(old) != pg_sys::InvalidOid {
         return;
     }
-    for (interest, _) in router.interests(&before.levels[..1]) {
+    for (interest, _) in router.interests(&before[..1]).filter(|(interest, _)| is_meant(interest)) {
         let id = interest.subscription;
         if interest.is_of_rows() && router.interest(id, levels).is_none() {
             let [from, to] = [old, new].map(|name| TablePattern::exactly(name).to_string());
             losses.push(Loss {
-                table: before.table,
+                table,
                 subscription: id,
                 name: old.clone(),
                 reason: format!("table {from} was renamed to {to}"),
