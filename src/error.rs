@@ -75,15 +75,13 @@ pub enum Error {
     PartNotLogged {
         /// The table.
         table: String,
-        /// The partition or child.
-        part: String,
-        /// What that is.
-        what: &'static str,
-        /// The command that has it logged, if there is one.
-        cure: Option<String>,
-        /// The tables without it, as an argument.
+        /// The partitions and children.
+        parts: Vec<PartNotLogged>,
+        /// The tables without them, as an argument.
         tables: String,
     },
+    /// Tables that cannot be read row by row, all those of a backfill of one table.
+    NotReadable(Vec<NotReadable>),
     /// A table whose rows are on other nodes, and tables that the same pattern leads to and that are not.
     OnOtherNodes(String, Vec<String>),
     /// Not a format of payloads.
@@ -211,6 +209,31 @@ pub enum Error {
     /// What should not happen: the server or pgrx refused what we asked.
     Internal(String),
 }
+
+/// A partition or child that is in no log.
+#[derive(Clone, Debug)]
+pub struct PartNotLogged {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub what: &'static str,
+    /// The command that has it logged, if there is one.
+    pub cure: Option<String>,
+}
+
+/// A table that cannot be read row by row.
+#[derive(Clone, Debug)]
+pub struct NotReadable {
+    /// Its name.
+    pub table: String,
+    /// Why.
+    pub reason: String,
+    /// What to type, if that helps.
+    pub remedy: Option<String>,
+}
+
+/// What else a backfill can do about a table that it cannot read.
+pub const LEAVE_OUT: &str = "leave it out: table_name => 'schema.other_table'";
 
 /// Why a condition on rows is refused, in Postgres' own words or ours.
 #[derive(Clone, Debug)]
@@ -406,15 +429,16 @@ impl Error {
                     false => "Name an ordinary or partitioned table of this database.".into(),
                 },
             ),
-            Error::PartNotLogged { table, part, what, cure, tables } => (
+            Error::PartNotLogged { table, parts, tables } => (
                 ERRCODE_WRONG_OBJECT_TYPE,
                 format!("changes of a part of table {table} are not in the log"),
-                format!("{part} is {what}."),
-                match cure {
-                    Some(cure) => format!("{cure} or name the other parts: tables => {tables}"),
+                parts.iter().map(|part| format!("{} is {}.", part.name, part.what)).collect::<Vec<_>>().join(" "),
+                match parts.iter().map(|part| part.cure.as_deref()).collect::<Option<Vec<_>>>() {
+                    Some(cures) => format!("{} or name the other parts: tables => {tables}", cures.join(" ")),
                     None => format!("Name the other parts: tables => {tables}"),
                 },
             ),
+            Error::NotReadable(tables) => not_readable(tables),
             Error::OnOtherNodes(table, others) => (
                 ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("changes of table {table} are not in the log of this node"),
@@ -686,6 +710,35 @@ impl Error {
         let Words { message, detail, .. } = self.words();
         format!("{message}: {detail}")
     }
+}
+
+/// How it looks that tables cannot be read row by row.
+fn not_readable(tables: &[NotReadable]) -> (SqlState, String, String, String) {
+    let state = SqlState::ERRCODE_INVALID_PARAMETER_VALUE;
+    let (message, detail) = match tables {
+        [one] => (format!("table {} cannot be read row by row", one.table), format!("{}.", one.reason)),
+        _ => {
+            let names: Vec<&str> = tables.iter().map(|it| it.table.as_str()).collect();
+            let reason = |it: &NotReadable| match it
+                .reason
+                .contains(it.table.rsplit('.').next().unwrap_or_default())
+            {
+                true => format!("{}.", it.reason),
+                false => format!("{}: {}.", it.table, it.reason),
+            };
+            (
+                format!("tables {} cannot be read row by row", names.join(", ")),
+                tables.iter().map(reason).collect::<Vec<_>>().join(" "),
+            )
+        }
+    };
+    let mut remedies: Vec<&str> = tables.iter().filter_map(|it| it.remedy.as_deref()).collect();
+    remedies.dedup();
+    let hint = match remedies.is_empty() || remedies.len() < tables.len() && tables.len() > 1 {
+        true => [remedies.join(" "), LEAVE_OUT.replacen('l', "L", 1)].join(" ").trim_start().to_owned(),
+        false => format!("{} or {LEAVE_OUT}", remedies.join(" ")),
+    };
+    (state, message, detail, hint)
 }
 
 /// An example of a function of that name, which a subscription may have.

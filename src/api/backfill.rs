@@ -17,7 +17,7 @@ use crate::decode::citus;
 use crate::decode::read_order::{self, Unreadable};
 use crate::decode::route::Grantee;
 use crate::decode::text::{self, Text, Texts as _};
-use crate::error::Error;
+use crate::error::{Error, LEAVE_OUT, NotReadable};
 use crate::journal::{self, BackfillTable, CommandKind};
 
 /// Limits of `chunk_size`.
@@ -205,20 +205,20 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
         ..Conditions::default()
     };
     let claim = Claim::new(grantee.owner, conditions.clone(), grantee.columns, grantee.exclude_columns);
-    let mut left_out = Vec::new();
+    let (mut left_out, mut unreadable) = (Vec::new(), Vec::new());
     for table in &tables {
+        let is_named = wanted.names_one_table();
         let judge = || {
-            check_order(table, wanted)
-                .and_then(|()| check_table(table, wanted))
-                .and_then(|()| claim.check_table(table.oid))
+            check_order(table, wanted)?;
+            check_table(table, wanted)?;
+            claim.check_table(table.oid)
         };
         // Of several, one that another session has locked is judged when it is come to.
-        let judged = match wanted.names_one_table() {
-            true => judge(),
-            false => if_free(table.oid, judge).unwrap_or(Ok(())),
-        };
+        let judged = if is_named { judge() } else { if_free(table.oid, judge).unwrap_or(Ok(())) };
         match judged {
             Ok(()) => {}
+            // Of the parts of a table all that cannot be read are named at once.
+            Err(Error::NotReadable(more)) if wanted.names_one_table() => unreadable.extend(more),
             // The error of one that is named, or of the first when none can be read.
             Err(error) if wanted.names_one_table() || left_out.len() + 1 == tables.len() => {
                 return Err(left_out.into_iter().next().map_or(error, |(first, _): (Error, LeftOut)| first));
@@ -229,6 +229,9 @@ fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
                 left_out.push((error, LeftOut { table, name, reason: detail, hint }));
             }
         }
+    }
+    if !unreadable.is_empty() {
+        return Err(Error::NotReadable(unreadable));
     }
     Conditions { key_columns: None, ..conditions }.check(FilterSource::Session)?;
     Ok(left_out.into_iter().map(|(_, left_out)| left_out).collect())
@@ -327,20 +330,17 @@ fn check_order(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
 
 /// Refuses a table that can't be read chunk by chunk.
 fn check_table(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
-    let leave_out = "leave it out: table_name => 'schema.other_table'";
     if as_owner(|| Ok(citus::has(table.oid)?))? {
         return Err(refused(
             format!("rows of table {} cannot be read from this node", table.name),
             format!("{}.", sentence(citus::ELSEWHERE)),
-            sentence(leave_out),
+            sentence(LEAVE_OUT),
         ));
     }
     match read_order::unreadable(table.oid, wanted.order_by.as_deref(), wanted.start.as_deref()) {
-        Some(Unreadable { reason, remedy }) => Err(refused(
-            format!("table {} cannot be read row by row", table.name),
-            format!("{reason}."),
-            remedy.map_or_else(|| sentence(leave_out), |remedy| format!("{remedy} or {leave_out}")),
-        )),
+        Some(Unreadable { reason, remedy }) => {
+            Err(Error::NotReadable(vec![NotReadable { table: table.name.clone(), reason, remedy }]))
+        }
         None => Ok(()),
     }
 }

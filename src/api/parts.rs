@@ -15,7 +15,7 @@ use super::stored::{Key, Stored};
 use super::tables::with_rows;
 use crate::decode::pattern::{TablePattern, array_literal};
 use crate::decode::text::Text;
-use crate::error::Error;
+use crate::error::{Error, PartNotLogged};
 use crate::journal::{self, Led, Part};
 
 /// So many tables are named.
@@ -58,19 +58,18 @@ pub fn check(stored: &[String], known: &[String]) -> Result<(), Error> {
     if new.iter().all(|pattern| pattern.literal().is_none()) {
         return Ok(());
     }
-    for part in parts()?.iter() {
-        let (Some(what), Some(led)) = (part.not_logged(), part.led_by(&new)) else { continue };
-        if led.is_named {
-            return Err(Error::PartNotLogged {
-                table: name_of(led.above),
-                part: part.name.clone(),
-                what,
-                cure: part.cure(),
-                tables: instead(stored, led).unwrap_or_else(|| "'{...}'".to_owned()),
-            });
-        }
-    }
-    Ok(())
+    let all = parts()?;
+    let led = all.iter().filter_map(|part| Some((part, part.not_logged()?, part.led_by(&new)?)));
+    let named: Vec<_> = led.filter(|(part, _, led)| led.is_named && !part.is_temporary()).collect();
+    let Some((_, _, first)) = named.first() else { return Ok(()) };
+    let of_table = named.iter().filter(|(_, _, led)| led.above == first.above);
+    Err(Error::PartNotLogged {
+        table: name_of(first.above),
+        parts: of_table
+            .map(|(part, what, _)| PartNotLogged { name: part.name.clone(), what: *what, cure: part.cure() })
+            .collect(),
+        tables: instead(stored, *first).unwrap_or_else(|| "'{...}'".to_owned()),
+    })
 }
 
 /// The list of tables with the parts that are in the log in the place of the table above them, as SQL writes it; none when
@@ -113,11 +112,13 @@ fn judge(tables: &[String], event_types: &[String]) -> Result<Option<Judgement>,
     let concerns = |part: &Part| if part.not_logged().is_some() { has_rows } else { has_old_rows };
     let led = parts.iter().filter(|part| concerns(part));
     let mut led: Vec<(&Part, Led)> = led.filter_map(|part| Some((part, part.led_by(&patterns)?))).collect();
-    let is_failure = |(part, led): &(&Part, Led)| part.not_logged().is_some() && led.is_named;
+    let is_failure =
+        |(part, led): &(&Part, Led)| part.not_logged().is_some() && led.is_named && !part.is_temporary();
     led.sort_by_key(|found| !is_failure(found));
     let Some(first) = led.first() else { return Ok(None) };
-    let cure = first.0.cure();
-    let change = instead(tables, first.1).filter(|_| cure.is_none() && first.1.is_named);
+    let cures: Vec<String> = led.iter().filter_map(|(part, _)| part.cure()).take(MAX_NAMED).collect();
+    let cure = first.0.cure().map(|_| cures.join(" "));
+    let change = instead(tables, first.1).filter(|_| cure.is_none() && is_failure(first));
     Ok(Some(Judgement {
         problem: words(&led),
         is_failure: is_failure(first),

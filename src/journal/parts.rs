@@ -26,6 +26,8 @@ enum Flaw {
     Unlogged,
     /// It is a foreign table.
     Foreign,
+    /// It is a temporary table, which lasts as long as a session.
+    Temporary,
     /// Its old rows are known by less than those of its siblings; and what to type.
     Identity(String),
 }
@@ -56,15 +58,21 @@ impl Part {
         match self.flaw {
             Flaw::Unlogged => Some("an unlogged table"),
             Flaw::Foreign => Some("a foreign table"),
+            Flaw::Temporary => Some("a temporary table"),
             Flaw::Identity(_) => None,
         }
+    }
+
+    /// Whether it goes with its session, so that it is named, and nothing is refused for it.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self.flaw, Flaw::Temporary)
     }
 
     /// The command that makes it as the others are, if there is one.
     pub fn cure(&self) -> Option<String> {
         match &self.flaw {
             Flaw::Unlogged => Some(format!("ALTER TABLE {} SET LOGGED;", self.name)),
-            Flaw::Foreign => None,
+            Flaw::Foreign | Flaw::Temporary => None,
             Flaw::Identity(cure) => Some(cure.clone()),
         }
     }
@@ -83,18 +91,19 @@ fn read(client: &SpiClient<'_>) -> Result<Vec<Part>> {
     let rows = client.select(
         "WITH part AS MATERIALIZED (
              SELECT i.inhparent, c.oid, c.relkind, c.relpersistence, c.relreplident
-             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-             WHERE c.relkind IN ('r', 'f') AND c.relpersistence <> 't'
+             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class a ON a.oid = i.inhparent
+             WHERE c.relkind IN ('r', 'f') AND a.relpersistence <> 't'
          ), family AS (
              SELECT p.inhparent, bool_or(p.relreplident = 'f') OR c.relreplident = 'f' AS is_full,
                  min(p.oid::bigint) FILTER (WHERE p.relreplident = 'i') AS indexed
              FROM part p JOIN pg_class c ON c.oid = p.inhparent
              WHERE p.relkind = 'r' AND p.relpersistence = 'p' GROUP BY p.inhparent, c.relreplident
          ), flawed AS (
-             SELECT p.oid, CASE WHEN p.relkind = 'f' THEN 'foreign' WHEN p.relpersistence = 'u' THEN 'unlogged'
+             SELECT p.oid, CASE WHEN p.relpersistence = 't' THEN 'temporary' WHEN p.relkind = 'f' THEN 'foreign'
+                     WHEN p.relpersistence = 'u' THEN 'unlogged'
                  ELSE 'identity' END AS flaw, bool_or(f.is_full) AS is_full, min(f.indexed)::oid AS indexed
              FROM part p LEFT JOIN family f ON f.inhparent = p.inhparent
-             WHERE p.relkind = 'f' OR p.relpersistence = 'u'
+             WHERE p.relkind = 'f' OR p.relpersistence <> 'p'
                  OR p.relreplident IN ('d', 'n') AND (f.is_full OR f.indexed IS NOT NULL)
              GROUP BY p.oid, p.relkind, p.relpersistence
          )
@@ -123,6 +132,7 @@ fn read(client: &SpiClient<'_>) -> Result<Vec<Part>> {
         let identity = row.text(4)?.unwrap_or_default();
         let flaw = match row.text(3)?.as_deref() {
             Some("foreign") => Flaw::Foreign,
+            Some("temporary") => Flaw::Temporary,
             Some("unlogged") => Flaw::Unlogged,
             _ => Flaw::Identity(format!("ALTER TABLE {name} REPLICA IDENTITY {identity};")),
         };
