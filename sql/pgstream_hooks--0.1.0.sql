@@ -2073,6 +2073,18 @@ CREATE FUNCTION pgwh.table_of_dropped_index(index oid) RETURNS oid
     LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'table_of_dropped_index_wrapper';
 COMMENT ON FUNCTION pgwh.table_of_dropped_index(oid) IS 'the table that an index was of which the present transaction has dropped; null of anything else';
 
+CREATE FUNCTION pgwh.tables_above_dropped("table" oid) RETURNS oid[]
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tables_above_dropped_wrapper';
+COMMENT ON FUNCTION pgwh.tables_above_dropped(oid) IS 'the tables above a partition or child that the present transaction has dropped';
+
+CREATE FUNCTION pgwh.former_name(OUT schema text, OUT relation text) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'former_name_wrapper';
+COMMENT ON FUNCTION pgwh.former_name() IS 'the name before the running command, if it renames or moves a relation or renames a schema, whose relation is null';
+
+CREATE FUNCTION pgwh.parted_tables() RETURNS oid[]
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'parted_tables_wrapper';
+COMMENT ON FUNCTION pgwh.parted_tables() IS 'partitions that the running command detaches, with all below them, or parents that it takes a child from, with all above them';
+
 -- Not in C, so that commands go on also where the library is gone; in one function, whose plans a session makes once.
 CREATE FUNCTION pgwh.note_schema_change() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -2121,11 +2133,18 @@ BEGIN
             FROM noted o CROSS JOIN LATERAL (
                     SELECT 1, u.oid FROM unnest(o.above) u (oid)
                     -- What such a command does to a table it does to all below.
-                    UNION ALL SELECT 2, u.oid FROM unnest(pgwh.tables_below(o.table_id)) u (oid) WHERE tg_tag IN ('ALTER TABLE', 'CREATE INDEX')) a (rank, oid)
+                    UNION ALL SELECT 2, u.oid FROM unnest(pgwh.tables_below(o.table_id)) u (oid) WHERE tg_tag IN ('ALTER TABLE', 'CREATE INDEX')
+                    UNION ALL SELECT 3, u.oid FROM unnest(pgwh.parted_tables()) u (oid) WHERE tg_tag = 'ALTER TABLE' AND o.is_main) a (rank, oid)
                 CROSS JOIN LATERAL (SELECT c.oid, c.relname, c.relnamespace FROM pg_catalog.pg_class c
                     WHERE c.oid = a.oid OFFSET 0) c
                 CROSS JOIN LATERAL (SELECT s.oid, s.nspname FROM pg_catalog.pg_namespace s
                     WHERE s.oid = c.relnamespace OFFSET 0) s
+            UNION ALL
+            -- Those who know it by the name that it had.
+            SELECT o.is_main, o.n, 4, f.schema::name, f.relation::name, f.relation IS NOT NULL, coalesce(o.root, 0), o.is_member
+            FROM (SELECT * FROM noted o WHERE o.is_main AND tg_tag LIKE 'ALTER %' ORDER BY o.n LIMIT 1) o
+                CROSS JOIN LATERAL pgwh.former_name() f
+            WHERE (f.schema, f.relation) IS DISTINCT FROM (o.schema::text, o.table_name::text)
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
         SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, p.places
@@ -2150,7 +2169,7 @@ BEGIN
                 coalesce(d.schema_name, d.object_name) AS schema, t.oid AS described,
                 coalesce(t.relname::text, CASE WHEN d.schema_name IS NOT NULL THEN d.object_name END) AS name,
                 t.oid IS NOT NULL OR d.object_type IN ('table', 'foreign table', 'view', 'materialized view') AS is_table,
-                coalesce(a.above[array_upper(a.above, 1)], t.oid, d.objid) AS root,
+                coalesce(a.above[array_upper(a.above, 1)], t.oid, d.objid) AS root, a.above || pgwh.tables_below(t.oid) AS others,
                 EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
                     AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
                         OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = t.oid) OFFSET 0) AS is_member
@@ -2162,16 +2181,31 @@ BEGIN
                         THEN CASE WHEN d.objsubid > 0 THEN d.objid ELSE pgwh.table_of_dropped_index(d.objid) END END
                     OFFSET 0) t ON true
                 LEFT JOIN LATERAL (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = d.schema_name OFFSET 0) s ON true
-                LEFT JOIN LATERAL (SELECT pgwh.tables_above(t.oid) AS above OFFSET 0) a ON t.relkind IN ('r', 'p', 'f')
+                LEFT JOIN LATERAL (SELECT CASE WHEN t.oid IS NULL THEN pgwh.tables_above_dropped(d.objid) ELSE pgwh.tables_above(t.oid) END AS above
+                    OFFSET 0) a ON t.relkind IN ('r', 'p', 'f') OR t.oid IS NULL AND d.object_type IN ('table', 'foreign table')
             WHERE d.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_namespace'::regclass)
                 -- Partitions go with their table by themselves, as indexes do.
                 AND NOT d.is_temporary AND (d.original OR d.normal OR d.object_type IN ('table', 'foreign table'))
                 -- What belonged to an extension is none of the user's.
                 AND (tg_tag <> 'DROP EXTENSION' OR d.objsubid > 0)
                 AND pgwh.schema_is_noted(coalesce(d.schema_name, d.object_name)::name)
+        ), places AS (
+            SELECT o.original, o.n, 0 AS rank, o.schema, o.name, o.is_table,
+                CASE WHEN o.is_table THEN o.root::bigint ELSE 0 END AS root, o.is_member
+            FROM noted o
+            UNION ALL
+            SELECT o.original, o.n, 1, s.nspname, c.relname, true, o.root::bigint,
+                EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.deptype = 'e'
+                    AND (m.classid = 'pg_catalog.pg_namespace'::regclass AND m.objid = s.oid
+                        OR m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid) OFFSET 0)
+            FROM noted o CROSS JOIN LATERAL unnest(o.others) u (oid)
+                CROSS JOIN LATERAL (SELECT c.oid, c.relname, c.relnamespace FROM pg_catalog.pg_class c
+                    WHERE c.oid = u.oid OFFSET 0) c
+                CROSS JOIN LATERAL (SELECT s.oid, s.nspname FROM pg_catalog.pg_namespace s
+                    WHERE s.oid = c.relnamespace OFFSET 0) s
         )
         INSERT INTO pgwh.schema_changes (role, command_tag, command, objects, places)
-        SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, o.places
+        SELECT pgwh.session_role(), tg_tag, convert_from(pgwh.running_command(), getdatabaseencoding()), o.objects, p.places
         FROM (
             SELECT json_agg(CASE WHEN o.described IS NULL
                 THEN json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
@@ -2179,11 +2213,13 @@ BEGIN
                 ELSE json_build_object('type', o.object_type, 'identity', o.object_identity, 'schema', o.schema,
                     'table', o.name, 'oid', o.objid::bigint, 'columns', pgwh.columns_of(o.described),
                     'primary_key_columns', pgwh.primary_key_columns_of(o.described))
-                END ORDER BY o.original DESC, o.n) AS objects,
-                json_agg(json_build_object('schema', o.schema, 'name', o.name, 'is_table', o.is_table, 'is_users', NOT o.is_member,
-                    'root', CASE WHEN o.is_table THEN o.root::bigint ELSE 0 END) ORDER BY o.original DESC, o.n) AS places
+                END ORDER BY o.original DESC, o.n) AS objects
             FROM noted o
-        ) o
+        ) o, (
+            SELECT json_agg(json_build_object('schema', p.schema, 'name', p.name, 'is_table', p.is_table, 'is_users', NOT p.is_member,
+                'root', p.root) ORDER BY p.rank, p.original DESC, p.n) AS places
+            FROM places p
+        ) p
         WHERE o.objects IS NOT NULL;
     END IF;
 EXCEPTION WHEN OTHERS THEN

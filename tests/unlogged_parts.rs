@@ -216,3 +216,141 @@ fn a_partitions_subscriber_learns_what_the_parents_commands_do() {
     let p = ["ALTER TABLE", "insert", "ALTER TABLE", "CREATE INDEX", "ALTER TABLE", "DROP TABLE"];
     assert_eq!(told("p"), p);
 }
+
+/// Commands on a table, and who of the subscribers to schema changes of `p`, its partition `p1` with the partition `p11`, `parent`
+/// and its child `child` is told of each.
+const TOLD: [(&str, &[&str]); 15] = [
+    ("ALTER TABLE p DETACH PARTITION p1", &["p", "p1", "p11"]),
+    ("ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1)", &["p", "p1", "p11"]),
+    ("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY", &["p", "p1", "p11"]),
+    ("ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1)", &["p", "p1", "p11"]),
+    ("CREATE INDEX p_id ON p (id)", &["p", "p1", "p11"]),
+    ("DROP INDEX p_id", &["p", "p1", "p11"]),
+    ("CREATE INDEX p11_id ON p11 (id)", &["p", "p1", "p11"]),
+    ("DROP INDEX p11_id", &["p", "p1", "p11"]),
+    ("ALTER TABLE p SET SCHEMA away", &["p", "p1", "p11"]),
+    ("ALTER TABLE away.p SET SCHEMA public", &["p", "p1", "p11"]),
+    ("ALTER TABLE child NO INHERIT parent", &["child", "parent"]),
+    ("ALTER TABLE child INHERIT parent", &["child", "parent"]),
+    ("DROP TABLE child", &["child", "parent"]),
+    ("DROP TABLE p11", &["p", "p1", "p11"]),
+    ("DROP TABLE p", &["p", "p1"]),
+];
+
+#[test]
+fn parts_and_parents_learn_of_what_parts_and_renames_them() {
+    let stage = Stage::set();
+    stage.sql(
+        "CREATE SCHEMA away; CREATE TABLE p (id int, part int) PARTITION BY LIST (part);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1) PARTITION BY LIST (id); CREATE TABLE p11 PARTITION OF p1 FOR VALUES IN (1);
+         CREATE TABLE parent (id int); CREATE TABLE child () INHERITS (parent)",
+    );
+    let names = ["p", "p1", "p11", "parent", "child"];
+    for name in names {
+        let options = format!("tables => '{{public.{name}}}', event_types => '{{ddl}}'");
+        stage.subscribe(&stage.receiver, name, &options);
+    }
+    TOLD.iter().for_each(|(command, _)| stage.sql(command));
+    for name in names {
+        let got = stage.delivered(&stage.receiver, name);
+        let told: Vec<&str> = got.iter().filter_map(|event| event["command"].as_str()).collect();
+        let expected = TOLD.iter().filter(|(_, who)| who.contains(&name));
+        assert_eq!(told, expected.map(|(command, _)| *command).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn a_rename_is_told_by_both_names() {
+    let stage = Stage::set();
+    stage.sql("CREATE SCHEMA sales; CREATE TABLE sales.t (id int); CREATE VIEW sales.v AS SELECT 1 AS one");
+    let patterns = [
+        ("old", "sales.t"),
+        ("new", "sales.u*"),
+        ("both", "sales.*"),
+        ("view", "sales.v*"),
+        ("moved", "shop.*"),
+    ];
+    for (name, pattern) in patterns {
+        let options = format!("tables => '{{{pattern}}}', event_types => '{{ddl}}'");
+        stage.subscribe(&stage.receiver, name, &options);
+    }
+    let commands = [
+        "ALTER TABLE sales.t RENAME TO u",
+        "ALTER VIEW sales.v RENAME TO w",
+        "ALTER SCHEMA sales RENAME TO shop",
+        "ALTER TABLE shop.u SET SCHEMA public",
+    ];
+    stage.each(&commands);
+    let told = |name: &str| -> Vec<String> {
+        stage.delivered(&stage.receiver, name).iter().map(|event| event.text("command")).collect()
+    };
+    assert_eq!(told("old"), [commands[0], commands[2]]);
+    assert_eq!(told("new"), [commands[0], commands[2]]);
+    assert_eq!(told("both"), commands[..3]);
+    assert_eq!(told("view"), commands[1..3]);
+    assert_eq!(told("moved"), commands[2..]);
+}
+
+#[test]
+fn all_parts_in_the_way_are_named_at_once() {
+    let stage = stage();
+    let url = stage.receiver.url("/");
+    stage.sql(
+        "CREATE UNLOGGED TABLE p3 PARTITION OF p FOR VALUES IN (3);
+         CREATE UNLOGGED TABLE p4 PARTITION OF p FOR VALUES IN (4)",
+    );
+    let subscribe = format!("SELECT pgwh.subscribe('{url}', name => 'p', tables => '{{public.p}}')");
+    let refusal = stage.refused(&subscribe);
+    assert_eq!(refusal.detail, "public.p3 is an unlogged table. public.p4 is an unlogged table.");
+    stage.sql(refusal.hint.split_once(" or ").unwrap().0);
+    stage.sql(&subscribe);
+    // The same of partitions, and of children, that cannot be read row by row.
+    stage.sql("CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE one () INHERITS (parent); CREATE TABLE two () INHERITS (parent)");
+    stage.sql("UPDATE pgwh.subscriptions SET tables = '{public.p, public.parent}' WHERE name = 'p'");
+    for (table, parts) in [("p", ["public.p3", "public.p4"]), ("parent", ["public.one", "public.two"])] {
+        let backfill = format!("SELECT pgwh.backfill('p', 'public.{table}')");
+        let refusal = stage.refused(&backfill);
+        assert_eq!(refusal.code, "22023", "{refusal:?}");
+        assert_eq!(refusal.message, format!("tables {} cannot be read row by row", parts.join(", ")));
+        let (commands, _) = refusal.hint.split_once(" or leave it out").unwrap();
+        for part in parts {
+            assert!(commands.contains(&format!("ALTER TABLE {part} ADD")), "{refusal:?}");
+        }
+        stage.sql(commands);
+        stage.sql(&backfill);
+    }
+    stage.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfills");
+}
+
+#[test]
+fn a_temporary_child_is_named_while_it_lasts() {
+    let stage = Stage::set();
+    stage.sql("CREATE TABLE parent (id int PRIMARY KEY)");
+    let mut session = stage.connect();
+    session.batch_execute("CREATE TEMP TABLE passing () INHERITS (parent)").unwrap();
+    // Who subscribes need not wait for that session.
+    stage.subscribe(&stage.receiver, "s", "tables => '{public.parent}'");
+    session.batch_execute("INSERT INTO passing VALUES (1)").unwrap();
+    for name in ["s", "all"] {
+        let reason = stage.status(name, "reason");
+        assert!(reason.contains(".passing (a temporary table)"), "{name}: {reason}");
+        assert_eq!(stage.status(name, "state"), "active");
+        assert_eq!(stage.status(name, "next_step"), "");
+    }
+    let detail = stage.value("SELECT detail FROM pgwh.health() WHERE check_name = 'subscriptions valid'");
+    assert!(detail.contains(".passing (a temporary table)"), "{detail}");
+    stage.sql("INSERT INTO parent VALUES (2)");
+    stage.sql("SELECT pgwh.backfill('s')");
+    stage.wait_true(
+        "SELECT state = 'done' AND reason LIKE '%.passing (a temporary table)' FROM pgwh.backfills",
+    );
+    drop(session);
+    stage.wait_status("s", "reason IS NULL");
+    assert_eq!(what(&stage.got("s")), ["public.parent insert", "public.parent read"]);
+    // Neither a temporary table of its own, nor one below another, is of anybody's concern.
+    let mut session = stage.connect();
+    session
+        .batch_execute("CREATE TEMP TABLE above (id int); CREATE TEMP TABLE below () INHERITS (above)")
+        .unwrap();
+    assert_eq!(stage.status("all", "reason"), "");
+}

@@ -2,8 +2,9 @@
 
 use pgrx::prelude::*;
 
+use crate::decode::text::Text;
 use crate::decode::{lineage, raw};
-use crate::worker::{dropped, statement};
+use crate::worker::{dropped, former, statement};
 
 /// The text of the command that runs, in the encoding of the database.
 #[pg_extern(sql = false)]
@@ -15,6 +16,25 @@ fn running_command() -> Option<Vec<u8>> {
 #[pg_extern(sql = false)]
 fn table_of_dropped_index(index: pg_sys::Oid) -> Option<pg_sys::Oid> {
     dropped::table_of_index(index)
+}
+
+/// The tables that a table was a part of that the present transaction has dropped.
+#[pg_extern(sql = false)]
+fn tables_above_dropped(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    dropped::tables_above(table)
+}
+
+/// The name that something had before the running command.
+#[pg_extern(sql = false)]
+fn former_name() -> TableIterator<'static, (name!(schema, Text), name!(relation, Option<Text>))> {
+    let rows = former::name().map(|name| (Text::from(name.schema), name.relation.map(Text::from)));
+    TableIterator::new(rows)
+}
+
+/// The tables that the running command parts from its own.
+#[pg_extern(sql = false)]
+fn parted_tables() -> Vec<pg_sys::Oid> {
+    former::tables()
 }
 
 /// The tables above a table, the topmost last.

@@ -16,6 +16,7 @@ pub mod endpoints;
 mod error_watch;
 mod figures;
 mod files;
+pub mod former;
 pub mod function;
 mod intake;
 mod launcher;

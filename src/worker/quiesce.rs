@@ -13,7 +13,7 @@ use pgrx::{PgLogLevel, pg_guard, pg_sys};
 
 use super::shmem::{self, Database, Phase};
 use super::statement::Statement;
-use super::{dropped, prepared, process, undelivered, wake};
+use super::{dropped, former, prepared, process, undelivered, wake};
 use crate::api::dump::{self, Run};
 use crate::api::{keeping, table_lock};
 use crate::decode::raw;
@@ -70,6 +70,10 @@ unsafe extern "C-unwind" fn process_utility(
         if table_lock::may_block(node) {
             before_lock(node);
         }
+        let is_noted = former::may_be_noted(node);
+        if is_noted {
+            former::note(node);
+        }
         let depth = if concerns_tables { before_table_command(node) } else { 0 };
         let run = match PREVIOUS_UTILITY {
             Some(previous) => previous,
@@ -80,6 +84,9 @@ unsafe extern "C-unwind" fn process_utility(
         let before = Statement::of(statement, query).replace();
         run(dumped.statement, query, read_only_tree, context, params, environment, receiver, completion);
         before.replace();
+        if is_noted {
+            former::forget();
+        }
         dumped.done();
         if concerns_tables {
             after_table_command(depth);

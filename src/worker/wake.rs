@@ -11,7 +11,7 @@ use std::sync::atomic::{Ordering, fence};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Database};
-use super::{dropped, figures, prepared, quiesce, statement};
+use super::{dropped, figures, former, prepared, quiesce, statement};
 use crate::decode::plugin::DO_NOT_REPLICATE;
 use crate::decode::raw;
 
@@ -96,6 +96,7 @@ unsafe extern "C-unwind" fn after_release(
     }
     quiesce::let_back();
     dropped::forget();
+    former::transaction_ended();
     figures::let_go();
     let wishes = AT_COMMIT.replace(AtCommit::NOTHING);
     if is_commit {
