@@ -5,7 +5,6 @@ use std::fmt;
 
 use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::spi::quote_identifier;
 
 use crate::api::event_types::UnknownEventType;
 use crate::decode::pattern::{ParsedPattern, array_literal};
