@@ -191,4 +191,10 @@ fn partitions_that_pg_partman_makes_and_detaches_are_followed() {
     stage.each(&["UPDATE sales_p0 SET note = 'old'", "UPDATE sales SET note = 'new' WHERE id = 1001"]);
     assert_eq!(of("update"), rows(&[1001]));
     assert_eq!(what(&stage.got("all")).iter().filter(|what| what.contains("sales_p0 update")).count(), 5);
+    // Its template is a table of the user's, without a key and without rows: nothing is left out.
+    let backfill = stage.value("SELECT pgwh.backfill('all')");
+    stage.wait_true(&format!("SELECT state = 'done' FROM pgwh.backfills WHERE id = {backfill}"));
+    let reason = stage.value(&format!("SELECT reason FROM pgwh.backfills WHERE id = {backfill}"));
+    assert_eq!(reason, "");
+    assert_ne!(stage.value("SELECT count(*) FROM pg_class WHERE relname ~ '^template_public_sales'"), "0");
 }

@@ -11,7 +11,7 @@ use super::citus;
 use super::column::Scratch;
 use super::memory::Memory;
 use super::raw;
-use super::read_order::{OrderColumn, ReadOrder, Unreadable, input};
+use super::read_order::{OrderColumn, ReadOrder, Unreadable, has_no_rows, input};
 use super::relation::CapturedRelation;
 use super::route::Router;
 use super::routes::{Change, Refused};
@@ -78,7 +78,12 @@ pub fn read(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, NoChunk> {
         }
         // SAFETY: the relation is open until the end, or until an ERROR closes it.
         unsafe {
-            let read = read_open(reading, relation, out);
+            let mut read = read_open(reading, relation, out);
+            // What has no rows needs no order.
+            if read.is_err() && has_no_rows(relation) {
+                out.truncate(start);
+                read = write_end(reading, false, out);
+            }
             pg_sys::relation_close(relation, pg_sys::NoLock as _);
             read
         }
@@ -140,10 +145,15 @@ impl From<Unreadable> for Stopped {
 
 /// The end of a table that is not, or no longer, one of those that are read.
 fn absent(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, Stopped> {
+    write_end(reading, true, out)
+}
+
+/// A chunk without rows, which is the last one of its table.
+fn write_end(reading: &Reading<'_>, is_absent: bool, out: &mut Vec<u8>) -> Result<Lsn, Stopped> {
     let end = ChunkEnd {
         backfill: reading.backfill,
         table: reading.table.to_u32(),
-        is_absent: true,
+        is_absent,
         ..ChunkEnd::default()
     };
     write_begin(out, &NO_TRANSACTION);

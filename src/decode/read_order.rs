@@ -377,6 +377,29 @@ pub fn unreadable(table: Oid, order_by: Option<&str>, start: Option<&str>) -> Op
     }
 }
 
+/// Whether a table has no rows, not even such as nobody sees yet; also when it is gone.
+pub fn is_empty(table: Oid) -> bool {
+    // SAFETY: opened and closed; null when the table is gone.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+        if relation.is_null() {
+            return true;
+        }
+        let is_empty = has_no_rows(relation);
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+        is_empty
+    }
+}
+
+/// Whether an open table has no rows.
+///
+/// # Safety
+/// The relation is open, and is a table.
+pub unsafe fn has_no_rows(relation: pg_sys::Relation) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) == 0 }
+}
+
 /// A value that was written as text. Raises when the type takes no such text.
 pub fn input(type_oid: Oid, value: &CStr) -> Datum {
     let (mut function, mut parameter) = (Oid::INVALID, Oid::INVALID);
