@@ -60,16 +60,18 @@ fn dump(shop: &Database, role: &str, options: &[&str]) -> String {
 #[test]
 fn who_could_dump_before_the_extension_dumps_with_it() {
     let (_cluster, shop, receiver) = stage();
-    let ways: [&[&str]; 6] = [
+    let ways: [&[&str]; 8] = [
         &[],
         &["--schema-only"],
         &["--data-only"],
         &["--inserts"],
+        &["--column-inserts"],
+        &["--rows-per-insert=2"],
         &["--enable-row-security"],
         &["--serializable-deferrable"],
     ];
-    // With --inserts it takes the right to use the schema, which the database's owner and pg_read_all_data have.
-    let is_meant = |role: &str, way: &[&str]| role != "backup" || way != ["--inserts"];
+    // With --inserts and the like it takes the right to use the schema, which the database's owner and pg_read_all_data have.
+    let by_rows = |way: &[&str]| way.iter().any(|option| option.contains("insert"));
     for role in ROLES {
         for way in ways {
             dump(&shop, role, way);
@@ -77,7 +79,16 @@ fn who_could_dump_before_the_extension_dumps_with_it() {
     }
     subscribe(&shop, &receiver);
     for role in ROLES {
-        for way in ways.into_iter().filter(|way| is_meant(role, way)) {
+        if role == "backup" {
+            for way in ways.into_iter().filter(|way| by_rows(way)) {
+                let output = pg_dump(&shop, role, way);
+                assert!(
+                    String::from_utf8_lossy(&output.stderr).contains("permission denied for schema pgwh")
+                );
+            }
+            shop.sql("GRANT USAGE ON SCHEMA pgwh TO backup");
+        }
+        for way in ways {
             let text = dump(&shop, role, way);
             let has = |what: &str| text.contains(what);
             assert_eq!(has("TABLE public.t"), !way.contains(&"--data-only"), "{role} {way:?}");
