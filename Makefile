@@ -40,6 +40,8 @@ demo:
 	@PG=$(PG) scripts/demo
 
 unit:
+	@# Its server shows what certificates of all kinds come to.
+	@scripts/packages openssl
 	cargo test --package pgstream_hooks --lib
 	cargo test --package receiver
 
