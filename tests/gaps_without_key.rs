@@ -125,3 +125,72 @@ fn only_its_owner_acknowledges_a_gap_that_is_over() {
         "this gap is not over"
     );
 }
+
+/// A backfill of several tables goes on without those that come while it is read and that cannot be read.
+#[test]
+fn a_table_that_comes_during_a_backfill_is_left_out_and_named() {
+    let cluster = Cluster::with_extension();
+    cluster.each(&[
+        "CREATE SCHEMA app",
+        "CREATE TABLE app.t (id int PRIMARY KEY, placed date NOT NULL)",
+        "INSERT INTO app.t SELECT n, '2026-01-01' FROM generate_series(1, 10) n",
+        "CREATE ROLE ann LOGIN",
+        "GRANT USAGE ON SCHEMA app TO ann",
+        "GRANT SELECT ON app.t TO ann",
+    ]);
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{app.*}'");
+    cluster.sql("UPDATE pgwh.subscriptions SET owner = 'ann'");
+    // Nothing is read for a subscription that is paused.
+    cluster.sql("SELECT pgwh.pause('s')");
+    cluster.wait_status("s", "state = 'paused'");
+    let all = cluster.value("SELECT pgwh.backfill('s', 'app.*', order_by => 'placed')");
+    cluster.each(&[
+        "CREATE TABLE app.keyless (id int, placed date NOT NULL)",
+        "CREATE TABLE app.nulls (id int PRIMARY KEY, placed date)",
+        "CREATE TABLE app.other (id int PRIMARY KEY, name text)",
+        "CREATE TABLE app.secret (id int PRIMARY KEY, placed date NOT NULL)",
+        "CREATE TABLE app.last (id int PRIMARY KEY, placed date NOT NULL)",
+        "INSERT INTO app.keyless VALUES (1, '2026-01-01')",
+        "INSERT INTO app.nulls VALUES (1, NULL)",
+        "INSERT INTO app.other VALUES (1, 'a')",
+        "INSERT INTO app.secret VALUES (1, '2026-01-01')",
+        "INSERT INTO app.last VALUES (11, '2026-01-02')",
+        "GRANT SELECT ON app.keyless, app.nulls, app.other, app.last TO ann",
+    ]);
+    cluster.sql("SELECT pgwh.resume('s')");
+    cluster.wait_true(&format!("SELECT state = 'done' FROM pgwh.backfills WHERE id = {all}"));
+    let row = cluster
+        .rows("SELECT tables_done || ' of ' || tables_total, rows_done, percent, reason FROM pgwh.backfills");
+    let cell = |n: usize| row[0][n].as_deref().unwrap();
+    assert_eq!((cell(0), cell(1), cell(2)), ("2 of 2", "11", "100"), "{row:?}");
+    for (table, reason) in [
+        ("app.keyless", "has no primary key"),
+        ("app.nulls", "rows whose placed is null have no place in its order"),
+        ("app.other", "there is no column placed"),
+        ("app.secret", "may not read table secret"),
+    ] {
+        assert!(cell(3).contains(table) && cell(3).contains(reason), "{table}: {}", cell(3));
+    }
+    assert_eq!(cluster.value("SELECT pgwh.wait('s', '60 s')"), "t");
+    let read = events_of(&receiver, "s").iter().filter(|event| event.text("action") == "read").count();
+    assert_eq!(read, 11);
+}
+
+/// Where nothing else is left to read, it fails, and goes on when the table can be read.
+#[test]
+fn a_backfill_of_nothing_but_a_table_without_key_fails() {
+    let cluster = Cluster::with_extension();
+    cluster.sql("CREATE SCHEMA late");
+    let receiver = Receiver::start().unwrap();
+    cluster.subscribe(&receiver, "s", "tables => '{late.*}'");
+    cluster.sql("SELECT pgwh.pause('s')");
+    cluster.wait_status("s", "state = 'paused'");
+    let id = cluster.value("SELECT pgwh.backfill('s')");
+    cluster.sql("CREATE TABLE late.k (id int); INSERT INTO late.k VALUES (1)");
+    cluster.sql("SELECT pgwh.resume('s')");
+    cluster.wait_true("SELECT state = 'failed' AND reason LIKE '%has no primary key%' FROM pgwh.backfills");
+    cluster.sql("ALTER TABLE late.k ADD PRIMARY KEY (id)");
+    cluster.sql(&format!("SELECT pgwh.resume_backfill({id})"));
+    cluster.wait_true("SELECT state = 'done' AND rows_done = 1 FROM pgwh.backfills");
+}

@@ -3,14 +3,15 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::acting::{as_owner, owns, with_plain_names};
+use super::acting::{as_owner, with_plain_names};
 use super::again::{is_own, refused, state_of_own, tell};
 use super::conditions::{Conditions, FilterSource, columns_of_table};
 use super::gate;
 use super::near::near;
 use super::notice::Notice;
 use super::permission::Claim;
-use super::subscribe::{id_of, own_name};
+use super::secrets::owned;
+use super::subscribe::own_name;
 use super::tables;
 use super::unmatched;
 use crate::decode::citus;
@@ -51,7 +52,7 @@ fn backfill(
     chunk_size: Option<i32>,
 ) -> Result<i64, ErrorReport> {
     gate::changes()?;
-    let subscription = id_of(name)?;
+    let subscription = owned(name)?;
     if let Some(size) = chunk_size.filter(|size| !CHUNK_SIZE.contains(size)) {
         return Err(Error::OutOfRange {
             what: "chunk_size",
@@ -167,7 +168,6 @@ fn note_left_out(backfill: i64, left_out: &[LeftOut]) -> Result<(), Error> {
 /// cannot be read. Tables that come later are judged when they are come to.
 fn check(subscription: i64, wanted: &Wanted) -> Result<Vec<LeftOut>, Error> {
     let (subscribed, grantee) = reader_of(subscription)?;
-    require_owner(&grantee.owner)?;
     let tables = with_plain_names(|| {
         Ok(Spi::connect(|client| journal::tables_of(client, &wanted.tables, &subscribed))?)
     })?;
@@ -438,9 +438,4 @@ fn require(id: Option<i64>, states: &[&str]) -> Result<i64, Error> {
             "SELECT id, subscription, state FROM pgwh.backfills; shows those that there are.",
         )),
     }
-}
-
-/// What is sent for a subscription is its owner's affair.
-fn require_owner(owner: &str) -> Result<(), Error> {
-    if owns(owner) { Ok(()) } else { Err(Error::Owner(owner.to_owned())) }
 }

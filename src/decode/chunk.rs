@@ -60,14 +60,14 @@ pub struct Reading<'a> {
 /// # Errors
 ///
 /// Why there is no chunk; nothing is appended then. A table that is gone is read to its end.
-pub fn read(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, NoChunk> {
+pub fn read(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, NotRead> {
     let start = out.len();
     let lock = pg_sys::AccessShareLock as i32;
     // Before the snapshot: rows that a rewrite has moved would not be seen by an older one.
     // SAFETY: a transaction is in progress, whose end releases the lock.
     let locked = unsafe { pg_sys::ConditionalLockRelationOid(reading.table, lock) };
     if !locked {
-        return Err(NoChunk::Later);
+        return Err(NotRead { why: NoChunk::Later, unreadable: None });
     }
     let memory = Memory::new(c"pgwh chunk");
     let read = in_subtransaction(memory.context(), || {
@@ -91,16 +91,28 @@ pub fn read(reading: &Reading<'_>, out: &mut Vec<u8>) -> Result<Lsn, NoChunk> {
     let read = read.unwrap_or_else(|raised| Err(Stopped::Now(raised.message)));
     read.map_err(|stopped| {
         out.truncate(start);
-        NoChunk::Failed(stopped.reason(reading.backfill))
+        let unreadable = match &stopped {
+            Stopped::Unreadable(Unreadable { reason, .. }) => Some(format!("{reason}.")),
+            _ => None,
+        };
+        NotRead { why: NoChunk::Failed(stopped.reason(reading.backfill)), unreadable }
     })
+}
+
+/// Why there is no chunk.
+pub struct NotRead {
+    /// As the dispatcher is told.
+    pub why: NoChunk,
+    /// For a table that cannot be read at all: the reason, with which a backfill of several tables leaves it out.
+    pub unreadable: Option<String>,
 }
 
 /// Why a backfill does not go on.
 enum Stopped {
     /// Until the cause is gone.
     Now(String),
-    /// Until this was typed.
-    Until(String, String),
+    /// Until the table can be read.
+    Unreadable(Unreadable),
     /// For good.
     Always(String),
 }
@@ -111,10 +123,10 @@ impl Stopped {
         let cancel = format!("SELECT pgwh.cancel_backfill({id});");
         let resume = format!("SELECT pgwh.resume_backfill({id});");
         match self {
-            Stopped::Now(reason) => {
+            Stopped::Now(reason) | Stopped::Unreadable(Unreadable { reason, remedy: None }) => {
                 format!("{reason}. To go on once that is fixed: {resume} To give it up: {cancel}")
             }
-            Stopped::Until(reason, remedy) => {
+            Stopped::Unreadable(Unreadable { reason, remedy: Some(remedy) }) => {
                 format!("{reason}. To go on: {remedy} {resume} To give it up: {cancel}")
             }
             Stopped::Always(reason) => format!("{reason}. It cannot go on: {cancel}"),
@@ -135,11 +147,8 @@ impl From<TooLong> for Stopped {
 }
 
 impl From<Unreadable> for Stopped {
-    fn from(Unreadable { reason, remedy }: Unreadable) -> Stopped {
-        match remedy {
-            Some(remedy) => Stopped::Until(reason, remedy),
-            None => Stopped::Now(reason),
-        }
+    fn from(unreadable: Unreadable) -> Stopped {
+        Stopped::Unreadable(unreadable)
     }
 }
 
@@ -185,16 +194,18 @@ unsafe fn read_open(
     if interests.len() < reading.router.interests(captured.levels()).count() {
         // SAFETY: as the caller promises.
         let name = text::name(unsafe { &(*(*relation).rd_rel).relname });
-        return Err(Stopped::Now(format!(
+        let reason = format!(
             "the subscription's owner may not read table {name}: it needs SELECT, and no row-level security in its way"
-        )));
+        );
+        return Err(Stopped::Unreadable(Unreadable { reason, remedy: None }));
     }
     let interest = interests.iter().find(|interest| interest.subscription == reading.subscription);
     let Some(target) = interest.map(|interest| interest.target()) else { return absent(reading, out) };
     let judges = interests.len();
     // SAFETY: as the caller promises.
-    let (owner, order) =
-        unsafe { ((*(*relation).rd_rel).relowner, ReadOrder::of(relation, reading.order_by)?) };
+    let (owner, order) = unsafe {
+        ((*(*relation).rd_rel).relowner, ReadOrder::of(relation, reading.order_by, reading.start)?)
+    };
     write_begin(out, &NO_TRANSACTION);
     write_relation(out, 0, &captured.model)?;
     // SAFETY: what is pushed is popped, and the user set back, or both by the end of the subtransaction.
@@ -203,7 +214,7 @@ unsafe fn read_open(
         let seen = visible(pg_sys::GetActiveSnapshot());
         let high = Lsn(raw::wal_insert_end());
         if citus::has(reading.table).map_err(|error| error.to_string())? {
-            return Err(Stopped::Now(citus::ELSEWHERE.to_owned()));
+            return Err(Unreadable { reason: citus::ELSEWHERE.to_owned(), remedy: None }.into());
         }
         // Before the rows: what changes the order without a lock on the table is noticed by the next chunk then.
         let definition = order.definition(reading.table).map_err(|error| Stopped::Now(error.to_string()))?;

@@ -84,7 +84,7 @@ impl Unreadable {
 }
 
 impl ReadOrder {
-    /// The order of a table's key, after that of the column `order_by`.
+    /// The order of a table's key, after that of the column `order_by`, of which `start` is the least value.
     ///
     /// # Errors
     ///
@@ -92,12 +92,19 @@ impl ReadOrder {
     ///
     /// # Safety
     /// The relation is open.
-    pub unsafe fn of(relation: pg_sys::Relation, order_by: Option<&str>) -> Result<ReadOrder, Unreadable> {
+    pub unsafe fn of(
+        relation: pg_sys::Relation,
+        order_by: Option<&str>,
+        start: Option<&str>,
+    ) -> Result<ReadOrder, Unreadable> {
         // SAFETY: as the caller promises.
         unsafe {
             let (index, mut columns) = key_of(relation)?;
             if let Some(wanted) = order_by {
                 let first = order_by_column(relation, wanted)?;
+                if start.is_none() {
+                    require_not_null(relation, first.number)?;
+                }
                 let of_key = columns.iter().position(|column| column.number == first.number);
                 let first = of_key.map(|place| columns.remove(place)).unwrap_or(first);
                 columns.insert(0, first);
@@ -272,6 +279,26 @@ unsafe fn order_by_column(relation: pg_sys::Relation, wanted: &str) -> Result<Or
     }
 }
 
+/// Refuses a column whose nulls have no place in its order.
+///
+/// # Safety
+/// The relation is open, and has such a column.
+unsafe fn require_not_null(relation: pg_sys::Relation, number: i16) -> Result<(), Unreadable> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let attribute = raw::attribute((*relation).rd_att, number as usize - 1);
+        if attribute.attnotnull {
+            return Ok(());
+        }
+        let column = text::name(&attribute.attname);
+        let quoted = pgrx::spi::quote_identifier(&column);
+        let remedy = format!("ALTER TABLE {} ALTER COLUMN {quoted} SET NOT NULL;", names(relation).1);
+        let reason =
+            format!("rows whose {column} is null have no place in its order; \"start\" leaves them out");
+        Err(Unreadable::new(reason, Some(remedy)))
+    }
+}
+
 /// # Safety
 /// The relation is open, and has such a column.
 unsafe fn column(
@@ -358,19 +385,10 @@ pub fn unreadable(table: Oid, order_by: Option<&str>, start: Option<&str>) -> Op
         if relation.is_null() {
             return None;
         }
-        let problem = ReadOrder::of(relation, order_by).and_then(|order| {
-            let Some(first) = order.columns.first().filter(|_| order_by.is_some()) else { return Ok(()) };
-            if let Some(start) = start {
+        let problem = ReadOrder::of(relation, order_by, start).map(|order| {
+            if let (Some(first), Some(start)) = (order.columns.first(), start) {
                 input(first.type_oid, &text::in_server_encoding(start));
-                return Ok(());
             }
-            let column = raw::attribute((*relation).rd_att, first.number as usize - 1);
-            if column.attnotnull {
-                return Ok(());
-            }
-            let column = text::name(&column.attname);
-            let reason = format!("rows whose {column} is null have no place in its order");
-            Err(Unreadable::new(reason, Some("Give a start, or a column that is NOT NULL.".to_owned())))
         });
         pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
         problem.err()

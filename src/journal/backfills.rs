@@ -11,7 +11,7 @@ use super::writer::{self, Journal};
 use crate::decode::lineage;
 use crate::decode::pattern::TablePattern;
 use crate::decode::route::Grantee;
-use crate::decode::text::Texts;
+use crate::decode::text::{Texts, argument};
 use crate::event::TableName;
 use crate::link::frame::ChunkEnd;
 
@@ -285,6 +285,25 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
 /// a transaction.
 pub fn add_backfill_tables(id: i64) -> bool {
     check("a backfill's tables can't be noted", try_add_tables(id))
+}
+
+/// Leaves a table out that cannot be read and of which nothing has been read, as those are that could not be read when the
+/// backfill was requested; false where it is not one of several tables. Inside a transaction.
+pub fn leave_out_of_backfill(id: i64, table: pg_sys::Oid, reason: &str) -> bool {
+    let noted = Spi::connect_mut(|client| {
+        let rows = client.update(
+            "UPDATE pgwh.backfill_tables t SET left_out = $3, done = true FROM pgwh.backfill_requests r
+             WHERE t.backfill_id = $1 AND t.relation = $2 AND r.id = t.backfill_id AND t.rows_read = 0 AND NOT t.again
+                 AND (cardinality(r.tables) > 1 OR strpos(r.tables[1], '*') > 0)
+                 AND EXISTS (SELECT FROM pgwh.backfill_tables o WHERE o.backfill_id = $1 AND o.relation <> $2
+                     AND o.left_out IS NULL AND NOT o.absent)
+             RETURNING t.relation",
+            None,
+            &[id.into(), table.into(), argument(reason)],
+        )?;
+        Ok(!rows.is_empty())
+    });
+    check("a table that is left out of a backfill cannot be noted", noted)
 }
 
 fn try_add_tables(id: i64) -> Result<bool> {

@@ -59,7 +59,7 @@ mod writer;
 #[cfg(feature = "server")]
 pub use backfills::{
     BackfillState, BackfillTable, BackfillTask, OpenBackfill, StateNoted, add_backfill_tables, backfill_task,
-    left_out, open_backfills, set_backfill_state, tables_of, without_tables,
+    leave_out_of_backfill, left_out, open_backfills, set_backfill_state, tables_of, without_tables,
 };
 #[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};

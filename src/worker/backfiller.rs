@@ -10,7 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::decoder::Installation;
 use super::process;
 use super::shmem::{self, Database};
-use crate::decode::chunk::{self, Reading};
+use crate::decode::chunk::{self, NotRead, Reading};
 use crate::decode::raw;
 use crate::decode::route::{Router, Spec};
 use crate::decode::versions::SchemaVersions;
@@ -123,6 +123,19 @@ fn read_chunk(
     (backfill, bytes): (i64, usize),
     out: &mut Vec<u8>,
 ) {
+    // Tables that were just added, or left out, change what is read next.
+    while !try_read_chunk(installation, schemas, (backfill, bytes), out) {
+        process::see_to_interrupts();
+    }
+}
+
+/// The same; false when it has to be looked again what is read next.
+fn try_read_chunk(
+    installation: &Installation,
+    schemas: &mut Schemas,
+    (backfill, bytes): (i64, usize),
+    out: &mut Vec<u8>,
+) -> bool {
     let read = journal::with_tables(|extension| {
         if extension != installation.extension {
             return Err(NoChunk::Later);
@@ -135,14 +148,38 @@ fn read_chunk(
         schemas.refresh();
         Ok(Some(task))
     });
-    match read.unwrap_or(Err(NoChunk::Later)) {
-        Ok(Some(task)) => match task.next {
-            Some(_) => read_table(installation, schemas, (backfill, bytes), &task, out),
-            None => write_no_chunk(out, backfill, &NoChunk::End),
+    let why = match read.unwrap_or(Err(NoChunk::Later)) {
+        Ok(Some(task)) => match &task.next {
+            Some((table, position)) => {
+                let position = position.as_ref().map(|(text, order)| (text.as_str(), order.as_slice()));
+                match read_table(installation, schemas, (backfill, bytes), &task, (*table, position), out) {
+                    Ok(high) => {
+                        flush(high);
+                        return true;
+                    }
+                    Err(NotRead { unreadable: Some(reason), .. })
+                        if leave_out(installation, backfill, *table, &reason) =>
+                    {
+                        return false;
+                    }
+                    Err(NotRead { why, .. }) => why,
+                }
+            }
+            None => NoChunk::End,
         },
-        Ok(None) => read_chunk(installation, schemas, (backfill, bytes), out),
-        Err(why) => write_no_chunk(out, backfill, &why),
-    }
+        Ok(None) => return false,
+        Err(why) => why,
+    };
+    write_no_chunk(out, backfill, &why);
+    true
+}
+
+/// Leaves a table out of a backfill of several; whether it could be left out.
+fn leave_out(installation: &Installation, backfill: i64, table: pg_sys::Oid, reason: &str) -> bool {
+    journal::with_tables(|extension| {
+        extension == installation.extension && journal::leave_out_of_backfill(backfill, table, reason)
+    })
+    .unwrap_or_default()
 }
 
 fn read_table(
@@ -150,9 +187,9 @@ fn read_table(
     schemas: &Schemas,
     (backfill, bytes): (i64, usize),
     task: &BackfillTask,
+    (table, position): (pg_sys::Oid, Option<(&str, &[i64])>),
     out: &mut Vec<u8>,
-) {
-    let Some((table, position)) = &task.next else { return };
+) -> Result<Lsn, NotRead> {
     let mut router = Router::new(installation.installed.clone());
     let spec = |filter: &Option<String>| Spec {
         tables: task.tables.clone(),
@@ -168,11 +205,11 @@ fn read_table(
     if task.filter.is_some() {
         router.apply(THE_BACKFILL, Some(&spec(&task.filter)));
     }
-    let read = process::in_bare_transaction(|| {
+    process::in_bare_transaction(|| {
         let reading = Reading {
             backfill,
-            table: *table,
-            position: position.as_ref().map(|(text, definition)| (text.as_str(), definition.as_slice())),
+            table,
+            position,
             order_by: task.order_by.as_deref(),
             start: task.start.as_deref(),
             rows: task.chunk_size.map_or(MOST_ROWS, i64::from),
@@ -182,11 +219,7 @@ fn read_table(
             subscription: task.subscription,
         };
         chunk::read(&reading, out)
-    });
-    match read {
-        Ok(high) => flush(high),
-        Err(why) => write_no_chunk(out, backfill, &why),
-    }
+    })
 }
 
 /// Has the log written up to there, so that the decoder comes to it without waiting for somebody else's commit.
