@@ -274,6 +274,34 @@ COMMENT ON FUNCTION pgwh.warn_of_tables() IS 'warns of patterns of tables that n
 CREATE TRIGGER warn_of_tables AFTER INSERT OR UPDATE OF tables ON pgwh.subscriptions
     FOR EACH ROW WHEN (starts_with(NEW.home, pgwh.installed() || '/')) EXECUTE FUNCTION pgwh.warn_of_tables();
 
+CREATE FUNCTION pgwh.report_dropped_events() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    found record;
+BEGIN
+    SELECT count(*) FILTER (WHERE p.pending > 0) AS subscriptions, sum(p.pending)::bigint AS pending,
+        min(d.name) FILTER (WHERE p.pending > 0) AS name, count(*) FILTER (WHERE p.pending IS NULL) AS unknown INTO found
+    FROM deleted d CROSS JOIN LATERAL (SELECT (pgwh.delivery_stats(d.id)).pending OFFSET 0) p;
+    IF found.pending > 0 THEN
+        RAISE NOTICE '% of % dropped',
+            CASE found.pending WHEN 1 THEN '1 undelivered event' ELSE format('%s undelivered events', found.pending) END,
+            CASE found.subscriptions WHEN 1 THEN format('subscription "%s"', found.name) ELSE format('%s subscriptions', found.subscriptions) END
+                || CASE found.pending WHEN 1 THEN ' is' ELSE ' are' END;
+    END IF;
+    IF found.unknown > 0 AND NOT EXISTS (SELECT FROM pgwh.worker_processes() w WHERE w.type = 'pgstream_hooks dispatcher' AND w.pid IS NOT NULL) THEN
+        RAISE NOTICE 'undelivered events of deleted subscriptions are dropped'
+            USING DETAIL = 'Their number is not known, because the workers of this database are not running.';
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'undelivered events of deleted subscriptions cannot be counted' USING DETAIL = SQLERRM;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION pgwh.report_dropped_events() IS 'reports how many undelivered events are dropped with deleted subscriptions';
+CREATE TRIGGER report_dropped_events AFTER DELETE ON pgwh.subscriptions REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION pgwh.report_dropped_events();
+
 CREATE FUNCTION pgwh.check_secret() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'check_secret_wrapper';
 COMMENT ON FUNCTION pgwh.check_secret() IS 'refuses what is no signing key, and seals';

@@ -24,8 +24,24 @@ pub const UNLOGGED: &str = "an unlogged table";
 pub enum Error {
     /// The library was not loaded at server start.
     NotPreloaded,
-    /// A role that lacks privileges without which nobody subscribes: its name, and what it lacks.
-    MissingPrivileges(String, String),
+    /// A role that lacks privileges on our own tables and functions.
+    MissingPrivileges {
+        /// What they are needed for.
+        purpose: &'static str,
+        /// Its name.
+        role: String,
+        /// What it lacks.
+        missing: String,
+    },
+    /// A role that is to be dropped and has privileges on objects of the extension.
+    RoleHasPrivileges {
+        /// Its name.
+        role: String,
+        /// On how many objects.
+        objects: i64,
+        /// How many subscriptions belong to it.
+        subscriptions: i64,
+    },
     /// A standby can't be written to and captures nothing.
     OnStandby,
     /// The library is of another version than the SQL, which is of this one.
@@ -192,6 +208,8 @@ pub enum Error {
     },
     /// A role that may not read other applications' messages.
     MayNotListen(String),
+    /// A role that may not erase what the journal has.
+    MayNotErase,
     /// A subscription's name that is another role's already.
     NameTaken(String),
     /// A subscription that is another role's, and that the user is not shown.
@@ -265,11 +283,22 @@ impl Error {
                 "shared_preload_libraries does not name it, or the server has not been restarted since.".into(),
                 settings::hint_to_preload(),
             ),
-            Error::MissingPrivileges(role, missing) => (
+            Error::MissingPrivileges { purpose, role, missing } => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
-                "permission denied to subscribe".into(),
+                format!("permission denied to {purpose}"),
                 format!("Role \"{role}\" lacks {missing}."),
                 format!("As a superuser: SELECT pgwh.grant_usage({});", literal(role)),
+            ),
+            Error::RoleHasPrivileges { role, objects, subscriptions } => (
+                ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                format!("role \"{role}\" cannot be dropped because some objects depend on it"),
+                match subscriptions {
+                    0 => format!("It has privileges on {objects} objects of schema pgwh."),
+                    _ => format!(
+                        "It has privileges on {objects} objects of schema pgwh, and owns {subscriptions} of pgwh.subscriptions, which send nothing without it."
+                    ),
+                },
+                format!("{} Then drop the role.", revokes_from(role, *subscriptions > 0)),
             ),
             Error::OnStandby => (
                 ERRCODE_READ_ONLY_SQL_TRANSACTION,
@@ -313,6 +342,12 @@ impl Error {
                 format!("They stand in write-ahead log, which the subscription's owner {owner:?} may not read."),
                 format!("ALTER ROLE {owner:?} REPLICATION; or have them written by pgwh.emit, and give event_types => '{{message}}'"),
             ),
+            Error::MayNotErase => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "permission denied to erase events".into(),
+                "Only superusers erase what the journal has of a row, since it is erased for all subscriptions.".into(),
+                "Have a superuser call pgwh.forget().".into(),
+            ),
             Error::NameTaken(name) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "this name is taken".into(),
@@ -331,6 +366,7 @@ impl Error {
                 format!("\"{what}\" is null."),
                 match *what {
                     "url" => "For example: SELECT pgwh.subscribe('https://example.com/hook');".into(),
+                    "since" => "Give a time or a position, as in pgwh.replay('orders', now() - interval '1 hour')".into(),
                     _ => format!("Give {what} a value."),
                 },
             ),
@@ -410,7 +446,10 @@ impl Error {
                     Some(_) if *argument == "tables" => format!("Perhaps you meant tables => {}", one_of(near, |table| array_literal(&[table]))),
                     Some(_) => format!("Perhaps you meant {argument} => {}", one_of(near, |table| literal(&table))),
                     None if table.contains('%') => "The wildcard is *, for example: tables => '{public.*}'".into(),
-                    None => "Create the table first, or give a pattern with a wildcard, which may match nothing yet.".into(),
+                    None if *argument == "tables" => {
+                        "Create the table first, or give a pattern with a wildcard, which may match nothing yet.".into()
+                    }
+                    None => "SELECT schemaname, tablename FROM pg_tables; shows those that there are.".into(),
                 },
             ),
             Error::WholeName(name, instead) => (
@@ -749,6 +788,16 @@ fn a_function(name: &str) -> String {
 /// Has changes of an unlogged table written to the log.
 fn set_logged(table: &str) -> String {
     format!("ALTER TABLE {table} SET LOGGED;")
+}
+
+/// Takes from a role all that it may do in the schema, and its subscriptions.
+fn revokes_from(role: &str, has_subscriptions: bool) -> String {
+    let role = literal(role);
+    let subscriptions = match has_subscriptions {
+        true => format!("DELETE FROM pgwh.subscriptions WHERE owner = {role}; "),
+        false => String::new(),
+    };
+    format!("{subscriptions}SELECT pgwh.revoke_usage({role});")
 }
 
 /// A text as SQL writes it.

@@ -286,7 +286,7 @@ fn a_dump_restored_over_its_database_is_no_copy_of_another() {
     run("pg_dump", &["-Fc", "-f", archive]);
     let told = run("pg_restore", &["--verbose", "--clean", "--if-exists", archive]);
     let warning =
-        "WARNING:  100 undelivered events of 1 subscriptions are dropped with extension pgstream_hooks";
+        "WARNING:  100 undelivered events of 1 subscription are dropped with extension pgstream_hooks";
     assert!(told.contains(warning) && cluster.log().contains(warning), "{told}");
     assert_eq!(cluster.status("s", "state"), "held");
     let reason = "it was made in this database before the extension was dropped and created again";

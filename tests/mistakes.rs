@@ -8,6 +8,8 @@ use std::path::Path;
 
 use harness::{Cluster, Receiver, Reply, Script, Server, Setup};
 
+#[path = "mistakes/calls.rs"]
+mod calls;
 #[path = "mistakes/transcript.rs"]
 mod transcript;
 

@@ -405,6 +405,7 @@ impl Conditions {
                 "Write columns without the table's name, or as NEW and OLD have them: total, NEW.total or OLD.total".to_owned(),
             ),
             PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN => self.column_hint(table).or(raised.hint),
+            PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION => operator_hint(&raised.message).or(raised.hint),
             _ => raised.hint,
         };
         Error::Unfit(Box::new(Unfit {
@@ -416,6 +417,16 @@ impl Conditions {
             }),
         }))
     }
+}
+
+/// What may have been meant by an operator that is not there, as the server's message names it with its operands.
+fn operator_hint(message: &str) -> Option<String> {
+    let operands = message.strip_prefix("operator does not exist: ")?;
+    if operands.contains(" == ") {
+        return Some("Equality is written =, for example: filter => 'total = 100'".to_owned());
+    }
+    let is_json = operands.split(' ').any(|operand| operand == "json");
+    is_json.then(|| "A json has no such operators: write column::jsonb, or column::text.".to_owned())
 }
 
 /// Compiles a filter as the decoder does. What is typed in this session must mean the same to both.

@@ -77,7 +77,7 @@ pub unsafe fn column_goes(table: pg_sys::Oid) {
 }
 
 fn note(table: pg_sys::Oid) {
-    let found = look(|| Ok((with_rows(table), needs_of(table)?)));
+    let found = look(NEEDS, || Ok((with_rows(table), needs_of(table)?)));
     let (parts, needs) = found.unwrap_or_default();
     // Also when nothing is needed, so that it is not asked again.
     NEEDED.with_borrow_mut(|stack| {
@@ -103,7 +103,7 @@ pub fn after(depth: usize) {
     let left = changed.iter().filter(|needed| access::exists(needed.table));
     let mut checks = left.flat_map(|needed| needed.needs.iter().map(move |need| (need, needed)));
     let refusal =
-        look(|| Ok(checks.find_map(|(need, needed)| need.check(needed.table, &needed.parts).err())))
+        look(NEEDS, || Ok(checks.find_map(|(need, needed)| need.check(needed.table, &needed.parts).err())))
             .flatten();
     if let Some(refusal) = refusal {
         ErrorReport::from(refusal).report(PgLogLevel::ERROR);
@@ -253,19 +253,18 @@ impl Need {
     }
 }
 
-/// Looks at subscriptions and tables. Should that fail, users' commands go on without it.
-fn look<T>(action: impl FnOnce() -> Result<T, Error>) -> Option<T> {
+/// What of a table is looked at.
+const NEEDS: &str = "whether a subscription needs the table";
+
+/// Looks at subscriptions and catalogs. Should that fail, users' commands go on without it.
+pub(super) fn look<T>(what: &str, action: impl FnOnce() -> Result<T, Error>) -> Option<T> {
     let memory = Memory::new(c"pgwh command");
     let (code, message) = match in_subtransaction(memory.context(), || as_superuser(action)) {
         Ok(Ok(found)) => return Some(found),
         Ok(Err(error)) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, error.in_one_line()),
         Err(raised) => (raised.code, raised.message),
     };
-    ereport!(
-        WARNING,
-        code,
-        text::in_error(format!("pgstream_hooks can't see whether a subscription needs the table: {message}"))
-    );
+    ereport!(WARNING, code, text::in_error(format!("pgstream_hooks cannot see {what}: {message}")));
     None
 }
 

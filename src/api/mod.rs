@@ -22,6 +22,8 @@ mod conditions;
 #[cfg(feature = "server")]
 mod copies;
 #[cfg(feature = "server")]
+pub mod drop_role;
+#[cfg(feature = "server")]
 pub mod dump;
 #[cfg(feature = "server")]
 mod functions;
@@ -49,6 +51,8 @@ mod moment;
 mod near;
 #[cfg(feature = "server")]
 mod notice;
+#[cfg(feature = "server")]
+mod own_changes;
 #[cfg(feature = "server")]
 mod parts;
 #[cfg(feature = "server")]

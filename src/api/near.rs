@@ -13,6 +13,10 @@ pub fn near(wanted: &str, candidates: impl IntoIterator<Item = String>) -> Vec<S
         .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .collect();
+    // Where only the case differs, nothing else is meant.
+    if alike.iter().any(|(likeness, _)| *likeness == 1.0) {
+        alike.retain(|(likeness, _)| *likeness == 1.0);
+    }
     alike.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     alike.into_iter().take(MOST).map(|(_, name)| name).collect()
 }

@@ -103,7 +103,9 @@ impl Table {
     /// The table of that name; or else the first of the subscription's that has all of the row's columns.
     fn find(subscription: i64, name: Option<Text>, record: Option<&Values>) -> Result<Table, Error> {
         let patterns = match name {
-            Some(name) => tables::normalise(&[name.into()], &[])?,
+            Some(name) => {
+                tables::normalise(&[name.into()], &[]).map_err(|error| error.about("table_name"))?
+            }
             None => patterns_of(subscription)?,
         };
         let found = tables::matching(&patterns)?;
@@ -241,7 +243,9 @@ fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
         Ok((row, endpoints::source_of(unsafe { pg_sys::MyDatabaseId }, &installation)))
     })?;
     let unsendable = |problem: String| {
-        refused("nothing can be sent to this subscription", problem, "Look at its url and headers.")
+        let detail = format!("{}.", problem.trim_end_matches('.'));
+        let hint = "SELECT check_name, detail, hint FROM pgwh.health() WHERE NOT ok; says what to type.";
+        refused("nothing can be sent to this subscription", detail, hint)
     };
     let row = row.ok_or_else(|| unsendable("It is gone.".to_owned()))?;
     let endpoint =

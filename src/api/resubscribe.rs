@@ -42,6 +42,11 @@ impl Before {
         settings(name).map(Before)
     }
 
+    /// Whether the subscription is a new one.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Says what subscribing again has changed.
     pub fn report(self, name: &str) -> Result<(), Error> {
         let (Some(before), Some(after)) = (self.0, settings(name)?) else { return Ok(()) };

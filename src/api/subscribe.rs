@@ -13,6 +13,7 @@ use super::headers;
 use super::jsonb::Jsonb;
 use super::near::near;
 use super::notice::Notice;
+use super::own_changes;
 use super::privileges;
 use super::resubscribe::Before;
 use super::secrets;
@@ -65,6 +66,7 @@ fn subscribe(
     origin: Option<Text>,
 ) -> Result<i64, ErrorReport> {
     gate::changes()?;
+    let xid = own_changes::writing_transaction();
     privileges::require()?;
     let enabled = enabled.unwrap_or(true);
     let scheme = signature.map(|word| secrets::scheme_of(Some(&word.0))).transpose()?;
@@ -120,8 +122,13 @@ fn subscribe(
     let gives_headers = headers::any_in_clear(&wanted.headers);
     let name = wanted.name.clone();
     let before = Before::of(&name)?;
+    let backfill = backfill.unwrap_or_default();
+    let new_tables = (before.is_none() && !backfill).then(|| wanted.tables.clone());
     let id = store(wanted, enabled)?;
     before.report(&name)?;
+    if let (Some(xid), Some(tables)) = (xid, new_tables) {
+        own_changes::report(xid, &name, &tables)?;
+    }
     // The trigger has said so when there are headers.
     if !gives_headers {
         let owner = owner_of(id)?;
@@ -133,7 +140,7 @@ fn subscribe(
     if let Some(pem) = client_certificate {
         secrets::set_client_certificate(id, &pem)?;
     }
-    if backfill.unwrap_or_default() {
+    if backfill {
         super::backfill::begin_all(id)?;
     }
     Ok(id)
@@ -356,9 +363,6 @@ fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
     Spi::run_with_args("DELETE FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1", &[id.into()])
         .map_err(Error::from)?;
     let name = String::from(name.unwrap_or_default());
-    if pending > 0 {
-        Notice::new(format!("{pending} undelivered events of subscription \"{name}\" are dropped")).report();
-    }
     if !sees_everything() {
         Notice::new(format!("deliveries of subscription \"{name}\" are no longer shown to role \"{}\"", own_name()))
             .detail("The views show a role the deliveries, attempts and dead letters of its subscriptions; those of a subscription that is gone are shown to superusers until pgwh.retention has passed.")
@@ -380,6 +384,7 @@ fn pending_in_journal(id: i64) -> Result<i64, Error> {
 /// The id of the subscription of that name.
 pub fn id_of(name: Option<Text>) -> Result<i64, Error> {
     let name = String::from(name.ok_or(Error::Missing("name"))?);
+    privileges::require_to_read()?;
     let found = find(&name)?;
     // The one and the other are told apart by name only, which whoever wants the name for itself finds out, too.
     if found.is_err() && is_anothers(&name)? {

@@ -372,12 +372,14 @@ fn near_tables(name: &str) -> Result<Vec<String>, Error> {
     let table = name.rsplit('.').next().unwrap_or(name).trim_matches('"');
     let names = all_tables(Some(MOST_CANDIDATES))?;
     let alike = near(table, names.iter().map(|(_, name)| name.table.clone()));
-    let mut found: Vec<String> = names
+    let mut found: Vec<(usize, String)> = names
         .iter()
-        .filter(|(_, name)| alike.contains(&name.table))
-        .map(|(_, name)| of_table(&name.schema, &name.table))
+        .filter_map(|(_, name)| {
+            let rank = alike.iter().position(|alike| *alike == name.table)?;
+            Some((rank, of_table(&name.schema, &name.table)))
+        })
         .collect();
     found.sort();
     found.truncate(alike.len());
-    Ok(found)
+    Ok(found.into_iter().map(|(_, table)| table).collect())
 }

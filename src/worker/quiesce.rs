@@ -15,7 +15,7 @@ use super::shmem::{self, Database, Phase};
 use super::statement::Statement;
 use super::{dropped, former, prepared, process, undelivered, wake};
 use crate::api::dump::{self, Run};
-use crate::api::{keeping, table_lock};
+use crate::api::{drop_role, keeping, table_lock};
 use crate::decode::raw;
 use crate::error::Error;
 
@@ -61,6 +61,9 @@ unsafe extern "C-unwind" fn process_utility(
         let concerns_databases = is_database_command(node);
         if concerns_databases {
             before_command(node);
+        }
+        if (*node).type_ == pg_sys::NodeTag::T_DropRoleStmt {
+            before_drop_role(node);
         }
         let may_have_asked = is_commit_prepared(node) && before_commit_prepared();
         let concerns_tables = is_table_command(node);
@@ -150,6 +153,12 @@ unsafe fn is_table_command(node: *mut pg_sys::Node) -> bool {
             | pg_sys::NodeTag::T_DropStmt
             | pg_sys::NodeTag::T_DropOwnedStmt
     )
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_drop_role(node: *mut pg_sys::Node) {
+    // SAFETY: the parse tree of a DROP ROLE, which runs in a transaction.
+    unsafe { drop_role::before(node.cast()) };
 }
 
 #[pg_guard]

@@ -76,9 +76,12 @@ pub unsafe extern "C-unwind" fn extension_goes(extension: pg_sys::Oid) {
     } else {
         PgLogLevel::NOTICE
     };
-    let message = format!(
-        "{events} undelivered events of {subscriptions} subscriptions are dropped with extension pgstream_hooks"
-    );
+    let of = if subscriptions == 1 {
+        "1 subscription".to_owned()
+    } else {
+        format!("{subscriptions} subscriptions")
+    };
+    let message = format!("{events} undelivered events of {of} are dropped with extension pgstream_hooks");
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pgstream_hooks").report(level);
 }
 

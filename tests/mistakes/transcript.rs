@@ -136,6 +136,13 @@ fn steady(text: &str) -> String {
         rest = rest[end..].trim_start_matches(|c: char| c.is_ascii_digit());
     }
     out.push_str(rest);
+    // Ids of events.
+    while let Some(at) = out.find("evt_0") {
+        let end = out[at + 4..]
+            .find(|c: char| !c.is_ascii_hexdigit() && c != '_')
+            .map_or(out.len(), |end| at + 4 + end);
+        out.replace_range(at..end, "evt_...");
+    }
     out
 }
 
@@ -252,8 +259,11 @@ fn paste_arguments(database: &Database, statement: &str, refusal: &Refusal) {
         let first = match function {
             "subscribe" if name == "url" => String::new(),
             "subscribe" => format!("'{URL}', "),
-            "why" => "table_name => 'orders', ".to_owned(),
+            "why" | "forget" if name == "table_name" => "key => '{}', ".to_owned(),
+            "why" | "forget" => "table_name => 'orders', ".to_owned(),
+            "preview" if name == "record" => "'s', ".to_owned(),
             "preview" => "'s', '{}', ".to_owned(),
+            "adopt" | "generate_secret" => String::new(),
             "replay" => "'s', now(), ".to_owned(),
             _ => "'s', ".to_owned(),
         };

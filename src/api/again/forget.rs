@@ -44,6 +44,7 @@ fn forget(
     ErrorReport,
 > {
     gate::changes()?;
+    require_privilege()?;
     let row = AskedRow::parse(table_name, key)?;
     let erased = with_plain_names(|| erase(&row))?;
     if erased.pending > 0 {
@@ -61,6 +62,15 @@ fn forget(
     }
     let counts = (erased.events as i64, erased.pending as i64, erased.attempts as i64);
     Ok(TableIterator::once(counts))
+}
+
+/// Refuses a role that may not rewrite the journal: nobody but superusers and the owner of the extension.
+fn require_privilege() -> Result<(), Error> {
+    let may = with_plain_names(|| {
+        let query = "SELECT has_table_privilege('pgwh.event_chunks', 'UPDATE')";
+        Ok(Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<bool>())?)
+    })?;
+    if may == Some(true) { Ok(()) } else { Err(Error::MayNotErase) }
 }
 
 fn notice(message: &'static str, detail: String, hint: &str) {

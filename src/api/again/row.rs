@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use pgrx::AnyElement;
 use pgrx::prelude::*;
+use pgrx::spi::quote_identifier;
 use serde_json::value::RawValue;
 
 use super::super::acting::{sees_everything, with_plain_names};
 use super::super::jsonb::text_of;
 use super::super::near::near;
+use super::super::subscribe::own_name;
 use super::super::tables;
 use super::{json, refused};
 use crate::decode::access;
@@ -72,7 +74,7 @@ impl AskedRow {
             return Ok(());
         }
         let table = self.table.to_string();
-        let cure = format!("GRANT SELECT ON {table} TO current_user;");
+        let cure = format!("GRANT SELECT ON {table} TO {};", quote_identifier(own_name()));
         Err(Error::MayNotRead { why: format!("You may not read {table}."), cure, table })
     }
 
@@ -81,7 +83,7 @@ impl AskedRow {
         if self.oid.is_some() || seen {
             return Ok(());
         }
-        tables::normalise(&[self.table.to_string()], &[]).map(drop)
+        tables::normalise(&[self.table.to_string()], &[]).map(drop).map_err(|error| error.about("table_name"))
     }
 
     /// The names by which subscriptions may know the table, as far as can be told without a change of it.
