@@ -27,7 +27,9 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be",
     ),
     // The server has its own message for a setting, and ours as DETAIL.
+    ("invalid host in", "https/proxies.rs", "a_bad_proxy_is_refused_and_its_hint_is_right"),
     ("invalid network in", "mistakes.rs", "mistakes_in_settings_get_the_recorded_messages"),
+    ("invalid proxy in", "https/proxies.rs", "a_bad_proxy_is_refused_and_its_hint_is_right"),
     (
         "library and SQL of pgstream_hooks are of different versions",
         "upgrade.rs",
