@@ -66,7 +66,7 @@ pub fn check(stored: &[String], known: &[String]) -> Result<(), Error> {
     Err(Error::PartNotLogged {
         table: name_of(first.above),
         parts: of_table
-            .map(|(part, what, _)| PartNotLogged { name: part.name.clone(), what: *what, cure: part.cure() })
+            .map(|(part, what, _)| PartNotLogged { name: part.name.clone(), what, cure: part.cure() })
             .collect(),
         tables: instead(stored, *first).unwrap_or_else(|| "'{...}'".to_owned()),
     })

@@ -47,6 +47,11 @@ pub enum BackfillState {
 }
 
 impl BackfillState {
+    /// Whether nothing more is read of it, unless it has failed and somebody resumes it.
+    pub fn is_over(self) -> bool {
+        matches!(self, BackfillState::Done | BackfillState::Cancelled | BackfillState::Failed)
+    }
+
     /// The word in the table.
     pub fn word(self) -> &'static str {
         match self {

@@ -116,6 +116,10 @@ impl Backfilling {
     /// Takes the backfills that are open and not known yet.
     pub fn take_up(&mut self, open: Vec<OpenBackfill>) {
         for OpenBackfill { id, subscription, state } in open {
+            // One that is over is not begun again because its end is not on record yet.
+            if self.unnoted.iter().any(|(ended, state, _)| *ended == id && state.is_over()) {
+                continue;
+            }
             let now = Instant::now();
             self.open.entry(id).or_insert(Open {
                 subscription,
@@ -316,7 +320,7 @@ impl Backfilling {
     /// Notes what a backfill does, now or as soon as nobody has a lock on its row.
     fn note_state(&mut self, id: i64, state: BackfillState, reason: Option<String>) {
         self.unnoted.retain(|(other, ..)| *other != id);
-        let is_over = matches!(state, BackfillState::Done | BackfillState::Cancelled | BackfillState::Failed);
+        let is_over = state.is_over();
         let noted = journal::unless_locked(pg_sys::RowExclusiveLock, &SESSION_TABLES, |_| {
             journal::set_backfill_state(id, state, reason.as_deref())
         });

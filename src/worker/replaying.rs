@@ -42,7 +42,9 @@ impl Replaying {
     pub fn take_up(&mut self, open: Vec<Replay>, engine: &mut Engine<Payload>) {
         for replay in open {
             let mut known = self.waiting.iter().chain(self.running.values().map(|running| &running.replay));
-            if known.any(|other| other.id == replay.id) {
+            // One that is over, only not on record yet, would hold what is newer for as long as its row is locked.
+            let is_over = self.unnoted.iter().any(|(ended, ..)| *ended == replay.id);
+            if is_over || known.any(|other| other.id == replay.id) {
                 continue;
             }
             if replay.range.is_some() {
@@ -138,6 +140,7 @@ impl Replaying {
 
     /// Notes that a replay is over, now or as soon as no other session has a lock on its row.
     fn note_end(&mut self, replay: i64, done: u64, end: ReplayEnd) {
+        self.unnoted.retain(|(other, ..)| *other != replay);
         let noted = journal::unless_locked(pg_sys::RowExclusiveLock, &[c"replays"], |_| {
             journal::replay_ended(replay, done, &end)
         });
