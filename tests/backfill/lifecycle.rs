@@ -121,8 +121,8 @@ fn a_dead_endpoint_stops_its_own_backfill_only_and_the_end_is_told() {
     let mut listener = cluster.listen("pgwh");
     let stuck = backfill(&cluster, "'dead'");
     let id = backfill(&cluster, "'s'");
-    listener.wait_for(&["backfill_done", "\"subscription\":\"s\"", "30000"]);
     done(&cluster, &id);
+    listener.wait_for(&["backfill_done", "\"subscription\":\"s\"", "30000"]);
     cluster.delivered(&receiver, "s");
     assert_eq!(keys(&receiver).len(), 30_000);
     assert_eq!(state(&cluster, &stuck), "running");

@@ -174,6 +174,7 @@ fn a_table_that_is_dropped_before_it_is_read_is_named() {
     // What it says to type when there is one again.
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1)");
     cluster.sql(reason.split_once(": ").unwrap().1);
+    cluster.wait_true("SELECT state <> 'failed' FROM pgwh.backfills");
     done(&cluster, "1");
 }
 
