@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use harness::{
-    Cluster, DECODER, DISPATCHER, Process, Receiver, Setup, Stop, distinct, events_of, eventually, within,
+    Cluster, DECODER, DISPATCHER, LAUNCHER, Process, Receiver, Setup, Stop, distinct, events_of, eventually,
+    within,
 };
 
 /// A dispatcher looks after half a minute for what nobody told it of: what takes less was told.
@@ -59,6 +60,45 @@ fn an_extension_created_in_two_phases_starts_its_workers() {
         cluster.process(DECODER);
         cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
     }
+}
+
+/// A dispatcher that finds no extension is there for some milliseconds, and not always seen.
+const AWAIT_LOOKER: &str = "DO $$
+    DECLARE
+      looker int;
+      until timestamptz := clock_timestamp() + '1.5 s';
+    BEGIN
+      WHILE looker IS NULL AND clock_timestamp() < until LOOP
+        PERFORM pg_stat_clear_snapshot();
+        SELECT pid INTO looker FROM pg_stat_activity
+         WHERE backend_type = 'pgstream_hooks dispatcher' AND datname = current_database();
+      END LOOP;
+      PERFORM set_config('test.looker', coalesce(looker::text, ''), false);
+    END $$";
+
+#[test]
+fn a_dispatcher_about_to_end_does_not_miss_the_extension() {
+    let cluster = two_phases().start();
+    let mut session = cluster.connect();
+    prepare(&cluster, "CREATE EXTENSION pgstream_hooks");
+    let mut met = 0;
+    within(Duration::from_secs(60), "dispatchers stopped before their end", || {
+        // A new launcher has a dispatcher look, which is stopped anywhere between its begin and its end.
+        cluster.process(LAUNCHER).terminate();
+        session.batch_execute(AWAIT_LOOKER).unwrap();
+        let looker: Option<i32> =
+            session.query_one("SELECT nullif(current_setting('test.looker'), '')::int", &[]).unwrap().get(0);
+        let looker = Process(looker?);
+        looker.pause();
+        session.batch_execute("COMMIT PREPARED 'xa'").unwrap();
+        looker.resume();
+        cluster.process(DECODER);
+        cluster.sql("DROP EXTENSION pgstream_hooks");
+        eventually("no dispatcher", || cluster.processes(DISPATCHER).is_empty().then_some(()));
+        prepare(&cluster, "CREATE EXTENSION pgstream_hooks");
+        met += 1;
+        (met == 3).then_some(())
+    });
 }
 
 #[test]

@@ -40,19 +40,15 @@ pub fn committed() {
     let Some(shared) = shmem::shared() else { return };
     // SAFETY: reads a global of this process.
     let oid = unsafe { pg_sys::MyDatabaseId };
-    match shared.find(oid) {
-        Some(database) => {
-            database.recheck.store(true, Ordering::SeqCst);
-            database.commands.store(true, Ordering::SeqCst);
-            database.dispatcher.wake();
-            if !database.dispatcher.is_set() {
-                shared.ring(oid);
-            }
-        }
-        None if journal::extension().is_some() => {
-            shared.ring(oid);
-        }
-        None => {}
+    let known = shared.find(oid);
+    if let Some(database) = known {
+        database.recheck.store(true, Ordering::SeqCst);
+        database.commands.store(true, Ordering::SeqCst);
+        database.dispatcher.wake();
+    }
+    // Also where a dispatcher is: one that has found no extension and is about to end looks at nothing any more.
+    if known.is_some() || journal::extension().is_some() {
+        shared.ring(oid);
     }
     lift(&shared.prepared_before);
 }
