@@ -293,9 +293,9 @@ impl Error {
                 ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
                 format!("role \"{role}\" cannot be dropped because some objects depend on it"),
                 match subscriptions {
-                    0 => format!("It has privileges on {objects} objects of schema pgwh."),
+                    0 => format!("It has privileges on {objects} objects of the schemas pgwh and pgwh_internal."),
                     _ => format!(
-                        "It has privileges on {objects} objects of schema pgwh, and owns {subscriptions} of pgwh.subscriptions, which send nothing without it."
+                        "It has privileges on {objects} objects of the schemas pgwh and pgwh_internal, and owns {subscriptions} of pgwh.subscriptions, which send nothing without it."
                     ),
                 },
                 format!("{} Then drop the role.", revokes_from(role, *subscriptions > 0)),

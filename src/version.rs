@@ -56,7 +56,10 @@ mod tests {
             steps.entry(from).or_default().push(to);
             let path = format!("{}/sql/pgstream_hooks--{from}--{to}.sql", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(&path).unwrap();
-            assert!(text.contains("SELECT pgwh.extension_updated();"), "{path} says when it is done");
+            assert!(
+                text.contains("SELECT pgwh_internal.extension_updated();"),
+                "{path} says when it is done"
+            );
         }
         for version in scripts.iter().filter(|name| !name.contains("--")) {
             let mut reached = BTreeSet::from([version.as_str()]);

@@ -4,11 +4,11 @@ use harness::{Cluster, Database, Event, Receiver, Refusal, Reply, Request, event
 
 /// What docs/security.md grants to a role that subscribes.
 const GRANTS: &[&str] = &[
-    "GRANT USAGE ON SCHEMA pgwh TO %",
+    "GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO %",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO %",
-    "GRANT SELECT ON pgwh.installation, pgwh.status, pgwh.events, pgwh.deliveries, pgwh.attempts, pgwh.dead_letters, \
+    "GRANT SELECT ON pgwh_internal.installation, pgwh.status, pgwh.events, pgwh.deliveries, pgwh.attempts, pgwh.dead_letters, \
      pgwh.replays, pgwh.backfills, pgwh.gaps TO %",
-    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO %",
+    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO %",
 ];
 
 fn stage(roles: &[&str]) -> (Cluster, Receiver) {
@@ -317,7 +317,7 @@ fn a_table_that_only_a_wildcard_leads_to_is_left_out_until_its_owner_may_read_it
 fn each_role_sees_its_own_subscriptions_and_what_became_of_them_whatever_is_granted() {
     let (cluster, receiver) = stage(&["petra", "quentin", "eve"]);
     // More than docs/security.md grants.
-    cluster.sql("GRANT ALL ON ALL TABLES IN SCHEMA pgwh TO petra, quentin, eve; GRANT ALL ON ALL SEQUENCES IN SCHEMA pgwh TO eve");
+    cluster.sql("GRANT ALL ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO petra, quentin, eve; GRANT ALL ON ALL SEQUENCES IN SCHEMA pgwh, pgwh_internal TO eve");
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY, note text); ALTER TABLE t REPLICA IDENTITY FULL; GRANT SELECT ON t TO petra, quentin");
     let roles = ["petra", "quentin"];
     for role in roles {
@@ -341,14 +341,14 @@ fn each_role_sees_its_own_subscriptions_and_what_became_of_them_whatever_is_gran
     cluster.wait_true("SELECT count(*) = 2 FROM pgwh.replays WHERE state = 'done' AND done = total");
     cluster.sql("INSERT INTO pgwh.gaps (subscription_id, from_lsn, reason) SELECT id, '0/1', 'test of ' || name FROM pgwh.subscriptions");
     let relations = cluster.column(
-        "SELECT c.oid::regclass FROM pg_class c WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v') ORDER BY 1",
+        "SELECT c.oid::regclass FROM pg_class c WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind IN ('r', 'p', 'v') ORDER BY 1",
     );
     assert!(relations.len() > 40);
     let functions = [
         "pgwh.status()",
-        "(SELECT (pgwh.delivery_stats(n)).* FROM generate_series(1, 40) n)",
-        "pgwh.secret_problems()",
-        "pgwh.pending_deliveries()",
+        "(SELECT (pgwh_internal.delivery_stats(n)).* FROM generate_series(1, 40) n)",
+        "pgwh_internal.secret_problems()",
+        "pgwh_internal.pending_deliveries()",
         "pgwh.metric_samples()",
         "pgwh.health()",
         "pgwh.why('t', '{\"id\": 1}')",
@@ -392,7 +392,7 @@ fn each_role_sees_its_own_subscriptions_and_what_became_of_them_whatever_is_gran
             let figures = |of: &str| {
                 let id = cluster.value(&format!("SELECT id FROM pgwh.subscriptions WHERE name = '{of}'"));
                 cluster.as_role(role).value(&format!(
-                    "SELECT count((pgwh.delivery_stats({id})).pending) FROM generate_series(1, {asked})"
+                    "SELECT count((pgwh_internal.delivery_stats({id})).pending) FROM generate_series(1, {asked})"
                 ))
             };
             assert_eq!((figures(role), figures(other)), (asked.to_string(), "0".into()), "{role} of {other}");
@@ -411,14 +411,14 @@ fn each_role_sees_its_own_subscriptions_and_what_became_of_them_whatever_is_gran
         "UPDATE pgwh.subscriptions SET url = 'http://127.0.0.1:1/'",
         "DELETE FROM pgwh.subscriptions",
         "DELETE FROM pgwh.secrets",
-        "UPDATE pgwh.message_key SET key = 'x'",
-        "DELETE FROM pgwh.event_chunks",
-        "DELETE FROM pgwh.event_chunks_0",
+        "UPDATE pgwh_internal.message_key SET key = 'x'",
+        "DELETE FROM pgwh_internal.event_chunks",
+        "DELETE FROM pgwh_internal.event_chunks_0",
     ] {
         let before = cluster.value(
             "SELECT count(*) FROM pgwh.subscriptions s JOIN pgwh.secrets k ON k.subscription_id = s.id",
         );
-        let keys = cluster.value("SELECT key FROM pgwh.message_key");
+        let keys = cluster.value("SELECT key FROM pgwh_internal.message_key");
         let _ = eve.try_sql(statement);
         assert_eq!(
             cluster.value(
@@ -426,14 +426,14 @@ fn each_role_sees_its_own_subscriptions_and_what_became_of_them_whatever_is_gran
             ),
             before
         );
-        assert_eq!(cluster.value("SELECT key FROM pgwh.message_key"), keys, "{statement}");
+        assert_eq!(cluster.value("SELECT key FROM pgwh_internal.message_key"), keys, "{statement}");
     }
     for table in [
-        "commands (command, subscription_id) VALUES ('retry', 1)",
-        "message_key VALUES ('x')",
-        "secrets VALUES (99)",
+        "pgwh_internal.commands (command, subscription_id) VALUES ('retry', 1)",
+        "pgwh_internal.message_key VALUES ('x')",
+        "pgwh.secrets VALUES (99)",
     ] {
-        assert_eq!(eve.refused(&format!("INSERT INTO pgwh.{table}")).code, "42501", "{table}");
+        assert_eq!(eve.refused(&format!("INSERT INTO {table}")).code, "42501", "{table}");
     }
     // Superusers see all, members what the role sees.
     assert_eq!(cluster.value("SELECT count(*) FROM pgwh.status"), "2");
@@ -699,7 +699,7 @@ fn no_function_panics_or_crashes_whatever_it_is_given() {
             "SELECT proname || '(' || coalesce(string_agg({value} || '::' || format_type(type, NULL), ', ' ORDER BY n), '') || ')'
              FROM pg_proc p LEFT JOIN LATERAL unnest(proargtypes::oid[]) WITH ORDINALITY a (type, n) ON true
                  LEFT JOIN LATERAL (SELECT typcategory FROM pg_type t WHERE t.oid = type) t (category) ON true
-             WHERE pronamespace = 'pgwh'::regnamespace AND prokind = 'f'
+             WHERE pronamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND prokind = 'f'
                  AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
              GROUP BY p.oid, proname ORDER BY proname"
         ));

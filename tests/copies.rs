@@ -127,7 +127,7 @@ fn what_is_pending_can_be_discarded_and_stays_so() {
     copy.restart(Stop::Kill);
     copy.sql("INSERT INTO t VALUES (53)");
     assert_eq!(ids(&copy.delivered(&receiver, "s")), [52, 53]);
-    assert_eq!(copy.value("SELECT count(*) FROM pgwh.commands"), "0");
+    assert_eq!(copy.value("SELECT count(*) FROM pgwh_internal.commands"), "0");
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_restored_dump_has_the_subscriptions_held_and_without_keys() {
     let text = dump(&cluster);
     assert!(!text.contains(&secret), "a dump has no key in the clear");
     for table in ["event_chunks", "outcome_chunks", "positions", "installation", "routing_image"] {
-        assert!(!text.contains(&format!("COPY pgwh.{table} ")), "a dump has nothing of {table}");
+        assert!(!text.contains(&format!("COPY pgwh_internal.{table} ")), "a dump has nothing of {table}");
     }
     let restored = cluster.create_database("restored");
     restored.psql(&text);

@@ -117,7 +117,7 @@ fn backs_off(process: &str, break_it: impl FnOnce(&Cluster), mend: impl FnOnce(&
     });
     // What has made progress has not failed any more.
     cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'worker running'");
-    assert_eq!(cluster.value("SELECT pgwh.capture_problem()"), "");
+    assert_eq!(cluster.value("SELECT pgwh_internal.capture_problem()"), "");
 }
 
 #[test]
@@ -125,10 +125,11 @@ fn a_dispatcher_that_fails_after_each_start_backs_off() {
     backs_off(
         DISPATCHER,
         |cluster| {
-            cluster.sql("ALTER TABLE pgwh.routing_image ADD CONSTRAINT broken CHECK (false) NOT VALID");
+            cluster
+                .sql("ALTER TABLE pgwh_internal.routing_image ADD CONSTRAINT broken CHECK (false) NOT VALID");
             cluster.sql("UPDATE pgwh.subscriptions SET batch_size = 2");
         },
-        |cluster| cluster.sql("ALTER TABLE pgwh.routing_image DROP CONSTRAINT broken"),
+        |cluster| cluster.sql("ALTER TABLE pgwh_internal.routing_image DROP CONSTRAINT broken"),
     );
 }
 

@@ -290,7 +290,7 @@ fn an_ordinary_role_changes_its_schema_and_its_changes_are_told() {
     assert_eq!(stage.column("SELECT DISTINCT role FROM pgwh.schema_history"), ["dev"]);
     assert_eq!(stage.as_role("dev").refused("SELECT * FROM pgwh.schema_history").code, "42501");
     assert_eq!(
-        stage.as_role("dev").refused("INSERT INTO pgwh.schema_changes (role) VALUES ('x')").code,
+        stage.as_role("dev").refused("INSERT INTO pgwh_internal.schema_changes (role) VALUES ('x')").code,
         "42501"
     );
 }
@@ -298,7 +298,9 @@ fn an_ordinary_role_changes_its_schema_and_its_changes_are_told() {
 #[test]
 fn a_change_that_cannot_be_noted_is_made_with_a_warning() {
     let stage = stage();
-    stage.sql("ALTER TABLE pgwh.schema_changes ADD CONSTRAINT never CHECK (command_tag = 'x') NOT VALID");
+    stage.sql(
+        "ALTER TABLE pgwh_internal.schema_changes ADD CONSTRAINT never CHECK (command_tag = 'x') NOT VALID",
+    );
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&warnings);
     let mut client =
@@ -331,7 +333,7 @@ fn the_history_says_what_was_done_when_and_by_whom() {
 #[test]
 fn the_history_forgets_what_is_older_than_a_year() {
     let cluster = Cluster::with_extension();
-    let note = "INSERT INTO pgwh.schema_changes (changed_at, role, command_tag, objects, places)
+    let note = "INSERT INTO pgwh_internal.schema_changes (changed_at, role, command_tag, objects, places)
                 SELECT now() - n * interval '100 days', 'x', 'ALTER TABLE', '[]', '[]' FROM generate_series(1, 9) n";
     cluster.sql(note);
     cluster.restart(Stop::Fast);
@@ -427,7 +429,7 @@ fn a_dump_restores_and_both_databases_note_their_own_changes() {
     let noted =
         "SELECT DISTINCT objects->0->>'table' FROM pgwh.schema_history WHERE objects->0->>'type' = 'table'";
     assert_eq!(copy.column(noted), ["t"]);
-    let key = "SELECT md5(key) FROM pgwh.message_key";
+    let key = "SELECT md5(key) FROM pgwh_internal.message_key";
     assert_ne!(copy.value(key), stage.value(key), "what seals messages is not in the dump");
     copy.sql("CREATE TABLE u (id int)");
     assert_eq!(copy.column(noted), ["t", "u"]);
@@ -488,7 +490,7 @@ fn a_command_is_told_without_those_around_it() {
 #[test]
 fn a_replicated_note_is_no_schema_change() {
     let stage = stage();
-    let note = "INSERT INTO pgwh.schema_changes (installed, role, command_tag, objects, places) VALUES ($$elsewhere$$, 'x',
+    let note = "INSERT INTO pgwh_internal.schema_changes (installed, role, command_tag, objects, places) VALUES ($$elsewhere$$, 'x',
                 'DROP TABLE', '[]', '[{\"schema\": \"public\", \"name\": \"t\", \"is_table\": true, \"root\": 1}]')";
     stage.sql(note);
     assert_eq!(stage.got("all").len(), 0);

@@ -13,10 +13,10 @@ fn stage() -> (Cluster, Receiver) {
 /// Roles that may subscribe, by the grants of docs/security.md.
 fn create_role(cluster: &Cluster, name: &str, options: &str) -> Database {
     cluster.sql(&format!(
-        "CREATE ROLE {name} LOGIN {options}; GRANT SELECT ON t TO {name}; GRANT USAGE ON SCHEMA pgwh TO {name};
+        "CREATE ROLE {name} LOGIN {options}; GRANT SELECT ON t TO {name}; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO {name};
          GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO {name};
-         GRANT SELECT ON pgwh.installation, pgwh.status TO {name};
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO {name}"
+         GRANT SELECT ON pgwh_internal.installation, pgwh.status TO {name};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO {name}"
     ));
     cluster.as_role(name)
 }

@@ -31,8 +31,8 @@ fn subscribe(shop: &Database, receiver: &Receiver) {
     shop.sql("CREATE EXTENSION pgstream_hooks");
     shop.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
     shop.sql(
-        "GRANT USAGE ON SCHEMA pgwh TO app; GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO app;
-         GRANT SELECT ON pgwh.installation, pgwh.status TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app",
+        "GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app; GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO app;
+         GRANT SELECT ON pgwh_internal.installation, pgwh.status TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO app",
     );
     shop.subscribe(receiver, "supers", "tables => '{t}'");
     shop.as_role("app").subscribe(receiver, "apps", "tables => '{t}'");
@@ -97,7 +97,7 @@ fn who_could_dump_before_the_extension_dumps_with_it() {
             assert_eq!(has("/supers"), rows && all, "{role} {way:?}");
             assert_eq!(has("/apps"), rows && (all || role == "app"), "{role} {way:?}");
             assert_eq!(has("sealed:1:"), rows && all, "{role} {way:?}");
-            assert!(!has("whsec_") && !has("pgwh.event_chunks"), "{role} {way:?}");
+            assert!(!has("whsec_") && !has("pgwh_internal.event_chunks"), "{role} {way:?}");
         }
     }
     // Several sessions at once, which lock table by table.

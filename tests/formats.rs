@@ -293,7 +293,7 @@ fn sequin_receivers_get_what_sequin_sends() {
     assert_eq!((of(4).0, of(4).2), ("update", &json!({"price": "2.0"})));
     assert_eq!(of(5).1["price"], "3.0");
 
-    let installation = cluster.value("SELECT id FROM pgwh.installation");
+    let installation = cluster.value("SELECT id FROM pgwh_internal.installation");
     for message in &messages {
         let metadata = &message["metadata"];
         assert_eq!((&metadata["table_schema"], &metadata["table_name"]), (&json!("public"), &json!("n")));

@@ -4,11 +4,11 @@
 use harness::{Cluster, Database, Event, Receiver, Reply, Request, Stop, events_of, eventually};
 
 const GRANTS: &[&str] = &[
-    "GRANT USAGE ON SCHEMA pgwh TO ann",
+    "GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO ann",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO ann",
-    "GRANT SELECT ON pgwh.installation, pgwh.status, pgwh.events, pgwh.deliveries, pgwh.attempts, pgwh.dead_letters, \
+    "GRANT SELECT ON pgwh_internal.installation, pgwh.status, pgwh.events, pgwh.deliveries, pgwh.attempts, pgwh.dead_letters, \
      pgwh.replays, pgwh.backfills, pgwh.gaps TO ann",
-    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO ann",
+    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO ann",
     "GRANT USAGE ON SCHEMA app TO ann",
 ];
 

@@ -110,8 +110,8 @@ fn a_backfill_that_names_a_table_without_key_is_refused() {
 fn only_its_owner_acknowledges_a_gap_that_is_over() {
     let (cluster, _receiver) = stage("{app.*}");
     cluster.sql(
-        "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA pgwh TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app;
-         GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO app",
+        "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO app;
+         GRANT SELECT ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO app",
     );
     let id = cluster.value("SELECT id FROM pgwh.gaps");
     let refusal = cluster.as_role("app").refused(&format!("SELECT pgwh.acknowledge_gap({id})"));

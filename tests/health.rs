@@ -122,7 +122,7 @@ fn a_setting_that_is_not_in_effect_is_reported() {
         passes(&cluster, "settings valid");
     }
     // What a session's language calls the errors makes no difference, and who may call health() sees it, too.
-    cluster.sql("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA pgwh TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO app");
+    cluster.sql("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO app; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO app");
     cluster.set("pgwh.retention = 'soon'");
     cluster.reload();
     cluster.as_role("app").wait_true(
@@ -216,7 +216,7 @@ fn a_certificate_that_ends_soon_is_reported() {
     ));
     fails(&cluster, "certificates", "s: its client certificate ends on ");
     // Of those who have no part in it, nobody hears of it.
-    cluster.sql("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA pgwh TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO app; REVOKE SELECT ON pgwh.secrets FROM app");
+    cluster.sql("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO app; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO app; REVOKE SELECT ON pgwh.secrets FROM app");
     assert_eq!(
         cluster.as_role("app").value("SELECT ok FROM pgwh.health() WHERE check_name = 'certificates'"),
         "t"

@@ -388,10 +388,10 @@ fn a_key_column_of_a_deferrable_key_must_be_readable() {
     let stage = Stage::set();
     stage.sql(
         "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, v text); CREATE ROLE reader LOGIN;
-         GRANT USAGE ON SCHEMA pgwh TO reader;
+         GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO reader;
          GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO reader;
-         GRANT SELECT ON pgwh.installation, pgwh.status TO reader;
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO reader;
+         GRANT SELECT ON pgwh_internal.installation, pgwh.status TO reader;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO reader;
          GRANT SELECT (v) ON t TO reader",
     );
     let url = stage.receiver.url("/reader");

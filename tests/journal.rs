@@ -231,7 +231,7 @@ fn who_listens_hears_of_what_was_disabled_and_of_what_recovered() {
     let address = back.address();
     drop(back);
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(2, 50) n");
-    cluster.wait_status("back", "mode = 'open'");
+    cluster.wait_status("back", "mode = 'suspended'");
     let back = eventually("the same address", || Receiver::at(address).ok());
     listener.wait_for(&["recovered", "back"]);
     assert_eq!(cluster.delivered(&back, "back").len(), 49);
@@ -242,9 +242,9 @@ fn journal_size(cluster: &Cluster) -> (u64, u64) {
     let sum = |sql: &str| cluster.value(sql).parse::<f64>().unwrap_or(0.0) as u64;
     (
         sum(
-            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'",
+            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind = 'r'",
         ),
-        sum("SELECT sum(n_dead_tup) FROM pg_stat_all_tables WHERE schemaname = 'pgwh'"),
+        sum("SELECT sum(n_dead_tup) FROM pg_stat_all_tables WHERE schemaname IN ('pgwh', 'pgwh_internal')"),
     )
 }
 
@@ -271,8 +271,8 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
         // Whoever was held up catches up with nothing.
         std::thread::sleep(PACE.saturating_sub(round.elapsed()));
         sizes.push((begin.elapsed(), journal_size(&cluster)));
-        let age =
-            cluster.value("SELECT extract(epoch FROM clock_timestamp() - min(opened_at)) FROM pgwh.slices");
+        let age = cluster
+            .value("SELECT extract(epoch FROM clock_timestamp() - min(opened_at)) FROM pgwh_internal.slices");
         oldest = oldest.max(age.parse().unwrap());
     }
     // The retention, what the slice took to fill, and what passed until it was looked for.
@@ -306,7 +306,8 @@ fn an_idle_subscription_keeps_its_position_while_slices_go_round() {
     cluster.subscribe(&receiver, "busy", "tables => '{public.other}'");
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 5) n");
     cluster.wait_status("idle", "(delivered, dead, pending) = (5, 0, 0)");
-    let generation = || cluster.value("SELECT max(generation) FROM pgwh.slices").parse::<u64>().unwrap();
+    let generation =
+        || cluster.value("SELECT max(generation) FROM pgwh_internal.slices").parse::<u64>().unwrap();
     // More than a whole round of eight; some of the slices are left at one moment of what is done with them, some at
     // another.
     let (mut n, mut before) = (0, generation());
@@ -384,7 +385,7 @@ fn a_dead_endpoint_holds_neither_the_slot_nor_its_neighbours() {
         assert_eq!(cluster.delivered(&receiver, "well").len(), 500 * (n + 1));
         cluster.wait_confirmed();
     }
-    cluster.wait_status("dead", "pending = 5000 AND dead = 0 AND mode = 'open'");
+    cluster.wait_status("dead", "pending = 5000 AND dead = 0 AND mode = 'suspended'");
 }
 
 #[test]
@@ -396,7 +397,7 @@ fn readers_of_the_journal_never_stop_what_is_delivered() {
     dump.batch_execute(
         "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgwh.events;
          DO $$ DECLARE r regclass; BEGIN
-           FOR r IN SELECT oid::regclass FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p')
+           FOR r IN SELECT oid::regclass FROM pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind IN ('r', 'p')
            LOOP EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', r); END LOOP; END $$",
     )
     .unwrap();

@@ -104,7 +104,7 @@ fn a_huge_transaction_passes_while_one_of_two_endpoints_is_down() {
     let received = begin.elapsed();
     // The dead one holds no WAL.
     cluster.wait_confirmed();
-    cluster.wait_status("down", &format!("pending = {rows} AND dead = 0 AND mode = 'open'"));
+    cluster.wait_status("down", &format!("pending = {rows} AND dead = 0 AND mode = 'suspended'"));
     assert_eq!(down_seen.lock().unwrap().distinct, 0);
     // However much is pending: what shows it is quick, and so is what drops it.
     cluster.wait_status("given up", &format!("pending = {rows}"));

@@ -77,7 +77,10 @@ fn not_preloaded_is_an_error_that_gives_the_line_to_add() {
     let cluster = Setup::new().not_preloaded().start();
     let refusal = cluster.refused("CREATE EXTENSION pgstream_hooks");
     assert!(refusal.hint.contains("shared_preload_libraries = 'pgstream_hooks'"), "{refusal:?}");
-    assert_eq!(cluster.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgwh'"), "0");
+    assert_eq!(
+        cluster.value("SELECT count(*) FROM pg_namespace WHERE nspname IN ('pgwh', 'pgwh_internal')"),
+        "0"
+    );
     cluster.set("shared_preload_libraries = 'pgstream_hooks'");
     cluster.restart(Stop::Fast);
     cluster.sql("CREATE EXTENSION pgstream_hooks");
@@ -338,7 +341,10 @@ fn dropping_the_extension_leaves_nothing_and_creating_it_again_works() {
     for statement in ["DROP EXTENSION pgstream_hooks", "DROP EXTENSION pgstream_hooks CASCADE"] {
         works(&cluster);
         cluster.sql(statement);
-        assert_eq!(cluster.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgwh'"), "0");
+        assert_eq!(
+            cluster.value("SELECT count(*) FROM pg_namespace WHERE nspname IN ('pgwh', 'pgwh_internal')"),
+            "0"
+        );
         nothing_is_left(&cluster);
         cluster.sql("CREATE EXTENSION pgstream_hooks");
     }

@@ -7,10 +7,10 @@ use harness::{
 
 /// What docs/security.md grants to a role that subscribes.
 const GRANTS: &str = "
-    GRANT USAGE ON SCHEMA pgwh TO app;
+    GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app;
     GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO app;
-    GRANT SELECT ON pgwh.installation, pgwh.status TO app;
-    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app;
+    GRANT SELECT ON pgwh_internal.installation, pgwh.status TO app;
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO app;
     GRANT SELECT ON t TO app";
 
 /// A healthy subscription `well`, and one of the role `app`, whose endpoint at `/app` is gone.
@@ -103,7 +103,7 @@ fn a_lock_on_a_row_stops_nothing_but_its_subscription() {
         "SELECT NOT enabled AND disabled_reason LIKE '%410%' FROM pgwh.subscriptions WHERE name = 'app'",
     );
     stage.cluster.wait_status("app", "state = 'disabled' AND next_step LIKE '%enabled = true%'");
-    stage.cluster.wait_true("SELECT count(*) = 0 FROM pgwh.commands");
+    stage.cluster.wait_true("SELECT count(*) = 0 FROM pgwh_internal.commands");
     assert_eq!(stage.health("deferred work", "ok"), "t");
     assert_eq!(stage.requests("app"), 1);
 }
@@ -146,7 +146,7 @@ fn who_changes_the_url_while_it_is_locked_is_sent_what_is_pending() {
     open.batch_execute("COMMIT").unwrap();
     stage.has_got("moved", 1);
     stage.cluster.wait_status("app", "state = 'active'");
-    stage.cluster.wait_true("SELECT count(*) = 0 FROM pgwh.commands");
+    stage.cluster.wait_true("SELECT count(*) = 0 FROM pgwh_internal.commands");
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn locked_rows_of_any_table_that_sessions_write_to_stop_nobody() {
     stage.cluster.delivered(&stage.receiver, "well");
     stage.cluster.wait_status("app", "state = 'disabled'");
     stage.cluster.sql(
-        "INSERT INTO pgwh.commands (command, subscription_id) SELECT 'reload', id FROM pgwh.subscriptions",
+        "INSERT INTO pgwh_internal.commands (command, subscription_id) SELECT 'reload', id FROM pgwh.subscriptions",
     );
     stage.cluster.sql("SELECT pgwh.pause('well')");
     stage.cluster.sql("SELECT pgwh.replay('well', '-infinity'::timestamptz)");
@@ -352,8 +352,14 @@ fn locked_rows_of_any_table_that_sessions_write_to_stop_nobody() {
     stage.cluster.wait_true("SELECT count(*) = 1 FROM pgwh.gaps WHERE to_lsn IS NULL");
     let mut open = stage.cluster.connect();
     open.batch_execute("BEGIN").unwrap();
-    for table in ["secrets", "commands", "replays", "backfill_requests", "gaps"] {
-        open.batch_execute(&format!("SELECT FROM pgwh.{table} FOR UPDATE")).unwrap();
+    for table in [
+        "pgwh.secrets",
+        "pgwh_internal.commands",
+        "pgwh.replays",
+        "pgwh_internal.backfill_requests",
+        "pgwh.gaps",
+    ] {
+        open.batch_execute(&format!("SELECT FROM {table} FOR UPDATE")).unwrap();
     }
     stage.receiver.behave_at("/app", Script::default());
     stage.cluster.sql("UPDATE pgwh.subscriptions SET enabled = true WHERE name = 'app'");
@@ -375,7 +381,7 @@ fn locked_rows_of_any_table_that_sessions_write_to_stop_nobody() {
     });
     open.batch_execute("COMMIT").unwrap();
     stage.cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh.replays");
-    stage.cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh.backfill_requests");
+    stage.cluster.wait_true("SELECT bool_and(state = 'done') FROM pgwh_internal.backfill_requests");
     stage.cluster.wait_true("SELECT count(*) = 0 FROM pgwh.gaps WHERE to_lsn IS NULL");
     stage.insert(31..=31);
     for name in ["app", "new", "well"] {
@@ -395,12 +401,12 @@ fn whoever_stops_the_workers_by_a_lock_is_named_and_what_to_type() {
     stage.cluster.delivered(&stage.receiver, "well");
     let mut open = stage.cluster.connect();
     let holder = pid(&mut open);
-    open.batch_execute("BEGIN; LOCK TABLE pgwh.event_chunks IN SHARE MODE").unwrap();
+    open.batch_execute("BEGIN; LOCK TABLE pgwh_internal.event_chunks IN SHARE MODE").unwrap();
     stage.insert(2..=10);
     stage.cluster.wait_status(
         "well",
         &format!(
-            "state = 'error' AND reason LIKE '%dispatcher%pgwh.event_chunks_%process {holder} (postgres, idle in transaction)%'"
+            "state = 'error' AND reason LIKE '%dispatcher%pgwh_internal.event_chunks_%process {holder} (postgres, idle in transaction)%'"
         ),
     );
     assert_eq!(stage.health("locks", "ok"), "f");

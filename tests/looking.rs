@@ -35,12 +35,33 @@ fn status_has_the_columns_that_are_promised_as_function_and_as_view() {
     assert_eq!(cluster.rows("TABLE pgwh.status").len(), 1);
     let uncommented = cluster.column(
         "SELECT c.relname || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-         WHERE c.relnamespace = 'pgwh'::regnamespace AND c.relkind IN ('r', 'v') AND a.attnum > 0
+         WHERE c.relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND c.relkind IN ('r', 'v') AND a.attnum > 0
            AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
          UNION ALL SELECT p.proname FROM pg_proc p
-         WHERE p.pronamespace = 'pgwh'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL",
+         WHERE p.pronamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND obj_description(p.oid, 'pg_proc') IS NULL",
     );
     assert_eq!(uncommented, [] as [&str; 0], "everything has a comment");
+}
+
+#[test]
+fn the_schema_for_people_fits_on_two_screens() {
+    let cluster = Cluster::with_extension();
+    let functions =
+        cluster.column("SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'pgwh'::regnamespace");
+    assert!(functions.len() <= 45, "\\df pgwh.*: {functions:?}");
+    let relations = cluster.column(
+        "SELECT oid::regclass FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')",
+    );
+    assert!(relations.len() <= 20, "\\dt and \\dv pgwh.*: {relations:?}");
+    // Whatever is made later is one of the two, too.
+    let elsewhere = cluster.column(
+        "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d, pg_extension e, pg_identify_object(d.classid, d.objid, 0) o
+         WHERE e.extname = 'pgstream_hooks' AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+           AND d.deptype = 'e' AND o.schema NOT IN ('pgwh', 'pgwh_internal')",
+    );
+    assert_eq!(elsewhere, [] as [&str; 0]);
+    cluster.sql("DROP EXTENSION pgstream_hooks");
+    assert_eq!(cluster.value("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgwh%'"), "0");
 }
 
 #[test]
@@ -89,7 +110,7 @@ fn status_asks_what_takes_time_of_those_only_that_a_condition_leaves() {
         session.batch_execute(&format!("SET track_functions = 'all'; BEGIN; {query}")).unwrap();
         let rows = session
             .query(
-                "SELECT funcname, calls FROM pg_stat_xact_user_functions WHERE schemaname = 'pgwh'
+                "SELECT funcname, calls FROM pg_stat_xact_user_functions WHERE schemaname IN ('pgwh', 'pgwh_internal')
                  AND funcname IN ('delivery_stats', 'permission_problem', 'url_problem', 'tables_problem', 'condition_problem', 'secret_problem')",
                 &[],
             )
@@ -304,8 +325,8 @@ fn the_servers_statistics_of_our_tables_are_current() {
     cluster.delivered(&receiver, "s");
     for table in ["event_chunks", "outcome_chunks"] {
         cluster.wait_true(&format!(
-            "SELECT sum(n_tup_ins) = (SELECT count(*) FROM pgwh.{table}) FROM pg_stat_user_tables
-             WHERE schemaname = 'pgwh' AND relname LIKE '{table}_%'"
+            "SELECT sum(n_tup_ins) = (SELECT count(*) FROM pgwh_internal.{table}) FROM pg_stat_user_tables
+             WHERE schemaname IN ('pgwh', 'pgwh_internal') AND relname LIKE '{table}_%'"
         ));
     }
 }

@@ -138,7 +138,7 @@ fn no_role_can_forge_a_message() {
         }
     }
     assert_eq!(mallory.refused("SELECT pgwh.emit('m', '1')").code, "42501");
-    assert_eq!(mallory.refused("SELECT * FROM pgwh.message_key").code, "42501");
+    assert_eq!(mallory.refused("SELECT * FROM pgwh_internal.message_key").code, "42501");
     stage.sql("INSERT INTO t VALUES (1)");
     assert_eq!(types(&stage), ["public.t.insert"]);
     assert_eq!(stage.got("all")[0]["annotations"], Value::Null);
@@ -174,7 +174,7 @@ fn a_role_that_was_given_the_functions_needs_nothing_else() {
     );
     assert_eq!(types(&stage), ["public.t.insert", "m"]);
     assert!(stage.got("all").iter().all(|event| event["annotations"] == json!({"user": 1})));
-    assert_eq!(stage.as_role("app").refused("SELECT * FROM pgwh.message_key").code, "42501");
+    assert_eq!(stage.as_role("app").refused("SELECT * FROM pgwh_internal.message_key").code, "42501");
 }
 
 #[test]

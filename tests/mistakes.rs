@@ -200,7 +200,7 @@ fn one_denial_names_all_that_a_role_lacks() {
     let cluster = stage();
     cluster.each(&[
         "CREATE ROLE app LOGIN",
-        "GRANT USAGE ON SCHEMA pgwh TO app",
+        "GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app",
         "GRANT EXECUTE ON FUNCTION pgwh.subscribe TO app",
         "GRANT SELECT ON orders TO app",
     ]);
@@ -208,7 +208,9 @@ fn one_denial_names_all_that_a_role_lacks() {
     let statement = subscribe("tables => '{orders}'");
     let refusal = app.refused(&statement);
     assert_eq!(refusal.code, "42501", "{refusal:?}");
-    for lacking in ["SELECT on table pgwh.subscriptions", "pgwh.installation", "function pgwh.home()"] {
+    for lacking in
+        ["SELECT on table pgwh.subscriptions", "pgwh_internal.installation", "function pgwh_internal.home()"]
+    {
         assert!(refusal.detail.contains(lacking), "{refusal:?}");
     }
     cluster.each(&commands(&refusal.hint));

@@ -53,12 +53,12 @@ fn comes_back_in_order(disturb: impl Fn(&Cluster)) {
     for _ in 1..=5 {
         cluster.sql("UPDATE t SET n = n + 1");
     }
-    cluster.wait_status("s", "mode = 'open' AND pending = 2500 AND dead = 0");
+    cluster.wait_status("s", "mode = 'suspended' AND pending = 2500 AND dead = 0");
     disturb(&cluster);
     for _ in 6..=10 {
         cluster.sql("UPDATE t SET n = n + 1");
     }
-    cluster.wait_status("s", "mode = 'open' AND pending = 5000 AND dead = 0");
+    cluster.wait_status("s", "mode = 'suspended' AND pending = 5000 AND dead = 0");
     let receiver = reopen(address);
     // Some while it drains.
     for _ in 11..=15 {
@@ -122,10 +122,10 @@ fn an_outage_costs_no_attempts() {
     for fault in [Reply::status(500), Reply::from(Answer::Reset), Reply::status(503)] {
         receiver.behave(Script::always(fault));
         cluster.sql("INSERT INTO t SELECT (SELECT count(*) FROM t) + g FROM generate_series(1, 40) g");
-        cluster.wait_status("s", "mode = 'open'");
+        cluster.wait_status("s", "mode = 'suspended'");
         // Long after the schedule's end.
         std::thread::sleep(Duration::from_secs(3));
-        cluster.wait_status("s", "mode = 'open' AND dead = 0");
+        cluster.wait_status("s", "mode = 'suspended' AND dead = 0");
         let open = receiver.count();
         std::thread::sleep(Duration::from_secs(1));
         let probes = receiver.count() - open;
@@ -145,7 +145,7 @@ fn after_an_outage_an_endpoint_is_not_trampled() {
     let address = receiver.address();
     drop(receiver);
     cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 2000) n");
-    cluster.wait_status("s", "mode = 'open' AND pending = 2000");
+    cluster.wait_status("s", "mode = 'suspended' AND pending = 2000");
     let receiver = reopen(address);
     let round = Duration::from_millis(50);
     receiver.behave(move |_: &Request| Reply::default().after(round));

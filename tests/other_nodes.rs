@@ -56,10 +56,10 @@ fn a_table_of_citus_is_refused_when_subscribing() {
     // Others than the extension's owner may not read that catalog, and are refused all the same.
     cluster.sql(
         "CREATE ROLE app LOGIN; GRANT SELECT ON orders, here TO app;
-         GRANT USAGE ON SCHEMA pgwh TO app;
+         GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app;
          GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO app;
-         GRANT SELECT ON pgwh.installation, pgwh.status TO app;
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app",
+         GRANT SELECT ON pgwh_internal.installation, pgwh.status TO app;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO app",
     );
     let app = cluster.as_role("app");
     let refusal =

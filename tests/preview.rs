@@ -162,9 +162,9 @@ fn only_who_can_act_as_the_owner_has_its_functions_run() {
     cluster.subscribe(&receiver, "s", "transform => 'shape(jsonb)'");
     cluster.sql(
         "GRANT SELECT ON ALL TABLES IN SCHEMA public TO alice;
-         UPDATE pgwh.subscriptions SET owner = 'alice'; GRANT USAGE ON SCHEMA pgwh TO mallory, carol;
-         GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO mallory, carol;
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO mallory, carol",
+         UPDATE pgwh.subscriptions SET owner = 'alice'; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO mallory, carol;
+         GRANT SELECT ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO mallory, carol;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO mallory, carol",
     );
     let sql = "SELECT body FROM pgwh.preview('s', '{\"id\": 1}')";
     let as_role = |role: &str| format!("SET ROLE {role}; {sql}");
@@ -226,7 +226,7 @@ fn a_test_of_what_is_paused_disabled_down_or_forbidden_tells_that_endpoint_s_sta
     cluster.reload();
     harness::eventually("blocked", || (cluster.value(class) == "blocked").then_some(()));
     let refusal = cluster.refused(
-        "BEGIN; INSERT INTO pgwh.subscriptions (name, url, home) VALUES ('new', 'https://example.com/', pgwh.home());
+        "BEGIN; INSERT INTO pgwh.subscriptions (name, url, home) VALUES ('new', 'https://example.com/', pgwh_internal.home());
          SELECT * FROM pgwh.test('new')",
     );
     assert_eq!(refusal.message, "the test can't be made", "{refusal:?}");

@@ -22,7 +22,7 @@ fn read(path: impl AsRef<Path>) -> String {
 fn the_installed_extension_has_the_version_of_cargo() {
     let cluster = Cluster::with_extension();
     let told = cluster.rows(
-        "SELECT pgwh.version(), schema_version, extversion FROM pgwh.installation, pg_extension
+        "SELECT pgwh.version(), schema_version, extversion FROM pgwh_internal.installation, pg_extension
          WHERE extname = 'pgstream_hooks'",
     );
     assert_eq!(told, [vec![Some(VERSION.to_owned()); 3]], "library, its SQL, pg_extension");

@@ -59,12 +59,18 @@ impl Pair {
 
     /// All that the subscriber's tables say of what it is and whom it serves.
     fn state(&self) -> Vec<String> {
-        ["installation", "subscriptions", "secrets", "message_key", "gaps", "replays", "backfill_requests"]
-            .into_iter()
-            .map(|table| {
-                self.subscriber.value(&format!("SELECT json_agg(t ORDER BY t::text) FROM pgwh.{table} t"))
-            })
-            .collect()
+        [
+            "pgwh_internal.installation",
+            "pgwh.subscriptions",
+            "pgwh.secrets",
+            "pgwh_internal.message_key",
+            "pgwh.gaps",
+            "pgwh.replays",
+            "pgwh_internal.backfill_requests",
+        ]
+        .into_iter()
+        .map(|table| self.subscriber.value(&format!("SELECT json_agg(t ORDER BY t::text) FROM {table} t")))
+        .collect()
     }
 }
 
@@ -81,18 +87,18 @@ fn a_replica_of_all_tables_keeps_its_own_state_and_events() {
     // Each kind of change of each table that has any.
     pair.publisher.each(&[
         "UPDATE pgwh.subscriptions SET url = url || '/changed', rate_limit = 7",
-        "UPDATE pgwh.installation SET home = 'elsewhere'",
-        "UPDATE pgwh.installation SET home = pgwh.home()",
+        "UPDATE pgwh_internal.installation SET home = 'elsewhere'",
+        "UPDATE pgwh_internal.installation SET home = pgwh_internal.home()",
         "SELECT pgwh.rotate_secret('publisher-first', '0')",
         "DELETE FROM pgwh.secrets WHERE subscription_id = 2",
         "SELECT pgwh.unsubscribe('publisher-second')",
-        "DELETE FROM pgwh.message_key",
-        "INSERT INTO pgwh.message_key DEFAULT VALUES",
+        "DELETE FROM pgwh_internal.message_key",
+        "INSERT INTO pgwh_internal.message_key DEFAULT VALUES",
         "INSERT INTO pgwh.gaps (subscription_id, from_lsn, reason) VALUES (1, '0/1', 'made up')",
     ]);
     // Slices of the publisher's journal are emptied, a whole round of them.
     let generation =
-        || pair.publisher.value("SELECT max(generation) FROM pgwh.slices").parse::<u64>().unwrap();
+        || pair.publisher.value("SELECT max(generation) FROM pgwh_internal.slices").parse::<u64>().unwrap();
     let (end, mut id) = (generation() + 9, 1000);
     eventually("the publisher's journal went round", || {
         id += 1;
@@ -184,7 +190,7 @@ fn sessions_in_replica_role_subscribe_as_any_other() {
 fn stream_of_ours(cluster: &Cluster) -> Vec<String> {
     cluster.column(
         "SELECT data FROM pg_logical_slot_get_changes('reader', NULL, NULL)
-         WHERE data LIKE 'table pgwh.%' OR data LIKE '%TRUNCATE%'",
+         WHERE data LIKE 'table pgwh%' OR data LIKE '%TRUNCATE%'",
     )
 }
 
@@ -209,7 +215,8 @@ fn readers_of_the_log_get_nothing_of_the_journal() {
     assert_eq!(cluster.delivered(&receiver, "s").len(), 500);
     cluster.delivered(&receiver, "failing");
     cluster.sql("SELECT pgwh.forget('public.t', '{\"id\": 7}')");
-    let generation = || cluster.value("SELECT max(generation) FROM pgwh.slices").parse::<u64>().unwrap();
+    let generation =
+        || cluster.value("SELECT max(generation) FROM pgwh_internal.slices").parse::<u64>().unwrap();
     let (end, mut id) = (generation() + 9, 1000);
     eventually("the journal went round", || {
         id += 1;
@@ -238,13 +245,13 @@ fn check_indexes(cluster: &Cluster) {
         "SELECT bt_index_parent_check(i.indexrelid, heapallindexed => true) FROM pg_index i
              JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
              JOIN pg_class t ON t.oid = i.indrelid
-         WHERE a.amname = 'btree' AND c.relkind = 'i' AND t.relnamespace = 'pgwh'::regnamespace",
+         WHERE a.amname = 'btree' AND c.relkind = 'i' AND t.relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace)",
     );
     let by_index = cluster.value(
         "SET enable_seqscan = off; SET enable_bitmapscan = off;
-         SELECT count(*) FROM pgwh.outcome_chunks WHERE int8range(lowest_id, highest_id, '[]') && '[0,]'",
+         SELECT count(*) FROM pgwh_internal.outcome_chunks WHERE int8range(lowest_id, highest_id, '[]') && '[0,]'",
     );
-    assert_eq!(by_index, cluster.value("SELECT count(*) FROM pgwh.outcome_chunks"));
+    assert_eq!(by_index, cluster.value("SELECT count(*) FROM pgwh_internal.outcome_chunks"));
 }
 
 #[test]
@@ -257,7 +264,8 @@ fn emptied_slices_are_whole_after_a_crash_and_on_standbys() {
     cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
     let standby = cluster.standby();
     standby.begin();
-    let generation = || cluster.value("SELECT max(generation) FROM pgwh.slices").parse::<u64>().unwrap();
+    let generation =
+        || cluster.value("SELECT max(generation) FROM pgwh_internal.slices").parse::<u64>().unwrap();
     let mut id = 0;
     for _ in 0..3 {
         let end = generation() + 5;
@@ -288,12 +296,17 @@ fn emptied_slices_are_whole_after_a_crash_and_on_standbys() {
 #[test]
 fn tables_of_the_extension_are_not_truncated() {
     let cluster = Cluster::with_extension();
-    for table in ["subscriptions, pgwh.secrets", "event_chunks", "event_chunks_0", "gaps"] {
+    for table in [
+        "pgwh.subscriptions, pgwh.secrets",
+        "pgwh_internal.event_chunks",
+        "pgwh_internal.event_chunks_0",
+        "pgwh.gaps",
+    ] {
         for role in ["origin", "replica"] {
             let session = cluster.with_options(&format!("-c session_replication_role={role}"));
-            let refusal = session.refused(&format!("TRUNCATE pgwh.{table}"));
+            let refusal = session.refused(&format!("TRUNCATE {table}"));
             assert_eq!(refusal.code, "0A000");
-            assert!(refusal.message.starts_with("cannot truncate table \"pgwh."), "{refusal:?}");
+            assert!(refusal.message.starts_with("cannot truncate table \"pgwh"), "{refusal:?}");
         }
     }
     cluster.sql("DELETE FROM pgwh.subscriptions");
@@ -361,7 +374,7 @@ fn a_stopped_subscriber_goes_on_by_having_the_extension_for_a_while() {
     publisher.sql("CREATE EXTENSION pgstream_hooks");
     publisher.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'publications'");
     publisher.sql("INSERT INTO t VALUES (1)");
-    let message = "logical replication target relation \"pgwh.installation\" does not exist";
+    let message = "logical replication target relation \"pgwh_internal.installation\" does not exist";
     eventually("the subscriber stops", || subscriber.log().contains(message).then_some(()));
     publisher.sql("ALTER SYSTEM RESET pgwh.allow_all_tables_publications");
     publisher.reload();
@@ -406,6 +419,12 @@ fn a_publication_that_gets_our_tables_is_warned_of() {
         ("CREATE PUBLICATION p FOR TABLE t, pgwh.subscriptions", "ALTER PUBLICATION p"),
         ("CREATE PUBLICATION p; ALTER PUBLICATION p ADD TABLES IN SCHEMA pgwh", "ALTER PUBLICATION p"),
         ("CREATE PUBLICATION p; ALTER PUBLICATION p ADD TABLE pgwh.gaps", "ALTER PUBLICATION p"),
+        ("CREATE PUBLICATION p FOR TABLES IN SCHEMA pgwh_internal, pgwh", "ALTER PUBLICATION p"),
+        (
+            "CREATE PUBLICATION p FOR TABLE t, pgwh.gaps, TABLES IN SCHEMA pgwh_internal",
+            "ALTER PUBLICATION p",
+        ),
+        ("CREATE PUBLICATION p FOR TABLE pgwh_internal.installation, pgwh.gaps", "ALTER PUBLICATION p"),
     ] {
         let found = warnings(sql);
         assert_eq!(found.len(), 1, "{sql}: {found:?}");

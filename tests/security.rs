@@ -7,10 +7,10 @@ const OTHER_KEY: &str = "Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
 
 /// What docs/security.md grants to a role that subscribes.
 const GRANTS: &[&str] = &[
-    "GRANT USAGE ON SCHEMA pgwh TO %",
+    "GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO %",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO %",
-    "GRANT SELECT ON pgwh.installation, pgwh.status TO %",
-    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO %",
+    "GRANT SELECT ON pgwh_internal.installation, pgwh.status TO %",
+    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO %",
 ];
 
 fn stage() -> (Cluster, Receiver) {
@@ -35,23 +35,27 @@ fn nothing_is_granted_to_everybody_and_no_function_runs_by_a_search_path_of_its_
     let (cluster, _) = stage();
     cluster.sql("CREATE ROLE nobody LOGIN");
     for (what, catalog, privilege) in [
-        ("function", "pg_proc WHERE pronamespace = 'pgwh'::regnamespace", "EXECUTE"),
+        (
+            "function",
+            "pg_proc WHERE pronamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace)",
+            "EXECUTE",
+        ),
         (
             "table",
-            "pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v')",
+            "pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind IN ('r', 'p', 'v')",
             "SELECT",
         ),
         (
             "table",
-            "pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p', 'v')",
+            "pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind IN ('r', 'p', 'v')",
             "INSERT, UPDATE, DELETE, TRUNCATE",
         ),
         (
             "sequence",
-            "pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'S'",
+            "pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind = 'S'",
             "USAGE, SELECT, UPDATE",
         ),
-        ("schema", "pg_namespace WHERE nspname = 'pgwh'", "USAGE, CREATE"),
+        ("schema", "pg_namespace WHERE nspname IN ('pgwh', 'pgwh_internal')", "USAGE, CREATE"),
     ] {
         let allowed = format!(
             "SELECT count(*) FROM (SELECT oid FROM {catalog} OFFSET 0) o
@@ -62,14 +66,14 @@ fn nothing_is_granted_to_everybody_and_no_function_runs_by_a_search_path_of_its_
     }
     assert_eq!(
         cluster.value(
-            "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgwh'::regnamespace AND prosecdef
+            "SELECT count(*) FROM pg_proc WHERE pronamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND prosecdef
              AND NOT coalesce(proconfig::text LIKE '%search_path=%', false)"
         ),
         "0"
     );
     assert_eq!(
         cluster.value(
-            "SELECT count(*) FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind IN ('r', 'p') AND NOT relrowsecurity"
+            "SELECT count(*) FROM pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind IN ('r', 'p') AND NOT relrowsecurity"
         ),
         "0"
     );
@@ -91,8 +95,8 @@ fn a_subscription_and_its_keys_are_its_owners() {
         "SELECT * FROM pgwh.secrets",
         "UPDATE pgwh.secrets SET secret = NULL",
         "SELECT pgwh.seal_secrets()",
-        "INSERT INTO pgwh.commands (command) VALUES ('forget')",
-        "SELECT * FROM pgwh.event_chunks",
+        "INSERT INTO pgwh_internal.commands (command) VALUES ('forget')",
+        "SELECT * FROM pgwh_internal.event_chunks",
         "SELECT pgwh.forget('t', '{\"id\": 1}')",
     ] {
         let refusal = bob.refused(attempt);
@@ -283,7 +287,7 @@ fn secrets_are_in_no_view_no_event_and_no_log() {
             "SELECT to_jsonb(x)::text FROM pgwh.subscriptions x UNION ALL SELECT to_jsonb(x)::text FROM pgwh.status x
              UNION ALL SELECT to_jsonb(x)::text FROM pgwh.attempts x UNION ALL SELECT to_jsonb(x)::text FROM pgwh.deliveries x
              UNION ALL SELECT to_jsonb(x)::text FROM pgwh.dead_letters x UNION ALL SELECT to_jsonb(x)::text FROM pgwh.events x
-             UNION ALL SELECT to_jsonb(x)::text FROM pgwh.health() x UNION ALL SELECT spec FROM pgwh.routing_image
+             UNION ALL SELECT to_jsonb(x)::text FROM pgwh.health() x UNION ALL SELECT spec FROM pgwh_internal.routing_image
              UNION ALL SELECT to_jsonb(x)::text FROM pg_stat_activity x WHERE backend_type <> 'client backend'",
         )
         .into_iter()
@@ -491,8 +495,8 @@ fn messages_of_the_processes_are_logged_as_the_setting_says() {
 fn an_error_of_the_servers_that_passes_through_has_no_backtrace_in_its_detail() {
     let (cluster, _receiver) = stage();
     cluster.sql(
-        "CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA pgwh TO stranger;
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO stranger",
+        "CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO stranger;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO stranger",
     );
     for call in ["unsubscribe('s')", "subscribe('https://example.com/')", "pause('s')", "replay('s', now())"]
     {
@@ -521,7 +525,7 @@ fn an_owner_who_is_no_superuser_any_more_stops_nothing() {
         );
         as_boss.sql(&format!("ALTER ROLE {owner} NOSUPERUSER"));
         let views = as_boss.column(
-            "SELECT oid::regclass FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'v'",
+            "SELECT oid::regclass FROM pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind = 'v'",
         );
         let mut count = 0;
         for round in 0..2 {

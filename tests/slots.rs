@@ -130,7 +130,7 @@ fn a_slot_that_is_given_up_while_it_is_read_is_made_anew() {
     let (cluster, receiver) = stage(settings.into_iter().fold(Setup::new(), Setup::set));
     // Nothing can be journaled, so nothing is confirmed.
     let mut lock = cluster.connect();
-    lock.batch_execute("BEGIN; LOCK TABLE pgwh.event_chunks IN EXCLUSIVE MODE").unwrap();
+    lock.batch_execute("BEGIN; LOCK TABLE pgwh_internal.event_chunks IN EXCLUSIVE MODE").unwrap();
     cluster.sql("INSERT INTO t VALUES (2)");
     eventually("given up", || {
         cluster.each(&[

@@ -146,7 +146,7 @@ fn a_system_event_that_cannot_be_written_stops_nothing() {
     stage.subscribe(&stage.receiver, "bad", "tables => '{public.t}', retry_schedule => '{}'");
     stage.receiver.behave_at("/bad", Script::always(Reply::status(500)));
     let dispatcher = stage.cluster.process(harness::DISPATCHER);
-    stage.sql("ALTER FUNCTION pgwh.system_event(text, bigint, jsonb) RENAME TO away");
+    stage.sql("ALTER FUNCTION pgwh_internal.system_event(text, bigint, jsonb) RENAME TO away");
     for id in 1..=5 {
         stage.sql(&format!("INSERT INTO t VALUES ({id})"));
         assert_eq!(stage.delivered(&stage.receiver, "healthy").len(), id);
@@ -156,7 +156,7 @@ fn a_system_event_that_cannot_be_written_stops_nothing() {
         "SELECT NOT ok AND detail LIKE '%system events%' FROM pgwh.health() WHERE check_name = 'notices'",
     );
     assert_eq!(stage.cluster.process(harness::DISPATCHER), dispatcher, "no process has ended");
-    stage.sql("ALTER FUNCTION pgwh.away(text, bigint, jsonb) RENAME TO system_event");
+    stage.sql("ALTER FUNCTION pgwh_internal.away(text, bigint, jsonb) RENAME TO system_event");
     told(&stage, "bad", "pgwh.dead_letter");
 }
 
@@ -210,9 +210,9 @@ fn a_role_hears_of_its_own_subscriptions_alone_and_who_monitors_of_all() {
     let stage = stage();
     for role in ["ann", "ben", "eve"] {
         stage.sql(&format!(
-            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgwh TO {role}; GRANT SELECT ON t, pgwh.installation TO {role};
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO {role}; GRANT SELECT ON t, pgwh_internal.installation TO {role};
              GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO {role};
-             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO {role}"
+             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO {role}"
         ));
     }
     stage.sql("GRANT pg_monitor TO eve");

@@ -15,10 +15,10 @@ fn stage() -> (Cluster, Receiver) {
         "ALTER TABLE app.t REPLICA IDENTITY FULL",
         "CREATE TABLE app.other (id int PRIMARY KEY, note text)",
         "ALTER TABLE app.other REPLICA IDENTITY FULL",
-        "GRANT USAGE ON SCHEMA pgwh, app TO ann",
+        "GRANT USAGE ON SCHEMA pgwh, pgwh_internal, app TO ann",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO ann",
-        "GRANT SELECT ON pgwh.installation, pgwh.status, pgwh.gaps TO ann",
-        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO ann",
+        "GRANT SELECT ON pgwh_internal.installation, pgwh.status, pgwh.gaps TO ann",
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO ann",
     ]);
     let receiver = Receiver::start().unwrap();
     cluster.subscribe(&receiver, "everything", "");

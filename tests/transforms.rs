@@ -329,8 +329,8 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
     );
     cluster.wait_status("who", "last_error LIKE '%permission denied for function private%'");
     // A role that is not alice's equal can't have her run its functions, even with rights on the table.
-    cluster.sql("CREATE ROLE mallory LOGIN; GRANT USAGE ON SCHEMA pgwh TO mallory; GRANT ALL ON pgwh.subscriptions TO mallory;
-                 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO mallory; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO mallory");
+    cluster.sql("CREATE ROLE mallory LOGIN; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO mallory; GRANT ALL ON pgwh.subscriptions TO mallory;
+                 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO mallory; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO mallory");
     let steal = "UPDATE pgwh.subscriptions SET transform = 'public.steals' WHERE name = 'reads'";
     cluster.as_role("mallory").sql(steal);
     assert_eq!(
@@ -404,7 +404,7 @@ fn url_encode_makes_one_segment_of_any_text() {
     }
     cluster.wait_true("SELECT pgwh.url_encode(NULL) IS NULL");
     // As a route's owner calls it, in functions that are IMMUTABLE.
-    cluster.sql("CREATE ROLE ann; GRANT USAGE ON SCHEMA pgwh TO ann; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO ann");
+    cluster.sql("CREATE ROLE ann; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO ann; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO ann");
     cluster.sql("SET ROLE ann; SELECT pgwh.url_encode('x')");
     cluster.wait_true("SELECT provolatile = 'i' AND proisstrict FROM pg_proc WHERE proname = 'url_encode'");
 }

@@ -49,7 +49,7 @@ struct UpdateScript(PathBuf);
 impl UpdateScript {
     fn install(from: &str, to: &str, changes: &str) -> UpdateScript {
         let path = Server::get().extensions().join(format!("pgstream_hooks--{from}--{to}.sql"));
-        std::fs::write(&path, format!("SELECT pgwh.extension_updated();\n{changes}\n"))
+        std::fs::write(&path, format!("SELECT pgwh_internal.extension_updated();\n{changes}\n"))
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         UpdateScript(path)
     }
@@ -175,7 +175,7 @@ fn sources_of_the_next_version() -> PathBuf {
          mkdir -p {to}/{target} && cp -al {target}/debug {to}/{target}/ && find {to}/target -name '*pgstream_hooks*' -prune -exec rm -rf {{}} + &&
          cd {to} && sed -i 's/^version = \"{version}\"/version = \"{next}\"/' Cargo.toml &&
          mv sql/pgstream_hooks--{version}.sql sql/pgstream_hooks--{next}.sql &&
-         echo 'SELECT pgwh.extension_updated();' >sql/pgstream_hooks--{version}--{next}.sql",
+         echo 'SELECT pgwh_internal.extension_updated();' >sql/pgstream_hooks--{version}--{next}.sql",
         to = path.display()
     );
     let done = Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(checkout()).status();

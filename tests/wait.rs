@@ -160,9 +160,9 @@ fn wait_in_a_transaction_that_has_written_says_commit_first() {
 fn unsubscribe_says_that_history_is_no_longer_shown() {
     let (cluster, receiver) = stage(0);
     cluster.sql(
-        "CREATE ROLE app LOGIN; GRANT SELECT, INSERT ON t TO app; GRANT USAGE ON SCHEMA pgwh TO app;
+        "CREATE ROLE app LOGIN; GRANT SELECT, INSERT ON t TO app; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO app;
          GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO app;
-         GRANT SELECT ON ALL TABLES IN SCHEMA pgwh TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app",
+         GRANT SELECT ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO app; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO app",
     );
     let app = cluster.as_role("app");
     app.subscribe(&receiver, "s", "tables => '{public.t}'");

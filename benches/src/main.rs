@@ -149,7 +149,7 @@ fn ratio(mine: f64, theirs: f64) -> String {
 /// What the journal takes for so many events.
 fn journal_size(cluster: &Cluster, events: u64) -> String {
     let bytes = cluster.value(
-        "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'",
+        "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind = 'r'",
     );
     let bytes: f64 = bytes.parse().unwrap_or(f64::NAN);
     format!("journal: {:.1} MB, {:.0} bytes an event", bytes / 1e6, bytes / events as f64)

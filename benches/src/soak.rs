@@ -158,7 +158,7 @@ fn look(cluster: &Cluster) -> BTreeMap<String, f64> {
     for (name, sql) in [
         (
             "journal MB",
-            "SELECT sum(pg_total_relation_size(oid)) / 1e6 FROM pg_class WHERE relnamespace = 'pgwh'::regnamespace AND relkind = 'r'",
+            "SELECT sum(pg_total_relation_size(oid)) / 1e6 FROM pg_class WHERE relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND relkind = 'r'",
         ),
         (
             "catalogs MB",

@@ -9,6 +9,7 @@ use super::moment::Moment;
 use crate::decode::access::{self, Access};
 use crate::decode::text::{Text, in_server_encoding, list};
 use crate::error::Error;
+use crate::journal::own_tables;
 
 /// Whether the present role can act as the one of that name.
 pub fn may_act_as(role: &str) -> bool {
@@ -170,8 +171,7 @@ pub unsafe fn is_owner() -> bool {
 unsafe fn owner() -> pg_sys::Oid {
     // SAFETY: as the caller promises; syscache look-ups whose result is copied.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), false);
-        let table = pg_sys::get_relname_relid(c"secrets".as_ptr(), schema);
+        let table = own_tables::oid_of(c"secrets");
         let cache = pg_sys::SysCacheIdentifier::RELOID as _;
         let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
         if tuple.is_null() {

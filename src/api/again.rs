@@ -130,7 +130,7 @@ pub fn tell(what: CommandKind) -> Result<(), Error> {
     // The caller has been judged, and may not write there.
     as_owner(|| {
         Ok(Spi::run_with_args(
-            "INSERT INTO pgwh.commands (command, subscription_id, delivery_id, replay_id, backfill_id)
+            "INSERT INTO pgwh_internal.commands (command, subscription_id, delivery_id, replay_id, backfill_id)
              VALUES ($1, $2, $3, $4, $5)",
             &[command.into(), subscription.into(), delivery.into(), replay.into(), backfill.into()],
         )?)

@@ -91,7 +91,7 @@ fn begin(subscription: i64, wanted: &Wanted) -> Result<i64, Error> {
         Ok(Spi::connect_mut(|client| {
             client
             .update(
-                "INSERT INTO pgwh.backfill_requests
+                "INSERT INTO pgwh_internal.backfill_requests
                    (subscription_id, subscription, tables, filter, order_by, start, chunk_size)
                  SELECT id, name, $2, $3, $4, $5, $6 FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1
                  RETURNING backfill_requests.id",
@@ -142,7 +142,7 @@ fn note_left_out(backfill: i64, left_out: &[LeftOut]) -> Result<(), Error> {
     for LeftOut { table, name, reason, .. } in left_out {
         as_owner(|| {
             Ok(Spi::run_with_args(
-                "INSERT INTO pgwh.backfill_tables (backfill_id, relation, table_name, left_out, done)
+                "INSERT INTO pgwh_internal.backfill_tables (backfill_id, relation, table_name, left_out, done)
                  VALUES ($1, $2, $3, $4, true)",
                 &[
                     backfill.into(),
@@ -424,7 +424,7 @@ fn cancel_backfill(id: Option<i64>) -> Result<(), ErrorReport> {
 /// The id of a backfill that is in one of these states.
 fn require(id: Option<i64>, states: &[&str]) -> Result<i64, Error> {
     let id = id.ok_or(Error::Missing("id"))?;
-    let state = state_of_own("pgwh.backfill_requests", id)?;
+    let state = state_of_own("pgwh_internal.backfill_requests", id)?;
     match state {
         Some(state) if states.contains(&state.as_str()) => Ok(id),
         Some(state) => Err(refused(

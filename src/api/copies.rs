@@ -15,7 +15,7 @@ use crate::settings;
 use crate::worker::machine::{NameOrigin, OwnMark};
 use crate::worker::place;
 
-/// Timeline and place of this cluster, see `pgwh.home()`.
+/// Timeline and place of this cluster, see `pgwh_internal.home()`.
 #[pg_extern(sql = false)]
 fn place() -> String {
     place::here()
@@ -109,7 +109,7 @@ fn adopt(pending: Option<Text>) -> Result<i64, ErrorReport> {
         }
         let adopted = Spi::connect_mut(|client| {
             let rows = client.update(
-                "UPDATE pgwh.subscriptions SET home = pgwh.home() WHERE home <> pgwh.home() RETURNING 1",
+                "UPDATE pgwh.subscriptions SET home = pgwh_internal.home() WHERE home <> pgwh_internal.home() RETURNING 1",
                 None,
                 &[],
             )?;
@@ -121,14 +121,18 @@ fn adopt(pending: Option<Text>) -> Result<i64, ErrorReport> {
     if !sees_everything() {
         return Ok(adopted);
     }
-    as_owner(|| Ok(Spi::run("UPDATE pgwh.installation SET home = pgwh.home() WHERE home <> pgwh.home()")?))?;
+    as_owner(|| {
+        Ok(Spi::run(
+            "UPDATE pgwh_internal.installation SET home = pgwh_internal.home() WHERE home <> pgwh_internal.home()",
+        )?)
+    })?;
     Ok(adopted)
 }
 
 fn held() -> Result<Vec<i64>, Error> {
     Ok(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT id FROM pgwh.subscriptions WHERE home <> pgwh.home() ORDER BY id",
+            "SELECT id FROM pgwh.subscriptions WHERE home <> pgwh_internal.home() ORDER BY id",
             None,
             &[],
         )?;

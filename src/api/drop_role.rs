@@ -1,4 +1,4 @@
-//! DROP ROLE of a role that has privileges in the schema of the extension: one error with what to type, where the server
+//! DROP ROLE of a role that has privileges in the schemas of the extension: one error with what to type, where the server
 //! would list each function.
 
 use std::ffi::CStr;
@@ -10,21 +10,21 @@ use super::keeping::look;
 use crate::decode::text;
 use crate::error::Error;
 
-/// On how many objects of the schema a role has privileges, and how many subscriptions it owns. DROP ROLE fails where the first
+/// On how many objects of the extension's schemas a role has privileges, and how many subscriptions it owns. DROP ROLE fails where the first
 /// is not zero.
 const DEPENDENT: &str = "
     SELECT (SELECT count(*) FROM pg_catalog.pg_shdepend d
         JOIN pg_catalog.pg_database b ON b.oid OPERATOR(pg_catalog.=) d.dbid AND b.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
         WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_authid'::pg_catalog.regclass
             AND d.refobjid OPERATOR(pg_catalog.=) $1 AND d.deptype OPERATOR(pg_catalog.=) 'a'
-            AND (d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) 'pgwh'::pg_catalog.regnamespace
+            AND (d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) ANY ('{pgwh,pgwh_internal}'::pg_catalog.regnamespace[])
                 OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass AND EXISTS (SELECT FROM pg_catalog.pg_proc p
-                    WHERE p.oid OPERATOR(pg_catalog.=) d.objid AND p.pronamespace OPERATOR(pg_catalog.=) 'pgwh'::pg_catalog.regnamespace)
+                    WHERE p.oid OPERATOR(pg_catalog.=) d.objid AND p.pronamespace OPERATOR(pg_catalog.=) ANY ('{pgwh,pgwh_internal}'::pg_catalog.regnamespace[]))
                 OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass AND EXISTS (SELECT FROM pg_catalog.pg_class c
-                    WHERE c.oid OPERATOR(pg_catalog.=) d.objid AND c.relnamespace OPERATOR(pg_catalog.=) 'pgwh'::pg_catalog.regnamespace))),
+                    WHERE c.oid OPERATOR(pg_catalog.=) d.objid AND c.relnamespace OPERATOR(pg_catalog.=) ANY ('{pgwh,pgwh_internal}'::pg_catalog.regnamespace[])))),
         (SELECT count(*) FROM pgwh.subscriptions s WHERE s.owner OPERATOR(pg_catalog.=) $2)";
 
-/// Refuses a command that drops a role with privileges in the schema; the server would refuse it, too.
+/// Refuses a command that drops a role with privileges in these schemas; the server would refuse it, too.
 ///
 /// # Safety
 /// `node` is the parse tree of a DROP ROLE that is about to run in a transaction.

@@ -7,6 +7,7 @@ use std::ptr;
 use pgrx::{Spi, pg_sys};
 
 use crate::decode::raw;
+use crate::journal::own_tables;
 
 /// The tables whose rows a dump has.
 const DUMPED: [&CStr; 2] = [c"subscriptions", c"secrets"];
@@ -137,7 +138,8 @@ unsafe fn declare(statement: *mut pg_sys::PlannedStmt) -> Run {
         let mut relations = items((*query.cast::<pg_sys::Query>()).rtable)
             .map(|entry| (*entry.cast::<pg_sys::RangeTblEntry>()).relid)
             .filter(|oid| *oid != pg_sys::InvalidOid);
-        let table = relations.find_map(|oid| DUMPED.into_iter().find(|table| oid == oid_of(table)));
+        let table =
+            relations.find_map(|oid| DUMPED.into_iter().find(|table| oid == own_tables::oid_of(table)));
         let Some(table) = table.filter(|_| is_installed()) else { return Run::unchanged(statement) };
         if may_read(table) {
             return with_row_security(statement);
@@ -197,7 +199,9 @@ unsafe fn is_ours<'a>(relation: *mut pg_sys::RangeVar) -> Option<&'a CStr> {
         if relation.is_null() || (*relation).schemaname.is_null() {
             return None;
         }
-        (CStr::from_ptr((*relation).schemaname) == c"pgwh").then(|| CStr::from_ptr((*relation).relname))
+        [c"pgwh", c"pgwh_internal"]
+            .contains(&CStr::from_ptr((*relation).schemaname))
+            .then(|| CStr::from_ptr((*relation).relname))
     }
 }
 
@@ -229,19 +233,11 @@ fn is_installed() -> bool {
     crate::journal::extension().is_some()
 }
 
-fn oid_of(table: &CStr) -> pg_sys::Oid {
-    // SAFETY: syscache look-ups in a transaction.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), true);
-        pg_sys::get_relname_relid(table.as_ptr(), schema)
-    }
-}
-
 /// Whether the present role may lock the table as a dump does; true where it is not there, for the server to say so.
 fn may_lock(table: &CStr) -> bool {
     // SAFETY: syscache look-ups in a transaction.
     unsafe {
-        let (role, oid) = (pg_sys::GetUserId(), oid_of(table));
+        let (role, oid) = (pg_sys::GetUserId(), own_tables::oid_of(table));
         let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
         oid == pg_sys::InvalidOid
             || raw::may_use_schema(pg_sys::get_rel_namespace(oid), role)
@@ -254,7 +250,7 @@ fn may_read(table: &CStr) -> bool {
     const MAY_CALL: &str = "
         SELECT pg_catalog.has_function_privilege(p.oid, 'EXECUTE') FROM pg_catalog.pg_proc p
             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-        WHERE n.nspname OPERATOR(pg_catalog.=) 'pgwh' AND p.proname OPERATOR(pg_catalog.=) 'sees'";
+        WHERE n.nspname OPERATOR(pg_catalog.=) 'pgwh_internal' AND p.proname OPERATOR(pg_catalog.=) 'sees'";
     let may_call = || Spi::connect(|client| client.select(MAY_CALL, Some(1), &[])?.first().get_one::<bool>());
     may_lock(table) && may_call().ok().flatten().unwrap_or_default()
 }

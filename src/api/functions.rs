@@ -76,7 +76,7 @@ fn candidates() -> Result<Vec<String>, Error> {
                AND p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.jsonb'::pg_catalog.regtype
                AND p.pronargs OPERATOR(pg_catalog.=) 1
                AND p.proargtypes[0] OPERATOR(pg_catalog.=) 'pg_catalog.jsonb'::pg_catalog.regtype
-               AND p.pronamespace OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,pgwh}'::pg_catalog.regnamespace[])",
+               AND p.pronamespace OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,pgwh,pgwh_internal}'::pg_catalog.regnamespace[])",
             None,
             &[],
         )?;

@@ -52,7 +52,7 @@ fn extension_updated() -> Result<(), ErrorReport> {
     if version::is_older_than(&sql) {
         return Err(Error::Versions(sql).into());
     }
-    Spi::run("UPDATE pgwh.installation SET schema_version = (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgstream_hooks')")
+    Spi::run("UPDATE pgwh_internal.installation SET schema_version = (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgstream_hooks')")
         .map_err(Error::from)?;
     wake::recheck_at_commit();
     Ok(())

@@ -192,8 +192,8 @@ fn needs(keys: &[i64]) -> Result<Vec<Need>, Error> {
         "SELECT name, tables, event_types, filter, changed, key_columns,
                 coalesce(columns, exclude_columns, '{{}}'), columns IS NULL
          FROM pgwh.subscriptions
-         WHERE pgwh.table_keys(tables) OPERATOR(pg_catalog.&&) $1 AND {HAS_CONDITIONS}
-           AND enabled AND pg_catalog.starts_with(home, pgwh.installed() OPERATOR(pg_catalog.||) '/')
+         WHERE pgwh_internal.table_keys(tables) OPERATOR(pg_catalog.&&) $1 AND {HAS_CONDITIONS}
+           AND enabled AND pg_catalog.starts_with(home, pgwh_internal.installed() OPERATOR(pg_catalog.||) '/')
          ORDER BY id"
     );
     Ok(Spi::connect(|client| {

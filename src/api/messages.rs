@@ -15,6 +15,7 @@ use crate::decode::raw;
 use crate::decode::sealed::{Kind, Sealer};
 use crate::decode::text::utf8;
 use crate::error::Error;
+use crate::journal::own_tables;
 use crate::settings;
 
 /// The longest type of a message, in bytes.
@@ -102,15 +103,15 @@ fn with_sealer<T>(action: impl FnOnce(&Sealer) -> T) -> Result<T, Error> {
     thread_local! {
         static KNOWN: RefCell<Option<(pg_sys::Oid, Sealer)>> = const { RefCell::new(None) };
     }
-    // SAFETY: syscache look-ups in a transaction.
-    let table = unsafe {
-        pg_sys::get_relname_relid(c"message_key".as_ptr(), pg_sys::get_namespace_oid(c"pgwh".as_ptr(), false))
-    };
+    let table = own_tables::oid_of(c"message_key");
     if KNOWN.with_borrow(|known| known.as_ref().is_none_or(|(of, _)| *of != table)) {
         let key = Spi::connect(|client| {
-            client.select("SELECT key FROM pgwh.message_key", Some(1), &[])?.first().get_one::<String>()
+            client
+                .select("SELECT key FROM pgwh_internal.message_key", Some(1), &[])?
+                .first()
+                .get_one::<String>()
         })?
-        .ok_or_else(|| Error::Internal("pgwh.message_key has no row".to_owned()))?;
+        .ok_or_else(|| Error::Internal("pgwh_internal.message_key has no row".to_owned()))?;
         KNOWN.set(Some((table, Sealer::new(key.as_bytes()))));
     }
     KNOWN

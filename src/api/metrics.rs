@@ -175,7 +175,7 @@ const DATABASE: &str = "
         s.confirmed_flush_lsn IS NOT NULL AND s.wal_status <> 'lost',
         (SELECT count(*) FROM pgwh.gaps), (SELECT count(*) FROM pgwh.gaps g WHERE g.to_lsn IS NULL),
         (SELECT sum(pg_total_relation_size(i.inhrelid)) FROM pg_inherits i WHERE i.inhparent = ANY (
-            '{pgwh.event_chunks,pgwh.outcome_chunks,pgwh.attempt_rows,pgwh.positions}'::regclass[]))::float8,
+            '{pgwh_internal.event_chunks,pgwh_internal.outcome_chunks,pgwh_internal.attempt_rows,pgwh_internal.positions}'::regclass[]))::float8,
         t.spill_txns::float8, t.spill_bytes::float8, (to_jsonb(t) ->> 'mem_exceeded_count')::float8
     FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) w
         LEFT JOIN pg_replication_slots s ON s.slot_name = pgwh.slot_name()
@@ -304,7 +304,7 @@ fn named(ids: Vec<i64>) -> Result<Vec<(i64, String, Standing)>, pgrx::spi::Error
         client
             .select(
                 // Materialized, so that it is asked for once and not for each row.
-                "WITH h AS MATERIALIZED (SELECT pgwh.home() AS home)
+                "WITH h AS MATERIALIZED (SELECT pgwh_internal.home() AS home)
                  SELECT s.id, s.name, s.enabled, s.paused, s.home <> h.home
                  FROM pgwh.subscriptions s, h
                  WHERE s.id = ANY ($1) OR s.home <> h.home

@@ -235,7 +235,7 @@ fn columns_of(oid: pg_sys::Oid) -> Result<Vec<Column>, Error> {
 fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
     let (row, source) = as_owner(|| {
         let row = journal::subscriptions(&[subscription]).into_iter().next();
-        let query = "SELECT id::text FROM pgwh.installation";
+        let query = "SELECT id::text FROM pgwh_internal.installation";
         let installation =
             Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<String>())?
                 .unwrap_or_default();

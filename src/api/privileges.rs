@@ -8,22 +8,31 @@ use super::subscribe::own_name;
 use crate::decode::text::Texts as _;
 use crate::error::Error;
 
-/// What the present role lacks of what subscribing looks at and writes.
+/// What the present role lacks of what subscribing reads and writes. Tables and functions are looked up by oid, because a name in a
+/// schema without USAGE raises an error.
 const MISSING: &str = "SELECT string_agg(what, ', ') FROM (
-    SELECT format('%s on table %s', privilege, name) AS what
-    FROM (VALUES ('SELECT', 'pgwh.subscriptions'), ('INSERT', 'pgwh.subscriptions'), ('UPDATE', 'pgwh.subscriptions'),
-        ('SELECT', 'pgwh.installation')) n (privilege, name)
-    WHERE NOT has_any_column_privilege(name, privilege)
+    SELECT format('USAGE on schema %I', s.nspname) AS what FROM pg_namespace s
+    WHERE s.nspname IN ('pgwh', 'pgwh_internal') AND NOT has_schema_privilege(s.oid, 'USAGE')
+    UNION ALL
+    SELECT format('%s on table %I.%I', n.privilege, s.nspname, c.relname)
+    FROM (VALUES ('SELECT', 'pgwh', 'subscriptions'), ('INSERT', 'pgwh', 'subscriptions'), ('UPDATE', 'pgwh', 'subscriptions'),
+        ('SELECT', 'pgwh_internal', 'installation')) n (privilege, schema, name)
+        JOIN pg_namespace s ON s.nspname = n.schema JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = n.name
+    WHERE NOT has_any_column_privilege(c.oid, n.privilege)
     UNION ALL
     SELECT 'EXECUTE on function ' || p.oid::regprocedure FROM pg_proc p
-    WHERE p.pronamespace = 'pgwh'::regnamespace AND p.proname IN ('home', 'installed', 'place', 'sees', 'table_keys')
+    WHERE p.pronamespace = 'pgwh_internal'::regnamespace AND p.proname IN ('home', 'installed', 'place', 'sees', 'table_keys')
         AND NOT has_function_privilege(p.oid, 'EXECUTE')) m";
 
 /// What the present role needs besides EXECUTE on a function that takes the name of a subscription.
 const MISSING_TO_READ: &str = "SELECT string_agg(what, ', ') FROM (
-    SELECT 'SELECT on table pgwh.subscriptions' AS what WHERE NOT has_any_column_privilege('pgwh.subscriptions', 'SELECT')
+    SELECT format('USAGE on schema %I', s.nspname) AS what FROM pg_namespace s
+    WHERE s.nspname = 'pgwh_internal' AND NOT has_schema_privilege(s.oid, 'USAGE')
     UNION ALL
-    SELECT 'EXECUTE on function pgwh.sees(text)' WHERE NOT has_function_privilege('pgwh.sees(text)', 'EXECUTE')) m";
+    SELECT 'SELECT on table pgwh.subscriptions' WHERE NOT has_any_column_privilege('pgwh.subscriptions', 'SELECT')
+    UNION ALL
+    SELECT 'EXECUTE on function ' || p.oid::regprocedure FROM pg_proc p
+    WHERE p.pronamespace = 'pgwh_internal'::regnamespace AND p.proname = 'sees' AND NOT has_function_privilege(p.oid, 'EXECUTE')) m";
 
 /// Refuses a role that cannot subscribe.
 pub fn require() -> Result<(), Error> {

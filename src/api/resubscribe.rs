@@ -16,7 +16,7 @@ const SETTINGS: &str = "
     SELECT to_jsonb(r)::text FROM (
         SELECT tables, event_types, filter, changed, columns, exclude_columns, transform, route, format, headers, batch_size,
             batch_wait, ordering, key_columns, timeout, max_in_flight, rate_limit, retry_schedule, retention, compress, origin,
-            enabled, paused, disabled_reason, home = pgwh.home() AS armed
+            enabled, paused, disabled_reason, home = pgwh_internal.home() AS armed
         FROM pgwh.subscriptions WHERE name = $1) r";
 
 /// Settings that differ between `$1` and `$2`, both as JSON, and are the default in `$2`: name and value in `$1`.

@@ -218,7 +218,7 @@ fn notice_of_waiting(not_ready: NotReady) {
 fn oldest_transaction() -> Option<(String, String)> {
     let found = as_owner(|| {
         Ok(Spi::connect(|client| {
-            let rows = client.select("SELECT who, cure FROM pgwh.oldest_transaction()", Some(1), &[])?;
+            let rows = client.select("SELECT who, next_step FROM pgwh.oldest_transaction()", Some(1), &[])?;
             let Some(row) = rows.into_iter().next() else { return Ok(None) };
             Ok::<_, pgrx::spi::Error>(row.text(1)?.zip(row.text(2)?))
         })?)
@@ -375,7 +375,7 @@ fn unsubscribe(name: Option<Text>) -> Result<i64, ErrorReport> {
 /// How many events of a subscription are pending, as the journal has it.
 fn pending_in_journal(id: i64) -> Result<i64, Error> {
     let count = as_owner(|| {
-        let query = "SELECT count(*) FROM pgwh.pending_deliveries() WHERE subscription_id = $1";
+        let query = "SELECT count(*) FROM pgwh_internal.pending_deliveries() WHERE subscription_id = $1";
         Ok(Spi::connect(|client| client.select(query, Some(1), &[id.into()])?.first().get_one::<i64>())?)
     })?;
     Ok(count.unwrap_or_default())

@@ -35,7 +35,7 @@ pub fn keys_of<'a>(names: impl Iterator<Item = &'a TableName> + Clone) -> Result
     let mut keys: HashSet<i64> = literals.collect();
     let query = format!(
         "SELECT DISTINCT t.pattern FROM pgwh.subscriptions, pg_catalog.unnest(tables) t (pattern)
-         WHERE pgwh.table_keys(tables) OPERATOR(pg_catalog.&&) '{{{WILDCARD}}}' AND {HAS_CONDITIONS}
+         WHERE pgwh_internal.table_keys(tables) OPERATOR(pg_catalog.&&) '{{{WILDCARD}}}' AND {HAS_CONDITIONS}
            AND pg_catalog.strpos(t.pattern, '*') OPERATOR(pg_catalog.>) 0"
     );
     Spi::connect(|client| {

@@ -50,7 +50,7 @@ pub unsafe fn check(node: *mut pg_sys::Node) {
     }
 }
 
-/// The first table of the extension's schema among the relation and, of a view, what it reads.
+/// The first of the extension's tables among the relation and, of a view, what it reads.
 fn table_of_ours(relation: pg_sys::Oid) -> spi::Result<Option<String>> {
     const QUERY: &str = "
         WITH RECURSIVE locked AS (
@@ -61,11 +61,11 @@ fn table_of_ours(relation: pg_sys::Oid) -> spi::Result<Option<String>> {
                 JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
                     AND d.objid OPERATOR(pg_catalog.=) r.oid
                     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass)
-        SELECT pg_catalog.format('pgwh.%I', c.relname)
+        SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
         FROM locked l
             JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-        WHERE n.nspname OPERATOR(pg_catalog.=) 'pgwh' AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}')
+        WHERE n.nspname OPERATOR(pg_catalog.=) ANY ('{pgwh,pgwh_internal}') AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}')
         ORDER BY c.relname LIMIT 1";
     Spi::connect(|client| {
         let found = client.select(QUERY, Some(1), &[relation.into()])?;

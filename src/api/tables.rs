@@ -240,7 +240,7 @@ fn all_tables(most: Option<i64>) -> Result<Vec<(pg_sys::Oid, TableName)>, Error>
             "SELECT c.oid, pg_catalog.nameout(n.nspname), pg_catalog.nameout(c.relname)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
              WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}') AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
-               AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND n.nspname OPERATOR(pg_catalog.<>) 'pgwh'
+               AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pgwh,pgwh_internal}')
              LIMIT $1",
             None,
             &[most.into()],
@@ -262,7 +262,9 @@ pub fn check(stored: &str) -> Result<(), Error> {
     let pattern =
         TablePattern::parse(stored).map_err(|error| Error::Pattern(stored.to_owned(), error.to_string()))?;
     match pattern.schema.literal() {
-        Some("pgwh") => return Err(Error::NotATable(stored.to_owned(), "a table of pgstream_hooks itself")),
+        Some("pgwh" | "pgwh_internal") => {
+            return Err(Error::NotATable(stored.to_owned(), "a table of pgstream_hooks itself"));
+        }
         Some(schema) if SYSTEM_SCHEMAS.contains(&schema) && pattern.literal().is_none() => {
             return Err(Error::NotATable(stored.to_owned(), "a system catalog"));
         }

@@ -238,10 +238,10 @@ fn texts<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Result<Opti
     Ok(array.map(|array| array.iter().map(|text| text.map(String::from)).collect()))
 }
 
-/// The installation that this is, see `pgwh.installed()`.
+/// The installation that this is, see `pgwh_internal.installed()`.
 fn installed() -> Result<String, Error> {
-    Spi::connect(|client| client.select("SELECT pgwh.installed()", Some(1), &[])?.first().text(1))?
-        .ok_or_else(|| Error::Internal("pgwh.installation has no row".to_owned()))
+    Spi::connect(|client| client.select("SELECT pgwh_internal.installed()", Some(1), &[])?.first().text(1))?
+        .ok_or_else(|| Error::Internal("pgwh_internal.installation has no row".to_owned()))
 }
 
 /// A subscription is given to nobody whom the user can't act as.

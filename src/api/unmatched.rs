@@ -79,7 +79,7 @@ fn instead(stored: &[String], unmatched: &[Unmatched]) -> Option<String> {
 }
 
 impl Judgement {
-    /// As a row of `pgwh.tables_problem`.
+    /// As a row of `pgwh_internal.tables_problem`.
     pub fn row(&self) -> Row {
         Row::with_capacity(5)
             .and(Text::from(self.problem.as_str()))

@@ -117,9 +117,9 @@ struct Job {
 
 /// Of the subscription `$1`: what is open and not paused, and the backfills that have failed and that no later one has replaced.
 const OPEN: &str = "
-    SELECT 'backfill', r.id FROM pgwh.backfill_requests r
+    SELECT 'backfill', r.id FROM pgwh_internal.backfill_requests r
     WHERE r.subscription_id = $1 AND (r.state IN ('waiting', 'running') OR r.state = 'failed' AND NOT EXISTS (
-        SELECT FROM pgwh.backfill_requests l
+        SELECT FROM pgwh_internal.backfill_requests l
         WHERE l.subscription_id = $1 AND l.id > r.id AND l.tables @> r.tables
             AND (l.filter IS NULL OR l.filter = r.filter) AND l.start IS NULL AND l.state NOT IN ('failed', 'cancelled')))
     UNION ALL
@@ -128,7 +128,7 @@ const OPEN: &str = "
 /// Of these, the first that is not done; `$3`: nor cancelled.
 const NOT_DONE: &str = "
     SELECT j.kind, j.id, j.state, j.reason FROM (
-        SELECT 'backfill', r.id, r.state, r.reason FROM pgwh.backfill_requests r WHERE r.id = ANY ($1)
+        SELECT 'backfill', r.id, r.state, r.reason FROM pgwh_internal.backfill_requests r WHERE r.id = ANY ($1)
         UNION ALL
         SELECT 'replay', p.id, p.state, p.reason FROM pgwh.replays p WHERE p.id = ANY ($2)) j (kind, id, state, reason)
     WHERE j.state <> 'done' AND (j.state <> 'cancelled' OR $3)
@@ -142,7 +142,7 @@ impl Jobs {
             are_named: backfill.is_some() || replay.is_some(),
         };
         for (kind, table, id) in
-            [("backfill", "pgwh.backfill_requests", backfill), ("replay", "pgwh.replays", replay)]
+            [("backfill", "pgwh_internal.backfill_requests", backfill), ("replay", "pgwh.replays", replay)]
         {
             if let Some(id) = id
                 && !belongs(table, id, subscription)?
@@ -241,7 +241,7 @@ fn with_latest_snapshot<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<
 fn is_live(id: i64) -> Result<bool, pgrx::spi::Error> {
     Spi::connect(|client| {
         let live = client.select(
-            "SELECT enabled AND NOT paused AND home OPERATOR(pg_catalog.=) pgwh.home() FROM pgwh.subscriptions
+            "SELECT enabled AND NOT paused AND home OPERATOR(pg_catalog.=) pgwh_internal.home() FROM pgwh.subscriptions
              WHERE id OPERATOR(pg_catalog.=) $1",
             Some(1),
             &[id.into()],

@@ -61,7 +61,7 @@ pub struct Capture {
     system_identifier: u64,
     /// The oid of `pgwh.subscriptions`, whose changes are routing's own.
     subscriptions: pg_sys::Oid,
-    /// The oid of `pgwh.schema_changes`, whose new rows are events of their own kind.
+    /// The oid of `pgwh_internal.schema_changes`, whose new rows are events of their own kind.
     schema_changes: pg_sys::Oid,
     sealer: Sealer,
     router: Router,

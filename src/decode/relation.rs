@@ -64,7 +64,9 @@ impl CapturedRelation {
             let form = &*(*relation).rd_rel;
             let oid = (*relation).rd_id;
             let levels = lineage::of(oid);
-            let ours = levels.first().is_some_and(|level| level.name.schema == "pgwh");
+            let ours = levels
+                .first()
+                .is_some_and(|level| matches!(level.name.schema.as_str(), "pgwh" | "pgwh_internal"));
             let is_table = form.relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
                 || form.relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char;
             let routable = is_table && !ours;

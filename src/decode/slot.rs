@@ -244,7 +244,7 @@ fn read_subscriptions() -> Vec<(i64, Spec)> {
 pub fn read_image(at: Lsn) -> Vec<(i64, Spec)> {
     read_specs(&format!(
         "SELECT subscription_id, spec FROM (
-             SELECT DISTINCT ON (subscription_id) subscription_id, spec FROM pgwh.routing_image
+             SELECT DISTINCT ON (subscription_id) subscription_id, spec FROM pgwh_internal.routing_image
              WHERE lsn <= '{at}' ORDER BY subscription_id, lsn DESC) image
          WHERE spec <> ''"
     ))

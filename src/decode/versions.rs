@@ -11,7 +11,7 @@ use crate::event::TableName;
 pub struct SchemaVersions(HashMap<String, u64>);
 
 impl SchemaVersions {
-    /// Takes note of a change, by its id in `pgwh.schema_changes`.
+    /// Takes note of a change, by its id in `pgwh_internal.schema_changes`.
     pub fn note(&mut self, schema: &str, change: &str) {
         self.0.insert(schema.to_owned(), xxh3_64(change.as_bytes()));
     }

@@ -119,9 +119,9 @@ pub fn open_backfills() -> Vec<OpenBackfill> {
 
 fn end_orphans() -> Result<()> {
     Spi::run(
-        "UPDATE pgwh.backfill_requests SET state = 'cancelled', finished_at = clock_timestamp(),
+        "UPDATE pgwh_internal.backfill_requests SET state = 'cancelled', finished_at = clock_timestamp(),
              reason = 'the subscription is gone'
-         WHERE id IN (SELECT id FROM pgwh.backfill_requests r WHERE state IN ('waiting', 'running', 'paused')
+         WHERE id IN (SELECT id FROM pgwh_internal.backfill_requests r WHERE state IN ('waiting', 'running', 'paused')
              AND NOT EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = r.subscription_id)
              FOR UPDATE SKIP LOCKED)",
     )
@@ -130,8 +130,8 @@ fn end_orphans() -> Result<()> {
 fn read_open() -> Result<Vec<OpenBackfill>> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT r.id, r.subscription_id, r.state FROM pgwh.backfill_requests r
-             JOIN pgwh.subscriptions s ON s.id = r.subscription_id AND s.home = pgwh.home()
+            "SELECT r.id, r.subscription_id, r.state FROM pgwh_internal.backfill_requests r
+             JOIN pgwh.subscriptions s ON s.id = r.subscription_id AND s.home = pgwh_internal.home()
              WHERE r.state IN ('waiting', 'running', 'paused') ORDER BY r.id",
             None,
             &[],
@@ -165,10 +165,10 @@ pub enum StateNoted {
 pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -> StateNoted {
     let noted = Spi::connect_mut(|client| {
         let rows = client.update(
-            "UPDATE pgwh.backfill_requests SET state = $2, reason = $3,
+            "UPDATE pgwh_internal.backfill_requests SET state = $2, reason = $3,
                  started_at = CASE WHEN $2 = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
                  finished_at = CASE WHEN $2 IN ('done', 'cancelled', 'failed') THEN clock_timestamp() END
-             WHERE id IN (SELECT id FROM pgwh.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')
+             WHERE id IN (SELECT id FROM pgwh_internal.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')
                  FOR UPDATE SKIP LOCKED) RETURNING subscription_id",
             None,
             &[id.into(), state.word().into(), writer::text(reason)],
@@ -176,7 +176,7 @@ pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -
         if let Some(subscription) = if rows.is_empty() { None } else { rows.first().get_one::<i64>()? } {
             return Ok(StateNoted::Of(subscription));
         }
-        let open = "SELECT FROM pgwh.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')";
+        let open = "SELECT FROM pgwh_internal.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')";
         let is_over = client.select(open, Some(1), &[id.into()])?.is_empty();
         Ok(if is_over { StateNoted::Over } else { StateNoted::Locked })
     });
@@ -203,7 +203,7 @@ pub fn left_out(id: i64) -> Option<String> {
 /// there was one. Inside a transaction.
 pub fn without_tables(id: i64) -> Option<String> {
     let found = Spi::connect(|client| {
-        let read = "SELECT FROM pgwh.backfill_tables WHERE backfill_id = $1";
+        let read = "SELECT FROM pgwh_internal.backfill_tables WHERE backfill_id = $1";
         if !client.select(read, Some(1), &[id.into()])?.is_empty() {
             return Ok(None);
         }
@@ -230,7 +230,7 @@ pub fn without_tables(id: i64) -> Option<String> {
 /// What a backfill is to read, and what its subscription is about.
 fn patterns(client: &SpiClient<'_>, id: i64) -> Result<Option<(Vec<TablePattern>, Vec<TablePattern>)>> {
     let rows = client.select(
-        "SELECT r.tables, s.tables FROM pgwh.backfill_requests r
+        "SELECT r.tables, s.tables FROM pgwh_internal.backfill_requests r
          JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
         Some(1),
         &[id.into()],
@@ -252,9 +252,9 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
                  s.filter, r.filter, s.columns, s.exclude_columns,
                  CASE WHEN r.order_by IS NULL THEN s.key_columns ELSE s.key_columns || r.order_by END,
                  t.definition
-             FROM pgwh.backfill_requests r
+             FROM pgwh_internal.backfill_requests r
              JOIN pgwh.subscriptions s ON s.id = r.subscription_id
-             LEFT JOIN LATERAL (SELECT t.relation, t.position, t.definition FROM pgwh.backfill_tables t
+             LEFT JOIN LATERAL (SELECT t.relation, t.position, t.definition FROM pgwh_internal.backfill_tables t
                  WHERE t.backfill_id = r.id AND NOT t.done ORDER BY t.relation LIMIT 1) t ON true
              WHERE r.id = $1",
             Some(1),
@@ -297,10 +297,10 @@ pub fn add_backfill_tables(id: i64) -> bool {
 pub fn leave_out_of_backfill(id: i64, table: pg_sys::Oid, reason: &str) -> bool {
     let noted = Spi::connect_mut(|client| {
         let rows = client.update(
-            "UPDATE pgwh.backfill_tables t SET left_out = $3, done = true FROM pgwh.backfill_requests r
+            "UPDATE pgwh_internal.backfill_tables t SET left_out = $3, done = true FROM pgwh_internal.backfill_requests r
              WHERE t.backfill_id = $1 AND t.relation = $2 AND r.id = t.backfill_id AND t.rows_read = 0 AND NOT t.again
                  AND (cardinality(r.tables) > 1 OR strpos(r.tables[1], '*') > 0)
-                 AND EXISTS (SELECT FROM pgwh.backfill_tables o WHERE o.backfill_id = $1 AND o.relation <> $2
+                 AND EXISTS (SELECT FROM pgwh_internal.backfill_tables o WHERE o.backfill_id = $1 AND o.relation <> $2
                      AND o.left_out IS NULL AND NOT o.absent)
              RETURNING t.relation",
             None,
@@ -314,8 +314,8 @@ pub fn leave_out_of_backfill(id: i64, table: pg_sys::Oid, reason: &str) -> bool 
 fn try_add_tables(id: i64) -> Result<bool> {
     Spi::connect_mut(|client| {
         let rows = client.select(
-            "SELECT r.tables, s.tables, ARRAY(SELECT relation FROM pgwh.backfill_tables WHERE backfill_id = $1 AND NOT absent)
-             FROM pgwh.backfill_requests r JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
+            "SELECT r.tables, s.tables, ARRAY(SELECT relation FROM pgwh_internal.backfill_tables WHERE backfill_id = $1 AND NOT absent)
+             FROM pgwh_internal.backfill_requests r JOIN pgwh.subscriptions s ON s.id = r.subscription_id WHERE r.id = $1",
             Some(1),
             &[id.into()],
         )?;
@@ -328,7 +328,7 @@ fn try_add_tables(id: i64) -> Result<bool> {
             if !known.contains(&table.oid) {
                 any = true;
                 client.update(
-                    "INSERT INTO pgwh.backfill_tables (backfill_id, relation, table_name, estimate)
+                    "INSERT INTO pgwh_internal.backfill_tables (backfill_id, relation, table_name, estimate)
                      SELECT $1, c.oid, format('%I.%I', n.nspname, c.relname), $3
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2
                      ON CONFLICT (backfill_id, relation) DO UPDATE SET done = false, absent = false",
@@ -391,7 +391,7 @@ pub fn tables_of(
     let rows = client.select(
         "SELECT c.oid, format('%I.%I', n.nspname, c.relname)
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384 AND n.nspname <> 'pgwh'
+         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384 AND n.nspname NOT IN ('pgwh', 'pgwh_internal')
          ORDER BY c.oid",
         None,
         &[],
@@ -434,7 +434,7 @@ pub(super) fn write_step(client: &mut SpiClient<'_>, step: &BackfillStep) -> Res
     match &step.kind {
         // In another order the table is read from its start, and counted so.
         StepKind::Read { position, definition, read, sent, seconds } => client.update(
-            "UPDATE pgwh.backfill_tables SET done = $3 IS NULL AND NOT again, again = again AND $3 IS NOT NULL,
+            "UPDATE pgwh_internal.backfill_tables SET done = $3 IS NULL AND NOT again, again = again AND $3 IS NOT NULL,
                  position = $3, definition = $7,
                  rows_read = $4 + CASE WHEN definition IS DISTINCT FROM $7 THEN 0 ELSE rows_read END,
                  rows_sent = $5 + CASE WHEN definition IS DISTINCT FROM $7 THEN 0 ELSE rows_sent END,
@@ -452,13 +452,13 @@ pub(super) fn write_step(client: &mut SpiClient<'_>, step: &BackfillStep) -> Res
             ],
         ),
         StepKind::Absent => client.update(
-            "UPDATE pgwh.backfill_tables SET done = true, again = false, absent = true, position = NULL
+            "UPDATE pgwh_internal.backfill_tables SET done = true, again = false, absent = true, position = NULL
              WHERE backfill_id = $1 AND relation = $2",
             None,
             &[backfill, table],
         ),
         StepKind::Again => client.update(
-            "UPDATE pgwh.backfill_tables SET again = NOT done, done = false
+            "UPDATE pgwh_internal.backfill_tables SET again = NOT done, done = false
              WHERE backfill_id = $1 AND relation = $2 AND left_out IS NULL",
             None,
             &[backfill, table],

@@ -25,7 +25,7 @@ const MAX_LISTED: usize = 64;
 /// Where an event stands: its commit, and its place in the transaction.
 pub type Place = (Lsn, u64);
 
-/// Packed events, as a row of `pgwh.event_chunks` has them.
+/// Packed events, as a row of `pgwh_internal.event_chunks` has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// The number of its first delivery.

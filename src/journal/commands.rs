@@ -1,4 +1,4 @@
-//! What sessions ask of the dispatcher: rows of `pgwh.commands`, of which it is told when they are committed.
+//! What sessions ask of the dispatcher: rows of `pgwh_internal.commands`, of which it is told when they are committed.
 //!
 //! A command is deleted when what it asks for is done and journaled, so a restart in between does it again: each may
 //! come twice, and the second time changes nothing.
@@ -93,7 +93,7 @@ pub fn commands() -> Vec<Command> {
 fn read() -> Result<Vec<Command>> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT id, command, subscription_id, delivery_id, replay_id, backfill_id FROM pgwh.commands
+            "SELECT id, command, subscription_id, delivery_id, replay_id, backfill_id FROM pgwh_internal.commands
              WHERE command <> 'disable' ORDER BY id",
             None,
             &[],
@@ -131,7 +131,7 @@ pub fn begin_discards(ids: &[i64], last: DeliveryId) {
     check(
         "commands can't be written",
         Spi::run_with_args(
-            "UPDATE pgwh.commands SET delivery_id = $2
+            "UPDATE pgwh_internal.commands SET delivery_id = $2
              WHERE command = 'discard' AND delivery_id IS NULL AND subscription_id = ANY ($1)",
             &[ids.to_vec().into(), number_of(last).into()],
         ),
@@ -149,8 +149,8 @@ pub fn commands_done(commands: &[Command]) {
     check(
         "commands can't be deleted",
         Spi::run_with_args(
-            "DELETE FROM pgwh.commands WHERE id IN
-             (SELECT id FROM pgwh.commands WHERE id = ANY ($1) FOR UPDATE SKIP LOCKED)",
+            "DELETE FROM pgwh_internal.commands WHERE id IN
+             (SELECT id FROM pgwh_internal.commands WHERE id = ANY ($1) FOR UPDATE SKIP LOCKED)",
             &[ids.into()],
         ),
     );

@@ -20,20 +20,20 @@ pub const FORGOTTEN: &str = "forgotten";
 /// The rows that are read at once.
 const ROWS: i64 = 64;
 
-/// Columns of `pgwh.event_chunks`.
+/// Columns of `pgwh_internal.event_chunks`.
 mod event_chunk {
     pub const FIRST_ID: i16 = 2;
     pub const LAST_ID: i16 = 3;
     pub const BODY: i16 = 12;
 }
 
-/// Columns of `pgwh.outcome_chunks`.
+/// Columns of `pgwh_internal.outcome_chunks`.
 mod outcome_chunk {
     pub const SEQ: i16 = 2;
     pub const BODY: i16 = 11;
 }
 
-/// Columns of `pgwh.attempt_rows`.
+/// Columns of `pgwh_internal.attempt_rows`.
 mod attempt_row {
     pub const SEQ: i16 = 2;
     pub const ERROR: i16 = 10;
@@ -66,7 +66,7 @@ pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) 
     // The lock of the row is for the caller's rights: who may not update must not get further.
     let found = Spi::connect_mut(|client| {
         let rows = client.update(
-            "SELECT slice, last_id FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1 FOR UPDATE",
+            "SELECT slice, last_id FROM pgwh_internal.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1 FOR UPDATE",
             None,
             &[parameter(holding)],
         )?;
@@ -102,7 +102,7 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
         let rows = Spi::connect_mut(|client| {
             let mut chunks = Vec::new();
             for row in client.update(
-                "SELECT slice, seq, body FROM pgwh.outcome_chunks
+                "SELECT slice, seq, body FROM pgwh_internal.outcome_chunks
                  WHERE seq > $1 AND dead > 0 AND lowest_id <= $3 AND highest_id >= $2
                  ORDER BY seq LIMIT $4 FOR UPDATE",
                 None,
@@ -151,7 +151,7 @@ pub fn erase_attempts(deliveries: &BTreeSet<DeliveryId>) -> Result<(u64, BTreeSe
     let (mut found, mut owners) = (Vec::new(), BTreeSet::new());
     Spi::connect_mut(|client| {
         for row in client.update(
-            "SELECT slice, seq, subscription_id FROM pgwh.attempt_rows
+            "SELECT slice, seq, subscription_id FROM pgwh_internal.attempt_rows
              WHERE delivery_id = ANY ($1) AND (response IS NOT NULL OR error IS DISTINCT FROM $2) FOR UPDATE",
             None,
             &[ids.into(), FORGOTTEN.into()],
@@ -179,7 +179,7 @@ fn batches_with(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>> {
         let rows = Spi::connect(|client| {
             let mut count = 0;
             for row in client.select(
-                "SELECT seq, delivery_id, members FROM pgwh.attempt_rows
+                "SELECT seq, delivery_id, members FROM pgwh_internal.attempt_rows
                  WHERE seq > $1 AND members IS NOT NULL ORDER BY seq LIMIT $2",
                 None,
                 &[since.into(), ROWS.into()],
@@ -206,19 +206,19 @@ fn batches_with(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>> {
 pub fn erase_backfills(table: pg_sys::Oid, key: &[String]) -> Result<()> {
     const OF_TABLE: &str = "t.relation = $1 OR t.relation IN (SELECT relid FROM pg_partition_tree($1))";
     let reasons = format!(
-        "UPDATE pgwh.backfill_requests r SET reason = $2 WHERE r.state = 'failed' AND r.reason IS DISTINCT FROM $2
-             AND EXISTS (SELECT FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND ({OF_TABLE}))"
+        "UPDATE pgwh_internal.backfill_requests r SET reason = $2 WHERE r.state = 'failed' AND r.reason IS DISTINCT FROM $2
+             AND EXISTS (SELECT FROM pgwh_internal.backfill_tables t WHERE t.backfill_id = r.id AND ({OF_TABLE}))"
     );
     let conditions = format!(
-        "UPDATE pgwh.backfill_requests r
+        "UPDATE pgwh_internal.backfill_requests r
          SET filter = CASE WHEN r.filter IS NOT NULL THEN $2 END, start = CASE WHEN r.start IS NOT NULL THEN $2 END
          WHERE r.state IN ('done', 'cancelled') AND (r.filter <> $2 OR r.start <> $2)
-             AND EXISTS (SELECT FROM pgwh.backfill_tables t WHERE t.backfill_id = r.id AND ({OF_TABLE}))"
+             AND EXISTS (SELECT FROM pgwh_internal.backfill_tables t WHERE t.backfill_id = r.id AND ({OF_TABLE}))"
     );
     let positions = format!(
-        "UPDATE pgwh.backfill_tables t SET position = NULL
+        "UPDATE pgwh_internal.backfill_tables t SET position = NULL
          WHERE t.position IS NOT NULL AND ({OF_TABLE}) AND EXISTS (
-             SELECT FROM pgwh.backfill_requests r WHERE r.id = t.backfill_id AND (r.state IN ('done', 'cancelled')
+             SELECT FROM pgwh_internal.backfill_requests r WHERE r.id = t.backfill_id AND (r.state IN ('done', 'cancelled')
                  OR r.state IN ('failed', 'paused') AND convert_from(t.position, 'UTF8')::jsonb ?& $2))"
     );
     Spi::run_with_args(&reasons, &[table.into(), FORGOTTEN.into()])?;

@@ -28,15 +28,15 @@ const LOOK: &str = "
         SELECT s.subscription_id, s.state = 'error' AS is_error, CASE WHEN s.state = 'error' THEN s.reason END AS reason
         FROM pgwh.status s WHERE s.subscription_id > $1 ORDER BY s.subscription_id LIMIT $2
     ), ended AS (
-        DELETE FROM pgwh.error_states e USING seen s WHERE e.subscription_id = s.subscription_id AND NOT s.is_error
+        DELETE FROM pgwh_internal.error_states e USING seen s WHERE e.subscription_id = s.subscription_id AND NOT s.is_error
         RETURNING e.subscription_id
     ), gone AS (
-        DELETE FROM pgwh.error_states e
+        DELETE FROM pgwh_internal.error_states e
         WHERE NOT EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = e.subscription_id)
     ), begun AS (
-        INSERT INTO pgwh.error_states (subscription_id, reason)
+        INSERT INTO pgwh_internal.error_states (subscription_id, reason)
         SELECT s.subscription_id, s.reason FROM seen s
-        WHERE s.is_error AND NOT EXISTS (SELECT FROM pgwh.error_states e WHERE e.subscription_id = s.subscription_id)
+        WHERE s.is_error AND NOT EXISTS (SELECT FROM pgwh_internal.error_states e WHERE e.subscription_id = s.subscription_id)
         ON CONFLICT DO NOTHING RETURNING subscription_id, reason
     )
     SELECT 'begun', subscription_id, reason FROM begun

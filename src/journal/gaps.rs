@@ -24,7 +24,7 @@ pub(super) fn note(versions: &[Version]) -> Result<bool> {
         &ids,
     )?;
     let known = these(
-        "SELECT subscription_id FROM pgwh.routing_image WHERE subscription_id = ANY ($1)
+        "SELECT subscription_id FROM pgwh_internal.routing_image WHERE subscription_id = ANY ($1)
          GROUP BY subscription_id HAVING count(*) > 1",
         &ids,
     )?;
@@ -60,12 +60,12 @@ pub(super) fn locked(ids: &[i64]) -> Result<HashSet<i64>> {
         "SELECT subscription_id FROM (
              SELECT subscription_id FROM pgwh.gaps WHERE to_lsn IS NULL AND subscription_id = ANY ($1)
              UNION ALL
-             SELECT subscription_id FROM pgwh.commands WHERE command = 'discard' AND subscription_id = ANY ($1)) a
+             SELECT subscription_id FROM pgwh_internal.commands WHERE command = 'discard' AND subscription_id = ANY ($1)) a
          EXCEPT ALL
          SELECT subscription_id FROM (SELECT subscription_id FROM pgwh.gaps
              WHERE to_lsn IS NULL AND subscription_id = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED) g
          EXCEPT ALL
-         SELECT subscription_id FROM (SELECT subscription_id FROM pgwh.commands
+         SELECT subscription_id FROM (SELECT subscription_id FROM pgwh_internal.commands
              WHERE command = 'discard' AND subscription_id = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED) c",
         ids,
     )
@@ -87,7 +87,7 @@ fn open_if_it_was_enabled(subscription: i64, from: Lsn) -> Result<()> {
         "INSERT INTO pgwh.gaps (subscription_id, from_lsn, reason)
          SELECT $1, $2::pg_lsn,
              coalesce((SELECT s.disabled_reason FROM pgwh.subscriptions s WHERE s.id = $1), 'it was disabled')
-         WHERE (SELECT v.spec::jsonb ->> 'enabled' FROM pgwh.routing_image v
+         WHERE (SELECT v.spec::jsonb ->> 'enabled' FROM pgwh_internal.routing_image v
                 WHERE v.subscription_id = $1 AND v.lsn < $2::pg_lsn AND v.spec <> '' ORDER BY v.lsn DESC LIMIT 1) = 'true'
            AND NOT EXISTS (SELECT FROM pgwh.gaps g WHERE g.subscription_id = $1 AND g.relation IS NULL
                 AND g.from_lsn <= $2::pg_lsn AND (g.to_lsn IS NULL OR g.to_lsn > $2::pg_lsn))",
@@ -112,12 +112,12 @@ fn read_again(ended: Vec<(i64, Option<u32>)>) -> Result<()> {
     let (ids, tables): (Vec<i64>, Vec<Option<i64>>) =
         ended.into_iter().map(|(id, table)| (id, table.map(i64::from))).unzip();
     Spi::run_with_args(
-        "UPDATE pgwh.backfill_tables t SET again = NOT t.done, done = false
-         FROM pgwh.backfill_requests r, unnest($1, $2) e (subscription_id, relation)
+        "UPDATE pgwh_internal.backfill_tables t SET again = NOT t.done, done = false
+         FROM pgwh_internal.backfill_requests r, unnest($1, $2) e (subscription_id, relation)
          WHERE r.id = t.backfill_id AND r.state NOT IN ('done', 'cancelled') AND r.subscription_id = e.subscription_id
              AND (t.done OR t.position IS NOT NULL)
              AND (e.relation IS NULL OR t.relation = e.relation::oid
-                 OR t.relation = ANY (pgwh.tables_below(e.relation::oid)))",
+                 OR t.relation = ANY (pgwh_internal.tables_below(e.relation::oid)))",
         &[ids.into(), tables.into()],
     )
 }
@@ -144,7 +144,7 @@ pub fn known_gaps(start: Lsn) -> KnownGaps {
             known.open.extend(id.zip(table).zip(row.text(3)?).map(|((id, table), name)| (id, table, name)));
         }
         // The journal is read only where log was lost, and a table may have left the log in it.
-        let logged = "SELECT DISTINCT e.relation::bigint FROM pgwh.event_chunks c, LATERAL pgwh.unpack_events(c.first_id, c.body) e
+        let logged = "SELECT DISTINCT e.relation::bigint FROM pgwh_internal.event_chunks c, LATERAL pgwh_internal.unpack_events(c.first_id, c.body) e
                       WHERE EXISTS (SELECT FROM pgwh.gaps g WHERE g.lost AND g.to_lsn >= $1::pg_lsn)
                           AND EXISTS (SELECT FROM pg_class r WHERE r.relpersistence = 'u' AND r.relkind = 'r')
                           AND e.relation IN (SELECT r.oid FROM pg_class r WHERE r.relpersistence = 'u')";
@@ -153,10 +153,10 @@ pub fn known_gaps(start: Lsn) -> KnownGaps {
         }
         let captured = format!(
             "SELECT DISTINCT u.subscription_id, e.relation::bigint, e.schema_name, e.table_name
-             FROM (SELECT first_id, body FROM pgwh.event_chunks
+             FROM (SELECT first_id, body FROM pgwh_internal.event_chunks
                    WHERE EXISTS (SELECT FROM pgwh.gaps g WHERE g.lost AND g.to_lsn >= $1::pg_lsn)
                    ORDER BY last_id DESC LIMIT {MAX_CHUNKS_READ}) c,
-                 LATERAL pgwh.unpack_events(c.first_id, c.body) e, unnest(e.subscription_ids) u (subscription_id)
+                 LATERAL pgwh_internal.unpack_events(c.first_id, c.body) e, unnest(e.subscription_ids) u (subscription_id)
              WHERE e.relation IN (SELECT r.oid FROM pg_class r WHERE r.relkind = 'r')
                  AND e.action IN ('insert', 'update', 'delete', 'truncate')"
         );
@@ -274,13 +274,13 @@ pub(super) fn lost(high: Lsn, to: Lsn, given_up: bool) -> Result<Vec<Gap>> {
             "INSERT INTO pgwh.gaps (subscription_id, from_lsn, to_lsn, until, lost, reason)
              SELECT s.id, known.lsn, $2::pg_lsn, clock_timestamp(), true, CASE
                  WHEN $3 THEN 'the server gave the replication slot up'
-                 WHEN split_part(i.home, '/', 3) <> split_part(pgwh.home(), '/', 3)
+                 WHEN split_part(i.home, '/', 3) <> split_part(pgwh_internal.home(), '/', 3)
                      THEN 'pg_upgrade did not bring the replication slot along'
-                 WHEN i.home <> pgwh.home() THEN 'this server was promoted, restored or copied without the replication slot'
+                 WHEN i.home <> pgwh_internal.home() THEN 'this server was promoted, restored or copied without the replication slot'
                  ELSE 'the replication slot was dropped' END
-             FROM pgwh.subscriptions s, pgwh.installation i,
-                 (SELECT greatest(max(v.lsn), $1::pg_lsn + 1) AS lsn FROM pgwh.routing_image v HAVING count(*) > 0) known
-             WHERE s.enabled AND starts_with(s.home, pgwh.installed() || '/') AND known.lsn < $2::pg_lsn
+             FROM pgwh.subscriptions s, pgwh_internal.installation i,
+                 (SELECT greatest(max(v.lsn), $1::pg_lsn + 1) AS lsn FROM pgwh_internal.routing_image v HAVING count(*) > 0) known
+             WHERE s.enabled AND starts_with(s.home, pgwh_internal.installed() || '/') AND known.lsn < $2::pg_lsn
              ON CONFLICT DO NOTHING RETURNING subscription_id, reason",
             None,
             &[high.to_string().into(), to.to_string().into(), given_up.into()],

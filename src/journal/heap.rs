@@ -6,17 +6,18 @@
 //!
 //! Nothing is released when an ERROR passes through: the end of the transaction does that.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum};
 
+use super::own_tables;
 use crate::decode::raw;
 
 /// A value of a column; none for NULL.
 pub type Value = Option<Datum>;
 
-/// A table of the schema `pgwh` that is open for rows to be read and written. Inside a transaction.
+/// One of the extension's tables that is open for rows to be read and written. Inside a transaction.
 pub struct Table {
     relation: pg_sys::Relation,
     /// What maintains the indexes; made for the first row that is inserted.
@@ -268,16 +269,11 @@ unsafe fn with_relation<T>(oid: pg_sys::Oid, action: impl FnOnce(pg_sys::Relatio
     }
 }
 
-/// The oid of a table of the schema `pgwh`, which has to be there.
+/// The oid of one of the extension's tables, which has to exist.
 fn table_oid(name: &str) -> pg_sys::Oid {
-    let c_name = CString::new(name).unwrap_or_default();
-    let schema: &CStr = c"pgwh";
-    // SAFETY: syscache look-ups in a transaction.
-    let oid = unsafe {
-        pg_sys::get_relname_relid(c_name.as_ptr(), pg_sys::get_namespace_oid(schema.as_ptr(), false))
-    };
+    let oid = own_tables::oid_of(&CString::new(name).unwrap_or_default());
     if oid == pg_sys::InvalidOid {
-        pgrx::error!("pgstream_hooks: pgwh.{name} is not there");
+        pgrx::error!("pgstream_hooks: table {name} does not exist");
     }
     oid
 }

@@ -23,7 +23,7 @@ pub(super) fn store(versions: &[Version]) -> Result<()> {
     let specs: Vec<Text> =
         versions.iter().map(|version| version.spec.clone().unwrap_or_default().into()).collect();
     Spi::run_with_args(
-        "INSERT INTO pgwh.routing_image (subscription_id, lsn, spec)
+        "INSERT INTO pgwh_internal.routing_image (subscription_id, lsn, spec)
          SELECT DISTINCT ON (id, lsn) id, lsn::pg_lsn, spec
          FROM unnest($1, $2, $3) WITH ORDINALITY AS version (id, lsn, spec, n) ORDER BY id, lsn, n DESC
          ON CONFLICT (subscription_id, lsn) DO UPDATE SET spec = EXCLUDED.spec",
@@ -32,13 +32,13 @@ pub(super) fn store(versions: &[Version]) -> Result<()> {
 }
 
 pub(super) fn forget() -> Result<()> {
-    Spi::run("DELETE FROM pgwh.routing_image")
+    Spi::run("DELETE FROM pgwh_internal.routing_image")
 }
 
 pub(super) fn prune(confirmed: Lsn) -> Result<()> {
     Spi::run_with_args(
-        "DELETE FROM pgwh.routing_image old USING (
-             SELECT subscription_id, max(lsn) AS lsn FROM pgwh.routing_image
+        "DELETE FROM pgwh_internal.routing_image old USING (
+             SELECT subscription_id, max(lsn) AS lsn FROM pgwh_internal.routing_image
              WHERE lsn <= $1::pg_lsn GROUP BY subscription_id) now
          WHERE old.subscription_id = now.subscription_id
            AND (old.lsn < now.lsn OR old.lsn = now.lsn AND old.spec = '')",

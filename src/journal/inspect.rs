@@ -26,7 +26,7 @@ const LOOKED_UP: usize = 500;
 pub fn delivery(wanted: DeliveryId) -> Result<Option<(Entry, Target)>> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT first_id, body FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
+            "SELECT first_id, body FROM pgwh_internal.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
             Some(1),
             &[parameter(wanted)],
         )?;
@@ -47,7 +47,7 @@ pub fn first_delivery(event: &EventId, subscription: i64) -> Result<Option<Deliv
     let found = Spi::connect(|client| {
         // Events are journaled in the order of their commits and places.
         let rows = client.select(
-            "SELECT first_id, body FROM pgwh.event_chunks WHERE (last_lsn, last_ordinal) >= ($1, $2)
+            "SELECT first_id, body FROM pgwh_internal.event_chunks WHERE (last_lsn, last_ordinal) >= ($1, $2)
              ORDER BY last_lsn, last_ordinal LIMIT 1",
             Some(1),
             &[writer::lsn(event.commit_lsn), (event.ordinal as i64).into()],
@@ -88,7 +88,7 @@ pub fn oldest(from: DeliveryId) -> Result<Option<Oldest>> {
         let rows = client.select(
             "SELECT first_id, first_lsn::text,
                  (extract(epoch FROM first_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
-             FROM pgwh.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
+             FROM pgwh_internal.event_chunks WHERE last_id >= $1 ORDER BY last_id LIMIT 1",
             Some(1),
             &[parameter(from)],
         )?;
@@ -106,14 +106,19 @@ pub fn last_before_time(before: Timestamp) -> Result<Option<Commit>> {
     commit(
         "last_lsn",
         "last_at",
-        "pgwh.event_chunks WHERE last_at < $1 ORDER BY last_at DESC, last_id DESC",
+        "pgwh_internal.event_chunks WHERE last_at < $1 ORDER BY last_at DESC, last_id DESC",
         &[writer::time(before)],
     )
 }
 
 /// The last event that went with a slice that was cleared. None when none was.
 pub fn last_recycled() -> Result<Option<Commit>> {
-    commit("before_lsn", "before_at", "pgwh.slices WHERE generation IS NOT NULL ORDER BY generation", &[])
+    commit(
+        "before_lsn",
+        "before_at",
+        "pgwh_internal.slices WHERE generation IS NOT NULL ORDER BY generation",
+        &[],
+    )
 }
 
 fn commit(lsn: &str, at: &str, from: &str, values: &[DatumWithOid<'_>]) -> Result<Option<Commit>> {
@@ -155,7 +160,7 @@ pub fn last_until_lsn(until: Lsn) -> Result<Option<DeliveryId>> {
 }
 
 fn edge(column: &str, condition: &str, bound: DatumWithOid<'_>) -> Result<Option<DeliveryId>> {
-    let query = format!("SELECT {column} FROM pgwh.event_chunks WHERE {condition}, last_id LIMIT 1");
+    let query = format!("SELECT {column} FROM pgwh_internal.event_chunks WHERE {condition}, last_id LIMIT 1");
     Spi::connect(|client| {
         let mut found = None;
         for row in client.select(query.as_str(), Some(1), &[bound])? {
@@ -171,7 +176,7 @@ pub fn from_the_newest(mut take: impl FnMut(Entry) -> std::ops::ControlFlow<()>)
     loop {
         let chunks = Spi::connect(|client| {
             let rows = client.select(
-                "SELECT first_id, last_id, body FROM pgwh.event_chunks
+                "SELECT first_id, last_id, body FROM pgwh_internal.event_chunks
                  WHERE last_id < $1 ORDER BY last_id DESC LIMIT $2",
                 None,
                 &[before.into(), CHUNKS.into()],
@@ -206,7 +211,7 @@ pub fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
         Spi::connect(|client| {
             let rows = client.select(
                 "SELECT DISTINCT ON (c.seq) c.body FROM unnest($1) AS wanted (id)
-                     JOIN pgwh.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
+                     JOIN pgwh_internal.outcome_chunks c ON int8range(c.lowest_id, c.highest_id, '[]') @> wanted.id
                  ORDER BY c.seq",
                 None,
                 &[numbers.into()],
@@ -226,7 +231,7 @@ pub fn outcomes(ids: &[DeliveryId]) -> Result<Vec<Outcome>> {
 /// Hands out the outcomes in rows that meet the condition, which is SQL, in the order of the rows.
 pub fn each_outcome(condition: &str, mut take: impl FnMut(&Outcome)) -> Result<()> {
     let query = format!(
-        "SELECT seq, body FROM pgwh.outcome_chunks WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
+        "SELECT seq, body FROM pgwh_internal.outcome_chunks WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
     );
     let mut since = 0;
     loop {
@@ -265,7 +270,7 @@ pub fn retried_in_replay(id: DeliveryId) -> Result<Option<i64>> {
     }
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT subscription_id FROM pgwh.attempt_rows
+            "SELECT subscription_id FROM pgwh_internal.attempt_rows
              WHERE delivery_id = $1 AND replay IS NOT NULL LIMIT 1",
             Some(1),
             &[parameter(id)],
@@ -292,7 +297,7 @@ pub fn last_attempts(ids: &[DeliveryId]) -> Result<HashMap<DeliveryId, LastAttem
     let numbers: Vec<i64> = ids.iter().map(|id| id.0 as i64).collect();
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT DISTINCT ON (delivery_id) delivery_id, status_code, error FROM pgwh.attempt_rows
+            "SELECT DISTINCT ON (delivery_id) delivery_id, status_code, error FROM pgwh_internal.attempt_rows
              WHERE delivery_id = ANY ($1) ORDER BY delivery_id, seq DESC",
             None,
             &[numbers.into()],

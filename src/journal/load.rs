@@ -75,7 +75,7 @@ pub(super) fn now() -> Timestamp {
 fn last_event() -> Result<Option<(DeliveryId, Option<Place>)>> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT last_id, last_lsn::text, last_ordinal FROM pgwh.event_chunks ORDER BY last_id DESC LIMIT 1",
+            "SELECT last_id, last_lsn::text, last_ordinal FROM pgwh_internal.event_chunks ORDER BY last_id DESC LIMIT 1",
             Some(1),
             &[],
         )?;
@@ -91,7 +91,7 @@ fn last_event() -> Result<Option<(DeliveryId, Option<Place>)>> {
 fn last_checkpoint() -> Result<Checkpoint> {
     Spi::connect(|client| {
         let mut checkpoint = Checkpoint { sequence: 0, last: DeliveryId(0), all_from: 0 };
-        let last = "SELECT seq, last_id, all_from FROM pgwh.positions ORDER BY seq DESC LIMIT 1";
+        let last = "SELECT seq, last_id, all_from FROM pgwh_internal.positions ORDER BY seq DESC LIMIT 1";
         for row in client.select(last, Some(1), &[])? {
             checkpoint = Checkpoint {
                 sequence: row.get(1)?.unwrap_or_default(),
@@ -106,8 +106,8 @@ fn last_checkpoint() -> Result<Checkpoint> {
 fn last_in_sequence() -> Result<i64> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT greatest(0, (SELECT max(seq) FROM pgwh.outcome_chunks),
-                 (SELECT max(seq) FROM pgwh.attempt_rows), (SELECT max(seq) FROM pgwh.positions))",
+            "SELECT greatest(0, (SELECT max(seq) FROM pgwh_internal.outcome_chunks),
+                 (SELECT max(seq) FROM pgwh_internal.attempt_rows), (SELECT max(seq) FROM pgwh_internal.positions))",
             Some(1),
             &[],
         )?;
@@ -122,7 +122,7 @@ type Stood = (i64, Option<Position>);
 fn positions(all_from: i64, now: Timestamp) -> Result<(Vec<Stood>, usize)> {
     const QUERY: &str = "SELECT seq, body,
             (extract(epoch FROM written_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
-        FROM pgwh.positions WHERE seq > $1 ORDER BY seq LIMIT $2";
+        FROM pgwh_internal.positions WHERE seq > $1 ORDER BY seq LIMIT $2";
     let (mut last, mut read) = (HashMap::new(), 0);
     paged(QUERY, all_from - 1, |row| {
         let body: Vec<u8> = row.get(2)?.unwrap_or_default();
@@ -148,7 +148,7 @@ fn positions(all_from: i64, now: Timestamp) -> Result<(Vec<Stood>, usize)> {
 }
 
 fn apply_arrivals(restart: &mut Restart, since: DeliveryId) -> Result<()> {
-    const QUERY: &str = "SELECT last_id, first_id, body FROM pgwh.event_chunks
+    const QUERY: &str = "SELECT last_id, first_id, body FROM pgwh_internal.event_chunks
         WHERE last_id > $1 ORDER BY last_id LIMIT $2";
     paged(QUERY, since.0 as i64, |row| {
         let body: Vec<u8> = row.get(3)?.unwrap_or_default();
@@ -171,7 +171,7 @@ fn apply_attempts(restart: &mut Restart, since: i64, now: Timestamp) -> Result<(
     const QUERY: &str = "SELECT seq, subscription_id, delivery_id, members, attempt,
         (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000 + duration_ms::numeric * 1000)::bigint,
         (extract(epoch FROM next_attempt_at - started_at) * 1000000 - duration_ms::numeric * 1000)::bigint
-        FROM pgwh.attempt_rows WHERE seq > $1 AND replay IS NULL AND next_attempt_at IS NOT NULL
+        FROM pgwh_internal.attempt_rows WHERE seq > $1 AND replay IS NULL AND next_attempt_at IS NOT NULL
         ORDER BY seq LIMIT $2";
     paged(QUERY, since, |row| {
         let first = id(row.get(3)?);
@@ -205,7 +205,8 @@ pub(super) fn unpack_members(
 }
 
 fn apply_outcomes(restart: &mut Restart, since: i64) -> Result<()> {
-    const QUERY: &str = "SELECT seq, body FROM pgwh.outcome_chunks WHERE seq > $1 ORDER BY seq LIMIT $2";
+    const QUERY: &str =
+        "SELECT seq, body FROM pgwh_internal.outcome_chunks WHERE seq > $1 ORDER BY seq LIMIT $2";
     paged(QUERY, since, |row| {
         let body: Vec<u8> = row.get(2)?.unwrap_or_default();
         intact(outcome::unpack(&body)).iter().for_each(|outcome| restart.finished(outcome));

@@ -36,6 +36,8 @@ mod load;
 #[cfg(feature = "server")]
 mod notifications;
 #[cfg(feature = "server")]
+pub mod own_tables;
+#[cfg(feature = "server")]
 mod parts;
 #[cfg(feature = "server")]
 mod pending;

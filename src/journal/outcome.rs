@@ -81,7 +81,7 @@ impl Outcome {
     }
 }
 
-/// Packed outcomes, as a row of `pgwh.outcome_chunks` has them.
+/// Packed outcomes, as a row of `pgwh_internal.outcome_chunks` has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutcomeChunk {
     /// The lowest number of a delivery in it.

@@ -121,7 +121,7 @@ fn read(client: &SpiClient<'_>) -> Result<Vec<Part>> {
                          WHERE o.indrelid = p.indexed AND o.indisreplident ORDER BY a.attname)
                  ORDER BY i.indexrelid LIMIT 1) END, 'FULL')
          FROM flawed p JOIN pg_class c ON c.oid = p.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname <> 'pgwh' ORDER BY p.oid",
+         WHERE n.nspname NOT IN ('pgwh', 'pgwh_internal') ORDER BY p.oid",
         None,
         &[],
     )?;

@@ -103,7 +103,7 @@ impl PendingDeliveries {
         let before = self.read;
         Spi::connect(|client| {
             let rows = client.select(
-                "SELECT first_id, last_id, body FROM pgwh.event_chunks WHERE last_id > $1 ORDER BY last_id LIMIT $2",
+                "SELECT first_id, last_id, body FROM pgwh_internal.event_chunks WHERE last_id > $1 ORDER BY last_id LIMIT $2",
                 None,
                 &[number(before.0), CHUNKS.into()],
             )?;

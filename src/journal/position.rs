@@ -8,7 +8,7 @@ use crate::dispatch::{Counts, DeliveryId, Mode, Pending, Position};
 /// The bytes of positions in a row at which it is complete, so that it stays on one page (8160 bytes).
 const BODY: usize = 7000;
 
-/// Positions of several subscriptions, as a row of `pgwh.positions` has them.
+/// Positions of several subscriptions, as a row of `pgwh_internal.positions` has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PositionChunk {
     /// How many.

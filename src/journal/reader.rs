@@ -299,7 +299,7 @@ fn read_rows(
                 let query = format!(
                     "SELECT first_id, last_id,
                          CASE WHEN subscriptions IS NULL OR $2 IS NULL OR subscriptions && $2 THEN body END
-                     FROM pgwh.event_chunks_{slice} WHERE last_id > $1 ORDER BY last_id LIMIT $3"
+                     FROM pgwh_internal.event_chunks_{slice} WHERE last_id > $1 ORDER BY last_id LIMIT $3"
                 );
                 let types = [pg_sys::INT8OID, pg_sys::INT8ARRAYOID, pg_sys::INT8OID].map(PgOid::from);
                 plan.insert(client.prepare(query.as_str(), &types)?.keep())

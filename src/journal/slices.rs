@@ -16,7 +16,7 @@ use crate::dispatch::DeliveryId;
 /// The tables that are sliced.
 pub(super) const TABLES: [&str; 4] = ["event_chunks", "outcome_chunks", "attempt_rows", "positions"];
 
-/// Reads what `pgwh.slices` says.
+/// Reads what `pgwh_internal.slices` says.
 pub(super) fn read() -> Result<Slices> {
     let mut slices = Slices::default();
     Spi::connect(|client| {
@@ -24,11 +24,11 @@ pub(super) fn read() -> Result<Slices> {
             "SELECT slice, generation, first_id, before_lsn::text, before_ordinal,
                      (extract(epoch FROM opened_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
                      (extract(epoch FROM done_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
-                     pg_table_size(format('pgwh.event_chunks_%s', slice)::regclass)
-                         + pg_table_size(format('pgwh.outcome_chunks_%s', slice)::regclass),
-                     pg_relation_size(format('pgwh.event_chunks_%s', slice)::regclass)
-                         + pg_relation_size(format('pgwh.outcome_chunks_%s', slice)::regclass) > 0
-                 FROM pgwh.slices WHERE generation IS NOT NULL ORDER BY generation",
+                     pg_table_size(format('pgwh_internal.event_chunks_%s', slice)::regclass)
+                         + pg_table_size(format('pgwh_internal.outcome_chunks_%s', slice)::regclass),
+                     pg_relation_size(format('pgwh_internal.event_chunks_%s', slice)::regclass)
+                         + pg_relation_size(format('pgwh_internal.outcome_chunks_%s', slice)::regclass) > 0
+                 FROM pgwh_internal.slices WHERE generation IS NOT NULL ORDER BY generation",
             None,
             &[],
         )?;
@@ -121,9 +121,9 @@ fn tell_opened(slice: &Slice, generation: i64) -> Result<()> {
         None => (None, None),
     };
     Spi::run_with_args(
-        "UPDATE pgwh.slices SET generation = $2, opened_at = clock_timestamp(), done_at = NULL, first_id = $3,
+        "UPDATE pgwh_internal.slices SET generation = $2, opened_at = clock_timestamp(), done_at = NULL, first_id = $3,
              before_lsn = CASE WHEN $5 IS NOT NULL THEN $4 END, before_ordinal = $5,
-             before_at = coalesce((SELECT max(last_at) FROM pgwh.event_chunks), (SELECT max(before_at) FROM pgwh.slices))
+             before_at = coalesce((SELECT max(last_at) FROM pgwh_internal.event_chunks), (SELECT max(before_at) FROM pgwh_internal.slices))
          WHERE slice = $1",
         &[
             slice.number.into(),
@@ -137,7 +137,7 @@ fn tell_opened(slice: &Slice, generation: i64) -> Result<()> {
 
 fn tell_done(slices: &[i16], at: i64) -> Result<()> {
     Spi::run_with_args(
-        "UPDATE pgwh.slices SET done_at = $2 WHERE slice = ANY ($1)",
+        "UPDATE pgwh_internal.slices SET done_at = $2 WHERE slice = ANY ($1)",
         &[slices.to_vec().into(), super::writer::time(crate::event::Timestamp(at))],
     )
 }
@@ -148,7 +148,7 @@ fn empty(number: i16) -> Result<bool> {
         return Ok(false);
     }
     Spi::run_with_args(
-        "UPDATE pgwh.slices SET generation = NULL, opened_at = NULL, done_at = NULL, first_id = NULL,
+        "UPDATE pgwh_internal.slices SET generation = NULL, opened_at = NULL, done_at = NULL, first_id = NULL,
              before_lsn = NULL, before_ordinal = NULL, before_at = NULL WHERE slice = $1",
         &[number.into()],
     )?;

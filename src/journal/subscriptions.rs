@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pgrx::spi::{Result, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
+use super::own_tables;
 use super::tables::check;
 use crate::decode::text::{Text, argument, strings};
 use crate::dispatch::PerSecond;
@@ -100,15 +101,15 @@ const QUERY: &str = "
            extract(epoch FROM s.retention)::float8 AS retention, s.enabled AND d.id IS NULL AS enabled, s.paused,
            coalesce(s.disabled_reason, d.reason) AS disabled_reason,
            s.home <> here.home
-               OR EXISTS (SELECT FROM pgwh.commands c WHERE c.command = 'discard' AND c.subscription_id = s.id) AS held,
+               OR EXISTS (SELECT FROM pgwh_internal.commands c WHERE c.command = 'discard' AND c.subscription_id = s.id) AS held,
            k.secret, k.previous_secret, extract(epoch FROM k.previous_until)::float8 AS previous_until,
            k.headers AS hidden_headers, k.client_certificate,
            s.transform, s.route, s.compress IS NOT NULL AS compress, s.owner,
            s.owner = (SELECT r.rolname FROM pg_roles r WHERE r.oid = 10) AS is_trusted
-    FROM (SELECT pgwh.home() AS home, pgwh.installed() || '/' AS installed OFFSET 0) here
+    FROM (SELECT pgwh_internal.home() AS home, pgwh_internal.installed() || '/' AS installed OFFSET 0) here
         JOIN pgwh.subscriptions s ON starts_with(s.home, here.installed)
         LEFT JOIN pgwh.secrets k ON k.subscription_id = s.id
-        LEFT JOIN pgwh.commands d ON d.command = 'disable' AND d.subscription_id = s.id AND coalesce(d.url, s.url) = s.url
+        LEFT JOIN pgwh_internal.commands d ON d.command = 'disable' AND d.subscription_id = s.id AND coalesce(d.url, s.url) = s.url
     WHERE true";
 
 /// All subscriptions of this installation; a disabled one sends what was committed before, a held one nothing. Inside a transaction.
@@ -123,7 +124,8 @@ pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
 
 /// Whether all subscriptions were copied with their database, so that no change is captured for any. Inside a transaction.
 pub fn are_all_copies() -> bool {
-    let query = "SELECT NOT bool_or(starts_with(s.home, pgwh.installed() || '/')) FROM pgwh.subscriptions s";
+    let query =
+        "SELECT NOT bool_or(starts_with(s.home, pgwh_internal.installed() || '/')) FROM pgwh.subscriptions s";
     let found = Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<bool>());
     check("subscriptions cannot be read", found).unwrap_or_default()
 }
@@ -132,8 +134,7 @@ pub fn are_all_copies() -> bool {
 pub fn keep_subscriptions_as_they_are() -> bool {
     // SAFETY: catalog look-ups inside a transaction, which the lock is kept for.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), false);
-        let table = pg_sys::get_relname_relid(c"subscriptions".as_ptr(), schema);
+        let table = own_tables::oid_of(c"subscriptions");
         pg_sys::ConditionalLockRelationOid(table, pg_sys::ShareLock as _)
     }
 }
@@ -149,7 +150,7 @@ pub fn disable(id: i64, reason: &str) -> bool {
     );
     check("a subscription cannot be disabled", done);
     let noted = note_disable(
-        "INSERT INTO pgwh.commands (command, subscription_id, reason, url)
+        "INSERT INTO pgwh_internal.commands (command, subscription_id, reason, url)
          SELECT 'disable', id, $2, url FROM pgwh.subscriptions WHERE id = $1 AND enabled",
         id,
         reason,
@@ -160,7 +161,7 @@ pub fn disable(id: i64, reason: &str) -> bool {
 /// Notes that a subscription is disabled while its table can't even be read. Inside a transaction.
 pub fn note_disabled(id: i64, reason: &str) {
     note_disable(
-        "INSERT INTO pgwh.commands (command, subscription_id, reason) VALUES ('disable', $1, $2)",
+        "INSERT INTO pgwh_internal.commands (command, subscription_id, reason) VALUES ('disable', $1, $2)",
         id,
         reason,
     );
@@ -188,16 +189,16 @@ pub fn write_disables() -> (Vec<i64>, bool) {
 fn try_disables() -> Result<(Vec<i64>, bool)> {
     Spi::connect_mut(|client| {
         client.update(
-            "UPDATE pgwh.subscriptions s SET enabled = false, disabled_reason = c.reason FROM pgwh.commands c
+            "UPDATE pgwh.subscriptions s SET enabled = false, disabled_reason = c.reason FROM pgwh_internal.commands c
              WHERE c.command = 'disable' AND s.id = c.subscription_id AND coalesce(c.url, s.url) = s.url AND s.id IN (
                  SELECT l.id FROM pgwh.subscriptions l WHERE l.enabled AND l.id IN (
-                     SELECT d.subscription_id FROM pgwh.commands d WHERE d.command = 'disable')
+                     SELECT d.subscription_id FROM pgwh_internal.commands d WHERE d.command = 'disable')
                  FOR NO KEY UPDATE SKIP LOCKED)",
             None,
             &[],
         )?;
         let rows = client.update(
-            "DELETE FROM pgwh.commands WHERE id IN (SELECT c.id FROM pgwh.commands c
+            "DELETE FROM pgwh_internal.commands WHERE id IN (SELECT c.id FROM pgwh_internal.commands c
                  WHERE c.command = 'disable' AND NOT EXISTS (SELECT FROM pgwh.subscriptions s
                      WHERE s.id = c.subscription_id AND s.enabled AND coalesce(c.url, s.url) = s.url)
                  FOR UPDATE SKIP LOCKED) RETURNING subscription_id",
@@ -206,7 +207,7 @@ fn try_disables() -> Result<(Vec<i64>, bool)> {
         )?;
         let done = rows.map(|row| Ok(row.get::<i64>(1)?.unwrap_or_default())).collect::<Result<_>>()?;
         let rows = client.select(
-            "SELECT EXISTS (SELECT FROM pgwh.commands WHERE command = 'disable')",
+            "SELECT EXISTS (SELECT FROM pgwh_internal.commands WHERE command = 'disable')",
             Some(1),
             &[],
         )?;

@@ -1,6 +1,6 @@
 //! System events: what the workers have to say of subscriptions, as messages in the log for those who ask for it.
 //!
-//! SQL decides who gets one (`pgwh.system_event`), so that a role hears of no subscription that it may not see.
+//! SQL decides who gets one (`pgwh_internal.system_event`), so that a role hears of no subscription that it may not see.
 
 use pgrx::Spi;
 use pgrx::spi::{Error, Result};
@@ -33,7 +33,7 @@ pub fn tell_of(events: &[SystemEvent]) {
     let reasons: Vec<Option<Text>> =
         events.iter().map(|event| event.reason.clone().map(Text::from)).collect();
     let told = write(
-        "SELECT pgwh.system_event(e.kind, e.subscription_id, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        "SELECT pgwh_internal.system_event(e.kind, e.subscription_id, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
              'delivery_id', e.delivery_id, 'error_class', e.error_class, 'reason', e.reason)))
          FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY e (kind, subscription_id, delivery_id, error_class, reason, n)
          ORDER BY e.n",
@@ -46,7 +46,7 @@ pub fn tell_of(events: &[SystemEvent]) {
 pub fn tell_of_gaps() {
     let told = write(
         "WITH untold AS (UPDATE pgwh.gaps SET told = true WHERE NOT told RETURNING *)
-         SELECT pgwh.system_event('pgwh.gap', u.subscription_id, pg_catalog.jsonb_build_object(
+         SELECT pgwh_internal.system_event('pgwh.gap', u.subscription_id, pg_catalog.jsonb_build_object(
              'from_lsn', u.from_lsn, 'to_lsn', u.to_lsn, 'reason', u.reason)
              OPERATOR(pg_catalog.||) pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('table', u.table_name)))
          FROM untold u ORDER BY u.subscription_id, u.from_lsn",

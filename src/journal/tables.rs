@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::gaps::{self, Gap, TableGapChange};
 use super::image::{self, Version};
-use super::schema_changes;
+use super::{own_tables, schema_changes};
 use crate::decode::plugin::DO_NOT_REPLICATE;
 use crate::decode::raw;
 use crate::decode::subtransaction::Raised;
@@ -79,7 +79,8 @@ pub fn with_tables<T>(action: impl FnOnce(pg_sys::Oid) -> T) -> Option<T> {
 
 /// Notes the name of the slot that is to be made. Inside a transaction.
 pub fn note_slot_name(name: &str) {
-    let noted = pgrx::Spi::run_with_args("UPDATE pgwh.installation SET slot_name = $1", &[argument(name)]);
+    let noted =
+        pgrx::Spi::run_with_args("UPDATE pgwh_internal.installation SET slot_name = $1", &[argument(name)]);
     check("the name of the replication slot cannot be noted", noted);
 }
 
@@ -92,8 +93,7 @@ pub const SESSION_TABLES: [&CStr; 6] =
 pub fn lock_session_tables() {
     // SAFETY: catalog look-ups inside a transaction, whose end releases the locks.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), true);
-        let oids = SESSION_TABLES.iter().map(|table| pg_sys::get_relname_relid(table.as_ptr(), schema));
+        let oids = SESSION_TABLES.iter().map(|table| own_tables::oid_of(table));
         let there = oids.filter(|oid| *oid != pg_sys::InvalidOid);
         there.for_each(|oid| pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as _));
     }
@@ -109,11 +109,7 @@ pub fn holder_of_session_tables() -> Option<(String, String, String)> {
                  WHERE l.granted AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation = ANY ($1)
                      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())";
     let read = || {
-        // SAFETY: catalog look-ups inside a transaction.
-        let oids: Vec<pg_sys::Oid> = unsafe {
-            let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), true);
-            SESSION_TABLES.iter().map(|table| pg_sys::get_relname_relid(table.as_ptr(), schema)).collect()
-        };
+        let oids: Vec<pg_sys::Oid> = SESSION_TABLES.iter().map(|table| own_tables::oid_of(table)).collect();
         pgrx::Spi::connect(|client| {
             let rows = client.select(query, Some(1), &[oids.into()])?;
             if rows.is_empty() { Ok((None, None, None)) } else { rows.first().get_three() }
@@ -147,9 +143,8 @@ pub fn unless_locked<T>(mode: u32, tables: &[&CStr], action: impl FnOnce(pg_sys:
 fn lock_now(mode: u32, tables: &[&CStr]) -> bool {
     // SAFETY: catalog look-ups inside a transaction; a relation that is not there is not locked.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgwh".as_ptr(), true);
         tables.iter().all(|table| {
-            let oid = pg_sys::get_relname_relid(table.as_ptr(), schema);
+            let oid = own_tables::oid_of(table);
             oid == pg_sys::InvalidOid || pg_sys::ConditionalLockRelationOid(oid, mode as _)
         })
     }

@@ -42,11 +42,11 @@ pub fn arm() -> bool {
 fn note_evidence() -> pgrx::spi::Result<()> {
     Spi::run_with_args(
         "WITH noted AS (
-             UPDATE pgwh.installation i SET evidence = $1 FROM pgwh.installation before
+             UPDATE pgwh_internal.installation i SET evidence = $1 FROM pgwh_internal.installation before
              WHERE before.id = i.id AND i.evidence IS DISTINCT FROM $1
              RETURNING string_to_array(before.evidence, ' ', '-') AS before, string_to_array($1, ' ', '-') AS now)
          UPDATE pgwh.subscriptions s SET home = s.home || '/moved' FROM noted
-         WHERE $2 AND s.home = pgwh.home() AND (before[3] <> now[3] OR before[1] = now[1] AND before[2] <> now[2])",
+         WHERE $2 AND s.home = pgwh_internal.home() AND (before[3] <> now[3] OR before[1] = now[1] AND before[2] <> now[2])",
         &[place::evidence().into(), place::heeds_evidence().into()],
     )
 }
@@ -54,8 +54,8 @@ fn note_evidence() -> pgrx::spi::Result<()> {
 /// Arms here what was armed in the cluster that this one replicated; whether rows are left that are locked.
 fn go_on() -> pgrx::spi::Result<bool> {
     Spi::connect_mut(|client| {
-        let homes = "SELECT i.home, pgwh.home() FROM pgwh.installation i
-                     WHERE i.home <> pgwh.home() AND starts_with(i.home, pgwh.installed() || '/')";
+        let homes = "SELECT i.home, pgwh_internal.home() FROM pgwh_internal.installation i
+                     WHERE i.home <> pgwh_internal.home() AND starts_with(i.home, pgwh_internal.installed() || '/')";
         let rows = client.select(homes, Some(1), &[])?;
         if rows.is_empty() {
             return Ok(false);
@@ -78,13 +78,13 @@ fn go_on() -> pgrx::spi::Result<bool> {
             return Ok(true);
         }
         // Last, since what is left is found by it.
-        client.update("UPDATE pgwh.installation SET home = $1", None, &[now.into()])?;
+        client.update("UPDATE pgwh_internal.installation SET home = $1", None, &[now.into()])?;
         Ok(false)
     })
 }
 
 fn held() -> pgrx::spi::Result<i64> {
-    let query = "SELECT count(*) FROM pgwh.subscriptions WHERE home <> pgwh.home()";
+    let query = "SELECT count(*) FROM pgwh.subscriptions WHERE home <> pgwh_internal.home()";
     let count = Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<i64>());
     Ok(count?.unwrap_or_default())
 }

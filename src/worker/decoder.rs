@@ -182,11 +182,11 @@ fn acquire_slot(database: &Database, name: &CString, queue: &mut Sender) -> Opti
 pub struct Installation {
     /// Drawn at CREATE EXTENSION.
     pub id: String,
-    /// `pgwh.installed()`.
+    /// `pgwh_internal.installed()`.
     pub installed: String,
     /// The oid of `pgwh.subscriptions`.
     pub subscriptions: pg_sys::Oid,
-    /// The oid of `pgwh.schema_changes`.
+    /// The oid of `pgwh_internal.schema_changes`.
     pub schema_changes: pg_sys::Oid,
     /// What seals messages of our own.
     pub message_key: String,
@@ -207,9 +207,9 @@ impl Installation {
         let read = || -> pgrx::spi::Result<Option<Installation>> {
             pgrx::Spi::connect(|client| {
                 let rows = client.select(
-                    "SELECT i.id::text, pgwh.installed(), 'pgwh.subscriptions'::regclass::oid,
-                         'pgwh.schema_changes'::regclass::oid, k.key, i.slot_name
-                     FROM pgwh.installation i, pgwh.message_key k",
+                    "SELECT i.id::text, pgwh_internal.installed(), 'pgwh.subscriptions'::regclass::oid,
+                         'pgwh_internal.schema_changes'::regclass::oid, k.key, i.slot_name
+                     FROM pgwh_internal.installation i, pgwh_internal.message_key k",
                     Some(1),
                     &[],
                 )?;
@@ -227,8 +227,8 @@ impl Installation {
         };
         match read() {
             Ok(Some(installation)) => installation,
-            Ok(None) => pgrx::error!("pgwh.installation or pgwh.message_key has no row"),
-            Err(error) => pgrx::error!("pgwh.installation can't be read: {error}"),
+            Ok(None) => pgrx::error!("pgwh_internal.installation or pgwh_internal.message_key has no row"),
+            Err(error) => pgrx::error!("pgwh_internal.installation can't be read: {error}"),
         }
     }
 }

@@ -75,8 +75,8 @@ pub struct Figures {
 /// A word in shared memory.
 pub type Text = [u8; WORD_BYTES];
 
-/// The word for the mode of one whose endpoint fails as a whole.
-pub const OPEN: &str = "open";
+/// The mode of a subscription whose endpoint fails as a whole.
+pub const SUSPENDED: &str = "suspended";
 
 /// The longest word.
 const WORD_BYTES: usize = 24;
@@ -111,7 +111,7 @@ impl Figures {
 
     /// Whether the endpoint fails as a whole.
     pub fn is_open(&self) -> bool {
-        self.mode.starts_with(OPEN.as_bytes())
+        self.mode.starts_with(SUSPENDED.as_bytes())
     }
 
     /// What limits its speed; none if nothing does.

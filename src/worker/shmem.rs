@@ -197,7 +197,7 @@ pub struct Database {
     pub tests_asked: AtomicBool,
     /// The segments of those who wait for a test, 0 where there is none.
     pub tests: [AtomicU32; MOST_TESTS],
-    /// Somebody committed commands for the dispatcher: read `pgwh.commands`.
+    /// Somebody committed commands for the dispatcher: read `pgwh_internal.commands`.
     pub commands: AtomicBool,
     /// The pair is to end: set by who quiesces and by a dispatcher that leaves.
     pub stop: AtomicBool,

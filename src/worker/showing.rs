@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashSet;
 
 use super::clock::Clock;
-use super::figures::{Figures, OPEN, Publisher};
+use super::figures::{Figures, Publisher, SUSPENDED};
 use super::files;
 use super::sending::Payload;
 use crate::dispatch::{Bottleneck, Engine, Mode, SubscriptionId};
@@ -138,7 +138,7 @@ fn mode_word(mode: Mode) -> &'static str {
     match mode {
         Mode::Live => "",
         Mode::Draining | Mode::Paused | Mode::Stopped => "draining",
-        Mode::Open => OPEN,
+        Mode::Open => SUSPENDED,
     }
 }
 

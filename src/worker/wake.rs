@@ -52,7 +52,7 @@ pub fn recheck_at_commit() {
     AT_COMMIT.set(AtCommit { recheck: true, ..AT_COMMIT.get() });
 }
 
-/// Has the dispatcher read `pgwh.commands` when the present transaction commits.
+/// Has the dispatcher read `pgwh_internal.commands` when the present transaction commits.
 pub fn tell_dispatcher_at_commit() {
     AT_COMMIT.set(AtCommit { commands: true, ..AT_COMMIT.get() });
 }

@@ -68,7 +68,7 @@ fn a_backfill_that_starts_somewhere_has_no_known_total() {
 fn more_rows_than_estimated_are_no_hundred_percent() {
     let (cluster, receiver) = stage();
     let id = held_up(&cluster, &receiver, "ANALYZE t", "");
-    cluster.sql(&format!("UPDATE pgwh.backfill_tables SET estimate = 1 WHERE backfill_id = {id}"));
+    cluster.sql(&format!("UPDATE pgwh_internal.backfill_tables SET estimate = 1 WHERE backfill_id = {id}"));
     assert_eq!(figures(&cluster), [None, None, None]);
     receiver.behave(|_: &Request| Reply::status(200));
     cluster.sql("SELECT pgwh.cancel_backfill(1)");

@@ -264,7 +264,9 @@ fn leaves_and_comes_back(name: &str, tables: &str, other: &str, leave: &str, com
     receiver.wait_for(2, PATIENCE).unwrap();
     cluster.sql(leave);
     receiver.behave(Script::default());
-    cluster.wait_true(&format!("SELECT bool_or(absent) FROM pgwh.backfill_tables WHERE backfill_id = {id}"));
+    cluster.wait_true(&format!(
+        "SELECT bool_or(absent) FROM pgwh_internal.backfill_tables WHERE backfill_id = {id}"
+    ));
     cluster.sql(come_back);
     holder.batch_execute("ROLLBACK").unwrap();
     done(&cluster, &id);

@@ -145,7 +145,7 @@ impl Stage {
         }
         let late = self.cluster.column(&format!(
             "SELECT name FROM pgwh.subscriptions
-             WHERE enabled AND NOT paused AND current_setting('pgwh.enabled')::bool AND home = pgwh.home() AND url NOT LIKE '%/down%'
+             WHERE enabled AND NOT paused AND current_setting('pgwh.enabled')::bool AND home = pgwh_internal.home() AND url NOT LIKE '%/down%'
                AND NOT pgwh.wait(name, '{} s')",
             PATIENCE.as_secs()
         ));

@@ -21,14 +21,14 @@ fn one_denial_names_all_that_a_caller_by_name_lacks() {
     {
         let function = call.split('(').next().unwrap();
         cluster.sql(&format!(
-            "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pgwh'::regnamespace
+            "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE pronamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace)
                  AND proname = '{function}' LOOP EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO app', f); END LOOP; END $$"
         ));
         let refusal = app.refused(&format!("SELECT pgwh.{call}"));
         assert_eq!(refusal.message, "permission denied to read subscriptions", "{call}: {refusal:?}");
         assert_eq!(
             refusal.detail,
-            "Role \"app\" lacks SELECT on table pgwh.subscriptions, EXECUTE on function pgwh.sees(text)."
+            "Role \"app\" lacks USAGE on schema pgwh_internal, SELECT on table pgwh.subscriptions, EXECUTE on function pgwh_internal.sees(text)."
         );
         for command in commands(&refusal.hint) {
             cluster.sql(&format!("BEGIN; {command} ROLLBACK"));
@@ -105,7 +105,7 @@ fn each_function_suggests_the_name_that_was_meant() {
                      WHEN 'pg_lsn'::regtype THEN '0/1' WHEN 'jsonb'::regtype THEN '{}' ELSE 'now' END, t::regtype), '' ORDER BY n)
              FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY a (t, n)
              WHERE n BETWEEN 2 AND p.pronargs - p.pronargdefaults)
-         FROM pg_proc p WHERE p.pronamespace = 'pgwh'::regnamespace AND p.proargtypes[0] = 'text'::regtype
+         FROM pg_proc p WHERE p.pronamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND p.proargtypes[0] = 'text'::regtype
              AND p.proargnames[1] IN ('name', 'subscription')",
     );
     assert!(functions.len() >= 12, "{functions:?}");
@@ -142,10 +142,10 @@ fn mistakes_in_other_calls_get_the_recorded_messages() {
         ),
         "CREATE ROLE app LOGIN",
         "CREATE ROLE other LOGIN",
-        "GRANT USAGE ON SCHEMA pgwh TO other",
+        "GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO other",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO other",
-        "GRANT SELECT ON pgwh.installation TO other",
-        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO other",
+        "GRANT SELECT ON pgwh_internal.installation TO other",
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO other",
         "CREATE ROLE trusted LOGIN",
         "GRANT USAGE ON SCHEMA pgwh TO trusted",
         "GRANT EXECUTE ON FUNCTION pgwh.subscribe TO trusted",

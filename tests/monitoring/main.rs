@@ -57,7 +57,7 @@ fn stage() -> (Cluster, Receiver) {
     cluster.wait_status("refuses", "dead = 1 AND pending = 0");
     cluster.sql("SELECT pgwh.replay('well', since => now() - interval '1 hour')");
     cluster.wait_true("SELECT done = 20 FROM pgwh.replays");
-    cluster.wait_status("away", "mode = 'open'");
+    cluster.wait_status("away", "mode = 'suspended'");
     (cluster, receiver)
 }
 

@@ -20,7 +20,7 @@ fn gone_from_every_view(cluster: &Cluster) {
         "pgwh.replays",
         "pgwh.backfills",
         "pgwh.gaps",
-        "pgwh.commands",
+        "pgwh_internal.commands",
     ];
     for view in views {
         cluster
@@ -92,7 +92,7 @@ fn an_error_that_quotes_a_forgotten_row_is_forgotten_too() {
     cluster.sql("SELECT pgwh.forget('people', '{\"id\": 2}')");
     // As the manual has it.
     cluster.sql("VACUUM FULL people");
-    cluster.sql("VACUUM FULL pgwh.event_chunks, pgwh.outcome_chunks, pgwh.attempt_rows, pgwh.backfill_requests, pgwh.backfill_tables");
+    cluster.sql("VACUUM FULL pgwh_internal.event_chunks, pgwh_internal.outcome_chunks, pgwh_internal.attempt_rows, pgwh_internal.backfill_requests, pgwh_internal.backfill_tables");
     cluster.sql("CHECKPOINT");
     assert_eq!(files_with(&cluster.data().join("base"), JANE.as_bytes()), Vec::<String>::new());
     cluster.sql("INSERT INTO people VALUES (5, '5')");
@@ -152,8 +152,7 @@ fn a_backfill_keeps_nothing_of_a_forgotten_row() {
         id
     });
     let quoting = "SELECT count(*) FROM pgwh.backfills WHERE reason LIKE '%jane.q%'";
-    let standing =
-        "SELECT count(*) FROM pgwh.backfill_tables WHERE convert_from(position, 'UTF8') LIKE '%jane.q%'";
+    let standing = "SELECT count(*) FROM pgwh_internal.backfill_tables WHERE convert_from(position, 'UTF8') LIKE '%jane.q%'";
     assert_eq!([quoting, standing].map(|query| cluster.value(query)), ["2", "2"]);
     cluster.sql(&format!("SELECT pgwh.cancel_backfill({})", backfills[0]));
     cluster.wait_true(&format!("SELECT state = 'cancelled' FROM pgwh.backfills WHERE id = {}", backfills[0]));

@@ -176,7 +176,7 @@ fn move_journal(cluster: &Cluster, disk: &SmallDisk) {
     let moves = cluster.column(
         "SELECT format('ALTER %s %s SET TABLESPACE small', CASE c.relkind WHEN 'r' THEN 'TABLE' ELSE 'INDEX' END, c.oid::regclass)
          FROM pg_class c JOIN pg_inherits ON inhrelid = c.oid
-         WHERE c.relnamespace = 'pgwh'::regnamespace AND c.relkind IN ('r', 'i')",
+         WHERE c.relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND c.relkind IN ('r', 'i')",
     );
     assert!(!moves.is_empty(), "the journal has slices");
     cluster.sql(&moves.join("; "));

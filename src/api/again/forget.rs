@@ -67,7 +67,7 @@ fn forget(
 /// Refuses a role that may not rewrite the journal: nobody but superusers and the owner of the extension.
 fn require_privilege() -> Result<(), Error> {
     let may = with_plain_names(|| {
-        let query = "SELECT has_table_privilege('pgwh.event_chunks', 'UPDATE')";
+        let query = "SELECT has_table_privilege('pgwh_internal.event_chunks', 'UPDATE')";
         Ok(Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<bool>())?)
     })?;
     if may == Some(true) { Ok(()) } else { Err(Error::MayNotErase) }

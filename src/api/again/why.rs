@@ -324,7 +324,7 @@ impl Asked {
         let mut gaps = gaps()?;
         Ok(Spi::connect(|client| {
             let rows = client.select(
-                "SELECT id, name, tables, event_types, enabled, home = pgwh.home(),
+                "SELECT id, name, tables, event_types, enabled, home = pgwh_internal.home(),
                      (extract(epoch FROM created_at - '2000-01-01 00:00:00+00') * 1000000)::bigint,
                      (extract(epoch FROM updated_at - '2000-01-01 00:00:00+00') * 1000000)::bigint, filter, changed, origin = 'local'
                  FROM pgwh.subscriptions ORDER BY id",

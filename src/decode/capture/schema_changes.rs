@@ -1,4 +1,4 @@
-//! Changes of the schema: new rows of `pgwh.schema_changes`, in which event triggers note what commands did.
+//! Changes of the schema: new rows of `pgwh_internal.schema_changes`, in which event triggers note what commands did.
 
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -41,7 +41,7 @@ impl From<&Noted> for Place {
 }
 
 impl Capture {
-    /// A row of `pgwh.schema_changes`; returns the objects that it is about. Only the extension writes any, so it needs no seal.
+    /// A row of `pgwh_internal.schema_changes`; returns the objects that it is about. Only the extension writes any, so it needs no seal.
     ///
     /// # Safety
     /// Called from a change callback with its relation and the new tuple.

@@ -41,7 +41,7 @@ pub struct Source {
     pub database: String,
     /// The name of the machine that the server runs on.
     pub host: String,
-    /// `pgwh.installation.id`: the same for as long as the extension is there.
+    /// `pgwh_internal.installation.id`: the same for as long as the extension is there.
     pub installation: u128,
 }
 

@@ -12,7 +12,7 @@ CREATE TABLE shop.parted_1 PARTITION OF shop.parted FOR VALUES FROM (1) TO (10);
 -- The least that is needed; the rest has defaults.
 SELECT pgwh.subscribe('https://example.com/all') AS all_id \gset
 SELECT regexp_replace(name, '-[0-9a-f]{8}$', '-<digest>') AS name, url, tables, event_types, headers, timeout, max_in_flight, enabled, owner = current_user AS mine,
-  home = pgwh.home() AS here FROM pgwh.subscriptions WHERE id = :all_id;
+  home = pgwh_internal.home() AS here FROM pgwh.subscriptions WHERE id = :all_id;
 SELECT columns, exclude_columns, batch_size, batch_wait, ordering, retry_schedule, retention, paused, disabled_reason
 FROM pgwh.subscriptions WHERE id = :all_id;
 
