@@ -5,7 +5,7 @@ mod memory;
 mod proxies;
 
 use authority::Authority;
-use harness::{Cluster, PATIENCE, Receiver};
+use harness::{Cluster, PATIENCE, Receiver, eventually};
 
 fn stage() -> (Cluster, Receiver, Authority) {
     let cluster = Cluster::with_extension();
@@ -55,4 +55,29 @@ fn an_endpoint_that_asks_who_is_calling_takes_what_comes_with_the_certificate_of
         "1",
         "nothing is lost"
     );
+}
+
+#[test]
+fn a_ca_file_counts_from_the_reload_at_which_it_can_be_read() {
+    let (cluster, receiver, first) = stage();
+    let second = Authority::new();
+    trust(&cluster, &first);
+    let mut made = 0;
+    // A server of its own each time, so that there is no connection yet.
+    let mut ping = |authority: &Authority| {
+        made += 1;
+        let url = format!("https://{}/{made}", authority.guard(&receiver, false));
+        cluster.sql(&format!("SELECT pgwh.subscribe('{url}', name => '{made}')"));
+        cluster.value(&format!("SELECT coalesce(status::text, error_class) FROM pgwh.test('{made}')"))
+    };
+    assert_eq!((ping(&first), ping(&second)), ("200".to_owned(), "tls".to_owned()));
+    let file = cluster.write_private("authority.pem", "no certificate\n");
+    cluster.reload();
+    let told = format!("WARNING:  pgstream_hooks: pgwh.ca_file \"{}\" cannot be used: ", file.display());
+    eventually("a WARNING in the log", || cluster.log().contains(&told).then_some(()));
+    assert_eq!((ping(&first), ping(&second)), ("200".to_owned(), "tls".to_owned()), "as before");
+    second.trusted_by(&cluster);
+    cluster.reload();
+    eventually("the new authority is trusted", || (ping(&second) == "200").then_some(()));
+    assert_eq!(ping(&first), "tls");
 }
