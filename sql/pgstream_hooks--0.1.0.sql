@@ -2358,37 +2358,48 @@ CREATE POLICY own ON pgwh.replays FOR SELECT
 CREATE POLICY own ON pgwh.gaps FOR SELECT
     USING (EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = subscription_id AND pgwh_internal.sees(s.owner)));
 
-CREATE FUNCTION pgwh_internal.require_grantee(role text) RETURNS name
+CREATE FUNCTION pgwh_internal.require_grantee(role text, caller text) RETURNS name
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     extension_owner CONSTANT regrole := (SELECT e.extowner FROM pg_extension e WHERE e.extname = 'pgstream_hooks');
     folded CONSTANT name := (SELECT r.rolname FROM pg_roles r WHERE r.rolname = lower(role));
+    grants CONSTANT boolean := caller = 'grant_usage';
 BEGIN
     IF role IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'role must be given',
-            HINT = 'For example: SELECT pgwh.grant_usage(''app'');';
+            HINT = format('For example: SELECT pgwh.%I(''app'');', caller);
     ELSIF NOT pg_has_role(extension_owner, 'USAGE') THEN
-        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'permission denied to grant usage of pgwh',
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('permission denied to %s usage of pgwh', CASE WHEN grants THEN 'grant' ELSE 'revoke' END),
             DETAIL = format('Role "%s" is neither a superuser nor a member of %s, which owns the extension.', current_user, extension_owner),
-            HINT = format('As such a role: SELECT pgwh.grant_usage(%L);', role);
-    ELSIF lower(role) = 'public' THEN
+            HINT = format('As such a role: SELECT pgwh.%I(%L);', caller, role);
+    ELSIF lower(role) = 'public' AND grants THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'usage of pgwh cannot be granted to PUBLIC',
             DETAIL = 'Every role of the server could then send rows to any URL.',
             HINT = 'Grant it to one role and make others its members: CREATE ROLE webhooks; SELECT pgwh.grant_usage(''webhooks'');';
+    ELSIF lower(role) = 'public' THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', MESSAGE = 'usage of pgwh cannot be revoked from PUBLIC',
+            DETAIL = 'PUBLIC has none by pgwh.grant_usage().',
+            HINT = 'If a GRANT gave it: REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;';
     ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('role "%s" does not exist', role),
-            HINT = CASE WHEN folded IS NOT NULL THEN format('SELECT pgwh.grant_usage(%L); or create it: CREATE ROLE %I;', folded, role)
-                ELSE format('CREATE ROLE %I;', role) END;
+            HINT = CASE WHEN folded IS NOT NULL AND grants THEN format('SELECT pgwh.grant_usage(%L); or create it: CREATE ROLE %I;', folded, role)
+                WHEN grants THEN format('CREATE ROLE %I;', role)
+                WHEN folded IS NOT NULL THEN format('SELECT pgwh.revoke_usage(%L);', folded)
+                ELSE coalesce('Roles that have it: ' || (SELECT string_agg(a.grantee::regrole::text, ', ' ORDER BY a.grantee::regrole::text)
+                        FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a
+                        WHERE p.oid = 'pgwh.grant_usage(text)'::regprocedure AND a.grantee NOT IN (0, p.proowner)) || '.',
+                    'No role has it by pgwh.grant_usage().') END;
     END IF;
     RETURN role;
 END $$;
-COMMENT ON FUNCTION pgwh_internal.require_grantee(text) IS 'the role, or an error that says why its rights here cannot be changed';
+COMMENT ON FUNCTION pgwh_internal.require_grantee(text, text) IS 'the role, or an error that says why its rights here cannot be changed';
 
 -- The role may execute this function, too, which it cannot use: that is the record of who gets the rights of a later version.
 CREATE FUNCTION pgwh.grant_usage(role text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    grantee CONSTANT name := pgwh_internal.require_grantee(role);
+    grantee CONSTANT name := pgwh_internal.require_grantee(role, 'grant_usage');
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO %I', grantee);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO %I', grantee);
@@ -2404,7 +2415,7 @@ Example: SELECT pgwh.grant_usage(''app'');';
 CREATE FUNCTION pgwh.revoke_usage(role text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    grantee CONSTANT name := pgwh_internal.require_grantee(role);
+    grantee CONSTANT name := pgwh_internal.require_grantee(role, 'revoke_usage');
     owned CONSTANT bigint := (SELECT count(*) FROM pgwh.subscriptions s WHERE s.owner = grantee);
 BEGIN
     EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA pgwh, pgwh_internal FROM %I', grantee);

@@ -642,25 +642,107 @@ fn grant_usage_is_all_that_a_role_needs_and_revoke_usage_ends_it() {
     assert_eq!(cluster.column("SELECT owner FROM pgwh.subscriptions"), ["My-Role"]);
 }
 
+/// What the server says of its own accord to a role with some of the privileges names one object at a time.
+#[test]
+fn each_denial_is_cured_by_grant_usage_in_one_step() {
+    let (cluster, receiver) = stage();
+    let url = receiver.url("/x");
+    let troubleshooting =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshooting.md")).unwrap();
+    let row =
+        troubleshooting.lines().find(|line| line.contains("`permission denied for schema pgwh`, ")).unwrap();
+    let cure = row.split('`').find(|text| text.starts_with("SELECT pgwh.")).unwrap();
+    let usage = "GRANT USAGE ON SCHEMA pgwh TO app;";
+    for partial in [
+        String::new(),
+        usage.to_owned(),
+        format!("{usage} GRANT EXECUTE ON FUNCTION pgwh.subscribe, pgwh.health, pgwh.status() TO app"),
+        format!("{usage} GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh TO app"),
+        format!("{usage} GRANT SELECT, INSERT, UPDATE, DELETE ON pgwh.subscriptions TO app"),
+    ] {
+        cluster.sql("CREATE ROLE app LOGIN; GRANT SELECT ON t TO app");
+        cluster.sql(&partial);
+        let app = cluster.as_role("app");
+        let calls = [
+            &format!("SELECT pgwh.subscribe('{url}', name => 'x', tables => '{{t}}')"),
+            "TABLE pgwh.status",
+            "SELECT pgwh.health()",
+            "SELECT pgwh.pause('x')",
+            &format!("INSERT INTO pgwh.subscriptions (name, url, tables) VALUES ('y', '{url}', '{{t}}')"),
+            "DELETE FROM pgwh.subscriptions",
+        ];
+        let denied = calls.iter().filter_map(|call| app.try_sql(&format!("BEGIN; {call}; ROLLBACK")).err());
+        let denied: Vec<String> = denied.filter_map(|error| Some(error.code()?.code().to_owned())).collect();
+        assert!(
+            !denied.is_empty() && denied.iter().all(|code| code == "42501" || code == "42704"),
+            "{partial}: {denied:?}"
+        );
+        cluster.sql(cure);
+        for call in calls {
+            app.sql(call);
+        }
+        cluster.sql("SELECT pgwh.revoke_usage('app'); REVOKE SELECT ON t FROM app; DROP ROLE app");
+    }
+}
+
 #[test]
 fn usage_is_granted_to_roles_that_are_there() {
     let (cluster, _receiver) = stage();
-    cluster.sql("CREATE ROLE app");
-    for (argument, code, message) in [
-        ("NULL", "22004", "role must be given"),
-        ("'App'", "42704", "role \"App\" does not exist"),
-        ("'no one'", "42704", "role \"no one\" does not exist"),
-        ("'public'", "0A000", "usage of pgwh cannot be granted to PUBLIC"),
+    cluster.sql("CREATE ROLE app LOGIN");
+    cluster.sql("SELECT pgwh.grant_usage('app')");
+    for (argument, code, grant, revoke) in [
+        (
+            "NULL",
+            "22004",
+            ["role must be given", "For example: SELECT pgwh.grant_usage('app');"],
+            ["role must be given", "For example: SELECT pgwh.revoke_usage('app');"],
+        ),
+        (
+            "'App'",
+            "42704",
+            [
+                "role \"App\" does not exist",
+                "SELECT pgwh.grant_usage('app'); or create it: CREATE ROLE \"App\";",
+            ],
+            ["role \"App\" does not exist", "SELECT pgwh.revoke_usage('app');"],
+        ),
+        (
+            "'no one'",
+            "42704",
+            ["role \"no one\" does not exist", "CREATE ROLE \"no one\";"],
+            ["role \"no one\" does not exist", "Roles that have it: app."],
+        ),
+        (
+            "'public'",
+            "0A000",
+            [
+                "usage of pgwh cannot be granted to PUBLIC",
+                "Grant it to one role and make others its members: CREATE ROLE webhooks; SELECT pgwh.grant_usage('webhooks');",
+            ],
+            [
+                "usage of pgwh cannot be revoked from PUBLIC",
+                "If a GRANT gave it: REVOKE ALL ON SCHEMA pgwh FROM PUBLIC;",
+            ],
+        ),
     ] {
-        for function in ["grant_usage", "revoke_usage"] {
+        for (function, expected) in [("grant_usage", grant), ("revoke_usage", revoke)] {
             let refusal = cluster.refused(&format!("SELECT pgwh.{function}({argument})"));
-            assert_eq!((refusal.code.as_str(), refusal.message.as_str()), (code, message), "{function}");
+            let words = [refusal.message.as_str(), refusal.hint.as_str()];
+            assert_eq!((refusal.code.as_str(), words), (code, expected), "{function}");
+            let commands = ["SELECT", "CREATE", "REVOKE"].iter().filter_map(|word| refusal.hint.find(word));
+            if let Some(start) = commands.min() {
+                let commands = refusal.hint[start..].replace("or create it: ", "");
+                cluster.sql(&format!("BEGIN; {commands} ROLLBACK"));
+            }
         }
     }
-    for (role, hint) in [("App", "SELECT pgwh.grant_usage('app');"), ("no one", "CREATE ROLE \"no one\";")] {
-        let refusal = cluster.refused(&format!("SELECT pgwh.grant_usage('{role}')"));
-        assert!(refusal.hint.starts_with(hint), "{refusal:?}");
-        cluster.sql(hint);
-    }
+    // A role that has the right to call it and not what it takes to change rights.
+    let refusal = cluster.as_role("app").refused("SELECT pgwh.revoke_usage('app')");
+    assert_eq!(refusal.message, "permission denied to revoke usage of pgwh");
+    assert_eq!(refusal.hint, "As such a role: SELECT pgwh.revoke_usage('app');");
+    cluster.sql(refusal.hint.strip_prefix("As such a role: ").unwrap());
+    let refusal = cluster.refused("SELECT pgwh.revoke_usage('no one')");
+    assert_eq!(refusal.hint, "No role has it by pgwh.grant_usage().");
+    cluster.sql("CREATE ROLE \"no one\"");
     cluster.sql("SELECT pgwh.grant_usage('no one')");
 }
