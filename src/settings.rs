@@ -567,9 +567,18 @@ unsafe extern "C-unwind" fn check_networks(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the server passes a pointer to the new value, which may be null.
-    let list = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } };
+    // SAFETY: a check hook's own.
+    let list = unsafe { new_value(value) };
     Guard::parse(&list.to_string_lossy()).map_err(explain).is_ok()
+}
+
+/// The value that a check hook judges; empty for null.
+///
+/// # Safety
+/// `value` is what the server passes to the hook, which uses the result before it changes that.
+unsafe fn new_value<'a>(value: *mut *mut c_char) -> &'a CStr {
+    // SAFETY: as the caller promises, a pointer to a terminated string or to null.
+    unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } }
 }
 
 /// Has the server say what is wrong with a value that a check hook refuses.
@@ -588,8 +597,8 @@ unsafe extern "C-unwind" fn check_slot_name(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the server passes a pointer to the new value, which may be null.
-    let name = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } }.to_bytes();
+    // SAFETY: a check hook's own.
+    let name = unsafe { new_value(value) }.to_bytes();
     let is_valid = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
     if name.len() < pg_sys::NAMEDATALEN as usize && name.iter().all(is_valid) {
         return true;

@@ -297,6 +297,23 @@ fn a_role_that_another_database_changes_leaves_a_gap() {
     }
 }
 
+/// Runs the command while nothing is captured and the slot is gone, so that what it does is in no log.
+fn run_without_slot(cluster: &Cluster, command: &str) {
+    let switch = |enabled: &str| {
+        cluster.each(&[&format!("ALTER SYSTEM SET pgwh.enabled = {enabled}"), "SELECT pg_reload_conf()"]);
+    };
+    switch("off");
+    eventually("at rest", || {
+        (cluster.processes(DISPATCHER).is_empty() && cluster.processes(DECODER).is_empty()).then_some(())
+    });
+    cluster.sql("SELECT pg_drop_replication_slot(pgwh.slot_name())");
+    cluster.sql(command);
+    switch("on");
+    cluster.wait_true(
+        "SELECT bool_and(ok) FROM pgwh.health() WHERE check_name IN ('worker running', 'slot present and valid')",
+    );
+}
+
 #[test]
 fn a_table_that_left_the_log_with_the_slot_leaves_a_gap() {
     for (tables, row) in [("{app.t, app.other}", ""), ("{app.*}", "INSERT INTO app.t VALUES (1)")] {
@@ -305,19 +322,7 @@ fn a_table_that_left_the_log_with_the_slot_leaves_a_gap() {
         cluster.subscribe(&receiver, "s", &format!("tables => '{tables}'"));
         cluster.sql(row);
         caught_up(&cluster);
-        let switch = |enabled: &str| {
-            cluster.each(&[&format!("ALTER SYSTEM SET pgwh.enabled = {enabled}"), "SELECT pg_reload_conf()"]);
-        };
-        switch("off");
-        eventually("at rest", || {
-            (cluster.processes(DISPATCHER).is_empty() && cluster.processes(DECODER).is_empty()).then_some(())
-        });
-        cluster.sql("SELECT pg_drop_replication_slot(pgwh.slot_name())");
-        cluster.sql("ALTER TABLE app.t SET UNLOGGED; INSERT INTO app.t VALUES (2)");
-        switch("on");
-        cluster.wait_true(
-            "SELECT bool_and(ok) FROM pgwh.health() WHERE check_name IN ('worker running', 'slot present and valid')",
-        );
+        run_without_slot(&cluster, "ALTER TABLE app.t SET UNLOGGED; INSERT INTO app.t VALUES (2)");
         cluster.sql("INSERT INTO app.t VALUES (3); INSERT INTO app.other VALUES (4)");
         caught_up(&cluster);
         let reason = "table app.t is UNLOGGED: its changes are not in the write-ahead log";
@@ -357,19 +362,7 @@ fn what_was_lost_with_the_slot_leaves_a_gap_under_wildcards() {
         cluster.as_role("ann").subscribe(&receiver, "s", "tables => '{app.t*, app.other}'");
         cluster.sql("INSERT INTO app.t VALUES (1); INSERT INTO app.other VALUES (1)");
         caught_up(&cluster);
-        let switch = |enabled: &str| {
-            cluster.each(&[&format!("ALTER SYSTEM SET pgwh.enabled = {enabled}"), "SELECT pg_reload_conf()"]);
-        };
-        switch("off");
-        eventually("at rest", || {
-            (cluster.processes(DISPATCHER).is_empty() && cluster.processes(DECODER).is_empty()).then_some(())
-        });
-        cluster.sql("SELECT pg_drop_replication_slot(pgwh.slot_name())");
-        cluster.sql(take);
-        switch("on");
-        cluster.wait_true(
-            "SELECT bool_and(ok) FROM pgwh.health() WHERE check_name IN ('worker running', 'slot present and valid')",
-        );
+        run_without_slot(&cluster, take);
         cluster.sql("INSERT INTO app.other VALUES (2)");
         caught_up(&cluster);
         assert_eq!(gaps(&cluster, "s"), gap("app.t", reason, true));

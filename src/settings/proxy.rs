@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
 
-use super::{explain, palloced};
+use super::{explain, new_value, palloced};
 use crate::decode::raw;
 use crate::send::{Exempt, Proxy, ProxyServer};
 
@@ -84,8 +84,8 @@ unsafe extern "C-unwind" fn check_proxy(
     extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the server passes a pointer to the new value, which may be null, and is this hook's to change.
-    let url = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } };
+    // SAFETY: a check hook's own, which changes it when this has been read.
+    let url = unsafe { new_value(value) };
     if url.is_empty() {
         return true;
     }
@@ -138,7 +138,7 @@ unsafe extern "C-unwind" fn check_no_proxy(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the server passes a pointer to the new value, which may be null.
-    let list = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } };
+    // SAFETY: a check hook's own.
+    let list = unsafe { new_value(value) };
     Exempt::parse(&list.to_string_lossy()).map_err(explain).is_ok()
 }
