@@ -1,9 +1,9 @@
 //! Every check of `pgwh.health()` can fail, and a test sees it fail: here, or where what it checks is tested.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
-use harness::{Cluster, Setup};
+use harness::{Cluster, Setup, source_with_test};
 
 /// The test that sees each check fail.
 const BAD_SIDES: &[(&str, &str, &str)] = &[
@@ -51,10 +51,10 @@ fn each_check_has_a_test_that_sees_it_fail() {
     listed.sort();
     assert_eq!(checks, listed);
     for (check, file, test) in BAD_SIDES {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("{file}.rs"));
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(&format!("fn {test}()")), "{test} of {file}");
-        assert!(text.contains(check), "{check} in {file}");
+        let source = source_with_test(&format!("{file}.rs"), test);
+        let names_it =
+            [format!("\"{check}\""), format!("'{check}'")].iter().any(|name| source.contains(name));
+        assert!(names_it, "{check} in {file}");
     }
 }
 
@@ -153,7 +153,7 @@ fn a_file_that_a_setting_names_and_that_cannot_be_used_is_reported() {
     let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
     let good_certificates = cluster.write_private("ca.pem", &certificate.pem());
     let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-    for (setting, wrong, right) in [
+    let cases = [
         ("pgwh.encryption_key_file", path("no-such-file"), text(good_keys.clone())),
         ("pgwh.encryption_key_file", text(open_keys), text(good_keys.clone())),
         ("pgwh.encryption_key_file", text(no_keys), text(good_keys.clone())),
@@ -161,7 +161,12 @@ fn a_file_that_a_setting_names_and_that_cannot_be_used_is_reported() {
         ("pgwh.ca_file", path("no-such-file"), text(good_certificates.clone())),
         ("pgwh.ca_file", text(no_certificates), text(good_certificates.clone())),
         ("pgwh.ca_file", text(cluster.data()), text(good_certificates)),
-    ] {
+    ];
+    let tried: BTreeSet<&str> = cases.iter().map(|(setting, ..)| *setting).collect();
+    let settings =
+        cluster.column("SELECT name FROM pg_settings WHERE name ~ '^pgwh\\..*_(file|path|directory)$'");
+    assert_eq!(settings.iter().map(String::as_str).collect::<BTreeSet<_>>(), tried, "each is tried");
+    for (setting, wrong, right) in cases {
         let set = |file: &str| {
             cluster.each(&[&format!("ALTER SYSTEM SET {setting} = '{file}'"), "SELECT pg_reload_conf()"]);
             cluster.wait_true(&format!("SELECT current_setting('{setting}') = '{file}'"));

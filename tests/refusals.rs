@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use harness::source_with_test;
+
 /// Refusals that other tests provoke, which expect the code or the hint and not the words: the file and the test.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
@@ -117,8 +119,7 @@ fn every_refusal_is_provoked_by_a_test() {
         .filter(|message| !ELSEWHERE.iter().any(|(known, ..)| known == message))
         .collect();
     for (message, file, test) in ELSEWHERE {
-        let text = std::fs::read_to_string(root.join("tests").join(file)).unwrap();
-        assert!(text.contains(&format!("fn {test}()")), "{message}: {test} of {file}");
+        source_with_test(file, test);
         assert!(messages.iter().any(|known| known == message), "{message} is no refusal any more");
     }
     assert!(missing.is_empty(), "no test expects: {missing:#?}");

@@ -30,3 +30,12 @@ pub use stage::{Stage, what};
 pub use tally::{Counts, Tally};
 pub use volume::{Machine, Volume};
 pub use wait::{PATIENCE, eventually, within};
+
+/// The source of a file of end-to-end tests, which has that test.
+#[track_caller]
+pub fn source_with_test(file: &str, test: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(source.contains(&format!("#[test]\nfn {test}() {{\n")), "{file} has no test {test}");
+    source
+}
