@@ -69,6 +69,8 @@ pub enum Error {
         /// What to do about it.
         hint: &'static str,
     },
+    /// A value that makes a segment of a URL of so many bytes.
+    SegmentTooLong(usize),
     /// Text that is no table pattern, and why.
     Pattern(String, String),
     /// Both `tables` and `schema` or `table_name`.
@@ -425,6 +427,12 @@ impl Error {
                 "a message says too much".into(),
                 format!("\"{what}\" has {length} bytes; {limit} are the most."),
                 (*hint).into(),
+            ),
+            Error::SegmentTooLong(length) => (
+                ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                "value is too long for a URL".into(),
+                format!("Percent-encoded, it has {length} bytes; a text has less than 1 GB."),
+                "Encode what names the resource, such as event#>>'{data,key,id}'.".into(),
             ),
             Error::Pattern(pattern, why) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -85,6 +85,10 @@ fn bytes_that_are_no_text_are_sent_as_replacement_characters() {
         })
     );
     assert_eq!(database.value("SELECT data ->> 'table' FROM pgwh.events"), "table\u{fffd}");
+    // In a path, two values that differ stay two.
+    database.wait_true(
+        r"SELECT (pgwh.url_encode(E'a\xe9'), pgwh.url_encode(E'a\xff'), pgwh.url_encode(E'\xc3\xa9')) = ('a%E9', 'a%FF', '%C3%A9')",
+    );
 }
 
 #[test]

@@ -403,6 +403,11 @@ fn url_encode_makes_one_segment_of_any_text() {
         assert_eq!(cluster.value(&format!("SELECT pgwh.url_encode({text})")), segment, "{text}");
     }
     cluster.wait_true("SELECT pgwh.url_encode(NULL) IS NULL");
+    // Any length, stored in any way.
+    cluster.sql("CREATE TABLE long (value text); INSERT INTO long SELECT repeat('é/', 1000000)");
+    cluster.wait_true("SELECT pgwh.url_encode(value) = repeat('%C3%A9%2F', 1000000) FROM long");
+    let refusal = cluster.refused("SELECT pgwh.url_encode(repeat('/', 360000000))");
+    assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("54000", "value is too long for a URL"));
     // As a route's owner calls it, in functions that are IMMUTABLE.
     cluster.sql("CREATE ROLE ann; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO ann; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO ann");
     cluster.sql("SET ROLE ann; SELECT pgwh.url_encode('x')");

@@ -1,13 +1,13 @@
 //! Text as a segment of a URI's path (RFC 3986).
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 
 /// Unreserved characters (section 2.3), which need no encoding.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The text, percent-encoded: one segment, whatever characters the text has.
-pub fn path_segment(text: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(text, UNRESERVED)
+pub fn path_segment(text: &[u8]) -> PercentEncode<'_> {
+    percent_encode(text, UNRESERVED)
 }
 
 #[cfg(test)]
@@ -24,7 +24,7 @@ mod tests {
             (":@!$&'()*+,;=", "%3A%40%21%24%26%27%28%29%2A%2B%2C%3B%3D"),
             ("a\\b\"[]", "a%5Cb%22%5B%5D"),
         ] {
-            assert_eq!(path_segment(text).to_string(), segment);
+            assert_eq!(path_segment(text.as_bytes()).to_string(), segment);
         }
     }
 }

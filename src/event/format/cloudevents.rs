@@ -32,7 +32,7 @@ fn source(out: &mut Vec<u8>, database: &str, name: &TableName) {
             out.extend_from_slice(segment.as_bytes());
             continue;
         }
-        for piece in path_segment(segment) {
+        for piece in path_segment(segment.as_bytes()) {
             out.extend_from_slice(piece.as_bytes());
         }
     }
