@@ -306,8 +306,20 @@ fn all_parts_in_the_way_are_named_at_once() {
     stage.sql(&subscribe);
     // The same of partitions, and of children, that cannot be read row by row.
     stage.sql("CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE one () INHERITS (parent); CREATE TABLE two () INHERITS (parent)");
-    stage.sql("UPDATE pgwh.subscriptions SET tables = '{public.p, public.parent}' WHERE name = 'p'");
-    for (table, parts) in [("p", ["public.p3", "public.p4"]), ("parent", ["public.one", "public.two"])] {
+    stage.sql(
+        "CREATE TABLE \"Bare\" (n int) PARTITION BY LIST (n);
+         CREATE TABLE b1 PARTITION OF \"Bare\" FOR VALUES IN (1); CREATE TABLE b2 PARTITION OF \"Bare\" FOR VALUES IN (2);
+         INSERT INTO \"Bare\" VALUES (1), (2);
+         CREATE TABLE base (n int); CREATE TABLE heir () INHERITS (base); INSERT INTO base VALUES (1); INSERT INTO heir VALUES (2)",
+    );
+    stage.sql("UPDATE pgwh.subscriptions SET tables = ARRAY['public.p', 'public.parent', 'public.\"Bare\"', 'public.base'] WHERE name = 'p'");
+    for (table, parts) in [
+        ("p", ["public.p3", "public.p4"]),
+        ("parent", ["public.one", "public.two"]),
+        // Columns are added at the top.
+        ("\"Bare\"", ["public.b1", "public.b2"]),
+        ("base", ["public.base", "public.heir"]),
+    ] {
         let backfill = format!("SELECT pgwh.backfill('p', 'public.{table}')");
         let refusal = stage.refused(&backfill);
         assert_eq!(refusal.code, "22023", "{refusal:?}");

@@ -1,5 +1,7 @@
 //! What tells the rows of a table apart: to people, and in write-ahead log.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys::{self, Oid};
 
 use super::raw;
@@ -111,14 +113,49 @@ pub unsafe fn remedy(relation: pg_sys::Relation, table: &str) -> String {
         let has_id = (0..(*desc).natts as usize)
             .map(|place| raw::attribute(desc, place))
             .any(|attribute| !attribute.attisdropped && text::name(&attribute.attname) == "id");
+        let mut column = String::new();
         let key = match columns.or(has_id.then(|| "id".to_owned())) {
             Some(columns) => format!("ADD PRIMARY KEY ({columns})"),
-            None => "ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY".to_owned(),
+            None => match topmost(relation) {
+                None => "ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY".to_owned(),
+                // A column is added at the top, and a key to each: no identity is inherited.
+                Some(top) => {
+                    column = format!("ALTER TABLE {top} ADD COLUMN IF NOT EXISTS id bigserial; ");
+                    "ADD PRIMARY KEY (id)".to_owned()
+                }
+            },
         };
         match is_default {
-            true => format!("ALTER TABLE {table} {key};"),
-            false => format!("ALTER TABLE {table} {key}, REPLICA IDENTITY DEFAULT;"),
+            true => format!("{column}ALTER TABLE {table} {key};"),
+            false => format!("{column}ALTER TABLE {table} {key}, REPLICA IDENTITY DEFAULT;"),
         }
+    }
+}
+
+/// The table at the top of those that this one inherits its columns from, or passes them on as, by its name in SQL; none when
+/// it stands alone.
+///
+/// # Safety
+/// `relation` is open, and a transaction is in progress.
+unsafe fn topmost(relation: pg_sys::Relation) -> Option<String> {
+    // SAFETY: as the caller promises; the names of a table that has gone meanwhile are null.
+    unsafe {
+        let form = &*(*relation).rd_rel;
+        let mut top = (*relation).rd_id;
+        // Partitions, too, have one parent or none, and parents form no circle.
+        while let Some(parent) = raw::parents(top).first() {
+            top = *parent;
+        }
+        if top == (*relation).rd_id && !form.relhassubclass {
+            return None;
+        }
+        let (schema, name) =
+            (pg_sys::get_namespace_name(pg_sys::get_rel_namespace(top)), pg_sys::get_rel_name(top));
+        if schema.is_null() || name.is_null() {
+            return None;
+        }
+        let name = pg_sys::quote_qualified_identifier(schema, name);
+        Some(text::utf8(CStr::from_ptr(name).to_bytes()).into_owned())
     }
 }
 
