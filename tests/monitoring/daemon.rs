@@ -15,7 +15,13 @@ use serde_json::Value;
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let packages = ["prometheus", "prometheus-postgres-exporter", "prometheus-sql-exporter"];
+        let packages = [
+            "prometheus",
+            "prometheus-postgres-exporter",
+            "prometheus-sql-exporter",
+            "python3",
+            "python3-yaml",
+        ];
         let status = Command::new(root().join("scripts/packages")).args(packages).status().unwrap();
         assert!(status.success(), "{packages:?} can't be installed");
     });

@@ -2,10 +2,11 @@
 
 mod daemon;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -173,6 +174,75 @@ fn queries_of_other_exporters_have_every_sample() {
             let nulls = watcher.value(&format!("SELECT count(*) FROM ({query}) q WHERE {column} IS NULL"));
             assert_eq!(nulls, "0", "{file}: {column}");
         }
+    }
+}
+
+/// What a file of YAML holds, document by document, as JSON.
+fn parse_yaml(text: &str) -> Vec<Value> {
+    install();
+    // Debian's own, which has the package.
+    let mut parser = Command::new("/usr/bin/python3")
+        .args(["-c", "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    parser.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = parser.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}\nin:\n{text}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The names of metrics in a text; the extension has a schema of such a name, too.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("pgwh_") && !["pgwh_", "pgwh_internal"].contains(word)).collect()
+}
+
+/// `postgres_exporter.yml` composes its names; what it exports is compared below.
+#[test]
+fn files_parse_and_name_only_metrics_that_are_exposed() {
+    let files = fs::read_dir(root().join("monitoring")).unwrap();
+    let files: Vec<String> =
+        files.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    assert!(files.len() >= 10, "{files:?}");
+    for file in files.iter().filter(|file| file.ends_with(".yml")) {
+        assert!(parse_yaml(&read(file)).iter().all(Value::is_object), "{file}");
+    }
+    // What a job that is commented out would be.
+    let both = parse_yaml(&read("prometheus.yml").replace("\n  # ", "\n  ")).remove(0);
+    assert_eq!(both["scrape_configs"].as_array().unwrap().len(), 2);
+    let cloudnativepg = parse_yaml(&read("cloudnativepg.yml"));
+    assert_eq!(
+        (&cloudnativepg[0]["kind"], &cloudnativepg[1]["kind"]),
+        (&"ConfigMap".into(), &"PodMonitor".into())
+    );
+    let queries = parse_yaml(cloudnativepg[0]["data"]["queries"].as_str().unwrap()).remove(0);
+    let columns = queries["pgwh"]["metrics"].as_array().unwrap();
+    assert!(columns.iter().any(|column| column["value"]["usage"] == "GAUGE"), "{columns:?}");
+    let provider = &parse_yaml(&read("grafana_dashboards.yml"))[0]["providers"][0];
+    assert!(provider["type"] == "file" && provider["options"]["path"].is_string(), "{provider}");
+    let source = &parse_yaml(&read("grafana_datasource.yml"))[0]["datasources"][0];
+    assert!(source["type"] == "prometheus" && source["url"].is_string(), "{source}");
+
+    let (cluster, _receiver) = stage();
+    let exposed = cluster.value("SELECT pgwh.metrics()");
+    // Families in the lines that describe them, samples in others.
+    let exposed = metrics_in(&exposed);
+    let guides =
+        ["README.md", "docs/monitoring.md", "docs/operations.md", "docs/troubleshooting.md", "docs/sql.md"];
+    let texts =
+        files.iter().filter(|file| *file != "postgres_exporter.yml").map(|file| format!("monitoring/{file}"));
+    for path in texts.chain(guides.map(str::to_owned)) {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        let of_all_versions: String = text
+            .lines()
+            .filter(|line| !line.contains("from PostgreSQL 19 on"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let unknown: Vec<_> = metrics_in(&of_all_versions).difference(&exposed).copied().collect();
+        assert!(unknown.is_empty(), "{path}: {unknown:?}");
     }
 }
 
