@@ -326,8 +326,13 @@ impl Cluster {
             "$0" -D "$data" -w "$@"
             while [ -e "$data/postmaster.pid" ]; do sleep 0.05; done"#;
         let pg_ctl = self.installed.command("pg_ctl");
-        let mut shell = Command::new("sh");
-        shell.args(["-c", SCRIPT]).arg(pg_ctl.get_program()).arg(self.data()).args(arguments);
+        // A job in the background has these signals ignored, and then no shell traps them.
+        let mut shell = Command::new("env");
+        shell
+            .args(["--default-signal=INT,QUIT", "sh", "-c", SCRIPT])
+            .arg(pg_ctl.get_program())
+            .arg(self.data())
+            .args(arguments);
         shell.envs(pg_ctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut shell = machine.running(&shell, &self.data());
         shell.stdin(Stdio::null());
