@@ -69,6 +69,11 @@ impl EventId {
         out.extend_from_slice(&self.text());
     }
 
+    /// Appends the text.
+    pub fn push_to(&self, out: &mut String) {
+        out.push_str(&String::from_utf8_lossy(&self.text()));
+    }
+
     fn text(&self) -> [u8; Self::LENGTH] {
         let mut text = [0; Self::LENGTH];
         let (prefix, rest) = text.split_at_mut(PREFIX.len());

@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use ureq_proto::client::state::{RecvBody, RecvResponse};
-use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult};
-use ureq_proto::http::header::{LOCATION, RETRY_AFTER};
-use ureq_proto::http::{HeaderMap, StatusCode};
+use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
+use ureq_proto::http::header::{CONNECTION, CONTENT_LENGTH, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
+use ureq_proto::http::{HeaderMap, Request, StatusCode};
 
 use super::outcome::{ErrorClass, Failure, Success, parse_retry_after};
 
@@ -13,6 +13,8 @@ use super::outcome::{ErrorClass, Failure, Success, parse_retry_after};
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// The most that is held of a body not yet understood: the size of a chunk, or a trailer.
 const MAX_LINE_BYTES: usize = 32 * 1024;
+/// The most headers of an answer that is understood at a glance.
+const MAX_PLAIN_HEADERS: usize = 24;
 /// How much of an answer is read past the limit, so that its connection can serve again.
 const MAX_DRAINED_BYTES: usize = 16 * 1024;
 
@@ -62,8 +64,9 @@ pub(super) struct Answer {
 }
 
 enum State {
-    Head(Call<RecvResponse>),
-    Body(Call<RecvBody>),
+    /// With what understands it, once it is known not to be a plain one.
+    Head(Option<Box<Call<RecvResponse>>>),
+    Body(Box<Call<RecvBody>>),
     Complete {
         /// Whether the connection may serve another request.
         reusable: bool,
@@ -75,9 +78,9 @@ const UNUSABLE: State = State::Complete { reusable: false };
 
 impl Answer {
     /// The answer to a request that is about to go out; at most `max_body` bytes of its body are kept.
-    pub fn new(call: Call<RecvResponse>, max_body: usize) -> Answer {
+    pub fn new(max_body: usize) -> Answer {
         Answer {
-            state: State::Head(call),
+            state: State::Head(None),
             input: Vec::new(),
             head: None,
             body: Vec::new(),
@@ -93,7 +96,12 @@ impl Answer {
 
     /// Takes the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Fault> {
-        if self.input.is_empty() {
+        if matches!(self.state, State::Head(None))
+            && let Some(status) = plain_success(bytes)
+        {
+            self.head = Some((status, HeaderMap::new()));
+            self.state = State::Complete { reusable: true };
+        } else if self.input.is_empty() {
             let used = self.consume(bytes)?;
             self.input.extend_from_slice(&bytes[used.min(bytes.len())..]);
         } else {
@@ -183,13 +191,21 @@ impl Answer {
         }
     }
 
-    fn consume_head(&mut self, mut call: Call<RecvResponse>, input: &[u8]) -> Result<(usize, bool), Fault> {
+    fn consume_head(
+        &mut self,
+        call: Option<Box<Call<RecvResponse>>>,
+        input: &[u8],
+    ) -> Result<(usize, bool), Fault> {
+        let mut call = match call {
+            Some(call) => call,
+            None => Box::new(expect_answer().map_err(|error| not_http("answer", &error))?),
+        };
         let (used, response) = call.try_response(input, false).map_err(|error| not_http("answer", &error))?;
         if used > MAX_HEAD_BYTES {
             return Err(head_too_large());
         }
         let Some(response) = response else {
-            self.state = State::Head(call);
+            self.state = State::Head(Some(call));
             // An informational answer has been passed over, and another follows.
             return Ok((used, used > 0));
         };
@@ -197,7 +213,7 @@ impl Answer {
         self.head = Some((parts.status, parts.headers));
         let must_close = match call.proceed() {
             Some(RecvResponseResult::RecvBody(call)) => {
-                self.state = State::Body(call);
+                self.state = State::Body(Box::new(call));
                 return Ok((used, true));
             }
             Some(RecvResponseResult::Redirect(call)) => call.must_close_connection(),
@@ -208,7 +224,7 @@ impl Answer {
         Ok((used, false))
     }
 
-    fn consume_body(&mut self, mut call: Call<RecvBody>, input: &[u8]) -> Result<(usize, bool), Fault> {
+    fn consume_body(&mut self, mut call: Box<Call<RecvBody>>, input: &[u8]) -> Result<(usize, bool), Fault> {
         let mut scratch = [0; 4096];
         let (used, produced) =
             call.read(input, &mut scratch).map_err(|error| not_http("answer's body", &error))?;
@@ -231,6 +247,43 @@ impl Answer {
         }
         self.state = State::Body(call);
         Ok((used, used > 0 || produced > 0))
+    }
+}
+
+/// The status of an answer that is a success, whole, and leaves its connection open, as most are. None of any other, and of
+/// one that takes more than a glance to understand.
+fn plain_success(bytes: &[u8]) -> Option<StatusCode> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_PLAIN_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let Ok(httparse::Status::Complete(head)) = response.parse(bytes) else { return None };
+    let (Some(1), Some(status @ 200..300)) = (response.version, response.code) else { return None };
+    let mut length = None;
+    for header in response.headers {
+        let is = |name: &ureq_proto::http::HeaderName| header.name.eq_ignore_ascii_case(name.as_str());
+        if is(&CONTENT_LENGTH) {
+            if length.is_some() || !header.value.iter().all(u8::is_ascii_digit) {
+                return None;
+            }
+            length = Some(std::str::from_utf8(header.value).ok()?.parse::<usize>().ok()?);
+        } else if is(&TRANSFER_ENCODING)
+            || is(&CONNECTION) && !header.value.eq_ignore_ascii_case(b"keep-alive")
+        {
+            return None;
+        }
+    }
+    let status = StatusCode::from_u16(status).ok()?;
+    let has_body = status != StatusCode::NO_CONTENT;
+    let is_whole = bytes.len() - head == if has_body { length? } else { 0 };
+    (is_whole && head <= MAX_HEAD_BYTES).then_some(status)
+}
+
+/// What understands any answer. It asks nothing of the request but that its answer may have a body.
+fn expect_answer() -> Result<Call<RecvResponse>, ureq_proto::Error> {
+    let mut call = Call::new(Request::new(()))?.proceed();
+    call.write(&mut [0; 64])?;
+    match call.proceed()? {
+        Some(SendRequestResult::RecvResponse(call)) => Ok(call),
+        _ => Err(ureq_proto::Error::OutputOverflow),
     }
 }
 

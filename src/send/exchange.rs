@@ -113,12 +113,11 @@ impl Exchange {
     }
 
     /// The request is made; from now on the network has the endpoint's timeout.
-    pub fn set_request(&mut self, mut request: Request) {
+    pub fn set_request(&mut self, request: Request) {
         self.started_at = request.started_at;
         self.started = Instant::now();
         self.deadline = self.started + self.endpoint.timeout;
-        let call = request.call.take();
-        self.answer = call.map(|call| Answer::new(call, self.endpoint.max_response_size));
+        self.answer = Some(Answer::new(self.endpoint.max_response_size));
         self.request = Some(request);
     }
 

@@ -1,12 +1,7 @@
-//! A request ready to go out: its bytes, and what reads the answer to it.
+//! A request ready to go out, in bytes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
-
-use ureq_proto::client::state::{Prepare, RecvResponse};
-use ureq_proto::client::{Call, SendRequestResult};
-use ureq_proto::http;
-use ureq_proto::http::header::CONTENT_LENGTH;
 
 use super::compose;
 use super::job::Job;
@@ -14,8 +9,8 @@ use super::outcome::{ErrorClass, Failure};
 
 /// What is first allocated for a head.
 const HEAD_BYTES: usize = 1024;
-/// A head is never longer: URL and headers have limits of their own.
-const MAX_HEAD_BYTES: usize = 16 * 1024 * 1024;
+/// What is first allocated for a body, beside the bytes of its events.
+const BODY_BYTES: usize = 512;
 
 /// The attempt at which a test's sender panics.
 #[cfg(test)]
@@ -27,8 +22,6 @@ pub(super) struct Request {
     pub head: Vec<u8>,
     /// The body as it goes over the wire.
     pub body: Vec<u8>,
-    /// What reads the answer; taken by the first who does.
-    pub call: Option<Call<RecvResponse>>,
     /// The time in `webhook-timestamp`.
     pub started_at: SystemTime,
 }
@@ -63,53 +56,18 @@ pub(super) fn bug(panic: &(dyn std::any::Any + Send)) -> Failure {
 fn try_compose(job: &Job) -> Result<Request, Failure> {
     #[cfg(test)]
     assert_ne!(job.attempt, PANIC, "for a test");
-    let mut body = Vec::new();
+    let rows = job.events.iter().map(|(event, _)| event.memory() + BODY_BYTES);
+    let mut body = Vec::with_capacity(rows.sum());
     compose::body(&mut body, job);
     let started_at = SystemTime::now();
-    let headers = compose::head(job, &body, started_at).map_err(|error| unsendable(&error))?;
-    let body = compose::compressed(job, &body).unwrap_or(body);
-    let mut request = http::Request::new(());
-    *request.method_mut() = compose::method(job);
-    *request.uri_mut() = compose::uri(job).clone();
-    *request.headers_mut() = headers;
-    let mut call = Call::new(request).map_err(|error| unsendable(&error))?;
-    call.header(CONTENT_LENGTH, body.len() as u64).map_err(|error| unsendable(&error))?;
-    let (mut head, call) = write_head(call, body.len()).map_err(|error| unsendable(&error))?;
+    let compressed = compose::compressed(job, &body);
+    let length = compressed.as_ref().map_or(body.len(), Vec::len);
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    compose::write_head(&mut head, job, &body, length, started_at).map_err(|error| unsendable(&error))?;
     if let Some(proxy) = job.endpoint.server().plain_proxy() {
         proxy.address(&mut head, compose::uri(job));
     }
-    Ok(Request { head, body, call: Some(call), started_at })
-}
-
-/// Writes the head of a request with a body of that length.
-fn write_head(
-    call: Call<Prepare>,
-    body_length: usize,
-) -> Result<(Vec<u8>, Call<RecvResponse>), ureq_proto::Error> {
-    let mut call = call.proceed();
-    let mut head = vec![0; HEAD_BYTES];
-    let mut length = 0;
-    while !call.can_proceed() && head.len() <= MAX_HEAD_BYTES {
-        match call.write(&mut head[length..]) {
-            Ok(amount) => length += amount,
-            Err(ureq_proto::Error::OutputOverflow) => {}
-            Err(error) => return Err(error),
-        }
-        if !call.can_proceed() {
-            head.resize(head.len() * 2, 0);
-        }
-    }
-    head.truncate(length);
-    // The body is written by others, straight from where it is.
-    let call = match call.proceed()? {
-        Some(SendRequestResult::SendBody(mut call)) => {
-            call.consume_direct_write(body_length)?;
-            call.proceed()
-        }
-        Some(SendRequestResult::RecvResponse(call)) => Some(call),
-        Some(SendRequestResult::Await100(_)) | None => None,
-    };
-    Ok((head, call.ok_or(ureq_proto::Error::OutputOverflow)?))
+    Ok(Request { head, body: compressed.unwrap_or(body), started_at })
 }
 
 fn unsendable(error: &dyn std::fmt::Display) -> Failure {

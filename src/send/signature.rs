@@ -111,11 +111,12 @@ impl SigningKey {
 
     /// Appends `v1,<signature>` or `v1a,<signature>` of one request to `out`.
     fn sign(&self, out: &mut String, id: &str, timestamp: u64, body: &[u8]) {
-        let timestamp = timestamp.to_string();
+        let mut number = itoa::Buffer::new();
+        let timestamp = number.format(timestamp);
         let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body];
         match &self.algorithm {
             Algorithm::Hmac(keyed) => {
-                let mut mac = keyed.clone();
+                let mut mac = Hmac::clone(keyed);
                 parts.iter().for_each(|part| mac.update(part));
                 out.push_str("v1,");
                 STANDARD.encode_string(mac.finalize().into_bytes(), out);

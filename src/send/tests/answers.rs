@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::server::Server;
 use super::*;
+use crate::send::answer::{Answer, Progress};
 
 /// Answers each request with the bytes that were set last, and closes the connection.
 static ENDPOINT: LazyLock<(Server, Arc<Mutex<Vec<u8>>>)> = LazyLock::new(|| {
@@ -173,5 +174,61 @@ proptest! {
                 prop_assert_eq!(failure.response, String::from_utf8_lossy(&body).replace('\0', ""));
             }
         }
+    }
+}
+
+/// What is made of an answer that arrives in these pieces: how far it has come, and what it says if it is whole.
+fn read(pieces: &[&[u8]]) -> (Result<Progress, String>, Option<Result<Success, Failure>>) {
+    let mut answer = Answer::new(1000);
+    let mut progress = Ok(Progress::Partial);
+    for piece in pieces {
+        progress = answer.feed(piece).map_err(|fault| fault.message);
+        if progress.is_err() {
+            return (progress, None);
+        }
+    }
+    let judged = matches!(progress, Ok(Progress::Complete { .. })).then(|| answer.judge(None));
+    (progress, judged)
+}
+
+/// Answers of which many are plain successes, and the others nearly so.
+fn nearly_plain_answer() -> impl Strategy<Value = Vec<u8>> {
+    let header = prop::sample::select(
+        &[
+            "content-length: 4\r\n",
+            "Content-Length:4\r\n",
+            "content-length:  04 \r\n",
+            "content-length: +4\r\n",
+            "content-length: 5\r\n",
+            "content-length: 0\r\n",
+            "Connection: keep-alive\r\n",
+            "connection: Keep-Alive\r\n",
+            "connection: close\r\n",
+            "connection: keep-alive, close\r\n",
+            "transfer-encoding: chunked\r\n",
+            "date: Mon, 30 Nov 2026 20:00:00 GMT\r\n",
+            "x-y: z\r\n",
+        ][..],
+    );
+    let version = prop::sample::select(&["HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0"][..]);
+    let status = prop::sample::select(&["200", "201", "204", "205", "299", "304", "103", "500"][..]);
+    let body = prop::sample::select(&["body", "", "bod", "body\r\n", "0\r\n\r\n"][..]);
+    (version, status, prop::collection::vec(header, 0..4), body).prop_map(
+        |(version, status, headers, body)| {
+            format!("{version} {status} OK\r\n{}\r\n{body}", headers.concat()).into_bytes()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(crate::fuzz::config(2000))]
+
+    /// One that arrives in pieces is never taken for a plain one.
+    #[test]
+    fn an_answer_is_the_same_whole_and_in_pieces(
+        bytes in prop_oneof![1 => any_answer(), 3 => nearly_plain_answer()],
+    ) {
+        let begin = bytes.len().min(1);
+        prop_assert_eq!(read(&[&bytes]), read(&[&bytes[..begin], &bytes[begin..]]));
     }
 }
