@@ -1,7 +1,8 @@
 //! How many requests a second the sender makes, and how many events they bring.
 //!
-//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [in flight] [events a request]
+//!     cargo bench --bench send -- http://127.0.0.1:9000/ [requests] [in flight] [events a request] [ahead]
 //!
+//! The requests ahead are handed over beyond those in flight. It
 //! wants a receiver listening there, such as `receiver --quiet`. Like the dispatcher, it keeps a window of requests
 //! in flight and sleeps when there is nothing to collect.
 
@@ -26,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let requests: u64 = arguments.next().map_or(Ok(300_000), |count| count.parse())?;
     let in_flight: usize = arguments.next().map_or(Ok(16), |count| count.parse())?;
     let batch: u64 = arguments.next().map_or(Ok(1), |count| count.parse())?;
+    let ahead: u64 = arguments.next().map_or(Ok(0), |count| count.parse())?;
 
     let endpoint = Arc::new(Endpoint::new(EndpointSettings {
         subscription_id: 1,
@@ -37,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         secrets: vec![signature::generate_secret(signature::Scheme::V1)?],
         previous_secret: None,
         client_certificate: None,
+        max_in_flight: in_flight as u32,
         format: Format::Pgwh,
         columns: Shown::All,
         batched: batch > 1,
@@ -46,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);
     let sender = Sender::start(SenderSettings { max_requests: in_flight })?;
-    let window = in_flight as u64;
+    let window = in_flight as u64 + ahead;
     let (mut submitted, mut done, mut failed) = (0, 0, 0);
     let mut latencies = Vec::with_capacity(requests as usize);
     let mut outcomes = Vec::new();

@@ -289,6 +289,18 @@ impl<P: Clone> Engine<P> {
         });
     }
 
+    /// A request comes back that was handed over ahead and has not been sent.
+    pub fn handed_back(&mut self, ticket: Ticket, now: Instant) {
+        self.shared.now = Some(now);
+        if self.take_ended(ticket).is_none() {
+            return self.turns.ended(None, ticket.host);
+        }
+        let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
+        self.turns.ended(Some(subscription.pace), ticket.host);
+        subscription.handed_back(&mut self.shared, ticket.request, now);
+        self.look_after(ticket.subscription);
+    }
+
     /// Takes deliveries out of a request before it is sent; what is left of it, in order, goes on being under way. When
     /// nothing is, it has ended. It took `duration` to find out; `jitter` is a random number.
     pub fn sift(
@@ -445,6 +457,7 @@ impl<P: Clone> Engine<P> {
     /// Gives a subscription a turn if it can use one, sets its timer, and notes if it wants to read.
     fn look_after(&mut self, slot: u32) {
         let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { return };
+        subscription.may_go_ahead = self.turns.has_room_to_spare();
         if subscription.may_send() {
             self.turns.offer(slot, subscription.settings.host, subscription.pace);
         } else {

@@ -40,6 +40,11 @@ impl Hosts {
         self.limits = limits;
     }
 
+    /// Whether there are any.
+    pub fn has_limits(&self) -> bool {
+        self.limits != HostLimits::default()
+    }
+
     /// Whether a request may be sent there.
     pub fn may_send(&self, host: u64) -> bool {
         let Some(host) = self.known.get(&host) else { return true };

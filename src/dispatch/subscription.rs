@@ -37,6 +37,8 @@ pub struct Settings {
     pub rate_limit: Option<PerSecond>,
     /// The delays between attempts.
     pub schedule: Schedule,
+    /// Requests that may be handed over beyond those, to be sent as soon as one of those succeeds.
+    pub max_ahead: u32,
     /// The most deliveries in a request; at least 1.
     pub batch_size: u32,
     /// How long to linger for a full batch.
@@ -55,6 +57,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             max_in_flight: 16,
+            max_ahead: 0,
             rate_limit: None,
             schedule: Schedule::default(),
             batch_size: 1,
@@ -115,6 +118,10 @@ impl<P> Shared<P> {
 
 /// The share of the memory limit, in percent, up to which the journal is read.
 const READ_UPTO: usize = 75;
+/// An endpoint that takes no longer for a request may be handed some ahead.
+pub(super) const QUICK: Duration = Duration::from_millis(5);
+/// How many quick successes in a row it takes for each of these, so that few are handed back when one fails.
+const SUCCESSES_PER_AHEAD: u32 = 4;
 /// A request that takes longer is slow; slow ones get half of the connections at most.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// Lanes are kept for reuse, so many of those that hold on to the memory of no more items than this, which is what many
@@ -196,6 +203,10 @@ pub(super) struct Subscription<P> {
     pub settling: bool,
     /// How long its requests take.
     pub pace: Pace,
+    /// Its last requests that have succeeded quickly, one after the other.
+    pub quick: u32,
+    /// Whether there is room to hand over requests ahead.
+    pub may_go_ahead: bool,
     pub replay: Option<Box<Replay>>,
     pub replay_read_last: bool,
     /// Deliveries to be read so that they can be given up.
@@ -260,6 +271,8 @@ impl<P: Clone> Subscription<P> {
             linger: Linger::Not,
             settling: false,
             pace: Pace::New,
+            quick: 0,
+            may_go_ahead: false,
             replay: None,
             replay_read_last: false,
             skips: Vec::new(),
@@ -387,6 +400,16 @@ impl<P: Clone> Subscription<P> {
     /// Requests under way.
     pub fn under_way(&self) -> usize {
         self.work.as_ref().map_or(0, |work| work.requests.under_way())
+    }
+
+    /// How many requests may be handed over at once: those that may be under way, and some ahead while all goes well.
+    pub fn room(&self) -> usize {
+        let max = self.settings.max_in_flight;
+        let window = self.window.size(max);
+        if !self.may_go_ahead || window < max.max(1) as usize {
+            return window;
+        }
+        window + self.settings.max_ahead.min(self.quick / SUCCESSES_PER_AHEAD) as usize
     }
 
     /// Whether a request under way takes long.

@@ -160,6 +160,12 @@ impl Turns {
         self.in_flight < self.limit && self.has_room(pace as usize)
     }
 
+    /// Whether requests may be handed over ahead without taking the room of others: there are no limits for hosts, and few
+    /// requests under way.
+    pub fn has_room_to_spare(&self) -> bool {
+        4 * self.in_flight < self.limit && !self.hosts.has_limits()
+    }
+
     /// Whether this host is sent less than it may be.
     pub fn may_send_to(&self, host: u64) -> bool {
         self.hosts.may_send(host)

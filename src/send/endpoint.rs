@@ -1,6 +1,8 @@
 //! An endpoint: what the sender needs to know of one subscription.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use smallvec::SmallVec;
@@ -63,6 +65,8 @@ pub struct EndpointSettings {
     pub previous_secret: Option<(String, SystemTime)>,
     /// Certificate and private key for mutual TLS, in PEM.
     pub client_certificate: Option<String>,
+    /// Requests at once.
+    pub max_in_flight: u32,
     /// The payload format.
     pub format: Format,
     /// The columns that payloads show.
@@ -96,6 +100,8 @@ pub struct Endpoint {
     pub(super) compress: bool,
     pub(super) max_response_size: usize,
     pub(super) guard: Arc<Guard>,
+    pub(super) max_in_flight: u32,
+    is_retired: AtomicBool,
 }
 
 impl Endpoint {
@@ -130,6 +136,8 @@ impl Endpoint {
             compress: settings.compress,
             max_response_size: settings.max_response_size,
             guard: settings.guard,
+            max_in_flight: settings.max_in_flight.max(1),
+            is_retired: AtomicBool::new(false),
         })
     }
 
@@ -152,6 +160,16 @@ impl Endpoint {
             && self.timeout == other.timeout
             && self.compress == other.compress
             && self.guard == other.guard
+    }
+
+    /// Has requests to it that have not begun handed back.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Relaxed);
+    }
+
+    /// Whether requests to it that have not begun are handed back.
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Relaxed)
     }
 
     /// What bodies tell beside the event.

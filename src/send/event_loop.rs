@@ -4,6 +4,7 @@
 //! threads of their own, large bodies are made by a few more, and both report through the inbox. What it does for one
 //! connection in a turn is bounded, so that none delays the others.
 
+mod ahead;
 mod connect;
 mod proxied;
 mod transfer;
@@ -28,6 +29,7 @@ use super::endpoint::Server;
 use super::exchange::{Exchange, Stage};
 use super::idle::IdleConnections;
 use super::job::Job;
+use super::lines::Lines;
 use super::outcome::{ErrorClass, Failure, Outcome};
 use super::request::{Request, bug};
 use super::resolver::{self, Resolver};
@@ -37,6 +39,8 @@ use super::tls::{Roots, RootsWanted, TlsConfigs};
 
 /// Events taken at once.
 const MAX_EVENTS: usize = 256;
+/// How long the dispatcher may not know of outcomes while it need not hand over more.
+const MAX_UNTOLD: Duration = Duration::from_millis(1);
 /// Inputs taken in a turn.
 const MAX_INPUTS: usize = 256;
 /// A body that may be larger is made by a thread of its own.
@@ -111,6 +115,13 @@ pub(super) struct EventLoop {
     report: Channel<Outcome>,
     /// Outcomes of this turn.
     outcomes: Vec<Outcome>,
+    /// Whether the dispatcher has to see them at once.
+    is_urgent: bool,
+    /// Since when there are outcomes that it has not been woken for.
+    untold_since: Option<Instant>,
+    lines: Lines,
+    /// Subscriptions whose next request may begin.
+    freed: Vec<i64>,
     max_requests: usize,
     /// Jobs that wait for room.
     queue: VecDeque<Job>,
@@ -166,6 +177,10 @@ impl EventLoop {
             inbox,
             report,
             outcomes: Vec::new(),
+            is_urgent: false,
+            untold_since: None,
+            lines: Lines::default(),
+            freed: Vec::new(),
             max_requests,
             queue: VecDeque::new(),
             exchanges: Slab::new(),
@@ -232,13 +247,14 @@ impl EventLoop {
             self.check_deadline(number, now);
             self.current = None;
         }
+        self.serve_lines(now);
         while self.has_room()
             && let Some(job) = self.queue.pop_front()
         {
             self.begin(job);
         }
         self.sweep(now);
-        self.hand_over_outcomes();
+        self.hand_over_outcomes(now);
     }
 
     /// How long to wait for events; with nothing else to do until something happens.
@@ -252,14 +268,19 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let sweep = (self.idle.count() > 0).then_some(self.sweep_at);
-        let next = self.deadlines.next().into_iter().chain(sweep).min()?;
+        let untold = self.untold_since.map(|since| since + MAX_UNTOLD);
+        let next = self.deadlines.next().into_iter().chain(sweep).chain(untold).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Job(job) if self.has_room() && self.queue.is_empty() => self.begin(job),
-            Input::Job(job) => self.queue.push_back(job),
+            Input::Job(job) if job.is_in_line() => {
+                if let Some(job) = self.lines.join(job) {
+                    self.admit(job);
+                }
+            }
+            Input::Job(job) => self.admit(job),
             Input::MaxRequests(most) => self.max_requests = most,
             Input::TrustFile(ca_file) => {
                 let wanted = self.tls.trust_file(ca_file);
@@ -323,7 +344,7 @@ impl EventLoop {
     /// Begins with a job, for which there is room.
     fn begin(&mut self, job: Job) {
         self.serial += 1;
-        let mut exchange = Exchange::new(self.serial, job.ticket, job.endpoint.clone());
+        let mut exchange = Exchange::new(self.serial, job.ticket, job.endpoint.clone(), job.is_in_line());
         if job.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh) {
             exchange.may_reuse = false;
             if let Host::Domain(name) = job.endpoint.server().dialled().0 {
@@ -368,17 +389,21 @@ impl EventLoop {
         }
     }
 
-    fn hand_over_outcomes(&mut self) {
+    fn hand_over_outcomes(&mut self, now: Instant) {
         #[cfg(test)]
         self.post.shared.idle.store(self.idle.count(), std::sync::atomic::Ordering::SeqCst);
-        if self.outcomes.is_empty() {
+        if self.outcomes.is_empty() && self.untold_since.is_none() {
             return;
         }
         for outcome in self.outcomes.drain(..) {
             // Nobody listens only when this is about to end.
             let _ = self.report.send(outcome);
         }
-        self.post.shared.ring();
+        let since = *self.untold_since.get_or_insert(now);
+        if std::mem::take(&mut self.is_urgent) || now.saturating_duration_since(since) >= MAX_UNTOLD {
+            self.untold_since = None;
+            self.post.shared.ring();
+        }
     }
 
     /// Ends what was being done when something panicked: one exchange, or else all of them.

@@ -43,6 +43,8 @@ pub(super) struct Exchange {
     pub serial: u64,
     pub ticket: u64,
     pub endpoint: Arc<Endpoint>,
+    /// Whether it counts among those that its subscription may have under way.
+    pub is_in_line: bool,
     pub stage: Stage,
     pub request: Option<Request>,
     pub answer: Option<Answer>,
@@ -82,11 +84,12 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub fn new(serial: u64, ticket: u64, endpoint: Arc<Endpoint>) -> Exchange {
+    pub fn new(serial: u64, ticket: u64, endpoint: Arc<Endpoint>, is_in_line: bool) -> Exchange {
         let now = Instant::now();
         Exchange {
             serial,
             ticket,
+            is_in_line,
             stage: Stage::Composing,
             request: None,
             answer: None,

@@ -22,6 +22,13 @@ pub struct Job {
     pub prepared: Option<Box<Prepared>>,
 }
 
+impl Job {
+    /// Whether it is one of those of which its subscription may have only so many under way.
+    pub(super) fn is_in_line(&self) -> bool {
+        !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh)
+    }
+}
+
 /// What is decided about a request before the sender gets it.
 #[derive(Debug, Default)]
 pub struct Prepared {

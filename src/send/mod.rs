@@ -15,6 +15,7 @@ pub mod guard;
 mod identity;
 mod idle;
 mod job;
+mod lines;
 mod outcome;
 mod problem;
 mod proxy;

@@ -15,6 +15,14 @@ pub struct Outcome {
     pub duration: Duration,
 }
 
+impl Outcome {
+    /// Of a request that was not sent.
+    pub(super) fn handed_back(ticket: u64) -> Outcome {
+        let failure = Failure::unanswered(ErrorClass::HandedBack, "the request was not sent");
+        Outcome { ticket, result: Err(failure), started_at: SystemTime::UNIX_EPOCH, duration: Duration::ZERO }
+    }
+}
+
 /// An answer of the class 2xx.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Success {
@@ -99,6 +107,8 @@ pub enum ErrorClass {
     TooLarge,
     /// The request could not be made.
     Encode,
+    /// It was handed back before its turn came; nothing has been sent.
+    HandedBack,
 }
 
 impl ErrorClass {
@@ -116,6 +126,7 @@ impl ErrorClass {
             ErrorClass::Http5xx => "http_5xx",
             ErrorClass::TooLarge => "too_large",
             ErrorClass::Encode => "encode",
+            ErrorClass::HandedBack => "handed_back",
         }
     }
 }

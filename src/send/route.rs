@@ -119,6 +119,7 @@ mod tests {
             secrets: Vec::new(),
             previous_secret: None,
             client_certificate: None,
+            max_in_flight: 1,
             format: Format::Pgwh,
             columns: Shown::All,
             batched: false,

@@ -29,10 +29,16 @@ pub fn source_of(database: pg_sys::Oid, installation: &str) -> Source {
     Source { database, host, installation }
 }
 
+/// Requests of one event each that are handed to the sender ahead, so that it need not wait for the dispatcher.
+const MAX_AHEAD: u32 = 32;
+
 /// How the engine treats a subscription, whose endpoint is this one if it can be sent to.
 pub fn settings_of(row: &SubscriptionRow, endpoint: Option<&Endpoint>) -> Settings {
+    // What is known when a request is due has to count: how many events there are, what functions make of them, the rate.
+    let goes_ahead = row.batch_size == 1 && row.rate_limit.is_none() && functions_of(row).is_none();
     Settings {
         max_in_flight: row.max_in_flight,
+        max_ahead: if goes_ahead { MAX_AHEAD } else { 0 },
         rate_limit: row.rate_limit,
         schedule: Schedule::new(&row.retry_schedule),
         batch_size: row.batch_size,
@@ -103,6 +109,7 @@ pub fn endpoint_of(
         secrets: vec![secret],
         previous_secret: previous,
         client_certificate,
+        max_in_flight: row.max_in_flight,
         format: row.format,
         columns: match (&row.columns, &row.exclude_columns) {
             (Some(only), _) => Shown::Only(only.clone()),

@@ -37,7 +37,7 @@ use crate::journal::wishes::Wanted;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
 use crate::link::frame::{self, LaneKeys};
 use crate::prefetch::prefetch;
-use crate::send::{Endpoint, FailureKind, Job, Outcome, Sender, SenderSettings};
+use crate::send::{Endpoint, ErrorClass, FailureKind, Job, Outcome, Sender, SenderSettings};
 use crate::settings;
 use shaping::Destination;
 
@@ -178,10 +178,18 @@ impl Sending {
             }
             self.with_functions += usize::from(destination.functions.is_some());
             let before = self.endpoints.insert(row.id, destination);
+            before.iter().for_each(|before| before.endpoint.retire());
             self.with_functions -= usize::from(before.is_some_and(|before| before.functions.is_some()));
+        } else {
+            self.retire(row.id);
         }
         self.tallies.admit(row.id);
         self.showing.changed(row.id);
+    }
+
+    /// Has requests come back that were handed over ahead.
+    fn retire(&self, id: i64) {
+        self.endpoints.get(&id).into_iter().for_each(|destination| destination.endpoint.retire());
     }
 
     /// Sends nothing to these subscriptions before their rows can be read. Those that are not known begin behind `last`.
@@ -194,6 +202,7 @@ impl Sending {
                 self.engine.subscribe(subscription, Settings::default(), position);
             }
             self.engine.pause(subscription, now);
+            self.retire(*id);
             self.showing.changed(*id);
         }
     }
@@ -211,6 +220,7 @@ impl Sending {
         if dropped > 0 {
             pgrx::log!("pgstream_hooks: subscription {id} is gone, {dropped} undelivered events with it");
         }
+        self.retire(id);
         let gone = self.endpoints.remove(&id);
         self.with_functions -= usize::from(gone.is_some_and(|gone| gone.functions.is_some()));
         for request in self.rendering.remove(id).collect::<Vec<_>>() {
@@ -423,6 +433,9 @@ impl Sending {
                 Ok(success) => {
                     let success = Success { status: success.status, flaw: success.flaw, duration };
                     self.engine.succeeded(ticket, success, now);
+                }
+                Err(failure) if failure.class == ErrorClass::HandedBack => {
+                    self.engine.handed_back(ticket, now)
                 }
                 Err(failure) => {
                     self.engine.failed(ticket, failure_of(failure), duration, now, jitter(outcome.ticket));

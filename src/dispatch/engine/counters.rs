@@ -109,7 +109,8 @@ impl<P: Clone> Engine<P> {
             pending: subscription.counts.pending,
             pending_bytes: subscription.counts.pending_bytes,
             retrying: in_lanes + subscription.listed.retrying(),
-            in_flight: subscription.under_way(),
+            // What is handed over ahead waits for these.
+            in_flight: subscription.under_way().min(subscription.settings.max_in_flight.max(1) as usize),
             delivered: subscription.counts.delivered,
             dropped: subscription.counts.dropped,
             dead: subscription.counts.dead,

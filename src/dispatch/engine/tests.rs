@@ -455,3 +455,64 @@ fn a_resumed_replay_that_is_cancelled_lets_go_what_waited_for_its_keys() {
     while bench.read(&[]) {}
     assert_eq!(bench.send().map(|sent| sent.1), Some(vec![waiting]));
 }
+
+#[test]
+fn requests_are_handed_over_ahead_only_while_all_goes_well() {
+    let mut bench = Bench::new(Settings { max_in_flight: 1, max_ahead: 8, ..short() });
+    for key in 0..200 {
+        bench.arrive(A, Keys::one(key));
+    }
+    let first = bench.send().unwrap();
+    assert!(bench.send().is_none(), "nothing is known of the endpoint");
+    bench.succeed(&first);
+    let mut sent = std::collections::VecDeque::new();
+    for _ in 0..50 {
+        sent.extend(std::iter::from_fn(|| bench.send()));
+        let next = sent.pop_front().unwrap();
+        bench.succeed(&next);
+    }
+    sent.extend(std::iter::from_fn(|| bench.send()));
+    assert_eq!(sent.len(), 1 + 8);
+    assert_eq!(bench.engine.counters(A).unwrap().in_flight, 1, "the others are not under way");
+
+    let failed = sent.pop_front().unwrap();
+    bench.fail(&failed, FailureClass::Other);
+    let handed_back: Vec<u64> = sent.iter().flat_map(|(_, members, _)| members.clone()).collect();
+    sent.iter().for_each(|(ticket, ..)| bench.engine.handed_back(*ticket, bench.now));
+    for member in handed_back {
+        let sent = bench.send().unwrap();
+        assert_eq!((sent.1.as_slice(), sent.2), (&[member][..], 1), "in order, and not counted");
+        assert!(bench.send().is_none());
+        bench.fail(&sent, FailureClass::Content);
+    }
+    assert!(bench.engine.take_records().iter().all(|record| match record {
+        crate::dispatch::Record::Attempt { attempt, .. } => *attempt == 1,
+        crate::dispatch::Record::Finished { .. } => true,
+    }));
+}
+
+#[test]
+fn what_is_handed_back_to_a_subscription_that_stands_still_waits_with_the_rest() {
+    let mut bench = Bench::new(Settings { max_in_flight: 1, max_ahead: 8, ..short() });
+    for key in 0..40 {
+        bench.arrive(A, Keys::one(key));
+    }
+    let mut done = Vec::new();
+    for _ in 0..8 {
+        let next = bench.send().unwrap();
+        bench.succeed(&next);
+        done.extend(next.1);
+    }
+    let sent: Vec<Sent> = std::iter::from_fn(|| bench.send()).collect();
+    assert!(sent.len() > 1);
+    bench.engine.pause(A, bench.now);
+    bench.succeed(&sent[0]);
+    done.extend(&sent[0].1);
+    sent[1..].iter().for_each(|(ticket, ..)| bench.engine.handed_back(*ticket, bench.now));
+    assert!(bench.send().is_none());
+    assert_eq!(bench.engine.memory_used(), bench.engine.subscription(A).unwrap().listed.memory());
+    bench.engine.resume(A);
+    while bench.read(&done) {}
+    let sent = bench.send().unwrap();
+    assert_eq!(sent.1, [10]);
+}

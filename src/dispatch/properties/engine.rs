@@ -17,6 +17,7 @@ enum Happening {
     Read(usize),
     Succeed(Index),
     Fail(Index, FailureClass, u32),
+    HandBack(Index),
     Sift(Index, u32, u32),
     FailAll(FailureClass),
     Pass(u64),
@@ -46,6 +47,7 @@ fn happenings() -> impl Strategy<Value = Happening> {
         14 => (1..8usize).prop_map(Happening::Read),
         12 => index().prop_map(Happening::Succeed),
         10 => (index(), classes(), any::<u32>()).prop_map(|(at, class, jitter)| Happening::Fail(at, class, jitter)),
+        3 => index().prop_map(Happening::HandBack),
         6 => (index(), any::<u32>(), any::<u32>())
             .prop_map(|(at, which, jitter)| Happening::Sift(at, which, jitter)),
         3 => classes().prop_map(Happening::FailAll),
@@ -75,6 +77,9 @@ impl World {
             }
             Happening::Sift(which, members, jitter) if !self.under_way.is_empty() => {
                 self.sift(which.index(self.under_way.len()), members, jitter);
+            }
+            Happening::HandBack(which) if !self.under_way.is_empty() => {
+                self.hand_back(which.index(self.under_way.len()));
             }
             Happening::Fail(which, class, jitter) if !self.under_way.is_empty() => {
                 self.fail(which.index(self.under_way.len()), class, jitter);
@@ -113,6 +118,7 @@ impl World {
             }
             Happening::Succeed(_)
             | Happening::Fail(..)
+            | Happening::HandBack(_)
             | Happening::Sift(..)
             | Happening::Skip(..)
             | Happening::Replay(..) => {}

@@ -69,6 +69,7 @@ pub struct World {
 pub fn settings(seed: u32) -> Settings {
     Settings {
         max_in_flight: seed % 4 + 1,
+        max_ahead: [0, 0, 2][seed as usize / 1536 % 3],
         rate_limit: PerSecond::new(seed / 256 % 3),
         schedule: Schedule::new(&[3, 7, 20].map(Duration::from_secs)),
         batch_size: [1, 1, 3, 8][seed as usize / 4 % 4],
@@ -253,7 +254,7 @@ impl World {
         assert!(!members.is_empty() && members.len() <= 8);
         assert!(self.under_way.len() < POOL);
         let ours = self.under_way.iter().filter(|under_way| under_way.subscription == id);
-        assert!(ours.clone().count() < model.settings.max_in_flight as usize);
+        assert!(ours.clone().count() < (model.settings.max_in_flight + model.settings.max_ahead) as usize);
         let busy: Vec<u64> = ours.flat_map(|under_way| under_way.members.iter().copied()).collect();
         for (at, &(number, source)) in members.iter().enumerate() {
             assert!(!busy.contains(&number), "{number} is under way already");
@@ -290,6 +291,12 @@ impl World {
         let UnderWay { ticket, .. } = self.under_way.swap_remove(at);
         let success = Success { status: 200, flaw: None, duration: Duration::from_millis(5) };
         self.engine.succeeded(ticket, success, self.now);
+        self.take_records();
+    }
+
+    pub fn hand_back(&mut self, at: usize) {
+        let UnderWay { ticket, .. } = self.under_way.swap_remove(at);
+        self.engine.handed_back(ticket, self.now);
         self.take_records();
     }
 

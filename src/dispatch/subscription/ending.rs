@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Delivery, Fate, Mode, Shared, Subscription};
+use super::{Delivery, Fate, Mode, QUICK, Shared, Subscription};
 use crate::dispatch::lanes::{Members, Slot};
 use crate::dispatch::outcome::{
     Disabled, Effect, End, Failure, FailureClass, Members as Recorded, Record, Skipped, Success,
@@ -45,6 +45,7 @@ impl<P: Clone> Subscription<P> {
                 replay: request.replay,
             });
         }
+        self.quick = if success.duration <= QUICK { self.quick.saturating_add(1) } else { 0 };
         self.last_success_at = Some(now);
         self.last_status = Some(success.status);
         self.latency.record(success.duration);
@@ -68,10 +69,11 @@ impl<P: Clone> Subscription<P> {
         jitter: u32,
     ) {
         let (failure, duration) = ended;
+        self.quick = 0;
         self.last_failure_at = Some(now);
         self.last_status = failure.status;
         self.last_error = Some(failure.error.clone());
-        if self.give_up_skipped(shared, index) {
+        if self.give_up_skipped(shared, index, 1) {
             return self.ended(shared);
         }
         let (meets_replay, is_too_large) = (self.meets_replay(index), self.is_too_large(index));
@@ -113,6 +115,23 @@ impl<P: Clone> Subscription<P> {
             _ => self.count(shared, failed),
         }
         // What stands still has nothing in the lanes, nor has what must let a replay pass or be split up.
+        if self.stands_still() || is_too_large || meets_replay && self.sends() {
+            self.stand_still(shared, Some(now), self.mode);
+        }
+        self.ended(shared);
+    }
+
+    /// A request that was handed over ahead comes back, not sent.
+    pub fn handed_back(&mut self, shared: &mut Shared<P>, index: u32, now: Instant) {
+        self.quick = 0;
+        if self.give_up_skipped(shared, index, 0) {
+            return self.ended(shared);
+        }
+        let (meets_replay, is_too_large) = (self.meets_replay(index), self.is_too_large(index));
+        match &mut self.work {
+            Some(work) if self.mode == Mode::Open => work.requests.probed(index),
+            _ => self.again(index),
+        }
         if self.stands_still() || is_too_large || meets_replay && self.sends() {
             self.stand_still(shared, Some(now), self.mode);
         }
@@ -298,13 +317,14 @@ impl<P: Clone> Subscription<P> {
         }
     }
 
-    /// A failure is an end for what somebody wanted skipped meanwhile. Whether nothing is left of the request.
-    pub(super) fn give_up_skipped(&mut self, shared: &mut Shared<P>, index: u32) -> bool {
+    /// A failure is an end for what somebody wanted skipped meanwhile, after so many attempts `more`. Whether nothing is left of
+    /// the request.
+    pub(super) fn give_up_skipped(&mut self, shared: &mut Shared<P>, index: u32, more: u32) -> bool {
         let Some(work) = &self.work else { return true };
         let members = work.requests.get(index).members.iter();
         let skipped = |slot: &&Slot| work.lanes.get(**slot).fate == Fate::SkippedIfItFails;
         let skipped: Vec<Slot> = members.filter(skipped).copied().collect();
-        skipped.iter().for_each(|&slot| self.give_up(shared, slot, 1));
+        skipped.iter().for_each(|&slot| self.give_up(shared, slot, more));
         !skipped.is_empty() && self.forget_if_done(shared, index)
     }
 

@@ -22,7 +22,7 @@ impl<P: Clone> Subscription<P> {
                 has_ready
                     && self.hold_until.is_none()
                     && self.rate_until.is_none()
-                    && work.requests.under_way() < self.window.size(self.settings.max_in_flight)
+                    && work.requests.under_way() < self.room()
                     && !self.lingers(work.requests.has_ready(), work.lanes.unsent())
             }
         }

@@ -59,7 +59,7 @@ impl<P: Clone> Subscription<P> {
             let attempt = work.lanes.get(slot).failures.saturating_add(1);
             let index = work.requests.start(smallvec![slot], replay, serial, now);
             work.requests.ended(index, serial);
-            if self.give_up_skipped(shared, index) {
+            if self.give_up_skipped(shared, index, 1) {
                 continue;
             }
             let failed = Failed { index, attempt, failure, duration, now, jitter };

@@ -235,7 +235,13 @@ impl EventLoop {
     /// Ends an exchange.
     pub(super) fn end(&mut self, number: usize, result: Result<Success, Failure>, reusable: bool) {
         let Some(exchange) = self.exchanges.try_remove(number) else { return };
+        let is_success = result.is_ok();
         self.outcomes.push(exchange.outcome(result));
+        if exchange.is_in_line {
+            self.leave_line(exchange.endpoint.subscription_id, is_success);
+        } else {
+            self.is_urgent = true;
+        }
         exchange.racing.iter().for_each(|connection| self.close(*connection));
         let Some(connection) = exchange.connection else { return };
         match self.connections.get_mut(connection) {

@@ -1,5 +1,6 @@
 //! Promises of sending as a whole, held against real sockets.
 
+mod ahead;
 mod answers;
 mod delivery;
 mod failures;
@@ -59,6 +60,7 @@ pub(super) fn settings(url: &str) -> EndpointSettings {
         secrets: vec![SECRET.to_owned()],
         previous_secret: None,
         client_certificate: None,
+        max_in_flight: u32::MAX,
         format: Format::Pgwh,
         columns: Shown::All,
         batched: false,
