@@ -1,7 +1,7 @@
 //! Beside Postgres' own logical replication: the tables of `pgwh` hold what this server wrote, and other readers of its log
 //! get nothing of the journal.
 
-use harness::{Cluster, Receiver, Script, Setup, Stop, eventually};
+use harness::{Cluster, Receiver, Script, Server, Setup, Stop, eventually};
 
 /// Two servers with the extension, each with subscriptions of its own, and a table for both.
 struct Pair {
@@ -160,6 +160,52 @@ fn a_session_that_replays_an_origin_changes_nothing_of_ours() {
         pair.subscriber.value("SELECT count(*) FROM pgwh.subscriptions WHERE name LIKE '%first'"),
         "0"
     );
+}
+
+#[test]
+fn a_restore_without_triggers_leaves_those_of_ours() {
+    let pair = pair();
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Server::get().command(program);
+        let output = command
+            .args(["-U", "postgres", "-h"])
+            .arg(pair.subscriber.host())
+            .args(["-d", pair.subscriber.name()])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{program}: {told}");
+    };
+    let archive = pair.subscriber.make_directory("archive").join("dump");
+    let archive = archive.to_str().unwrap();
+    run("pg_dump", &["-Fc", "--table", "pgwh*.*", "-f", archive]);
+    let triggers = "SELECT json_agg((tgrelid, tgname, tgenabled) ORDER BY tgrelid, tgname) FROM pg_trigger";
+    let (before, armed) = (pair.state(), pair.subscriber.value(triggers));
+    let row = "SELECT id FROM pgwh.subscriptions WHERE name = 'subscriber-first'";
+    let id = pair.subscriber.value(row);
+    pair.subscriber.sql("SELECT pgwh.unsubscribe(name) FROM pgwh.subscriptions");
+    run("pg_restore", &["--verbose", "--data-only", "--disable-triggers", archive]);
+    assert_eq!(pair.subscriber.value(row), id);
+    for command in [
+        "ALTER TABLE pgwh.secrets DISABLE TRIGGER USER",
+        "SET search_path = pgwh; ALTER TABLE gaps ENABLE TRIGGER ALL",
+        "ALTER TABLE pgwh_internal.installation ENABLE TRIGGER ALL",
+        "DO $$ BEGIN ALTER TABLE pgwh.replays DISABLE TRIGGER ALL, ENABLE TRIGGER USER; END $$",
+    ] {
+        pair.subscriber.sql(command);
+    }
+    assert_eq!(pair.subscriber.value(triggers), armed);
+    // Tables of others are switched as ever.
+    pair.subscriber.sql("CREATE TRIGGER mine BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+    pair.subscriber.sql("ALTER TABLE t DISABLE TRIGGER ALL");
+    assert_eq!(pair.subscriber.value("SELECT tgenabled FROM pg_trigger WHERE tgname = 'mine'"), "D");
+    let restored = pair.state();
+    assert_ne!(restored, before, "keys are in no dump");
+    pair.replicate();
+    pair.publisher.sql("UPDATE pgwh.subscriptions SET url = url || '/changed'");
+    pair.catch_up();
+    assert_eq!(pair.state(), restored);
 }
 
 #[test]

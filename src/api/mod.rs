@@ -86,6 +86,8 @@ mod table_keys;
 #[cfg(feature = "server")]
 pub mod table_lock;
 #[cfg(feature = "server")]
+pub mod table_triggers;
+#[cfg(feature = "server")]
 mod tables;
 #[cfg(feature = "server")]
 mod test;

@@ -15,7 +15,7 @@ use super::shmem::{self, Database, Phase};
 use super::statement::Statement;
 use super::{dropped, former, prepared, process, undelivered, wake};
 use crate::api::dump::{self, Run};
-use crate::api::{drop_role, keeping, table_lock};
+use crate::api::{drop_role, keeping, table_lock, table_triggers};
 use crate::decode::raw;
 use crate::error::Error;
 
@@ -58,6 +58,9 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: the arguments are what the server passes to this hook, and are passed on, unchanged or as a dump needs them.
     unsafe {
         let node = (*statement).utilityStmt;
+        if table_triggers::may_switch(node) && keep_triggers(node) {
+            return;
+        }
         let concerns_databases = is_database_command(node);
         if concerns_databases {
             before_command(node);
@@ -171,6 +174,12 @@ unsafe extern "C-unwind" fn before_dump(statement: *mut pg_sys::PlannedStmt) -> 
 unsafe extern "C-unwind" fn before_lock(node: *mut pg_sys::Node) {
     // SAFETY: a statement that is to run, so a transaction is in progress.
     unsafe { table_lock::check(node) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn keep_triggers(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: a statement that is to run, so a transaction is in progress.
+    unsafe { table_triggers::are_kept(node) }
 }
 
 #[pg_guard]
