@@ -450,6 +450,8 @@ fn workers_heed_no_setting_of_their_database() {
         "IntervalStyle = 'sql_standard'",
         "bytea_output = 'escape'",
         "extra_float_digits = -5",
+        // Where decoding looks for its output plugin.
+        "dynamic_library_path = '/nowhere'",
         "row_security = off",
     ] {
         cluster.sql(&format!("ALTER DATABASE odd SET {setting}"));

@@ -42,8 +42,12 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"role", c"none"),
 ];
 
+/// Where the server looks for libraries.
+const LIBRARY_PATH: &CStr = c"dynamic_library_path";
+
 /// Connects the worker to its database, also to one that refuses connections, and pins its settings.
 pub fn connect(database: pg_sys::Oid) {
+    let library_path = own_library_path();
     // SAFETY: called once, first thing in a background worker's main function.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
@@ -55,7 +59,18 @@ pub fn connect(database: pg_sys::Oid) {
     pin_identity();
     pin(&raw::SETTINGS_OF_FILTERS);
     pin(PINNED);
+    pin(&[(LIBRARY_PATH, &library_path)]);
     set_log_level();
+}
+
+/// The path on which the server found this library, where decoding looks for it as for any output plugin. Before the worker
+/// has a database, and with it a path of that one's.
+fn own_library_path() -> CString {
+    // SAFETY: the setting is a string of this process, which is copied.
+    unsafe {
+        let path = pg_sys::GetConfigOption(LIBRARY_PATH.as_ptr(), true, false);
+        if path.is_null() { CString::default() } else { CStr::from_ptr(path).to_owned() }
+    }
 }
 
 /// Makes the session user the role that the worker was started as, whatever `session_authorization` is set for the
@@ -87,7 +102,7 @@ pub fn set_log_level() {
 /// Pins settings for the life of the process; those that this server doesn't have are passed over.
 pub fn pin(settings: &[(&CStr, &CStr)]) {
     for (name, value) in settings {
-        // SAFETY: outside any transaction, so that the values outlive each; both strings are static.
+        // SAFETY: outside any transaction, so that the values outlive each; the server copies them.
         unsafe {
             if !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null() {
                 pg_sys::SetConfigOption(
