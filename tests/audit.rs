@@ -123,6 +123,51 @@ fn keys_headers_and_rows_are_in_no_log_of_statements() {
 }
 
 #[test]
+fn a_preview_of_rows_logs_no_row() {
+    let Some(cluster) = audited(&[]) else { return };
+    let receiver = Receiver::start().unwrap();
+    cluster.each(&[
+        "CREATE FUNCTION body(event jsonb) RETURNS jsonb LANGUAGE plpgsql STRICT AS $$ BEGIN RETURN event->'data'->'record'; END $$",
+        "CREATE FUNCTION part(event jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT event->'data'->'record' $$",
+        "CREATE FUNCTION nothing(event jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT NULL::jsonb $$",
+        "CREATE FUNCTION target(event jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER SET search_path = public
+             AS $$ BEGIN RETURN jsonb_build_object('path', '/' || (event->'data'->'record'->>'id')); END $$",
+        "INSERT INTO t SELECT n, md5('row' || n) FROM generate_series(1, 3) n",
+    ]);
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}', transform => 'body', route => 'target'");
+    cluster.subscribe(&receiver, "sql", "tables => '{public.t}', transform => 'part'");
+    cluster.subscribe(&receiver, "none", "tables => '{public.t}', transform => 'nothing'");
+    let previews = |name: &str| {
+        cluster.rows(&format!(
+            "SELECT (p).body::jsonb = to_jsonb(t), (p).url FROM (SELECT t, pgwh.preview('{name}', to_jsonb(t)) p FROM t OFFSET 0) t ORDER BY 2"
+        ))
+    };
+    let shown = previews("s");
+    assert_eq!(shown.len(), 3);
+    assert!(shown.iter().all(|row| row[0].as_deref() == Some("t")), "{shown:?}");
+    assert!(shown[2][1].as_deref().unwrap().ends_with("/3"), "{shown:?}");
+    // What the function itself runs is audited as ever, and its call, too.
+    assert!(cluster.log().contains("FUNCTION,EXECUTE,FUNCTION,public.body"));
+    let log = cluster.log();
+    for n in 1..=3 {
+        let value = cluster.value(&format!("SELECT md5('row{n}')"));
+        assert!(!log.contains(&value), "row {n}");
+    }
+    // A function in SQL is itself a statement, and audited as any other.
+    assert!(previews("sql").iter().all(|row| row[0].as_deref() == Some("t")));
+    assert!(previews("none").is_empty());
+    cluster.sql("CREATE ROLE app; SELECT pgwh.grant_usage('app'); GRANT SELECT ON t TO app");
+    let app = cluster.as_role("app");
+    app.subscribe(&receiver, "apps", "tables => '{public.t}', transform => 'part'");
+    cluster.sql("REVOKE EXECUTE ON FUNCTION part FROM PUBLIC");
+    let refusal = app.refused("SELECT pgwh.preview('apps', '{\"id\": 1}')");
+    assert!(refusal.detail.contains("permission denied for function part"), "{refusal:?}");
+    cluster.sql("DROP FUNCTION part");
+    let refusal = app.refused("SELECT pgwh.preview('apps', '{\"id\": 1}')");
+    assert!(refusal.detail.contains("does not exist"), "{refusal:?}");
+}
+
+#[test]
 fn a_row_makes_one_line_of_audit_its_own() {
     let Some(cluster) = audited(&[]) else { return };
     let receiver = Receiver::start().unwrap();

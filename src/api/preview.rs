@@ -269,7 +269,7 @@ fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
 }
 
 fn shaped(ask: &Ask, event: &[u8], endpoint: &Endpoint) -> Result<Option<Prepared>, Error> {
-    match renderer::shape(ask, event, &mut Functions::default()) {
+    match renderer::shape(ask, event, &mut Functions::direct()) {
         Shaped::Ready { body, route } => {
             let route = route.map(|route| endpoint.route(&route)).transpose()?;
             Ok(Some(Prepared { id: None, bodies: body.map(|body| vec![body]), route, is_fresh: false }))

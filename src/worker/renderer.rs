@@ -25,7 +25,7 @@ pub extern "C-unwind" fn pgwh_renderer_main(argument: pg_sys::Datum) {
     process::pin(&[(c"row_security", c"on")]);
     let Ok(mut pair) = Pair::attach(process::extra(), QUEUE) else { return };
     let mut frames = FrameReader::default();
-    let mut functions = Functions::default();
+    let mut functions = Functions::planned();
     loop {
         match frames.next_frame().map(|frame| frame.map(Ask::read)) {
             Ok(Some(Ok(ask))) => {
