@@ -26,7 +26,7 @@ mod commits;
 #[cfg(feature = "server")]
 pub(crate) mod condition;
 #[cfg(feature = "server")]
-mod definitions;
+pub(crate) mod definitions;
 #[cfg(feature = "server")]
 mod edits;
 #[cfg(feature = "server")]

@@ -8,10 +8,10 @@ use pgrx::{Spi, pg_sys};
 use super::parts::flawed_parts;
 use super::tables::check;
 use super::writer::{self, Journal};
-use crate::decode::lineage;
 use crate::decode::pattern::TablePattern;
 use crate::decode::route::Grantee;
 use crate::decode::text::{Texts, argument};
+use crate::decode::{definitions, lineage};
 use crate::event::TableName;
 use crate::link::frame::ChunkEnd;
 
@@ -223,6 +223,47 @@ pub fn without_tables(id: i64) -> Option<String> {
             }
         }
         Ok(Some(wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
+    });
+    check("the tables of a backfill cannot be read", found)
+}
+
+/// Tables that a backfill has not read to their end because they were renamed, moved or detached meanwhile.
+pub enum Strayed {
+    /// There is none.
+    None,
+    /// They belong to the backfill no more: what it is about has been read.
+    Elsewhere(String),
+    /// A table that it names is among them, and no other has taken its name.
+    Named(String),
+}
+
+/// What a backfill that has nothing left to read has not read. Inside a transaction.
+pub fn strayed(id: i64) -> Strayed {
+    let found = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT t.table_name, format('%I.%I', n.nspname, c.relname)
+             FROM pgwh_internal.backfill_tables t JOIN pg_class c ON c.oid = t.relation AND c.relpersistence = 'p'
+                 JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE t.backfill_id = $1 AND t.absent ORDER BY t.relation",
+            None,
+            &[id.into()],
+        )?;
+        let mut strayed = Vec::new();
+        for row in rows {
+            let (name, now) = (row.text(1)?.unwrap_or_default(), row.text(2)?.unwrap_or_default());
+            strayed.push(if name == now { name } else { format!("{name} (now {now})") });
+        }
+        if strayed.is_empty() {
+            return Ok(Strayed::None);
+        }
+        let tables = strayed.join(", ");
+        let wanted = patterns(client, id)?.map(|(wanted, _)| wanted).unwrap_or_default();
+        let is_gone = |(schema, table): (&str, &str)| {
+            let name = TableName { schema: schema.to_owned(), table: table.to_owned() };
+            definitions::table_of(&name) == pg_sys::InvalidOid
+        };
+        let is_named = wanted.iter().filter_map(TablePattern::literal).any(is_gone);
+        Ok(if is_named { Strayed::Named(tables) } else { Strayed::Elsewhere(tables) })
     });
     check("the tables of a backfill cannot be read", found)
 }

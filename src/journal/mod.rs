@@ -60,8 +60,9 @@ mod writer;
 
 #[cfg(feature = "server")]
 pub use backfills::{
-    BackfillState, BackfillTable, BackfillTask, OpenBackfill, StateNoted, add_backfill_tables, backfill_task,
-    leave_out_of_backfill, left_out, open_backfills, set_backfill_state, tables_of, without_tables,
+    BackfillState, BackfillTable, BackfillTask, OpenBackfill, StateNoted, Strayed, add_backfill_tables,
+    backfill_task, leave_out_of_backfill, left_out, open_backfills, set_backfill_state, strayed, tables_of,
+    without_tables,
 };
 #[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};

@@ -20,7 +20,9 @@ use super::shared_memory;
 use super::shmem::Database;
 use crate::dispatch::{Load, Mode, Pacing, SubscriptionId, Watch, pacing};
 use crate::event::{Cell, Event, Fingerprint, Transaction};
-use crate::journal::{self, BackfillState, Locked, Notification, OpenBackfill, SESSION_TABLES, StateNoted};
+use crate::journal::{
+    self, BackfillState, Locked, Notification, OpenBackfill, SESSION_TABLES, StateNoted, Strayed,
+};
 use crate::link::frame::{ChunkEnd, Failure, Item, NoChunk, Stream};
 use crate::link::mq::Receiver;
 
@@ -296,15 +298,11 @@ impl Backfilling {
             // The backfiller may not have seen what there is to be read again.
             NoChunk::End if open.unwritten => {}
             NoChunk::End => {
-                let read = journal::unless_locked(pg_sys::AccessShareLock, &SESSION_TABLES, |_| {
-                    (journal::without_tables(backfill), journal::left_out(backfill))
-                });
-                match read {
+                let end =
+                    journal::unless_locked(pg_sys::AccessShareLock, &SESSION_TABLES, |_| end_of(backfill));
+                match end {
                     Locked::Yes => open.not_before = Instant::now() + PAUSE,
-                    Locked::Done((Some(patterns), _)) => {
-                        self.end(backfill, BackfillState::Failed, Some(no_table(backfill, &patterns)))
-                    }
-                    Locked::Done((None, left_out)) => self.end(backfill, BackfillState::Done, left_out),
+                    Locked::Done((state, reason)) => self.end(backfill, state, reason),
                     Locked::Gone => self.end(backfill, BackfillState::Done, None),
                 }
             }
@@ -516,6 +514,28 @@ impl Open {
         self.watch = None;
         self.chunk = None;
     }
+}
+
+/// How a backfill ends that has nothing left to read, and why. Inside a transaction.
+fn end_of(backfill: i64) -> (BackfillState, Option<String>) {
+    if let Some(patterns) = journal::without_tables(backfill) {
+        return (BackfillState::Failed, Some(no_table(backfill, &patterns)));
+    }
+    let not_read = match journal::strayed(backfill) {
+        Strayed::None => None,
+        Strayed::Elsewhere(tables) => {
+            Some(format!("it left out tables that the subscription is no longer about: {tables}"))
+        }
+        Strayed::Named(tables) => {
+            let reason = format!(
+                "renamed or moved before they were read to their end: {tables}. To go on once they are back: \
+                 SELECT pgwh.resume_backfill({backfill}); To give it up: SELECT pgwh.cancel_backfill({backfill});"
+            );
+            return (BackfillState::Failed, Some(reason));
+        }
+    };
+    let reasons: Vec<String> = not_read.into_iter().chain(journal::left_out(backfill)).collect();
+    (BackfillState::Done, (!reasons.is_empty()).then(|| reasons.join("; ")))
 }
 
 /// Why a backfill failed that had nothing to read, and what to type when it has.

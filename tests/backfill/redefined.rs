@@ -289,6 +289,71 @@ fn a_table_that_is_renamed_there_and_back_is_read_to_its_end() {
     );
 }
 
+/// How a backfill that is over ended, and why.
+fn end(cluster: &Cluster, id: &str) -> (String, String) {
+    ended(cluster, id);
+    let query = format!("SELECT state, coalesce(reason, '') FROM pgwh.backfills WHERE id = {id}");
+    let row: Vec<String> = cluster.rows(&query).remove(0).into_iter().map(Option::unwrap).collect();
+    (row[0].clone(), row[1].clone())
+}
+
+#[test]
+fn a_table_that_is_renamed_for_longer_fails_and_can_go_on() {
+    let (cluster, receiver) = stage();
+    table(&cluster, "a");
+    let at = (&cluster, &receiver);
+    for (leave, now, come_back) in [
+        ("ALTER TABLE a RENAME TO b", "public.b", "ALTER TABLE b RENAME TO a"),
+        ("ALTER TABLE a SET SCHEMA other", "other.a", "ALTER TABLE other.a SET SCHEMA public"),
+    ] {
+        cluster.sql("CREATE SCHEMA IF NOT EXISTS other");
+        let id = altered(at, "a", "", &[leave], Meanwhile::Running);
+        let failed = (
+            "failed".to_owned(),
+            format!(
+                "renamed or moved before they were read to their end: public.a (now {now}). To go on once they are back: \
+                 SELECT pgwh.resume_backfill({id}); To give it up: SELECT pgwh.cancel_backfill({id});"
+            ),
+        );
+        assert_eq!(end(&cluster, &id), failed);
+        cluster.sql(&format!("SELECT pgwh.resume_backfill({id})"));
+        cluster.wait_true(&format!(
+            "SELECT state = 'failed' AND finished_at > started_at FROM pgwh.backfills WHERE id = {id}"
+        ));
+        cluster.each(&[come_back, &format!("SELECT pgwh.resume_backfill({id})")]);
+        cluster.wait_true(&format!("SELECT state <> 'failed' FROM pgwh.backfills WHERE id = {id}"));
+        done(&cluster, &id);
+        assert_eq!(numbers(&cluster.delivered(&receiver, "a")).len() as i64, ROWS, "{leave}");
+        cluster.sql("SELECT pgwh.unsubscribe('a')");
+    }
+    // Another table under its name is what is to be read.
+    let swapped =
+        ["BEGIN", "ALTER TABLE a RENAME TO b", "CREATE TABLE a (id int PRIMARY KEY, n int)", "COMMIT"];
+    let id = altered(at, "a", "", &swapped, Meanwhile::Running);
+    let reason = "it left out tables that the subscription is no longer about: public.a (now public.b)";
+    assert_eq!(end(&cluster, &id), ("done".to_owned(), reason.to_owned()));
+}
+
+#[test]
+fn a_partition_that_stays_detached_is_named() {
+    let (cluster, receiver) = stage();
+    cluster.sql(&format!(
+        "CREATE TABLE p (id int PRIMARY KEY, n int, v text) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (10000);
+         INSERT INTO p SELECT n, n, repeat('v', 900) FROM generate_series(1, {ROWS}) n"
+    ));
+    let detach = "ALTER TABLE p DETACH PARTITION p1";
+    let id = altered((&cluster, &receiver), "p", "", &[detach], Meanwhile::Running);
+    let reason = "it left out tables that the subscription is no longer about: public.p1";
+    assert_eq!(end(&cluster, &id), ("done".to_owned(), reason.to_owned()));
+    // What is gone for good needs no mention.
+    cluster.sql(
+        "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (1) TO (10000); SELECT pgwh.unsubscribe('p')",
+    );
+    let id = altered((&cluster, &receiver), "p", "", &["DROP TABLE p1"], Meanwhile::Running);
+    assert_eq!(end(&cluster, &id), ("done".to_owned(), String::new()));
+}
+
 #[test]
 fn a_partition_that_is_detached_and_attached_is_read_to_its_end() {
     leaves_and_comes_back(
