@@ -114,6 +114,7 @@ impl Capture {
         let before = std::mem::take(&mut self.table_gaps.before);
         self.table_gaps.passing.clear();
         self.report_losses(before, self.transaction.commit_lsn);
+        self.note_unlogged();
         self.judge_table_gaps(end_lsn, has_edits);
     }
 
@@ -143,6 +144,7 @@ impl Capture {
 
     /// A command of the transaction has changed these objects, as the catalogs have them now.
     pub(super) fn note_command(&mut self, objects: &[Oid]) {
+        self.note_unlogged();
         let (before, router) = (&self.table_gaps.before, &self.router);
         if before.is_empty() {
             return;
@@ -158,6 +160,29 @@ impl Capture {
             } else {
                 self.table_gaps.passing.push(loss);
             }
+        }
+    }
+
+    /// Of a table that is in no log no change is seen: what it is away for otherwise is a gap, whether one is seen or not.
+    fn note_unlogged(&mut self) {
+        let (unchanged, passing) = (&self.table_gaps.unchanged, &self.table_gaps.passing);
+        if unchanged.is_empty() && passing.is_empty() {
+            return;
+        }
+        let away =
+            unchanged.iter().map(|(table, _)| *table).chain(passing.iter().map(|loss| loss.table.to_u32()));
+        let away: BTreeSet<u32> = away.collect();
+        // Callbacks run in a transaction with the historic snapshot.
+        let unlogged = in_subtransaction(self.memory, || {
+            // SAFETY: as said; of a table that is gone there are no parts.
+            let parts = |table| unsafe { raw::partition_tree(table) };
+            let is_unlogged = |table: Oid| {
+                access::exists(table) && parts(table).into_iter().any(|part| !definitions::is_logged(part))
+            };
+            away.into_iter().map(Oid::from).filter(|table| is_unlogged(*table)).collect::<Vec<_>>()
+        });
+        for table in unlogged.unwrap_or_default() {
+            self.note_missed_change(table);
         }
     }
 
@@ -234,6 +259,9 @@ impl Capture {
     fn begin_table_gap(&mut self, loss: Loss, from: Lsn) {
         let (table, subscription) = (loss.table.to_u32(), loss.subscription);
         if self.table_gaps.open.contains_key(&(table, subscription)) {
+            if loss.is_changed {
+                self.table_gaps.unchanged.remove(&(table, subscription));
+            }
             return;
         }
         let name = TablePattern::exactly(&loss.name).to_string();
@@ -333,7 +361,11 @@ unsafe fn losses_of(objects: &[Oid], before: &Definitions, router: &Router) -> V
                 definition => definition.map(|definition| (table, Some(definition))),
             }
         });
-        let moved = moved.iter().map(|definition| (definition.table, Some(definition)));
+        // Those that a wildcard gives somebody are among the definitions, whether their schema or they are changed.
+        let in_schema = before.tables.iter().filter(|known| {
+            access::exists(known.table) && objects.contains(&pg_sys::get_rel_namespace(known.table))
+        });
+        let moved = in_schema.chain(&moved).map(|definition| (definition.table, Some(definition)));
         for (table, definition) in changed.chain(moved) {
             lost(table, definition, before.has_enums, router, &mut losses);
         }
