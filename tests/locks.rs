@@ -1,8 +1,11 @@
 //! Locks that sessions hold on rows and tables of the extension: whoever holds them, and for however long, nothing waits but the
 //! subscription that they are about.
 
+use std::sync::mpsc;
+
 use harness::{
-    Client, Cluster, DISPATCHER, Receiver, Reply, Script, Setup, Stop, distinct, events_of, eventually,
+    Client, Cluster, DISPATCHER, PATIENCE, Receiver, Reply, Script, Setup, Stop, distinct, events_of,
+    eventually,
 };
 
 /// What docs/security.md grants to a role that subscribes.
@@ -415,4 +418,48 @@ fn whoever_stops_the_workers_by_a_lock_is_named_and_what_to_type() {
     assert_eq!(stage.cluster.delivered(&stage.receiver, "well").len(), 10);
     stage.cluster.wait_status("well", "state = 'active'");
     assert_eq!(stage.health("locks", "ok"), "t");
+}
+
+#[test]
+fn a_call_that_waits_for_a_name_says_for_whom() {
+    let stage = Stage::set();
+    let subscribe = |name: &str| {
+        format!("SELECT pgwh.subscribe('{}', '{name}', tables => '{{public.t}}')", stage.receiver.url("/x"))
+    };
+    for (name, command, is_prepared) in [
+        ("new", subscribe("new"), false),
+        ("well", "UPDATE pgwh.subscriptions SET rate_limit = 7 WHERE name = 'well'".to_owned(), false),
+        ("well", "DELETE FROM pgwh.subscriptions WHERE name = 'well'".to_owned(), false),
+        ("second", subscribe("second"), true),
+    ] {
+        let mut holder = stage.cluster.connect();
+        let pid = pid(&mut holder);
+        holder.batch_execute(&format!("BEGIN; {command}")).unwrap();
+        if is_prepared {
+            holder.batch_execute("PREPARE TRANSACTION 'half'").unwrap();
+        }
+        let (told, heard) = mpsc::channel();
+        let mut client = stage.cluster.connect_noticing(move |notice| drop(told.send(notice)));
+        let query = subscribe(name);
+        let waiter = std::thread::spawn(move || client.batch_execute(&query).unwrap());
+        let notice = loop {
+            let notice = heard.recv_timeout(PATIENCE).unwrap();
+            if notice.message().starts_with("waiting for") {
+                break notice;
+            }
+        };
+        assert!(notice.message().ends_with(&format!("subscription \"{name}\"")), "{notice:?}");
+        let (who, cure) = match is_prepared {
+            true => ("prepared transaction 'half'".to_owned(), "ROLLBACK PREPARED 'half';".to_owned()),
+            false => (format!("process {pid} ("), format!("SELECT pg_terminate_backend({pid});")),
+        };
+        assert!(notice.detail().unwrap().contains(&who), "{notice:?}");
+        assert_eq!(notice.hint().unwrap(), format!("To end it: {cure}"));
+        stage.cluster.sql(&cure);
+        waiter.join().unwrap();
+        assert_eq!(
+            stage.cluster.value(&format!("SELECT owner FROM pgwh.subscriptions WHERE name = '{name}'")),
+            "postgres"
+        );
+    }
 }

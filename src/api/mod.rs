@@ -48,6 +48,8 @@ mod metrics;
 #[cfg(feature = "server")]
 mod moment;
 #[cfg(feature = "server")]
+mod name_wait;
+#[cfg(feature = "server")]
 mod near;
 #[cfg(feature = "server")]
 mod notice;

@@ -11,6 +11,7 @@ use super::acting::{as_owner, owns, sees_everything};
 use super::gate;
 use super::headers;
 use super::jsonb::Jsonb;
+use super::name_wait;
 use super::near::near;
 use super::notice::Notice;
 use super::own_changes;
@@ -121,6 +122,7 @@ fn subscribe(
     }
     let gives_headers = headers::any_in_clear(&wanted.headers);
     let name = wanted.name.clone();
+    name_wait::notice_wait(&name)?;
     let before = Before::of(&name)?;
     let backfill = backfill.unwrap_or_default();
     let new_tables = (before.is_none() && !backfill).then(|| wanted.tables.clone());
