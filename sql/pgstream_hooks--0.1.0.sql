@@ -427,7 +427,7 @@ COMMENT ON FUNCTION pgwh.seal_secrets() IS 'encrypts all secrets by the first ke
 
 CREATE FUNCTION pgwh_internal.secret_problems(OUT subscription_id bigint, OUT problem text) RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'secret_problems_wrapper';
-COMMENT ON FUNCTION pgwh_internal.secret_problems() IS 'subscriptions whose requests can''t be signed or made, and why';
+COMMENT ON FUNCTION pgwh_internal.secret_problems() IS 'subscriptions whose requests cannot be signed or made, and why';
 
 CREATE FUNCTION pgwh_internal.certificate_ends(OUT subscription_id bigint, OUT until text) RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'certificate_ends_wrapper';
@@ -437,7 +437,7 @@ CREATE FUNCTION pgwh_internal.secret_problem(
     subscription_id bigint, headers jsonb, secret text, hidden text, client_certificate text
 ) RETURNS text
     LANGUAGE c STABLE COST 5 AS 'MODULE_PATHNAME', 'secret_problem_wrapper';
-COMMENT ON FUNCTION pgwh_internal.secret_problem(bigint, jsonb, text, text, text) IS 'why a subscription''s requests can''t be signed or made, given its headers and what pgwh.secrets has; null when they can';
+COMMENT ON FUNCTION pgwh_internal.secret_problem(bigint, jsonb, text, text, text) IS 'why a subscription''s requests cannot be signed or made, given its headers and what pgwh.secrets has; null when they can';
 
 CREATE FUNCTION pgwh.adopt(pending text DEFAULT 'send') RETURNS bigint
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'adopt_wrapper';
@@ -1284,7 +1284,7 @@ CREATE FUNCTION pgwh_internal.wrong_settings() RETURNS text
     BEGIN ATOMIC
         SELECT CASE WHEN o.sees_files THEN pgwh_internal.wrong_lines() END FROM pgwh_internal.owner_rights() o;
     END;
-COMMENT ON FUNCTION pgwh_internal.wrong_settings() IS 'settings pgwh.* of the configuration files that can''t be in effect; null when there are none';
+COMMENT ON FUNCTION pgwh_internal.wrong_settings() IS 'settings pgwh.* of the configuration files that cannot be in effect; null when there are none';
 
 CREATE FUNCTION pgwh_internal.capture_health(OUT check_name text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql VOLATILE
@@ -2181,7 +2181,7 @@ EXCEPTION WHEN OTHERS THEN
         DETAIL = format('It could not be noted in pgwh_internal.schema_changes: %s.', SQLERRM),
         HINT = 'The command itself is not affected.';
 END $$;
-COMMENT ON FUNCTION pgwh_internal.note_schema_change() IS 'notes a change of the schema; when it can''t, it warns and the command goes on';
+COMMENT ON FUNCTION pgwh_internal.note_schema_change() IS 'notes a change of the schema; when it cannot, it warns and the command goes on';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- From the beginning

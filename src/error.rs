@@ -42,7 +42,7 @@ pub enum Error {
         /// How many subscriptions belong to it.
         subscriptions: i64,
     },
-    /// A standby can't be written to and captures nothing.
+    /// A standby cannot be written to and captures nothing.
     OnStandby,
     /// The library is of another version than the SQL, which is of this one.
     Versions(String),
@@ -52,11 +52,11 @@ pub enum Error {
     Hollow(&'static str),
     /// A url, header or signing key that the sending room refuses.
     Refused(Problem),
-    /// A name that can't be one.
+    /// A name that cannot be one.
     Name(String),
     /// Not a kind of change.
     EventType(UnknownEventType),
-    /// A message's type that can't be one.
+    /// A message's type that cannot be one.
     MessageType(String),
     /// What a message would say is too long.
     MessageTooLong {
@@ -181,11 +181,11 @@ pub enum Error {
     NoKeyColumn(String, String, Vec<String>, String),
     /// Both `columns` and `exclude_columns`.
     ColumnsTwice,
-    /// A role that doesn't exist or that the user can't act as.
+    /// A role that doesn't exist or that the user cannot act as.
     Owner(String),
-    /// A subscription, and its owner, whom the user can't act as.
+    /// A subscription, and its owner, whom the user cannot act as.
     NotOwner(String, String),
-    /// A secret that can't be sealed or opened, and why.
+    /// A secret that cannot be sealed or opened, and why.
     Sealed(String),
     /// A key of one kind, and signatures of another.
     SignatureKind,
@@ -320,7 +320,7 @@ impl Error {
             Error::Unjournaled => (
                 ERRCODE_OBJECT_IN_USE,
                 "the database has changes that are not captured yet".into(),
-                "Write-ahead log from before a move to another tablespace can't be decoded after it.".into(),
+                "Write-ahead log from before a move to another tablespace cannot be decoded after it.".into(),
                 "Try again later; SELECT * FROM pgwh.health() in that database says what keeps them.".into(),
             ),
             Error::MayNotRead { table, why, cure } => (
@@ -443,7 +443,7 @@ impl Error {
             Error::TablesTwice => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "tables are given in two ways".into(),
-                "\"tables\" can't be combined with \"schema\" and \"table_name\".".into(),
+                "\"tables\" cannot be combined with \"schema\" and \"table_name\".".into(),
                 "Leave schema and table_name out, and name the table in tables.".into(),
             ),
             Error::NoSuchTable { argument, table, near } => (
@@ -468,7 +468,7 @@ impl Error {
             ),
             Error::NotATable(table, what) => (
                 ERRCODE_WRONG_OBJECT_TYPE,
-                format!("changes of {what} can't be sent"),
+                format!("changes of {what} cannot be sent"),
                 format!("{table} is {what}."),
                 match *what == UNLOGGED {
                     true => set_logged(table),
@@ -529,8 +529,8 @@ impl Error {
             ),
             Error::RouteOfBatch(size) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
-                "a route can't be combined with batches".into(),
-                format!("\"batch_size\" is {size}, and events of one request can't go to different places."),
+                "a route cannot be combined with batches".into(),
+                format!("\"batch_size\" is {size}, and events of one request cannot go to different places."),
                 "Leave one of them out, or give batch_size => 1".into(),
             ),
             Error::Compress(word) => (
@@ -628,12 +628,12 @@ impl Error {
             Error::ColumnsTwice => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "columns are given in two ways".into(),
-                "\"columns\" can't be combined with \"exclude_columns\".".into(),
+                "\"columns\" cannot be combined with \"exclude_columns\".".into(),
                 "Leave exclude_columns out: what columns does not name is left out.".into(),
             ),
             Error::Owner(role) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
-                "you can't give a subscription to this role".into(),
+                "you cannot give a subscription to this role".into(),
                 format!("The role {role:?} does not exist, or you are no member of it."),
                 "Leave owner out to own the subscription yourself.".into(),
             ),
@@ -645,7 +645,7 @@ impl Error {
             ),
             Error::Sealed(why) => (
                 ERRCODE_CONFIG_FILE_ERROR,
-                "secrets can't be encrypted or decrypted".into(),
+                "secrets cannot be encrypted or decrypted".into(),
                 format!("{why}."),
                 "Set pgwh.encryption_key_file to a file with one key a line (head -c 32 /dev/urandom | base64), and SELECT pg_reload_conf();".into(),
             ),

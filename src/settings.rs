@@ -394,7 +394,7 @@ pub fn guard() -> Arc<Guard> {
 ///
 /// # Errors
 ///
-/// In words for the user, when the file can't be used.
+/// In words for the user, when the file cannot be used.
 pub fn encryption_keys() -> Result<Option<Keys>, String> {
     let Some(path) = path_of(&ENCRYPTION_KEY_FILE) else { return Ok(None) };
     let read = || {

@@ -507,7 +507,7 @@ fn what_may_be_done_to_a_subscription_is_its_owners_to_do() {
         )),
         "ann bob"
     );
-    // What a role may not read it can't ask about.
+    // What a role may not read it cannot ask about.
     cluster.sql("CREATE TABLE secret (id int PRIMARY KEY)");
     assert_eq!(bob.refused("SELECT pgwh.why('secret', '{\"id\": 1}')").code, "42501");
 }

@@ -177,7 +177,7 @@ fn is_a_gap_that_a_backfill_closes(pair: &Pair) {
     let Pair { standby, receiver, .. } = pair;
     pair.fail_over_in_mid_load();
     standby.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
-    // It can't know whether its primary still sends.
+    // It cannot know whether its primary still sends.
     standby.wait_status("now", "state = 'held'");
     standby.wait_status("now", "gap IS NOT NULL");
     let gap = standby.status("now", "gap");
@@ -269,7 +269,7 @@ fn a_standby_follows_logical_decoding_off_and_on_and_takes_over() {
 #[test]
 fn nothing_is_sent_that_standbys_must_have_first_and_have_not() {
     if !synchronizes_slots() {
-        // The server can't be told which: what is sent waits for nobody.
+        // The server cannot be told which: what is sent waits for nobody.
         let primary = Cluster::with_extension();
         let standbys = "SELECT ok, detail FROM pgwh.health() WHERE check_name = 'standbys'";
         return assert_eq!(

@@ -1,5 +1,5 @@
 //! A subscription gets those changes for which its filter is true, as Postgres itself would say, and no others; what
-//! can't be said is a dead letter, and what makes no sense is refused in words that help.
+//! cannot be said is a dead letter, and what makes no sense is refused in words that help.
 
 use std::collections::BTreeSet;
 
@@ -167,11 +167,11 @@ const REFUSED: [(&str, &str, &str, &str, &str); 32] = [
         "character 1 ",
         "AT TIME ZONE",
     ),
-    ("status = user", "0A000", "can't have user in it", "character 10 ", "\"user\""),
+    ("status = user", "0A000", "cannot have user in it", "character 10 ", "\"user\""),
     (
         "made > CURRENT_TIMESTAMP",
         "0A000",
-        "can't have CURRENT_TIMESTAMP in it",
+        "cannot have CURRENT_TIMESTAMP in it",
         "character 8 ",
         "\"current_timestamp\"",
     ),

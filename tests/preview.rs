@@ -229,11 +229,11 @@ fn a_test_of_what_is_paused_disabled_down_or_forbidden_tells_that_endpoint_s_sta
         "BEGIN; INSERT INTO pgwh.subscriptions (name, url, home) VALUES ('new', 'https://example.com/', pgwh_internal.home());
          SELECT * FROM pgwh.test('new')",
     );
-    assert_eq!(refusal.message, "the test can't be made", "{refusal:?}");
+    assert_eq!(refusal.message, "the test cannot be made", "{refusal:?}");
     assert!(refusal.hint.starts_with("Commit"), "{refusal:?}");
     // Nor is anything sent when there is nobody to send.
     cluster.sql("ALTER SYSTEM SET pgwh.enabled = off");
     cluster.reload();
     harness::eventually("nobody", || cluster.processes(harness::DISPATCHER).is_empty().then_some(()));
-    assert_eq!(cluster.refused("SELECT * FROM pgwh.test('s')").message, "the test can't be made");
+    assert_eq!(cluster.refused("SELECT * FROM pgwh.test('s')").message, "the test cannot be made");
 }

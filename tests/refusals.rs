@@ -53,7 +53,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
 const UNPROVOKED: &[&str] = &[
     "something went wrong inside pgstream_hooks",
     // Headers are checked before, as those of a subscription or of a route.
-    "the request can't be made",
+    "the request cannot be made",
     // A decoder that does nothing for twenty seconds.
     "the database has changes that are not captured yet",
 ];

@@ -1,4 +1,4 @@
-//! One version: Cargo.toml has it, and everything else reads it from there or, where it can't, says the same.
+//! One version: Cargo.toml has it, and everything else reads it from there or, where it cannot, says the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -381,7 +381,7 @@ fn secrets_are_encrypted_at_rest_and_the_key_can_be_changed() {
     cluster.reload();
     assert_eq!(cluster.status("s", "state"), "error");
     assert!(
-        cluster.status("s", "reason").contains("can't be decrypted"),
+        cluster.status("s", "reason").contains("cannot be decrypted"),
         "{}",
         cluster.status("s", "reason")
     );

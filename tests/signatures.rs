@@ -31,7 +31,7 @@ fn installed_python() -> PathBuf {
                 "{program:?} {arguments:?}: {done:?}"
             );
         };
-        // A fresh machine may have no Python, or one that can't make such directories.
+        // A fresh machine may have no Python, or one that cannot make such directories.
         let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/packages");
         let made = || Command::new("python3").args(["-c", "import venv, ensurepip"]).output();
         if !made().is_ok_and(|output| output.status.success()) {

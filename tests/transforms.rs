@@ -1,4 +1,4 @@
-//! Transforms and routes: what users' functions make of events, and what they can't do to anybody else.
+//! Transforms and routes: what users' functions make of events, and what they cannot do to anybody else.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -191,7 +191,7 @@ fn a_function_that_sleeps_is_cancelled_and_stalls_nobody_else() {
     let message =
         "SELECT bool_or(error LIKE '%longer than pgwh.transform_timeout allows, 500 ms') FROM pgwh.attempts";
     cluster.wait_true(message);
-    cluster.wait_status("stubborn", "last_error LIKE '%can''t be stopped%'");
+    cluster.wait_status("stubborn", "last_error LIKE '%cannot be stopped%'");
     cluster.wait_true(
         "SELECT count(*) = 0 FROM pgwh.deliveries WHERE subscription = 'sleepy1' AND state = 'delivered'",
     );
@@ -328,7 +328,7 @@ fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
         "UPDATE pgwh.subscriptions SET transform = 'private' WHERE name = 'who'; INSERT INTO t VALUES (2)",
     );
     cluster.wait_status("who", "last_error LIKE '%permission denied for function private%'");
-    // A role that is not alice's equal can't have her run its functions, even with rights on the table.
+    // A role that is not alice's equal cannot have her run its functions, even with rights on the table.
     cluster.sql("CREATE ROLE mallory LOGIN; GRANT USAGE ON SCHEMA pgwh, pgwh_internal TO mallory; GRANT ALL ON pgwh.subscriptions TO mallory;
                  GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgwh, pgwh_internal TO mallory; GRANT SELECT ON ALL TABLES IN SCHEMA pgwh, pgwh_internal TO mallory");
     let steal = "UPDATE pgwh.subscriptions SET transform = 'public.steals' WHERE name = 'reads'";

@@ -158,7 +158,7 @@ fn sources_of(tag: &str) -> PathBuf {
         let script = format!("git archive {tag} | tar -C {} -xf -", path.display());
         let done =
             Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(checkout()).status();
-        assert!(done.is_ok_and(|status| status.success()), "tag {tag} can't be had: git fetch --tags");
+        assert!(done.is_ok_and(|status| status.success()), "tag {tag} cannot be had: git fetch --tags");
     }
     path
 }
@@ -179,7 +179,7 @@ fn sources_of_the_next_version() -> PathBuf {
         to = path.display()
     );
     let done = Command::new("bash").args(["-o", "pipefail", "-c", &script]).current_dir(checkout()).status();
-    assert!(done.is_ok_and(|status| status.success()), "this checkout can't be copied");
+    assert!(done.is_ok_and(|status| status.success()), "this checkout cannot be copied");
     path
 }
 

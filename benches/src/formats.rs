@@ -145,7 +145,7 @@ pub(crate) fn run(rows: u64) {
         black_box(read(&mut stream));
     });
     stream.push(&frame);
-    let Some(event) = read(&mut stream) else { return println!("formats: the change can't be read") };
+    let Some(event) = read(&mut stream) else { return println!("formats: the change cannot be read") };
     let source = Source { database: "shop".to_owned(), host: "db1".to_owned(), installation: 1 };
     let context =
         RenderContext { source: &source, subscription_id: 1, subscription: "bench", columns: &Shown::All };

@@ -26,7 +26,7 @@ impl Request {
             Self { bytes: bytes.into(), head, inflated: None, arrived, connection, verdict: None };
         if request.header("content-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("gzip")) {
             let mut inflated = Vec::new();
-            // What can't be decompressed is left as it came, and no signature will be right for it.
+            // What cannot be decompressed is left as it came, and no signature will be right for it.
             if MultiGzDecoder::new(request.sent_body()).read_to_end(&mut inflated).is_ok() {
                 request.inflated = Some(inflated);
             }

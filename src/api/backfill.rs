@@ -331,7 +331,7 @@ fn check_order(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
     }
 }
 
-/// Refuses a table that can't be read chunk by chunk.
+/// Refuses a table that cannot be read chunk by chunk.
 fn check_table(table: &BackfillTable, wanted: &Wanted) -> Result<(), Error> {
     if as_owner(|| Ok(citus::has(table.oid)?))? {
         return Err(refused(

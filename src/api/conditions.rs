@@ -225,7 +225,7 @@ impl Conditions {
         Ok(verdict)
     }
 
-    /// The types of the filter's literals in each of these tables, which it fits; none when they can't be told.
+    /// The types of the filter's literals in each of these tables, which it fits; none when they cannot be told.
     pub fn kinds(&self, tables: &[pg_sys::Oid]) -> Option<Vec<Kinds>> {
         let Some(filter) = &self.filter else { return Some(Vec::new()) };
         let (text, shape) = (text::in_server_encoding(filter), Shape::of(filter));
@@ -299,7 +299,7 @@ impl Conditions {
         judged.and_then(|inner| inner).map_err(|raised| self.filter_error(raised, None))
     }
 
-    /// Whether they fit a table that holds rows. False when that can't be said, since it is gone or can't be opened.
+    /// Whether they fit a table that holds rows. False when that cannot be said, since it is gone or cannot be opened.
     pub fn fit(&self, table: pg_sys::Oid, lock: Lock, source: FilterSource) -> Result<bool, Problem> {
         let memory = Memory::new(c"pgwh filter check");
         let judged = in_subtransaction(memory.context(), || {

@@ -178,7 +178,7 @@ fn needs_of(table: pg_sys::Oid) -> Result<Vec<Need>, Error> {
             continue;
         }
         need.columns.retain(|column| columns.contains(column));
-        // What has not fitted before can't be lost.
+        // What has not fitted before cannot be lost.
         if need.check(table, &[]).is_ok() {
             needs.push(need);
         }

@@ -191,7 +191,7 @@ impl Denied {
 
     fn into_error(self) -> Error {
         let (why, cure) = self.words();
-        Error::MayNotRead { table: self.table, why: format!("The subscription can't have it: {why}."), cure }
+        Error::MayNotRead { table: self.table, why: format!("The subscription cannot have it: {why}."), cure }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the event triggers that note changes of the schema can't find out by SQL.
+//! What the event triggers that note changes of the schema cannot find out by SQL.
 
 use pgrx::prelude::*;
 

@@ -68,7 +68,7 @@ fn rotate_secret(name: Option<Text>, overlap: Option<Interval>) -> Result<String
     let id = owned(name)?;
     let mut fresh = String::new();
     secret_rows::change(id, |row| {
-        // A key that can't be read can't sign either; the new one ends that.
+        // A key that cannot be read cannot sign either; the new one ends that.
         let keys = keys().unwrap_or_default();
         let present = Opened::of(id, &keys, row.secret.take(), None, None).unwrap_or_default().secret;
         let scheme = present.as_deref().and_then(|secret| SigningKey::parse(secret).ok());
@@ -120,7 +120,7 @@ const DOUBTFUL: &str = "
     WHERE (k.secret IS NULL OR k.secret LIKE 'sealed:%' OR k.client_certificate LIKE 'sealed:%'
         OR s.headers::text LIKE '%hidden:%')";
 
-/// Subscriptions whose requests can't be signed or made, and why.
+/// Subscriptions whose requests cannot be signed or made, and why.
 #[pg_extern(sql = false)]
 fn secret_problems()
 -> Result<TableIterator<'static, (name!(subscription_id, i64), name!(problem, Text))>, ErrorReport> {
@@ -367,7 +367,7 @@ fn stored_headers(trigger: &PgTrigger<'_>) -> Result<(), Error> {
     })
 }
 
-/// BEFORE INSERT OR UPDATE ON pgwh.secrets: refuses what can't sign, and seals.
+/// BEFORE INSERT OR UPDATE ON pgwh.secrets: refuses what cannot sign, and seals.
 #[pg_trigger(sql = false)]
 fn check_secret<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>>, Error> {
     let checked = checked_secret(trigger).map_err(ErrorReport::from);

@@ -177,7 +177,7 @@ fn one_way(
 
 /// Waits until changes are captured, so that none that is committed after the subscription is missed.
 ///
-/// Capture begins when the transactions that have an xid by now have ended; one of them can't wait for it.
+/// Capture begins when the transactions that have an xid by now have ended; one of them cannot wait for it.
 pub fn require_capture() -> Result<(), Error> {
     // SAFETY: reads the state of the present transaction.
     let has_xid = unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId };

@@ -33,7 +33,7 @@ fn test(
     let id = owned(name)?;
     let told = testing::ping(id, timeout_of(id)?).map_err(|why| {
         let hint = "Commit the subscription first; SELECT * FROM pgwh.health() WHERE NOT ok; says what else is missing.";
-        refused("the test can't be made", format!("{why}."), hint)
+        refused("the test cannot be made", format!("{why}."), hint)
     })?;
     let micros = i64::try_from(told.duration_us).unwrap_or(i64::MAX);
     let status = i32::try_from(told.status).ok().filter(|status| *status != 0);

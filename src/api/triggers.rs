@@ -244,7 +244,7 @@ fn installed() -> Result<String, Error> {
         .ok_or_else(|| Error::Internal("pgwh_internal.installation has no row".to_owned()))
 }
 
-/// A subscription is given to nobody whom the user can't act as.
+/// A subscription is given to nobody whom the user cannot act as.
 pub fn check_owner(owner: Option<String>) -> Result<(), Error> {
     let owner = owner.ok_or(Error::Missing("owner"))?;
     if may_act_as(&owner) { Ok(()) } else { Err(Error::Owner(owner)) }

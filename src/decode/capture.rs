@@ -389,7 +389,7 @@ impl Capture {
         }
     }
 
-    /// Encodes a change for those who want it. One that can't be encoded is told as failed and stops nothing.
+    /// Encodes a change for those who want it. One that cannot be encoded is told as failed and stops nothing.
     ///
     /// # Safety
     /// The relation is open, and the tuples are null or rows of it.
@@ -451,7 +451,7 @@ impl Capture {
         // Too many targets for one frame is the only way this can fail; the message says so.
         if let Err(too_long) = write_failed(&mut self.buffer, &failure) {
             pgrx::warning!(
-                "pgstream_hooks: an event that can't be encoded can't be recorded either: {too_long}"
+                "pgstream_hooks: an event that cannot be encoded cannot be recorded either: {too_long}"
             );
         }
     }

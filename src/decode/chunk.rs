@@ -351,7 +351,7 @@ unsafe fn scan(
 }
 
 impl Rows<'_> {
-    /// Encodes a row that is wanted. One that can't be encoded becomes a dead letter and stops nothing. What is allocated
+    /// Encodes a row that is wanted. One that cannot be encoded becomes a dead letter and stops nothing. What is allocated
     /// on the way is freed with `memory` and `large`.
     ///
     /// # Errors
@@ -441,7 +441,7 @@ impl Rows<'_> {
         };
         if let Err(too_long) = write_failed(self.out, &failure) {
             pgrx::warning!(
-                "pgstream_hooks: a row that can't be encoded can't be recorded either: {too_long}"
+                "pgstream_hooks: a row that cannot be encoded cannot be recorded either: {too_long}"
             );
         }
     }

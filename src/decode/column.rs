@@ -22,7 +22,7 @@ pub struct CapturedColumn {
     pub value_type: (pg_sys::Oid, pg_sys::Oid),
     /// Where what is looked up about them lives, as long as the column.
     pub memory: pg_sys::MemoryContext,
-    /// Made for the first value that is encoded: a type that can't be looked up fails the changes that have values of it, and
+    /// Made for the first value that is encoded: a type that cannot be looked up fails the changes that have values of it, and
     /// no others.
     pub coder: Option<Coder>,
 }
@@ -55,7 +55,7 @@ pub struct Scratch {
 const LARGEST_HASHED: usize = 64 * 1024;
 
 impl CapturedColumn {
-    /// The least that a value takes as JSON, in bytes, without looking at it. Raises when its type can't be looked up.
+    /// The least that a value takes as JSON, in bytes, without looking at it. Raises when its type cannot be looked up.
     ///
     /// # Safety
     /// As [`CapturedColumn::encode`].

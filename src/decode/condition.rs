@@ -70,12 +70,12 @@ pub enum Answer {
     Yes,
     /// It is false or NULL.
     No,
-    /// It can't be said, since write-ahead log doesn't have the value of this column.
+    /// It cannot be said, since write-ahead log doesn't have the value of this column.
     Unknown(String),
 }
 
 impl Compiled {
-    /// Compiles a filter for a relation. With `literals`, they become parameters; none when they can't: then the filter
+    /// Compiles a filter for a relation. With `literals`, they become parameters; none when they cannot: then the filter
     /// has to be compiled without. Raises what the parser and the planner raise.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ unsafe extern "C-unwind" fn collect_uses(node: *mut pg_sys::Node, context: *mut 
     }
 }
 
-/// Puts a parameter in the place of each literal; none when that can't be. Nothing is changed then.
+/// Puts a parameter in the place of each literal; none when that cannot be. Nothing is changed then.
 unsafe fn parametrise(node: *mut pg_sys::Node, literals: &[Literal]) -> Option<Kinds> {
     // SAFETY: as `Compiled::new`; constants are nodes of their own, larger than parameters.
     unsafe {

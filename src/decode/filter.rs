@@ -107,10 +107,10 @@ unsafe extern "C-unwind" fn visit_raw(node: *mut pg_sys::Node, context: *mut c_v
     unsafe {
         let refusal = match (*node).type_ {
             NodeTag::T_SubLink => {
-                Some(Refusal::new("a filter can't have a subquery in it", ANOTHER_CONDITION))
+                Some(Refusal::new("a filter cannot have a subquery in it", ANOTHER_CONDITION))
             }
             NodeTag::T_FuncCall if is_aggregate(&*node.cast()) => Some(Refusal::new(
-                "a filter can't have aggregate or window functions in it",
+                "a filter cannot have aggregate or window functions in it",
                 "It is asked of one row at a time: use columns, constants and functions of these.",
             )),
             _ => None,
@@ -312,11 +312,11 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<Refusal> {
             | T_ArrayCoerceExpr | T_CollateExpr | T_CaseExpr | T_CaseTestExpr | T_ArrayExpr | T_RowExpr
             | T_CoalesceExpr | T_MinMaxExpr | T_XmlExpr | T_NullTest | T_BooleanTest | T_SubscriptingRef => {}
             T_SubLink => {
-                return Some(Refusal::new("a filter can't have a subquery in it", ANOTHER_CONDITION));
+                return Some(Refusal::new("a filter cannot have a subquery in it", ANOTHER_CONDITION));
             }
             T_CoerceToDomain => {
                 return Some(Refusal::new(
-                    "a filter can't convert to a domain",
+                    "a filter cannot convert to a domain",
                     "Convert to the type that the domain is made of.",
                 ));
             }
@@ -324,18 +324,18 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<Refusal> {
             T_SQLValueFunction => {
                 let word = word_at(walk.text, pg_sys::exprLocation(node));
                 return Some(Refusal::new(
-                    format!("a filter can't have {word} in it, which depends on the session or the time"),
+                    format!("a filter cannot have {word} in it, which depends on the session or the time"),
                     format!("A column of that name goes into double quotes: \"{}\"", word.to_lowercase()),
                 ));
             }
             T_FieldSelect => {
                 return Some(Refusal::new(
-                    "a filter can't look into a composite value",
-                    "Its parts can't be read while changes are decoded: use other columns, or a transform that returns NULL for what is not to be sent.",
+                    "a filter cannot look into a composite value",
+                    "Its parts cannot be read while changes are decoded: use other columns, or a transform that returns NULL for what is not to be sent.",
                 ));
             }
             _ => {
-                let what = "the filter has something in it that can't run while changes are decoded";
+                let what = "the filter has something in it that cannot run while changes are decoded";
                 let what = match word_at(walk.text, pg_sys::exprLocation(node)).as_str() {
                     "" => what.to_owned(),
                     word => format!("{what}: {word}"),
@@ -350,7 +350,7 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<Refusal> {
             Function::Users(function) => {
                 return Some(Refusal::new(
                     format!(
-                        "a filter can't have user-defined functions or operators in it: {}",
+                        "a filter cannot have user-defined functions or operators in it: {}",
                         Called::by(node, function).in_words()
                     ),
                     "Only what is built into Postgres can run while changes are decoded.",
@@ -360,7 +360,7 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<Refusal> {
                 let called = Called::by(node, function);
                 return Some(Refusal::new(
                     format!(
-                        "a filter can't have functions in it that are not immutable: {}",
+                        "a filter cannot have functions in it that are not immutable: {}",
                         called.in_words()
                     ),
                     called.instead(),
@@ -369,7 +369,7 @@ unsafe fn refusal(node: *mut pg_sys::Node, walk: &mut Walk) -> Option<Refusal> {
         }
         if !runs_built_in_code(pg_sys::exprType(node)) {
             return Some(Refusal::new(
-                "a filter can't use values of user-defined types",
+                "a filter cannot use values of user-defined types",
                 "Only enums, domains and IS NULL are possible; everything else would run the type's own functions.",
             ));
         }
@@ -390,14 +390,14 @@ unsafe fn word_at(text: *const c_char, location: i32) -> String {
 /// Notes a column.
 fn note(var: &pg_sys::Var, walk: &mut Walk) -> Option<Refusal> {
     if var.varattno == 0 {
-        return Some(Refusal::new("a filter can't use a row as a whole", "Name the columns."));
+        return Some(Refusal::new("a filter cannot use a row as a whole", "Name the columns."));
     }
     if var.varattno < 0 {
-        return Some(Refusal::new("a filter can't use system columns", "Name columns of the table."));
+        return Some(Refusal::new("a filter cannot use system columns", "Name columns of the table."));
     }
     if walk.unstored.contains(&var.varattno) {
         return Some(Refusal::new(
-            "a filter can't use virtual generated columns",
+            "a filter cannot use virtual generated columns",
             "Write-ahead log doesn't carry them: use the expression that the column is made by.",
         ));
     }

@@ -54,7 +54,7 @@ impl Listeners {
     pub fn add(&mut self, subscription: i64, tables: &[String], event_types: &[String]) {
         for word in event_types {
             if word == "ddl" {
-                // What is stored has been checked; a pattern that can't be read matches nothing.
+                // What is stored has been checked; a pattern that cannot be read matches nothing.
                 let patterns = tables.iter().filter_map(|text| TablePattern::parse(text).ok()).collect();
                 self.observers.insert(subscription, patterns);
             } else if word == "message" {

@@ -156,7 +156,7 @@ unsafe fn needed(relation: pg_sys::Relation, key: &[i16], terms: &Terms<'_>) -> 
     }
 }
 
-/// The columns that a filter looks at. What can't be resolved is refused where it is judged.
+/// The columns that a filter looks at. What cannot be resolved is refused where it is judged.
 unsafe fn looked_at(condition: &Condition, relation: pg_sys::Relation) -> BTreeSet<i16> {
     let Some(filter) = &condition.filter else { return BTreeSet::new() };
     let memory = Memory::new(c"pgwh permits");

@@ -95,7 +95,7 @@ pub fn release_snapshot() {
     unsafe { pg_sys::InvalidateCatalogSnapshot() };
 }
 
-/// Writes to disk what sessions have committed without waiting for that (`synchronous_commit = off`): before, it can't be decoded, and
+/// Writes to disk what sessions have committed without waiting for that (`synchronous_commit = off`): before, it cannot be decoded, and
 /// the WAL writer takes its time. Nothing is written for what is not committed: a commit that waits for the disk would wait for
 /// that, too.
 pub fn flush_commits(database: &Database) {

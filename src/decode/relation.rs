@@ -214,7 +214,7 @@ impl CapturedRelation {
         self.routes.is_empty() || !self.columns.is_empty()
     }
 
-    /// Finds who gets a change, and for whom that can't be said.
+    /// Finds who gets a change, and for whom that cannot be said.
     ///
     /// # Safety
     /// As [`Routes::select`]; the change is of this relation.

@@ -252,7 +252,7 @@ impl Router {
             return known;
         }
         let tables: Arc<[String]> = tables.into();
-        // What is stored has been checked; a pattern that can't be read matches nothing.
+        // What is stored has been checked; a pattern that cannot be read matches nothing.
         let patterns: Vec<_> = tables.iter().filter_map(|text| TablePattern::parse(text).ok()).collect();
         match names_of(&patterns) {
             Some(names) => names.into_iter().for_each(|name| {

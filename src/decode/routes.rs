@@ -1,7 +1,7 @@
 //! Who wants the changes of one relation: those who want all, and those with a condition, by the shape of their filters.
 //!
 //! A shape is compiled once, and its filters with an equality stand in an index, so that a change costs one look-up
-//! however many they are. What can't be judged for a subscription is refused for it alone, with the reason.
+//! however many they are. What cannot be judged for a subscription is refused for it alone, with the reason.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct Routes {
     shapes: Slab<Shaped>,
     by_key: HashMap<Key, usize>,
     places: FxHashMap<i64, usize>,
-    /// Shapes whose literals can't be told apart from the rest: each of their filters stands for itself.
+    /// Shapes whose literals cannot be told apart from the rest: each of their filters stands for itself.
     apart: HashSet<String>,
     /// Shapes with members that are not ready to be judged, for each meaning of bare columns.
     unprepared: [Vec<usize>; 2],
@@ -218,7 +218,7 @@ impl Routes {
         }
     }
 
-    /// Finds who gets a change, in order, and for whom that can't be said. What is allocated on the way is freed with
+    /// Finds who gets a change, in order, and for whom that cannot be said. What is allocated on the way is freed with
     /// `memory`.
     ///
     /// # Safety
@@ -372,7 +372,7 @@ impl Routes {
         progress.cut_off = 0;
         let Some(shaped) = self.shapes.get(progress.shape) else { return };
         match &progress.candidates {
-            // What the index looks at can't be had, so everybody has to be asked.
+            // What the index looks at cannot be had, so everybody has to be asked.
             None => progress.candidates = Some(shaped.members.keys().copied().collect()),
             Some(candidates) => {
                 let member = candidates.get(progress.next).and_then(|id| shaped.members.get(id));
@@ -460,7 +460,7 @@ impl Shaped {
         found
     }
 
-    /// Whether a member gets the change, or why that can't be said. Raises what its filter raises.
+    /// Whether a member gets the change, or why that cannot be said. Raises what its filter raises.
     unsafe fn judge(&mut self, id: i64, change: &Change, rows: &Rows) -> Option<Result<Target, Refused>> {
         let Member { interest, values, .. } = self.members.get(&id)?;
         if !interest.wants(change.action) {

@@ -13,7 +13,7 @@ use crate::event::Lsn;
 /// Name of the library, as slots know their plugin.
 pub const PLUGIN: &CStr = c"pgstream_hooks";
 
-/// Why the slot can't be used.
+/// Why the slot cannot be used.
 pub enum Unusable {
     /// The server has given it up, so that what it kept of WAL may be gone.
     Invalid,
@@ -261,7 +261,7 @@ fn read_specs(query: &str) -> Vec<(i64, Spec)> {
                     Err(error) => pgrx::ereport!(
                         WARNING,
                         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                        format!("pgstream_hooks: subscription {id} can't be read and gets nothing: {error}")
+                        format!("pgstream_hooks: subscription {id} cannot be read and gets nothing: {error}")
                     ),
                 }
             }
@@ -270,6 +270,6 @@ fn read_specs(query: &str) -> Vec<(i64, Spec)> {
     };
     match read() {
         Ok(found) => found,
-        Err(error) => pgrx::error!("pgstream_hooks: the subscriptions can't be read: {error}"),
+        Err(error) => pgrx::error!("pgstream_hooks: the subscriptions cannot be read: {error}"),
     }
 }

@@ -98,7 +98,7 @@ pub(crate) fn fits(letter: char) -> bool {
     let length = letter.encode_utf8(&mut source).len();
     // Four times as long it may become at most, and a NUL follows (`MAX_CONVERSION_GROWTH`).
     let mut target = [0; 4 * 4 + 1];
-    // SAFETY: the conversion reads and writes no more than it is told; with `noError` it stops at what it can't convert,
+    // SAFETY: the conversion reads and writes no more than it is told; with `noError` it stops at what it cannot convert,
     // and tells how much of the source it has used.
     unsafe {
         let encoding = pg_sys::GetDatabaseEncoding();

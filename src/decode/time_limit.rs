@@ -54,7 +54,7 @@ unsafe extern "C-unwind" fn cancel() {
 /// How long processors have been at work for this thread so far. Takes a call of the kernel.
 pub fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: fills in what it is given; where it can't, it is nothing.
+    // SAFETY: fills in what it is given; where it cannot, it is nothing.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -249,7 +249,7 @@ unsafe fn plain(datum: Datum) -> *mut pg_sys::varlena {
     unsafe { if varlena::varatt_is_4b_u(pointer) { pointer } else { pg_sys::pg_detoast_datum(pointer) } }
 }
 
-/// Raises that a stored value of the type can't be read.
+/// Raises that a stored value of the type cannot be read.
 fn corrupted(type_name: &str) {
     pgrx::ereport!(
         ERROR,

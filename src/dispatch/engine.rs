@@ -66,7 +66,7 @@ pub struct Engine<P> {
     readers: std::collections::VecDeque<u32>,
     /// Those that were being sent to, by when to look whether they are slow.
     perhaps_slow: std::collections::VecDeque<(Instant, u32)>,
-    /// Making room has not helped: what is held can't leave.
+    /// Making room has not helped: what is held cannot leave.
     crammed: bool,
 }
 
@@ -214,7 +214,7 @@ impl<P: Clone> Engine<P> {
         true
     }
 
-    /// A delivery for a subscription that can't be made: it is given up as it arrives, for a reason of this kind. False
+    /// A delivery for a subscription that cannot be made: it is given up as it arrives, for a reason of this kind. False
     /// when there is no such subscription.
     pub fn arrive_dead(&mut self, id: SubscriptionId, delivery: DeliveryId, kind: &'static str) -> bool {
         self.shared.last_id = self.shared.last_id.max(delivery.0);

@@ -55,7 +55,7 @@ pub struct Order {
     pub keyed: Keyed,
 }
 
-/// How the keys of a table's rows are made. Keys that were made in different ways can't be compared, so the first event that is
+/// How the keys of a table's rows are made. Keys that were made in different ways cannot be compared, so the first event that is
 /// keyed in another way than what is outstanding of its table is a barrier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keyed {

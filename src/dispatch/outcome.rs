@@ -82,7 +82,7 @@ pub enum End {
 pub enum Sifted {
     /// There is nothing to send.
     Dropped,
-    /// What is to be sent can't be made; it may be another time.
+    /// What is to be sent cannot be made; it may be another time.
     Failed(Failure),
 }
 

@@ -328,7 +328,7 @@ impl<P: Clone> Subscription<P> {
         }
     }
 
-    /// A delivery that can't be made arrives, the newest of all.
+    /// A delivery that cannot be made arrives, the newest of all.
     pub fn arrive_dead(&mut self, shared: &mut Shared<P>, id: DeliveryId, kind: &'static str) {
         self.touch(shared);
         self.counts.dead += 1;

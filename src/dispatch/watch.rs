@@ -71,7 +71,7 @@ impl Watch {
         }
     }
 
-    /// Of the rows of a chunk, those that may be sent behind all that was noted. None when that can't be said, and the
+    /// Of the rows of a chunk, those that may be sent behind all that was noted. None when that cannot be said, and the
     /// chunk has to be read again.
     pub fn settle(self, chunk: &ChunkEnd, rows: Vec<Item>) -> Option<Vec<Item>> {
         if self.too_much {

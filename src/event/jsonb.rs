@@ -1,5 +1,5 @@
 //! JSON that `jsonb` takes. It refuses some that `json` holds and receivers get: characters that the database has no bytes
-//! for, half surrogate pairs, and numbers that `numeric` can't hold (src/backend/utils/adt/jsonb.c).
+//! for, half surrogate pairs, and numbers that `numeric` cannot hold (src/backend/utils/adt/jsonb.c).
 
 use std::borrow::Cow;
 

@@ -42,7 +42,7 @@ pub enum BackfillState {
     Done,
     /// Somebody wanted no more of it.
     Cancelled,
-    /// It can't go on by itself.
+    /// It cannot go on by itself.
     Failed,
 }
 
@@ -114,7 +114,7 @@ pub(super) enum StepKind {
 
 /// The backfills that are not over. Those of subscriptions that are gone are ended. Inside a transaction.
 pub fn open_backfills() -> Vec<OpenBackfill> {
-    check("backfills can't be read", end_orphans().and_then(|()| read_open()))
+    check("backfills cannot be read", end_orphans().and_then(|()| read_open()))
 }
 
 fn end_orphans() -> Result<()> {
@@ -180,7 +180,7 @@ pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -
         let is_over = client.select(open, Some(1), &[id.into()])?.is_empty();
         Ok(if is_over { StateNoted::Over } else { StateNoted::Locked })
     });
-    check("a backfill's state can't be noted", noted)
+    check("a backfill's state cannot be noted", noted)
 }
 
 /// Which parts of the tables that a backfill was about could not be read, since none of their changes are in the log; none
@@ -324,13 +324,13 @@ pub fn backfill_task(id: i64) -> Option<BackfillTask> {
             filter: row.text(11)?,
         }))
     });
-    check("a backfill can't be read", read)
+    check("a backfill cannot be read", read)
 }
 
 /// Adds the tables that a backfill is about by now and was not when they were last looked at; whether there were any. Inside
 /// a transaction.
 pub fn add_backfill_tables(id: i64) -> bool {
-    check("a backfill's tables can't be noted", try_add_tables(id))
+    check("a backfill's tables cannot be noted", try_add_tables(id))
 }
 
 /// Leaves a table out that cannot be read and of which nothing has been read, as those are that could not be read when the
@@ -422,7 +422,7 @@ pub struct BackfillTable {
 ///
 /// # Errors
 ///
-/// When the catalogs can't be read.
+/// When the catalogs cannot be read.
 pub fn tables_of(
     client: &SpiClient<'_>,
     wanted: &[String],

@@ -87,7 +87,7 @@ pub enum CommandKind {
 
 /// All that was committed, in order. Inside a transaction.
 pub fn commands() -> Vec<Command> {
-    check("commands can't be read", read())
+    check("commands cannot be read", read())
 }
 
 fn read() -> Result<Vec<Command>> {
@@ -129,7 +129,7 @@ fn read() -> Result<Vec<Command>> {
 /// Done again after a restart, it is the same. Inside a transaction.
 pub fn begin_discards(ids: &[i64], last: DeliveryId) {
     check(
-        "commands can't be written",
+        "commands cannot be written",
         Spi::run_with_args(
             "UPDATE pgwh_internal.commands SET delivery_id = $2
              WHERE command = 'discard' AND delivery_id IS NULL AND subscription_id = ANY ($1)",
@@ -147,7 +147,7 @@ fn number_of(id: DeliveryId) -> i64 {
 pub fn commands_done(commands: &[Command]) {
     let ids: Vec<i64> = commands.iter().map(|command| command.id).collect();
     check(
-        "commands can't be deleted",
+        "commands cannot be deleted",
         Spi::run_with_args(
             "DELETE FROM pgwh_internal.commands WHERE id IN
              (SELECT id FROM pgwh_internal.commands WHERE id = ANY ($1) FOR UPDATE SKIP LOCKED)",

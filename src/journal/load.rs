@@ -47,7 +47,7 @@ struct Checkpoint {
 ///
 /// # Errors
 ///
-/// When the tables can't be read. What they hold is checked: a row that is damaged ends in an ERROR, since with it
+/// When the tables cannot be read. What they hold is checked: a row that is damaged ends in an ERROR, since with it
 /// the state of deliveries would be lost.
 pub fn load() -> Result<Loaded> {
     let slices = slices::read()?;

@@ -15,7 +15,7 @@ use crate::link::frame::FrameError;
 const PLAIN: u8 = 1;
 const LZ4: u8 = 2;
 
-/// Compression by LZ4 can't make more than so many bytes out of one.
+/// Compression by LZ4 cannot make more than so many bytes out of one.
 const LZ4_LIMIT: u64 = 255;
 
 /// Why bytes are no packed column.
@@ -27,9 +27,9 @@ pub enum PackError {
     Truncated,
     /// They go on behind the end.
     Trailing(usize),
-    /// Something has a value that it can't have; what.
+    /// Something has a value that it cannot have; what.
     Invalid(&'static str),
-    /// They can't be decompressed.
+    /// They cannot be decompressed.
     Compression,
     /// A text is not UTF-8.
     NotUtf8,
@@ -44,7 +44,7 @@ impl fmt::Display for PackError {
             PackError::Truncated => f.write_str("a packed column is cut off"),
             PackError::Trailing(bytes) => write!(f, "a packed column has {bytes} bytes too many"),
             PackError::Invalid(what) => write!(f, "a packed column's {what} has no such value"),
-            PackError::Compression => f.write_str("a packed column can't be decompressed"),
+            PackError::Compression => f.write_str("a packed column cannot be decompressed"),
             PackError::NotUtf8 => f.write_str("a text in a packed column is not UTF-8"),
             PackError::Frame(_) => f.write_str("a chunk of events holds a frame that is none"),
         }

@@ -75,7 +75,7 @@ impl PendingDeliveries {
     ///
     /// # Errors
     ///
-    /// When the journal can't be read.
+    /// When the journal cannot be read.
     pub fn read() -> Result<PendingDeliveries> {
         let loaded = load()?;
         let first = |position: &Position| {
@@ -148,7 +148,7 @@ impl Iterator for PendingDeliveries {
             match self.read_more() {
                 Ok(true) => {}
                 Ok(false) => return None,
-                Err(error) => pgrx::error!("pgstream_hooks: the journal can't be read: {error}"),
+                Err(error) => pgrx::error!("pgstream_hooks: the journal cannot be read: {error}"),
             }
         }
     }

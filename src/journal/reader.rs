@@ -272,7 +272,7 @@ impl Journal {
     ) -> Option<Vec<ChunkRow>> {
         let mut plan = self.reads.remove(&slice);
         let rows = self.with_tables(|| {
-            check("the journal can't be read", read_rows(&mut plan, slice, after, few, limit))
+            check("the journal cannot be read", read_rows(&mut plan, slice, after, few, limit))
         });
         self.reads.extend(plan.map(|plan| (slice, plan)));
         rows

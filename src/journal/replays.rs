@@ -51,14 +51,14 @@ pub enum ReplayEnd {
     Done,
     /// Somebody wanted no more of it.
     Cancelled,
-    /// It can't go on; why.
+    /// It cannot go on; why.
     Failed(String),
 }
 
 /// The replays that are not over, in the order in which they were asked for. Those of subscriptions that are gone are
 /// ended. Inside a transaction.
 pub fn open_replays() -> Vec<Replay> {
-    check("replays can't be read", end_orphans().and_then(|()| read_open()))
+    check("replays cannot be read", end_orphans().and_then(|()| read_open()))
 }
 
 fn end_orphans() -> Result<()> {
@@ -136,7 +136,7 @@ pub fn replay_progress(replay: i64, cursor: DeliveryId, done: u64, total: Option
          WHERE id IN (SELECT id FROM pgwh.replays WHERE id = $1 FOR UPDATE SKIP LOCKED)",
         &[replay.into(), parameter(cursor), (done as i64).into(), total.map(|total| total as i64).into()],
     );
-    check("a replay's progress can't be noted", noted);
+    check("a replay's progress cannot be noted", noted);
 }
 
 /// Notes that a replay is over. False when another session holds a lock on its row: then try again later. Inside a
@@ -163,7 +163,7 @@ pub fn replay_ended(replay: i64, done: u64, end: &ReplayEnd) -> bool {
         };
         Ok(is_noted || is_gone()?)
     });
-    check("the end of a replay can't be noted", noted)
+    check("the end of a replay cannot be noted", noted)
 }
 
 impl Journal {
@@ -180,8 +180,8 @@ impl Journal {
             if extension != ours {
                 return None;
             }
-            let first = check("the beginning of a replay can't be found", first_of(selection));
-            let end = check("the end of a replay can't be found", last_of(selection));
+            let first = check("the beginning of a replay cannot be found", first_of(selection));
+            let end = check("the end of a replay cannot be found", last_of(selection));
             let range = Range {
                 first: first.map_or(DeliveryId(last.0 + 1), |first| first.max(oldest)),
                 last: end.map_or(last, |end| end.min(last)),
@@ -197,7 +197,7 @@ impl Journal {
                     parameter(before(range.first)),
                 ],
             );
-            check("the beginning of a replay can't be noted", noted);
+            check("the beginning of a replay cannot be noted", noted);
             Some(range)
         });
         let Locked::Done(Some(range)) = begun else { return None };
@@ -326,7 +326,7 @@ impl ReplayReader {
     fn undecided(&self, journal: &Journal, found: &[Found]) -> Option<HashSet<DeliveryId>> {
         let Some((first, last)) = found.first().zip(found.last()) else { return Some(HashSet::new()) };
         let range = Range { first: first.id, last: last.id };
-        journal.with_tables(|| check("dead letters can't be read", undecided(self.subscription, range)))
+        journal.with_tables(|| check("dead letters cannot be read", undecided(self.subscription, range)))
     }
 
     /// Whatever is in the log.
@@ -358,7 +358,7 @@ impl ReplayReader {
     fn list(&mut self, journal: &Journal) -> Option<()> {
         let range = Range { first: DeliveryId(self.listed_upto.0 + 1), last: self.range.last };
         let mut ids =
-            journal.with_tables(|| check("dead letters can't be read", dead(self.subscription, range)))?;
+            journal.with_tables(|| check("dead letters cannot be read", dead(self.subscription, range)))?;
         if self.sieve.only() == Only::Undelivered {
             ids.extend(self.sieve.unfinished(range).take(LISTED_AT_ONCE));
             keep_first(&mut ids);

@@ -29,7 +29,7 @@ pub(super) fn forget_old() -> Result<()> {
 /// The versions of all schemas as of a position of the log. (A change noted before that is committed behind it counts
 /// already, which is told again when its commit is decoded.) Inside a transaction.
 pub fn schema_versions(at: Lsn) -> SchemaVersions {
-    check("schema changes can't be read", read_versions(at))
+    check("schema changes cannot be read", read_versions(at))
 }
 
 fn read_versions(at: Lsn) -> Result<SchemaVersions> {
@@ -50,5 +50,5 @@ pub fn newest_schema_change() -> Option<String> {
         let rows = client.select(query, Some(1), &[])?;
         if rows.is_empty() { Ok(None) } else { rows.first().text(1) }
     });
-    check("schema changes can't be read", newest)
+    check("schema changes cannot be read", newest)
 }

@@ -145,7 +145,7 @@ impl Sieve {
         self.rows = Rows::default();
     }
 
-    /// Whether what is committed from now on can't belong to it.
+    /// Whether what is committed from now on cannot belong to it.
     pub fn has_end(&self) -> bool {
         !matches!(self.selection.until, Bound::None)
     }

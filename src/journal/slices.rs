@@ -60,7 +60,7 @@ impl Journal {
         let now = now().0;
         let done = self.slices.note_done(oldest_pending, now);
         if !done.is_empty() {
-            self.with_tables(|| check("slices can't be told of", tell_done(&done, now)));
+            self.with_tables(|| check("slices cannot be told of", tell_done(&done, now)));
         }
         // What makes older positions superfluous must be written before they go.
         while let Some(expired) = self.slices.expired(retention, oldest_pending, now)
@@ -95,7 +95,7 @@ impl Journal {
         };
         let generation = self.slices.generation + 1;
         let opened =
-            self.with_tables(|| check("the next slice can't be opened", tell_opened(&slice, generation)));
+            self.with_tables(|| check("the next slice cannot be opened", tell_opened(&slice, generation)));
         if opened.is_some() {
             self.slices.generation = generation;
             self.slices.checkpointed = false;

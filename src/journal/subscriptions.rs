@@ -114,12 +114,12 @@ const QUERY: &str = "
 
 /// All subscriptions of this installation; a disabled one sends what was committed before, a held one nothing. Inside a transaction.
 pub fn all_subscriptions() -> Vec<SubscriptionRow> {
-    check("subscriptions can't be read", read(QUERY, None))
+    check("subscriptions cannot be read", read(QUERY, None))
 }
 
 /// Those of the given subscriptions that are of this installation. Inside a transaction.
 pub fn subscriptions(ids: &[i64]) -> Vec<SubscriptionRow> {
-    check("subscriptions can't be read", read(&format!("{QUERY} AND s.id = ANY ($1)"), Some(ids)))
+    check("subscriptions cannot be read", read(&format!("{QUERY} AND s.id = ANY ($1)"), Some(ids)))
 }
 
 /// Whether all subscriptions were copied with their database, so that no change is captured for any. Inside a transaction.
@@ -139,7 +139,7 @@ pub fn keep_subscriptions_as_they_are() -> bool {
     }
 }
 
-/// Disables a subscription that can't go on by itself, and says why. False when another session holds a lock on its row: then it is
+/// Disables a subscription that cannot go on by itself, and says why. False when another session holds a lock on its row: then it is
 /// noted, so that nothing is sent after a restart either, until [`write_disables`] can write it. Inside a transaction that is news to
 /// the decoder.
 pub fn disable(id: i64, reason: &str) -> bool {
@@ -158,7 +158,7 @@ pub fn disable(id: i64, reason: &str) -> bool {
     !noted
 }
 
-/// Notes that a subscription is disabled while its table can't even be read. Inside a transaction.
+/// Notes that a subscription is disabled while its table cannot even be read. Inside a transaction.
 pub fn note_disabled(id: i64, reason: &str) {
     note_disable(
         "INSERT INTO pgwh_internal.commands (command, subscription_id, reason) VALUES ('disable', $1, $2)",

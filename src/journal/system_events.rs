@@ -39,7 +39,7 @@ pub fn tell_of(events: &[SystemEvent]) {
          ORDER BY e.n",
         &[kinds.into(), subscriptions.into(), deliveries.into(), classes.into(), reasons.into()],
     );
-    check("system events can't be told", told);
+    check("system events cannot be told", told);
 }
 
 /// Writes those gaps into the log that nobody has been told of. Inside a transaction that is news to the decoder.
@@ -52,7 +52,7 @@ pub fn tell_of_gaps() {
          FROM untold u ORDER BY u.subscription_id, u.from_lsn",
         &[],
     );
-    check("gaps can't be told", told);
+    check("gaps cannot be told", told);
 }
 
 /// Writes the messages that the statement selects, without those that are null since nobody gets them.

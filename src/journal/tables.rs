@@ -58,13 +58,13 @@ pub fn extension_version() -> Option<String> {
         let rows = client.select(query, Some(1), &[])?;
         if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
     });
-    check("the extension's version can't be read", version)
+    check("the extension's version cannot be read", version)
 }
 
 /// Runs the action in a transaction that may use our tables; none when the extension isn't here.
 ///
 /// DROP EXTENSION locks the extension first and its tables then; who holds nothing while it waits for the extension
-/// can't deadlock with that.
+/// cannot deadlock with that.
 pub fn with_tables<T>(action: impl FnOnce(pg_sys::Oid) -> T) -> Option<T> {
     process::in_transaction(|| {
         let wanted = extension()?;
@@ -152,21 +152,21 @@ fn lock_now(mode: u32, tables: &[&CStr]) -> bool {
 
 /// Stores versions of subscriptions' routing part. Inside a transaction.
 pub fn store_image(versions: &[Version]) {
-    check("the image of subscriptions can't be stored", image::store(versions));
+    check("the image of subscriptions cannot be stored", image::store(versions));
 }
 
 /// Forgets all versions: a new slot begins from a new image. Inside a transaction.
 pub fn forget_image() {
-    check("the image of subscriptions can't be cleared", image::forget());
+    check("the image of subscriptions cannot be cleared", image::forget());
 }
 
 /// Forgets versions that nobody will begin from: those older than the one in force at `confirmed`, which must be the
 /// slot's position on disk. Inside a transaction.
 pub fn prune_image(confirmed: Lsn) {
-    check("the image of subscriptions can't be pruned", image::prune(confirmed));
+    check("the image of subscriptions cannot be pruned", image::prune(confirmed));
 }
 
-/// Those of the subscriptions whose versions can't be stored now, since another session has locked a row that would change with
+/// Those of the subscriptions whose versions cannot be stored now, since another session has locked a row that would change with
 /// that. Inside a transaction.
 pub fn locked_subscriptions(ids: &[i64]) -> HashSet<i64> {
     check("locks cannot be taken", gaps::locked(ids))
@@ -174,7 +174,7 @@ pub fn locked_subscriptions(ids: &[i64]) -> HashSet<i64> {
 
 /// Notes which gaps these versions begin and end, once they are stored; whether any may have begun. Inside a transaction.
 pub fn note_gaps(versions: &[Version]) -> bool {
-    check("gaps can't be noted", gaps::note(versions))
+    check("gaps cannot be noted", gaps::note(versions))
 }
 
 /// Records which gaps of tables begin and end; returns those that begin. Inside a transaction.
@@ -186,12 +186,12 @@ pub fn store_table_gaps(changes: &[TableGapChange]) -> Vec<Gap> {
 /// image that is there belongs to a slot that is gone, or that the server has given up. Returns what was noted. Inside a
 /// transaction.
 pub fn note_loss(high: Lsn, to: Lsn, given_up: bool) -> Vec<Gap> {
-    check("gaps can't be noted", gaps::lost(high, to, given_up))
+    check("gaps cannot be noted", gaps::lost(high, to, given_up))
 }
 
 /// Forgets what is noted of old schema changes. Inside a transaction.
 pub fn forget_old_schema_changes() {
-    check("old schema changes can't be forgotten", schema_changes::forget_old());
+    check("old schema changes cannot be forgotten", schema_changes::forget_old());
 }
 
 /// Ends the process on an error of its own tables: its restart begins from what was committed.

@@ -127,7 +127,7 @@ impl Journal {
     pub fn open() -> Option<(Journal, Loaded)> {
         process::pin(BY_INDEX);
         let (extension, mut loaded) =
-            with_tables(|extension| (extension, check("the journal can't be read", load::load())))?;
+            with_tables(|extension| (extension, check("the journal cannot be read", load::load())))?;
         // SAFETY: reads shared memory.
         let flushed = Lsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) });
         if let Some((lsn, _)) = loaded.high.filter(|(lsn, _)| *lsn > flushed) {
@@ -165,7 +165,7 @@ impl Journal {
         let complete = self.buffer.chunks.len();
         // It came as a frame, so it fits into one.
         if let Err(error) = self.buffer.events.add(first, item, &mut self.buffer.chunks) {
-            pgrx::error!("pgstream_hooks: event {id} can't be journaled: {error}");
+            pgrx::error!("pgstream_hooks: event {id} cannot be journaled: {error}");
         }
         self.buffer.bytes +=
             self.buffer.chunks[complete..].iter().map(|chunk| chunk.body.len()).sum::<usize>();
@@ -291,7 +291,7 @@ impl Journal {
         let slice = self.slices.current();
         let written = with_tables(|extension| {
             (extension == self.extension)
-                .then(|| check("the journal can't be written", self.buffer.write(slice)))
+                .then(|| check("the journal cannot be written", self.buffer.write(slice)))
         });
         let bytes = written.flatten()?;
         self.slices.grown(bytes, self.buffer.has_news());

@@ -74,7 +74,7 @@ pub enum FrameError {
     Trailing(usize),
     /// The tag is none of ours.
     Tag(u8),
-    /// A member has a value that it can't have; which one.
+    /// A member has a value that it cannot have; which one.
     Invalid(&'static str),
     /// A text is not UTF-8.
     NotUtf8,

@@ -35,7 +35,7 @@ impl Text {
 impl Sink for Text {
     fn family(&mut self, family: &Family) {
         let (name, kind, unit, help) = (family.name, family.kind.word(), family.unit(), family.help);
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.0, "# TYPE {name} {kind}");
         if let Some(unit) = unit {
             let _ = writeln!(self.0, "# UNIT {name} {unit}");

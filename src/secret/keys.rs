@@ -13,7 +13,7 @@ const PREFIX: &str = "sealed:1:";
 #[derive(Clone)]
 pub struct Keys(Vec<LessSafeKey>);
 
-/// Why something can't be sealed or opened.
+/// Why something cannot be sealed or opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotSealed {
     /// The file has no key, or a line that is none.

@@ -15,18 +15,18 @@ pub fn open(keys: Option<&Keys>, subscription: i64, column: &str, text: &str) ->
     let Some(keys) = keys else {
         return Err(format!("{what} is encrypted, and pgwh.encryption_key_file names no key"));
     };
-    keys.open(&place(subscription, column), text).map_err(|why| format!("{what} can't be decrypted: {why}"))
+    keys.open(&place(subscription, column), text).map_err(|why| format!("{what} cannot be decrypted: {why}"))
 }
 
 /// What a column of a subscription's secrets is to hold.
 ///
 /// # Errors
 ///
-/// In words for the user, when it can't be sealed.
+/// In words for the user, when it cannot be sealed.
 pub fn seal(keys: Option<&Keys>, subscription: i64, column: &str, text: String) -> Result<String, String> {
     let Some(keys) = keys else { return Ok(text) };
     keys.seal(&place(subscription, column), &text)
-        .map_err(|why| format!("{} can't be encrypted: {why}", what_it_is(column)))
+        .map_err(|why| format!("{} cannot be encrypted: {why}", what_it_is(column)))
 }
 
 fn place(subscription: i64, column: &str) -> String {

@@ -36,7 +36,7 @@ pub struct Composed {
 ///
 /// # Errors
 ///
-/// When one of its headers can't be sent.
+/// When one of its headers cannot be sent.
 pub fn compose(job: &Job, now: SystemTime) -> Result<Composed, Problem> {
     let mut content = Vec::new();
     body(&mut content, job);
@@ -47,7 +47,7 @@ pub fn compose(job: &Job, now: SystemTime) -> Result<Composed, Problem> {
     })
     .map_err(|error| {
         let hint = "Look at the subscription's headers, and those that its route gives.";
-        Problem::new("the request can't be made", format!("{error}."), hint)
+        Problem::new("the request cannot be made", format!("{error}."), hint)
     })?;
     Ok(Composed { method: method(job).to_string(), url: uri(job).to_string(), headers, body: content })
 }

@@ -161,7 +161,7 @@ impl Connection {
     }
 }
 
-/// Hands what arrived to the session, and sends what that has to say: also why it can't go on.
+/// Hands what arrived to the session, and sends what that has to say: also why it cannot go on.
 fn process(session: &mut ClientConnection, socket: &mut Socket) -> io::Result<()> {
     let processed = session.process_new_packets();
     let flushed = flush(session, socket);

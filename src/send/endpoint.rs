@@ -270,8 +270,10 @@ impl Target {
         else {
             return Err(refuse(format!("\"{text}\" names no host and port that can be connected to.")));
         };
-        let uri =
-            url.as_str().parse().map_err(|error| refuse(format!("\"{text}\" can't be sent to: {error}.")))?;
+        let uri = url
+            .as_str()
+            .parse()
+            .map_err(|error| refuse(format!("\"{text}\" cannot be sent to: {error}.")))?;
         Ok(Target {
             uri,
             server: Arc::new(Server { secure, host: host.to_owned(), port, identity: None, proxy: None }),
@@ -312,7 +314,7 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
         )
     };
     let parsed: HeaderName =
-        name.parse().map_err(|_| refuse(format!("{name:?} can't be the name of a header.")))?;
+        name.parse().map_err(|_| refuse(format!("{name:?} cannot be the name of a header.")))?;
     if RESERVED_HEADERS.contains(&parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
         return Err(Problem::new(
             "reserved request header",

@@ -31,7 +31,7 @@ impl Identity {
         };
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
             .collect::<Result<_, _>>()
-            .map_err(|_| refuse("A certificate in it can't be read.".to_owned()))?;
+            .map_err(|_| refuse("A certificate in it cannot be read.".to_owned()))?;
         if chain.is_empty() {
             return Err(refuse("It holds no certificate.".to_owned()));
         }
@@ -39,7 +39,7 @@ impl Identity {
             .map_err(|_| refuse("It holds no private key that can be read.".to_owned()))?;
         let identity = Identity { chain, key, mark: Sha256::digest(pem).into() };
         check_identity(&identity)
-            .map_err(|error| refuse(format!("Certificate and key can't be used together: {error}.")))?;
+            .map_err(|error| refuse(format!("Certificate and key cannot be used together: {error}.")))?;
         Ok(identity)
     }
 }

@@ -70,7 +70,7 @@ impl Failure {
 /// What a failure says about the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// It can't be reached: name, connection, TLS, time.
+    /// It cannot be reached: name, connection, TLS, time.
     Connection,
     /// It refuses what is in this request: 4xx but 408, 410 and 429.
     Content,

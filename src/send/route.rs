@@ -26,7 +26,7 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// When it is something else, or asks for what can't be sent. No error repeats a header's value.
+    /// When it is something else, or asks for what cannot be sent. No error repeats a header's value.
     pub fn route(&self, json: &[u8]) -> Result<Route, Problem> {
         let mut asked = match serde_json::from_slice(json) {
             Ok(Value::Object(asked)) => asked,
@@ -73,7 +73,7 @@ fn uri_of(base: &Uri, value: Value) -> Result<Uri, Problem> {
             "The path {value} has a dot for a part, a #, a backslash or a control character."
         )));
     }
-    let failed = |error: String| refuse(format!("The path {value} can't be sent to: {error}."));
+    let failed = |error: String| refuse(format!("The path {value} cannot be sent to: {error}."));
     let mut url = Url::parse(&base.to_string()).map_err(|error| failed(error.to_string()))?;
     let joined = format!("{}{path}", url.path().trim_end_matches('/'));
     url.set_path(&joined);

@@ -144,7 +144,7 @@ fn symmetric_key(secret: &str) -> Result<Hmac<Sha256>, Problem> {
     if !(24..=64).contains(&key.len()) {
         return Err(refuse(&format!("The secret holds {} bytes.", key.len())));
     }
-    Hmac::new_from_slice(&key).map_err(|_| refuse("The secret can't be used as a key."))
+    Hmac::new_from_slice(&key).map_err(|_| refuse("The secret cannot be used as a key."))
 }
 
 fn private_key(encoded: &str) -> Result<Ed25519KeyPair, Problem> {

@@ -238,7 +238,7 @@ pub fn memory_problem() -> Option<String> {
     shmem::my_database().map(|database| database.memory_problem.get()).filter(|problem| !problem.is_empty())
 }
 
-/// The transaction for which the slot can't let go of write-ahead log, when that is kept from there on; none when it is kept for another
+/// The transaction for which the slot cannot let go of write-ahead log, when that is kept from there on; none when it is kept for another
 /// reason.
 pub fn holder_of_log(kept_from: u64) -> Option<u64> {
     let decoded = &shmem::my_database()?.decoded;

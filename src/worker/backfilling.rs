@@ -357,7 +357,7 @@ impl Backfilling {
         };
         let seconds = open.since.elapsed().as_secs_f64().min(LONGEST_STEP);
         open.since = Instant::now();
-        // Where that can't be told, the chunk is read again.
+        // Where that cannot be told, the chunk is read again.
         if let Some(rows) = watch.settle(&end, rows) {
             let sent = rows.len() as u64;
             let rows = stand_behind(recording, rows);

@@ -92,6 +92,6 @@ fn held() -> pgrx::spi::Result<i64> {
 fn check<T>(result: pgrx::spi::Result<T>) -> T {
     match result {
         Ok(value) => value,
-        Err(error) => pgrx::error!("pgstream_hooks: subscriptions can't be looked through: {error}"),
+        Err(error) => pgrx::error!("pgstream_hooks: subscriptions cannot be looked through: {error}"),
     }
 }

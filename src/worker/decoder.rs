@@ -228,7 +228,7 @@ impl Installation {
         match read() {
             Ok(Some(installation)) => installation,
             Ok(None) => pgrx::error!("pgwh_internal.installation or pgwh_internal.message_key has no row"),
-            Err(error) => pgrx::error!("pgwh_internal.installation can't be read: {error}"),
+            Err(error) => pgrx::error!("pgwh_internal.installation cannot be read: {error}"),
         }
     }
 }

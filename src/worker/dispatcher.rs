@@ -68,7 +68,7 @@ fn serve(database: &'static Database) {
     let is_any_unarmed = copies::see_to(&slot);
     let is_copy = journal::with_tables(|_| journal::are_all_copies()).unwrap_or_default();
     database.set_demand(Demand::of(is_copy));
-    // Before there is a decoder, so that a journal that can't be read starts and ends nobody else.
+    // Before there is a decoder, so that a journal that cannot be read starts and ends nobody else.
     let Some((recording, loaded)) = Recording::open() else { return };
     counts::add(&database.dispatched.starts, 1);
     starting::drop_stale_slots(oid, &slot);

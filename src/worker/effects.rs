@@ -1,4 +1,4 @@
-//! What follows from what the engine found: a subscription that can't go on is disabled, subscriptions to system events get
+//! What follows from what the engine found: a subscription that cannot go on is disabled, subscriptions to system events get
 //! one, and who listens to `NOTIFY pgwh` hears of it.
 
 use std::collections::BTreeMap;

@@ -87,7 +87,7 @@ pub fn endpoint_of(
     let StoredSecrets { secret, previous, headers: hidden, client_certificate } = &row.secrets;
     let open = |column, text: &String| stored::open(keys, row.id, column, text);
     let secret = secret.as_ref().map(|text| open("secret", text)).ok_or("its signing key is missing")??;
-    // A key before that can't be opened is no reason not to sign by the present one.
+    // A key before that cannot be opened is no reason not to sign by the present one.
     let previous =
         previous.as_ref().and_then(|(text, until)| Some((open("previous_secret", text).ok()?, *until)));
     let client_certificate =

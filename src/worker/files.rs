@@ -11,14 +11,14 @@ use crate::settings;
 const ENOUGH: u64 = 65_536;
 /// Files kept back for what is neither the server's nor a request's.
 const SPARE: u64 = 64;
-/// Where a limit can't be read.
+/// Where a limit cannot be read.
 const USUAL: (u64, u64) = (1024, 1024);
 
 static LIMIT_REQUESTS: AtomicBool = AtomicBool::new(false);
 
 /// How many requests may be under way at once: what the setting says, as far as this process may open files.
 ///
-/// The server opens its own files beside the sockets and can't do without them: a process that can't open the next WAL
+/// The server opens its own files beside the sockets and cannot do without them: a process that cannot open the next WAL
 /// file takes the whole server down. Each request may have an idle connection beside the one in use.
 pub fn max_requests() -> usize {
     let limit = raise_limit();

@@ -2,7 +2,7 @@
 //!
 //! A call runs in a subtransaction that is rolled back whatever comes of it, is read-only, and is a
 //! security-restricted operation, as a maintenance command's call of an index expression is (`commands/indexcmds.c`):
-//! it can't become another role, and leaves nothing behind.
+//! it cannot become another role, and leaves nothing behind.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
@@ -178,7 +178,7 @@ unsafe fn planned(
     unsafe {
         let plan = pg_sys::SPI_prepare(query.as_ptr(), 1, [pg_sys::TEXTOID].as_mut_ptr());
         if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
-            return Err((PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "it can't be planned".to_owned()));
+            return Err((PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "it cannot be planned".to_owned()));
         }
         plans.insert(key, plan);
         Ok(plan)

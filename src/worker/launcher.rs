@@ -1,6 +1,6 @@
 //! The launcher: one a cluster. It keeps a dispatcher alive in each database that has the extension.
 //!
-//! It can't see a database's extensions from outside, so a dispatcher that finds none ends at once and is not started
+//! It cannot see a database's extensions from outside, so a dispatcher that finds none ends at once and is not started
 //! again. Each database is looked at once a server start, and whenever somebody rings.
 //!
 //! Where there are too few worker processes for all, a database has both processes of the pair or none, those that have

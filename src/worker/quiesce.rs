@@ -352,7 +352,7 @@ fn stand_back(name: &CStr, drain: bool) {
 }
 
 /// Waits until everything committed so far is done with. Changes of tables in the database's default tablespace are
-/// found by that tablespace, so those from before a move can't be decoded after it.
+/// found by that tablespace, so those from before a move cannot be decoded after it.
 fn drain(database: &Database) {
     if database.phase() != Phase::Ready {
         return;

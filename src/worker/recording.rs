@@ -33,7 +33,7 @@ pub struct Recording {
     proven: Lsn,
     /// Since when something is committed that may not be on disk.
     unflushed_since: Option<Instant>,
-    /// Something has arrived that can't be written for now: what follows is not proven.
+    /// Something has arrived that cannot be written for now: what follows is not proven.
     is_held: bool,
     checkpointed_at: Instant,
     checkpointed: DeliveryId,
@@ -193,7 +193,7 @@ impl Recording {
         self.record_dead(id, subscription, event.id(), &event.transaction, FILTER, reason);
     }
 
-    /// Takes that a change could not be encoded, so that this delivery can't be made.
+    /// Takes that a change could not be encoded, so that this delivery cannot be made.
     pub fn record_failed(&mut self, id: DeliveryId, subscription: i64, failure: &Failure) {
         self.record_dead(id, subscription, failure.id(), &failure.transaction, "encode", &failure.message);
     }
@@ -251,7 +251,7 @@ impl Recording {
         self.unflushed_since.get_or_insert_with(Instant::now);
     }
 
-    /// Something has arrived that can't be written for now, or (`false`) all of that is written. Until then nothing that arrives is
+    /// Something has arrived that cannot be written for now, or (`false`) all of that is written. Until then nothing that arrives is
     /// proven, so that all of it arrives again after a restart.
     pub fn hold(&mut self, is_held: bool) {
         self.is_held = is_held;

@@ -169,7 +169,7 @@ impl Rendering {
         let shaped = match renderer.answer() {
             Ok(None) if renderer.worker.has_ended() => Err("the process that runs it has ended".to_owned()),
             Ok(None) if renderer.is_overdue() => {
-                Err("it can't be stopped, so its process is ended".to_owned())
+                Err("it cannot be stopped, so its process is ended".to_owned())
             }
             Ok(None) => return self.renderers.push(renderer),
             Ok(Some(shaped)) => Ok(shaped),

@@ -144,7 +144,7 @@ impl Sending {
             });
             // What is stored has been checked, so somebody has gone round the checks. What is pending is kept.
             if let Err(problem) = &endpoint {
-                pgrx::warning!("pgstream_hooks: subscription {} can't be sent to: {problem}", row.id);
+                pgrx::warning!("pgstream_hooks: subscription {} cannot be sent to: {problem}", row.id);
             }
             self.take_up(&row, endpoint.as_ref().ok().cloned(), last);
             one_before = endpoint.ok().or(one_before);
@@ -266,7 +266,7 @@ impl Sending {
             frame::Item::Failed { failure, targets, .. } => {
                 // Not the message: it may hold the value, which is for pgwh.dead_letters and not for the server's log.
                 pgrx::warning!(
-                    "pgstream_hooks: event {} can't be encoded for {} subscriptions (SQLSTATE {})",
+                    "pgstream_hooks: event {} cannot be encoded for {} subscriptions (SQLSTATE {})",
                     failure.id(),
                     targets.len(),
                     failure.sqlstate
@@ -280,7 +280,7 @@ impl Sending {
         }
     }
 
-    /// Takes a delivery that can't be made.
+    /// Takes a delivery that cannot be made.
     fn arrive_dead(&mut self, id: DeliveryId, subscription: i64, class: &'static str) {
         if self.engine.arrive_dead(SubscriptionId(subscription), id, class) {
             self.tallies.count_dead(subscription, class);
@@ -580,7 +580,7 @@ impl Sending {
     }
 }
 
-/// A delivery read back; none if it can't be made, which is on record already.
+/// A delivery read back; none if it cannot be made, which is on record already.
 pub fn item_of(found: Found) -> Option<Item<Payload>> {
     let What::Event { event, keys, barrier } = found.what else { return None };
     let order = order_of(keys, &event, barrier);

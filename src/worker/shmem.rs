@@ -494,7 +494,7 @@ pub fn shared() -> Option<&'static Shared> {
 }
 
 fn with_lock<T>(action: impl FnOnce() -> T) -> T {
-    // SAFETY: the tranche was asked for at preload; the lock is held for a few instructions that can't raise.
+    // SAFETY: the tranche was asked for at preload; the lock is held for a few instructions that cannot raise.
     unsafe {
         let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);

@@ -98,7 +98,7 @@ impl Tallies {
         }
     }
 
-    /// Counts an event that can't be sent.
+    /// Counts an event that cannot be sent.
     pub fn count_dead(&self, subscription: i64, class: &str) {
         self.of(subscription).dead(class, 1);
     }

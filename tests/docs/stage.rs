@@ -99,7 +99,7 @@ impl Stage {
             // Held against the golden files by the unit tests of formats.
             "json golden" => Ok(()),
             "text" | "mermaid" => Ok(()),
-            other => Err(format!("there is nothing to do with {other:?}; what can't be run is \"text\"")),
+            other => Err(format!("there is nothing to do with {other:?}; what cannot be run is \"text\"")),
         }
     }
 

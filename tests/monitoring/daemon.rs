@@ -23,7 +23,7 @@ pub fn install() {
             "python3-yaml",
         ];
         let status = Command::new(root().join("scripts/packages")).args(packages).status().unwrap();
-        assert!(status.success(), "{packages:?} can't be installed");
+        assert!(status.success(), "{packages:?} cannot be installed");
     });
 }
 

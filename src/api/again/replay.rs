@@ -137,7 +137,7 @@ fn members_of(delivery: DeliveryId) -> Result<(i64, Vec<DeliveryId>), Error> {
     }
     if let Item::Failed { failure, .. } = &entry.item {
         return Err(refused(
-            "this event can't be sent",
+            "this event cannot be sent",
             format!("Event {} could not be encoded or is forgotten: {}.", failure.id(), failure.message),
             "There is nothing to send.",
         ));
@@ -240,7 +240,7 @@ fn backwards(since: &str, until: Option<String>) -> Error {
     )
 }
 
-/// What can't be sent to a subscription again: it was journaled, and is gone or counts as gone.
+/// What cannot be sent to a subscription again: it was journaled, and is gone or counts as gone.
 struct Floor {
     /// None when nothing that was sent to the subscription is gone.
     gone: Option<Commit>,

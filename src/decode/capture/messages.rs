@@ -94,7 +94,7 @@ impl Capture {
                 self.annotations = Some(text).filter(|text| !text.is_empty());
                 self.annotations_changed = true;
             }
-            Err(raised) => pgrx::warning!("pgstream_hooks: annotations can't be read: {}", raised.message),
+            Err(raised) => pgrx::warning!("pgstream_hooks: annotations cannot be read: {}", raised.message),
         }
     }
 

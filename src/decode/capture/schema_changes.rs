@@ -65,7 +65,7 @@ impl Capture {
             unsafe { table.encode_new(new, (*relation).rd_att, scratch, &mut RowBuilder::new(&mut row)) }
         });
         if let Err(raised) = encoded {
-            pgrx::warning!("pgstream_hooks: a schema change can't be told: {}", raised.message);
+            pgrx::warning!("pgstream_hooks: a schema change cannot be told: {}", raised.message);
             return Vec::new();
         }
         let cell = |name: &str| {

@@ -7,7 +7,7 @@ use super::{Kind as Encoding, ValueEncoder};
 use crate::decode::subtransaction::in_subtransaction;
 use crate::event::Kind;
 
-/// What a type is beneath. Of one that can't be looked up nothing is known; its values can't be encoded either.
+/// What a type is beneath. Of one that cannot be looked up nothing is known; its values cannot be encoded either.
 pub(crate) fn kind_of(type_oid: Oid) -> Kind {
     // SAFETY: the context is made for the look-up alone and deleted behind it.
     unsafe {

@@ -228,7 +228,7 @@ impl<P: Clone> Subscription<P> {
         }
     }
 
-    /// Two requests of one that failed. What depends on the first half can't be in the second and waits by itself.
+    /// Two requests of one that failed. What depends on the first half cannot be in the second and waits by itself.
     fn halve(&mut self, shared: &mut Shared<P>, index: u32) {
         let Some(work) = &mut self.work else { return };
         let request = work.requests.remove(index);

@@ -1,4 +1,4 @@
-//! What is found out about single members of a request before it is sent: some are not wanted after all, some can't be
+//! What is found out about single members of a request before it is sent: some are not wanted after all, some cannot be
 //! made.
 
 use std::time::{Duration, Instant};

@@ -115,7 +115,7 @@ fn array(out: &mut Vec<u8>, elements: &[&RawValue], kind: &Kind, delimiter: u8) 
             out.extend_from_slice(b"NULL");
             continue;
         }
-        // Of elements that are arrays themselves it can't be told, so they are taken for elements.
+        // Of elements that are arrays themselves it cannot be told, so they are taken for elements.
         if !matches!(kind, Kind::Json | Kind::Array { .. })
             && let Some(inner) =
                 element.starts_with('[').then(|| self::elements(element.as_bytes())).flatten()

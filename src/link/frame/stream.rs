@@ -205,7 +205,7 @@ pub enum NoChunk {
     End,
     /// The table is locked.
     Later,
-    /// It can't be read.
+    /// It cannot be read.
     Failed(String),
 }
 
@@ -240,7 +240,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// When the stream is not what a decoder writes. It can't be relied on from there: begin a new session.
+    /// When the stream is not what a decoder writes. It cannot be relied on from there: begin a new session.
     #[allow(
         clippy::should_implement_trait,
         reason = "no iterator: none means not yet, and an error is the end"

@@ -3,7 +3,7 @@ SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgstream_hooks;
 RESET client_min_messages;
 CREATE TABLE public.orders (id integer PRIMARY KEY, status text);
--- Begins once changes are captured, which a transaction that has written can't wait for.
+-- Begins once changes are captured, which a transaction that has written cannot wait for.
 SELECT pgwh.subscribe('https://example.com/first', name => 'first') IS NOT NULL AS ready;
 
 INSERT INTO pgwh.subscriptions (url, tables, event_types) VALUES ('https://example.com/plain', '{Orders}', '{d,I}')

@@ -1,6 +1,6 @@
 //! The examples of the systems that formats stand for: what their receivers were written against.
 //!
-//! Values that can't be the same (ids, positions, names of machines) are compared by their shape.
+//! Values that cannot be the same (ids, positions, names of machines) are compared by their shape.
 
 use serde_json::{Value, json};
 
