@@ -2433,24 +2433,26 @@ CREATE FUNCTION pgwh_internal.renew_usage() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.object_type = 'extension' AND c.object_identity = 'pgstream_hooks') THEN
+        -- A function that is created may be called by everybody.
+        REVOKE ALL ON ALL ROUTINES IN SCHEMA pgwh, pgwh_internal FROM PUBLIC;
         PERFORM pgwh.grant_usage(r.rolname) FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee
             WHERE p.oid = 'pgwh.grant_usage(text)'::regprocedure AND a.grantee <> p.proowner;
     END IF;
 END $$;
-COMMENT ON FUNCTION pgwh_internal.renew_usage() IS 'gives the roles of pgwh.grant_usage() what an update has added';
+COMMENT ON FUNCTION pgwh_internal.renew_usage() IS 'gives the roles of pgwh.grant_usage(), and nobody else, what an update has added';
 
 REVOKE ALL ON SCHEMA pgwh, pgwh_internal FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgwh, pgwh_internal FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgwh, pgwh_internal FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA pgwh, pgwh_internal FROM PUBLIC;
 
--- For pg_dump --inserts. Policies show the database's owner, and members of pg_read_all_data, their own.
-GRANT USAGE ON SCHEMA pgwh TO pg_database_owner;
+-- Names can be looked up by every role: pg_dump --inserts reads each table that there is. What may be done with an object is
+-- granted for each. Policies show the database's owner, and members of pg_read_all_data, their own.
+GRANT USAGE ON SCHEMA pgwh TO PUBLIC;
 GRANT SELECT ON pgwh.subscriptions, pgwh.secrets TO pg_database_owner;
 GRANT EXECUTE ON FUNCTION pgwh_internal.sees(text) TO pg_database_owner, pg_read_all_data;
 
 -- For exporters.
-GRANT USAGE ON SCHEMA pgwh TO pg_monitor;
 GRANT EXECUTE ON FUNCTION pgwh.metrics(), pgwh.metric_samples(text) TO pg_monitor;
 
 -- What this script wrote is in such a publication already: a subscriber without these tables would stop at it.
