@@ -156,7 +156,7 @@ fn a_preview_of_rows_logs_no_row() {
     // A function in SQL is itself a statement, and audited as any other.
     assert!(previews("sql").iter().all(|row| row[0].as_deref() == Some("t")));
     assert!(previews("none").is_empty());
-    cluster.sql("CREATE ROLE app; SELECT pgwh.grant_usage('app'); GRANT SELECT ON t TO app");
+    cluster.sql("CREATE ROLE app LOGIN; SELECT pgwh.grant_usage('app'); GRANT SELECT ON t TO app");
     let app = cluster.as_role("app");
     app.subscribe(&receiver, "apps", "tables => '{public.t}', transform => 'part'");
     cluster.sql("REVOKE EXECUTE ON FUNCTION part FROM PUBLIC");
