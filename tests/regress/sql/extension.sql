@@ -22,7 +22,7 @@ WHERE p.pronamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AN
 SELECT c.oid::regclass AS open_to_all FROM pg_class c
 WHERE c.relnamespace IN ('pgwh'::regnamespace, 'pgwh_internal'::regnamespace) AND c.relkind IN ('r', 'v')
   AND has_table_privilege('public', c.oid, 'SELECT, INSERT, UPDATE, DELETE');
-SELECT has_schema_privilege('public', 'pgwh', 'USAGE') AS open_to_all;
+SELECT has_schema_privilege('public', 'pgwh', 'CREATE') OR has_schema_privilege('public', 'pgwh_internal', 'USAGE') AS open_to_all;
 
 -- Publications for all tables, replication and pg_upgrade ask this of tables.
 SELECT c.oid::regclass AS without_key FROM pg_class c
