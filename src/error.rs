@@ -199,10 +199,10 @@ pub enum Error {
     TooFewWorkers,
     /// There is no replication slot for capture.
     TooFewSlots,
-    /// A table that a subscription's owner may not read as it is wanted.
+    /// Tables that a subscription's owner may not read as it is wanted.
     MayNotRead {
-        /// Its name.
-        table: String,
+        /// Their names, one at least.
+        tables: Vec<String>,
         /// What the owner lacks, as a sentence.
         why: String,
         /// What to type.
@@ -323,9 +323,12 @@ impl Error {
                 "Write-ahead log from before a move to another tablespace cannot be decoded after it.".into(),
                 "Try again later; SELECT * FROM pgwh.health() in that database says what keeps them.".into(),
             ),
-            Error::MayNotRead { table, why, cure } => (
+            Error::MayNotRead { tables, why, cure } => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("permission denied for table {table}"),
+                match tables.as_slice() {
+                    [table] => format!("permission denied for table {table}"),
+                    tables => format!("permission denied for tables {}", tables.join(", ")),
+                },
                 why.clone(),
                 cure.clone(),
             ),

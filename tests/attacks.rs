@@ -42,6 +42,54 @@ fn subscribe(role: &Database, url: &str, name: &str, rest: &str) -> Result<(), R
 }
 
 #[test]
+fn one_refusal_names_all_tables_that_may_not_be_read() {
+    let (cluster, receiver) = stage(&["ann"]);
+    cluster.sql(
+        "CREATE SCHEMA closed;
+         CREATE TABLE closed.t (id int PRIMARY KEY);
+         CREATE TABLE closed.u (id int PRIMARY KEY);
+         GRANT SELECT ON closed.t, closed.u TO ann;
+         CREATE TABLE open (id int PRIMARY KEY);
+         GRANT SELECT ON open TO ann;
+         CREATE TABLE a (id int PRIMARY KEY);
+         CREATE TABLE b (id int PRIMARY KEY, hidden text);
+         GRANT SELECT (id) ON b TO ann;
+         CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE part_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+         CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)",
+    );
+    let (ann, url) = (cluster.as_role("ann"), receiver.url("/refused"));
+    for (wanted, message) in [
+        ("tables => '{closed.t, closed.u}'", "permission denied for tables closed.t, closed.u"),
+        (
+            "tables => '{b, open, a, parted}'",
+            "permission denied for tables public.a, public.b, public.parted",
+        ),
+    ] {
+        let refused = subscribe(&ann, &url, "s", wanted).unwrap_err();
+        assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", message), "{refused:?}");
+        assert!(
+            refused.detail.starts_with("The subscription cannot have them: its owner ann "),
+            "{refused:?}"
+        );
+        cluster.sql(&refused.hint);
+        subscribe(&ann, &url, "s", wanted).unwrap_or_else(|refused| panic!("{wanted}: {refused:?}"));
+    }
+    // Of very many, the first: what is named comes before what a wildcard finds.
+    cluster.sql(
+        "DO $$ BEGIN FOR n IN 1..40 LOOP EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY)', n); END LOOP; END $$;
+         REVOKE ALL ON a FROM ann",
+    );
+    let refused = subscribe(&ann, &url, "many", "tables => '{public.many_*, a}'").unwrap_err();
+    assert!(
+        refused.message.starts_with("permission denied for tables public.a, public.many_1, "),
+        "{refused:?}"
+    );
+    assert_eq!(refused.hint.matches("GRANT SELECT").count(), 10, "{refused:?}");
+    cluster.sql(&refused.hint);
+}
+
+#[test]
 fn subscribing_takes_the_right_to_read_every_table_and_column_of_it_and_the_hint_grants_it() {
     let (cluster, receiver) = stage(&["ann"]);
     cluster.sql(

@@ -650,8 +650,7 @@ fn each_denial_is_cured_by_grant_usage_in_one_step() {
     let url = receiver.url("/x");
     let troubleshooting =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshooting.md")).unwrap();
-    let row =
-        troubleshooting.lines().find(|line| line.contains("`permission denied` for ")).unwrap();
+    let row = troubleshooting.lines().find(|line| line.contains("`permission denied` for ")).unwrap();
     let cure = row.split('`').find(|text| text.starts_with("SELECT pgwh.")).unwrap();
     for partial in [
         String::new(),

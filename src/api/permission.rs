@@ -74,41 +74,47 @@ impl Claim {
         if PERMITTED.with_borrow(|permitted| permitted.get(&remembered)).is_some() {
             return Ok(());
         }
-        match self.denied(|is_named| if is_named { Lock::Brief } else { Lock::IfFree })? {
-            Some(denied) => Err(denied.into_error()),
-            None => {
-                PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered, ()));
-                Ok(())
-            }
+        let lock = |is_named| if is_named { Lock::Brief } else { Lock::IfFree };
+        let denied = self.denied(MAX_DENIED_LISTED, lock)?;
+        if denied.is_empty() {
+            PERMITTED.with_borrow_mut(|permitted| permitted.add(remembered, ()));
+            return Ok(());
         }
+        Err(refusal(&denied))
     }
 
-    /// The first table of today that the owner may not read as it is wanted, one that is named before others.
-    fn denied(&self, lock: impl Fn(bool) -> Lock) -> Result<Option<Denied>, Error> {
+    /// Tables of today that the owner may not read as it is wanted, so many at most; those that are named before others.
+    fn denied(&self, limit: usize, lock: impl Fn(bool) -> Lock) -> Result<Vec<Denied>, Error> {
         if !self.conditions.event_types.iter().any(|word| ROWS.contains(&word.as_str())) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let role = access::role_of(&self.grantee.owner);
         if access::is_superuser(role) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let mut first = None;
+        let (mut named, mut others) = (Vec::new(), Vec::new());
         for (table, is_named) in tables_of(&self.conditions.tables)? {
             if let Some(missing) = self.missing(table, role, lock(is_named)) {
                 let denied = self.deny(table, is_named, missing);
-                if is_named {
-                    return Ok(Some(denied));
+                let list = if is_named { &mut named } else { &mut others };
+                // Partitions stand for the table above them.
+                if list.len() < limit && list.iter().all(|known: &Denied| known.why != denied.why) {
+                    list.push(denied);
                 }
-                first = first.or(Some(denied));
+                if named.len() == limit {
+                    break;
+                }
             }
         }
-        Ok(first)
+        named.append(&mut others);
+        named.truncate(limit);
+        Ok(named)
     }
 
     /// Refuses one table that the owner may not read.
     pub fn check_table(&self, table: pg_sys::Oid) -> Result<(), Error> {
         match self.missing(table, access::role_of(&self.grantee.owner), Lock::Brief) {
-            Some(missing) => Err(self.deny(table, true, missing).into_error()),
+            Some(missing) => Err(refusal(&[self.deny(table, true, missing)])),
             None => Ok(()),
         }
     }
@@ -159,6 +165,9 @@ impl Claim {
     }
 }
 
+/// How many tables that may not be read a refusal lists.
+const MAX_DENIED_LISTED: usize = 10;
+
 /// Kinds of events that bring rows.
 const ROWS: [&str; 5] = ["insert", "update", "delete", "truncate", "read"];
 
@@ -188,11 +197,17 @@ impl Denied {
         };
         (self.why.clone(), cure)
     }
+}
 
-    fn into_error(self) -> Error {
-        let (why, cure) = self.words();
-        Error::MayNotRead { table: self.table, why: format!("The subscription cannot have it: {why}."), cure }
-    }
+/// Refuses tables that may not be read, one at least.
+fn refusal(denied: &[Denied]) -> Error {
+    let tables: Vec<String> = denied.iter().map(|denied| denied.table.clone()).collect();
+    let (reasons, mut cures): (Vec<String>, Vec<String>) = denied.iter().map(Denied::words).unzip();
+    // One GRANT on a schema helps all of its tables.
+    cures.dedup();
+    let pronoun = if tables.len() == 1 { "it" } else { "them" };
+    let why = format!("The subscription cannot have {pronoun}: {}.", reasons.join("; "));
+    Error::MayNotRead { tables, why, cure: cures.join(" ") }
 }
 
 /// Why a subscription gets nothing of a table today, what to type, and whether that table is one that it names.
@@ -231,9 +246,9 @@ fn permission_problem(
         return Ok(None);
     }
     let texts = |stored: &Option<Stored>| stored.as_ref().map(Stored::texts);
-    let denied =
-        Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns)).denied(|_| Lock::IfFree)?;
-    let denial = denied.map(|denied| Arc::new(Denial::of(&denied)));
+    let denied = Claim::new(owner, conditions, texts(&columns), texts(&exclude_columns))
+        .denied(1, |_| Lock::IfFree)?;
+    let denial = denied.first().map(|denied| Arc::new(Denial::of(denied)));
     JUDGED.with_borrow_mut(|judged| judged.add(key, denial.clone()));
     Ok(denial.as_deref().map(Denial::row))
 }

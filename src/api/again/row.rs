@@ -75,7 +75,7 @@ impl AskedRow {
         }
         let table = self.table.to_string();
         let cure = format!("GRANT SELECT ON {table} TO {};", quote_identifier(own_name()));
-        Err(Error::MayNotRead { why: format!("You may not read {table}."), cure, table })
+        Err(Error::MayNotRead { why: format!("You may not read {table}."), cure, tables: vec![table] })
     }
 
     /// Complains of a table that is not there, unless the journal has `seen` changes of it.
