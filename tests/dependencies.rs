@@ -36,7 +36,7 @@ fn packages(only_linked: bool) -> Vec<Package> {
     let host = Command::new("rustc").arg("-vV").output().unwrap();
     let host = String::from_utf8(host.stdout).unwrap();
     let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
-    let told = Command::new(env!("CARGO"))
+    let told = Command::new("cargo")
         .args(["metadata", "--format-version", "1", "--locked", "--all-features", "--filter-platform", host])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .output()
