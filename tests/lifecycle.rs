@@ -456,9 +456,11 @@ fn workers_heed_no_setting_of_their_database() {
     ] {
         cluster.sql(&format!("ALTER DATABASE odd SET {setting}"));
     }
-    // Too late to be set by a statement, which has to be done in time itself.
-    let mut options =
-        "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0".to_owned();
+    // Too late to be set by a statement, which has to be done in time itself. From 18 on, sessions find no extension's library on such a
+    // path either.
+    let mut options = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+                       -c dynamic_library_path=$libdir"
+        .to_owned();
     if harness::Server::get().major() >= 17 {
         cluster.sql("ALTER DATABASE odd SET transaction_timeout = '100ms'");
         options += " -c transaction_timeout=0";
