@@ -9,6 +9,7 @@ use super::acting::as_owner;
 use super::notice::Notice;
 use crate::decode::text::{self, Texts};
 use crate::error::Error;
+use crate::journal::own_tables;
 use crate::worker::process;
 
 /// How long such a transaction is waited for before anything is said of it.
@@ -32,15 +33,13 @@ pub fn notice_wait(name: &str) -> Result<(), Error> {
 
 /// The open transaction of another session that has written the row of that name, if there is one.
 fn open_transaction(name: &str) -> Option<pg_sys::TransactionId> {
-    let schema = c"pgwh".as_ptr();
+    let (table, index) =
+        (own_tables::oid_of(c"subscriptions"), own_tables::oid_of(c"subscriptions_name_key"));
+    if table == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
+        return None;
+    }
     // SAFETY: a transaction is in progress; what is opened is closed, by its end if an ERROR comes between.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(schema, true);
-        let index = pg_sys::get_relname_relid(c"subscriptions_name_key".as_ptr(), schema);
-        let table = pg_sys::get_relname_relid(c"subscriptions".as_ptr(), schema);
-        if index == pg_sys::InvalidOid || table == pg_sys::InvalidOid {
-            return None;
-        }
         let table = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
         let name = pg_sys::cstring_to_text(text::in_server_encoding(name).as_ptr());
         let mut condition = pg_sys::ScanKeyData::default();

@@ -1,4 +1,4 @@
-//! The extension's tables by name.
+//! The extension's tables and indexes by name.
 
 use std::ffi::CStr;
 
@@ -9,7 +9,7 @@ const PUBLIC_SCHEMA: &CStr = c"pgwh";
 /// The schema of what only the extension uses.
 const INTERNAL_SCHEMA: &CStr = c"pgwh_internal";
 
-/// The oid of one of the extension's tables, in whichever of its schemas it is; the invalid oid when there is none. Inside a
+/// The oid of one of the extension's tables or indexes, in whichever of its schemas it is; the invalid oid when there is none. Inside a
 /// transaction.
 pub fn oid_of(table: &CStr) -> pg_sys::Oid {
     let oid_in = |schema: &CStr| {
