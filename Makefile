@@ -44,11 +44,12 @@ unit:
 	@scripts/packages openssl
 	cargo test --package pgstream_hooks --lib
 	cargo test --package receiver
+	cargo test --package harness --test sources
 
 test: unit end-to-end
 	@tests/pgbouncer $(PG)
 
-# Extra arguments of cargo test, such as TESTS='--test events toast'; JOBS=1 runs one program of tests after the other.
+# Extra arguments of cargo test, such as TESTS='--test delivery events::'; JOBS=1 runs one program of tests after the other.
 end-to-end:
 	@scripts/end-to-end $(PG) $(TESTS)
 

@@ -1,16 +1,16 @@
 //! Existing rows to a subscription, in order with what happens meanwhile.
 
-mod alike;
-mod harness_of_backfills;
+mod consistency;
+mod key_changes;
 mod lifecycle;
-mod order;
+mod parity;
 mod progress;
-mod redefined;
 mod replica;
-mod what;
+mod scope;
+mod steps;
 
 use harness::{Cluster, Receiver};
-use harness_of_backfills::{BACKFILLER, backfill, done, ended};
+use steps::{BACKFILLER, backfill, done, ended};
 
 fn stage() -> (Cluster, Receiver) {
     let cluster = Cluster::with_extension();

@@ -2,8 +2,8 @@
 
 use harness::{Cluster, Receiver, Reply, Request};
 
-use crate::harness_of_backfills::{backfill, done};
 use crate::stage;
+use crate::steps::{backfill, done};
 
 /// A backfill of 20,000 rows that stops after the first pages, for an endpoint that does not answer.
 fn held_up(cluster: &Cluster, receiver: &Receiver, prepare: &str, rest: &str) -> String {

@@ -20,6 +20,11 @@
 
 mod block;
 mod compare;
+mod mistakes;
+mod receivers;
+mod reference;
+mod regress;
+mod release;
 mod stage;
 
 use std::fs;

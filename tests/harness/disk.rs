@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Server;
 
@@ -16,7 +17,9 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Makes one of so many megabytes, or says why that is impossible.
     pub fn mount(megabytes: u32) -> Result<Self, String> {
-        let path = std::env::temp_dir().join(format!("pgwh-disk-{}", std::process::id()));
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pgwh-disk-{}-{number}", std::process::id()));
         fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])

@@ -13,6 +13,8 @@ mod records;
 mod server;
 mod stage;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod volume;
 mod wait;
 

@@ -1,8 +1,8 @@
 //! Again: replay, redeliver, skip, forget, and asking why.
 
-mod again;
-mod forget;
-mod order;
+mod erasure;
+mod redelivery;
+mod row_order;
 
 use std::time::{Duration, Instant};
 

@@ -8,19 +8,27 @@ use harness::source_with_test;
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "all replication slots are in use, so that changes of this database cannot be captured",
-        "workers.rs",
+        "operations/workers.rs",
         "copies_that_send_nothing_leave_their_slots",
     ),
-    ("are not in the log of this node", "other_nodes.rs", "a_table_of_citus_is_refused_when_subscribing"),
-    ("cannot be read from this node", "other_nodes.rs", "a_table_that_is_distributed_later_is_named"),
+    (
+        "are not in the log of this node",
+        "neighbours/other_nodes.rs",
+        "a_table_of_citus_is_refused_when_subscribing",
+    ),
+    (
+        "cannot be read from this node",
+        "neighbours/other_nodes.rs",
+        "a_table_that_is_distributed_later_is_named",
+    ),
     (
         "changes are not being captured yet",
-        "lifecycle.rs",
+        "operations/lifecycle.rs",
         "a_wal_level_too_low_warns_and_waits_and_goes_on_when_mended",
     ),
     (
         "changes are not being captured yet, and this transaction keeps capture from starting",
-        "lifecycle.rs",
+        "operations/lifecycle.rs",
         "a_transaction_that_blocks_the_slot_is_named_by_health",
     ),
     (
@@ -29,22 +37,22 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be",
     ),
     // The server has its own message for a setting, and ours as DETAIL.
-    ("invalid host in", "https/proxies.rs", "a_bad_proxy_is_refused_and_its_hint_is_right"),
-    ("invalid network in", "mistakes.rs", "mistakes_in_settings_get_the_recorded_messages"),
-    ("invalid proxy in", "https/proxies.rs", "a_bad_proxy_is_refused_and_its_hint_is_right"),
+    ("invalid host in", "security/https/proxies.rs", "a_bad_proxy_is_refused_and_its_hint_is_right"),
+    ("invalid network in", "docs/mistakes/mod.rs", "mistakes_in_settings_get_the_recorded_messages"),
+    ("invalid proxy in", "security/https/proxies.rs", "a_bad_proxy_is_refused_and_its_hint_is_right"),
     (
         "library and SQL of pgstream_hooks are of different versions",
-        "upgrade.rs",
+        "operations/upgrades.rs",
         "a_newer_library_waits_for_the_sql_to_be_updated_and_then_goes_on",
     ),
     (
         "this server is a standby, which captures nothing",
-        "failover.rs",
+        "operations/failover.rs",
         "on_a_standby_workers_rest_and_calls_say_so",
     ),
     (
         "there are too few free worker processes to capture changes of this database",
-        "workers.rs",
+        "operations/workers.rs",
         "who_captures_keeps_its_processes_and_the_next_is_refused",
     ),
 ];

@@ -6,8 +6,8 @@ use fastrand::Rng;
 use harness::{Event, Stage, json};
 use serde_json::{Map, Value as Json, json};
 
-use crate::kind::{Kind, Maker, literal};
-use crate::values;
+use super::kind::{Kind, Maker, literal};
+use super::values;
 
 /// How many tables, unless `PGWH_TABLES` says otherwise.
 const TABLES: u64 = 40;

@@ -2,8 +2,8 @@
 
 use harness::{DISPATCHER, Receiver, Reply, Script, eventually};
 
-use crate::transcript::{Transcript, URL, commands};
-use crate::{stage, subscribe};
+use super::transcript::{Transcript, URL, commands};
+use super::{stage, subscribe};
 
 /// All that a role needs to subscribe.
 const GRANTS: &[&str] =

@@ -31,7 +31,7 @@ impl Scrape {
 
     #[track_caller]
     fn read(text: &str) -> Scrape {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("metrics/parse.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("operations/metrics/parse.py");
         let mut parser = Command::new(python())
             .arg(script)
             .stdin(Stdio::piped())

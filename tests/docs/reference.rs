@@ -1,6 +1,6 @@
 //! `docs/reference.md` is what the COMMENTs in the database and the descriptions of the settings say, and nothing else.
 //!
-//! After an intended change: `PGWH_ACCEPT=1 make test TESTS='--test reference'`, and look at the difference.
+//! After an intended change: `PGWH_ACCEPT=1 make end-to-end TESTS='--test docs reference::'`, and look at the difference.
 
 use std::fmt::Write;
 use std::fs;
@@ -28,7 +28,7 @@ fn the_reference_says_what_the_comments_say() {
     let differs = made.lines().zip(written.lines()).find(|(made, written)| made != written);
     assert!(
         made == written,
-        "docs/reference.md is not up to date: PGWH_ACCEPT=1 make test TESTS='--test reference' writes it. \
+        "docs/reference.md is not up to date: PGWH_ACCEPT=1 make end-to-end TESTS='--test docs reference::' writes it. \
          The first difference, as it should be and as it is:\n{differs:#?}"
     );
 }

@@ -1,16 +1,14 @@
 //! Mistakes of newcomers, each with the message that it gets. The messages are judged by reading: `mistakes/*.txt` record
 //! them, and every command that a HINT has is pasted and must run.
 //!
-//! After an intended change: `PGWH_ACCEPT=1 make test TESTS='--test mistakes'`, and read the difference.
+//! After an intended change: `PGWH_ACCEPT=1 make end-to-end TESTS='--test docs mistakes::'`, and read the difference.
 
 use std::net::ToSocketAddrs;
 use std::path::Path;
 
 use harness::{Cluster, Receiver, Reply, Script, Server, Setup};
 
-#[path = "mistakes/calls.rs"]
 mod calls;
-#[path = "mistakes/transcript.rs"]
 mod transcript;
 
 use transcript::{Transcript, URL, commands, paste_commands};

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 #[test]
 fn records_are_what_to_json_makes_of_the_row() {
     let stage = Stage::set();
-    stage.psql(&(types() + include_str!("../types_utf8.sql")));
+    stage.psql(&(types() + include_str!("../../types_utf8.sql")));
     let compared = compare_records(&stage, &stage.delivered(&stage.receiver, "all"));
     assert!(compared > 600, "{compared} values compared");
 }

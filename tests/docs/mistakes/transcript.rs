@@ -105,8 +105,9 @@ impl Transcript {
     /// Compares what was written with a part of what is recorded, or records it. A server with other words of its own than those
     /// of 15 has a record of its own.
     pub fn compare(self, part: &str) {
-        let recorded_as =
-            |name: String| Path::new(env!("CARGO_MANIFEST_DIR")).join("mistakes").join(format!("{name}.txt"));
+        let recorded_as = |name: String| {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/mistakes").join(format!("{name}.txt"))
+        };
         let (path, of_major) =
             (recorded_as(part.to_owned()), recorded_as(format!("{part}_{}", Server::get().major())));
         if std::env::var_os("PGWH_ACCEPT").is_some() {

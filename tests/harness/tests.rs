@@ -1,6 +1,6 @@
 //! The harness itself: what the other tests stand on.
 
-use harness::{Cluster, Process, Server, Setup, Stop, eventually};
+use crate::{Cluster, Process, Server, Setup, Stop, eventually};
 
 fn bare() -> Setup {
     Setup::new().not_preloaded()

@@ -27,7 +27,7 @@ fn the_sql_surface_answers_as_recorded() {
         .env("REGRESS_OUTPUT", &output)
         .output()
         .unwrap();
-    // After an intended change: `PGWH_ACCEPT=1 make test TESTS='--test regress'`, and look at the difference.
+    // After an intended change: `PGWH_ACCEPT=1 make end-to-end TESTS='--test docs regress::'`, and look at the difference.
     if std::env::var_os("PGWH_ACCEPT").is_some() {
         for name in &tests {
             let recorded = root.join(format!("tests/regress/expected/{name}.out"));

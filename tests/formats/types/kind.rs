@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::values::{self, Bound, Value};
+use super::values::{self, Bound, Value};
 
 /// A type.
 pub(crate) enum Kind {
