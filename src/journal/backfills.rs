@@ -6,7 +6,7 @@ use pgrx::spi::{Result, SpiClient};
 use pgrx::{Spi, pg_sys};
 
 use super::parts::flawed_parts;
-use super::tables::check;
+use super::tables::{SUBSCRIPTION_GONE, check};
 use super::writer::{self, Journal};
 use crate::decode::pattern::TablePattern;
 use crate::decode::route::Grantee;
@@ -118,13 +118,23 @@ pub fn open_backfills() -> Vec<OpenBackfill> {
 }
 
 fn end_orphans() -> Result<()> {
-    Spi::run(
-        "UPDATE pgwh_internal.backfill_requests SET state = 'cancelled', finished_at = clock_timestamp(),
-             reason = 'the subscription is gone'
+    Spi::run_with_args(
+        "UPDATE pgwh_internal.backfill_requests SET state = 'cancelled', finished_at = clock_timestamp(), reason = $1
          WHERE id IN (SELECT id FROM pgwh_internal.backfill_requests r WHERE state IN ('waiting', 'running', 'paused')
              AND NOT EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = r.subscription_id)
              FOR UPDATE SKIP LOCKED)",
+        &[SUBSCRIPTION_GONE.into()],
     )
+}
+
+/// Whether the subscription of a backfill is gone. Inside a transaction.
+pub fn is_orphan(id: i64) -> bool {
+    let gone = Spi::connect(|client| {
+        let subscribed = "SELECT FROM pgwh_internal.backfill_requests r JOIN pgwh.subscriptions s ON s.id = r.subscription_id
+             WHERE r.id = $1";
+        Ok(client.select(subscribed, Some(1), &[id.into()])?.is_empty())
+    });
+    check("the subscription of a backfill cannot be read", gone)
 }
 
 fn read_open() -> Result<Vec<OpenBackfill>> {

@@ -61,8 +61,8 @@ mod writer;
 #[cfg(feature = "server")]
 pub use backfills::{
     BackfillState, BackfillTable, BackfillTask, OpenBackfill, StateNoted, Strayed, add_backfill_tables,
-    backfill_task, leave_out_of_backfill, left_out, open_backfills, set_backfill_state, strayed, tables_of,
-    without_tables,
+    backfill_task, is_orphan, leave_out_of_backfill, left_out, open_backfills, set_backfill_state, strayed,
+    tables_of, without_tables,
 };
 #[cfg(feature = "server")]
 pub use commands::{Command, CommandKind, begin_discards, commands, commands_done};

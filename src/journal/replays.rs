@@ -13,7 +13,7 @@ use super::load::{id, lsn, parameter};
 use super::outcome::End;
 use super::reader::{Found, What};
 use super::selection::{Bound, Only, Range, Selection, Sieve, Standing};
-use super::tables::{Locked, check, unless_locked};
+use super::tables::{Locked, SUBSCRIPTION_GONE, check, unless_locked};
 use super::writer::Journal;
 use crate::decode::pattern::TablePattern;
 use crate::decode::text::{Texts, optional};
@@ -62,12 +62,12 @@ pub fn open_replays() -> Vec<Replay> {
 }
 
 fn end_orphans() -> Result<()> {
-    Spi::run(
-        "UPDATE pgwh.replays SET state = 'cancelled', finished_at = clock_timestamp(),
-             reason = 'the subscription is gone'
+    Spi::run_with_args(
+        "UPDATE pgwh.replays SET state = 'cancelled', finished_at = clock_timestamp(), reason = $1
          WHERE id IN (SELECT id FROM pgwh.replays r WHERE state IN ('waiting', 'running')
              AND NOT EXISTS (SELECT FROM pgwh.subscriptions s WHERE s.id = r.subscription_id)
              FOR UPDATE SKIP LOCKED)",
+        &[SUBSCRIPTION_GONE.into()],
     )
 }
 

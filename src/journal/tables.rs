@@ -84,6 +84,9 @@ pub fn note_slot_name(name: &str) {
     check("the name of the replication slot cannot be noted", noted);
 }
 
+/// Why a backfill or a replay is cancelled whose subscription was deleted.
+pub const SUBSCRIPTION_GONE: &str = "the subscription is gone";
+
 /// The tables of which roles may be given more than SELECT, and what sessions ask of the dispatcher by: any session that may
 /// write there may also lock rows or the whole table, for as long as it likes.
 pub const SESSION_TABLES: [&CStr; 6] =

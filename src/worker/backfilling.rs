@@ -518,6 +518,10 @@ impl Open {
 
 /// How a backfill ends that has nothing left to read, and why. Inside a transaction.
 fn end_of(backfill: i64) -> (BackfillState, Option<String>) {
+    // The backfiller sees that at once, the dispatcher when the commit has been decoded.
+    if journal::is_orphan(backfill) {
+        return (BackfillState::Cancelled, Some(journal::SUBSCRIPTION_GONE.to_owned()));
+    }
     if let Some(patterns) = journal::without_tables(backfill) {
         return (BackfillState::Failed, Some(no_table(backfill, &patterns)));
     }

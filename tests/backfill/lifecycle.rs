@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use harness::{
-    Cluster, DISPATCHER, PATIENCE, Receiver, Reply, Request, Script, Stop, distinct, events, eventually,
+    Cluster, DECODER, DISPATCHER, PATIENCE, Receiver, Reply, Request, Script, Stop, distinct, events,
+    eventually,
 };
 
 use crate::replica::Replica;
@@ -156,6 +157,37 @@ fn who_unsubscribes_is_not_read_for() {
     );
     // The worker goes when there is nothing to read.
     eventually("no backfiller", || cluster.processes(BACKFILLER).is_empty().then_some(()));
+}
+
+/// The backfiller sees that a subscription is gone at once, the dispatcher not before the commit has been decoded.
+#[test]
+fn a_backfill_is_not_done_because_its_subscription_is_gone() {
+    let (cluster, receiver) = stage();
+    rows(&cluster, 20_000);
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
+    let id = backfill(&cluster, "'s', chunk_size => 100");
+    receiver.wait_for(20, PATIENCE).unwrap();
+    // Nothing is read for a subscription that is paused; what is asked for afterwards is not read either.
+    cluster.sql("SELECT pgwh.pause('s')");
+    cluster.wait_true("SELECT state = 'paused' FROM pgwh.status");
+    let rests = format!(
+        "SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE backend_type = '{BACKFILLER}'"
+    );
+    cluster.wait_true(&rests);
+    let (backfiller, decoder) = (cluster.process(BACKFILLER), cluster.process(DECODER));
+    backfiller.pause();
+    cluster.sql("SELECT pgwh.resume('s'); INSERT INTO t VALUES (0, 'later')");
+    eventually("the later row", || {
+        events(&receiver).iter().any(|event| event["key"]["id"] == 0).then_some(())
+    });
+    cluster.wait_true("SELECT pending = 0 FROM pgwh.status");
+    decoder.pause();
+    cluster.sql("SELECT pgwh.unsubscribe('s')");
+    backfiller.resume();
+    ended(&cluster, &id);
+    let end = cluster.rows(&format!("SELECT state, reason FROM pgwh.backfills WHERE id = {id}"));
+    decoder.resume();
+    assert_eq!(end, [[Some("cancelled".to_owned()), Some("the subscription is gone".to_owned())]]);
 }
 
 #[test]
