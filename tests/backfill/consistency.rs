@@ -138,17 +138,17 @@ const PLAIN: &str = "CREATE TABLE t (id int PRIMARY KEY, version numeric, big te
     ALTER TABLE t ALTER COLUMN big SET STORAGE EXTERNAL;";
 
 #[test]
-fn what_the_receiver_has_at_the_end_is_the_table_whatever_is_written_meanwhile() {
+fn the_receiver_ends_equal_to_a_table_written_meanwhile() {
     agrees(PLAIN, false, 40);
 }
 
 #[test]
-fn what_the_receiver_has_at_the_end_is_the_table_though_it_is_truncated_and_altered_meanwhile() {
+fn the_receiver_ends_equal_to_a_truncated_and_altered_table() {
     agrees(PLAIN, true, 100);
 }
 
 #[test]
-fn what_the_receiver_has_at_the_end_is_the_partitioned_table_though_rows_move() {
+fn the_receiver_ends_equal_to_a_table_whose_rows_move() {
     let partitions: String = (0..4)
         .map(|n| {
             format!(

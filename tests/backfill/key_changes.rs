@@ -95,7 +95,7 @@ fn no_row_is_left_out_when_the_key_gets_another_type() {
 }
 
 #[test]
-fn no_row_is_left_out_when_the_key_gets_other_values_of_its_type() {
+fn no_row_is_left_out_when_the_values_of_the_key_change() {
     let (cluster, receiver) = stage();
     table(&cluster, "a");
     let command = "ALTER TABLE a ALTER id TYPE int USING -id";
@@ -355,7 +355,7 @@ fn a_partition_that_stays_detached_is_named() {
 }
 
 #[test]
-fn a_partition_that_is_detached_and_attached_is_read_to_its_end() {
+fn a_partition_detached_and_attached_is_read_to_its_end() {
     leaves_and_comes_back(
         "public.p",
         &format!(
@@ -372,7 +372,7 @@ fn a_partition_that_is_detached_and_attached_is_read_to_its_end() {
 }
 
 #[test]
-fn rows_that_the_key_tells_apart_and_the_column_does_not_all_come() {
+fn rows_told_apart_by_their_index_only_all_come() {
     let (cluster, receiver) = stage();
     if cluster.value("SELECT count(*) > 0 FROM pg_collation WHERE collname = 'en-x-icu'") != "t" {
         return;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{backfill, done, stage};
 
 #[test]
-fn a_transform_makes_the_bodies_of_rows_that_are_read_and_drops_some() {
+fn a_transform_makes_and_drops_the_bodies_of_read_rows() {
     let (cluster, receiver) = stage();
     cluster.sql(
         "CREATE FUNCTION shorter(event jsonb) RETURNS jsonb LANGUAGE sql AS
@@ -29,7 +29,7 @@ fn a_transform_makes_the_bodies_of_rows_that_are_read_and_drops_some() {
 }
 
 #[test]
-fn a_partition_that_is_detached_meanwhile_is_read_to_its_end_and_nothing_else_is_missed() {
+fn a_partition_detached_meanwhile_is_read_to_its_end() {
     let (cluster, receiver) = stage();
     cluster.sql(
         "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
@@ -78,7 +78,7 @@ fn rows_of_a_database_in_another_encoding_are_read_as_utf8() {
 }
 
 #[test]
-fn a_row_that_was_read_is_explained_sent_again_and_forgotten_as_a_change_is() {
+fn a_read_row_is_explained_resent_and_forgotten_like_a_change() {
     let (cluster, receiver) = stage();
     cluster.sql("INSERT INTO t SELECT n, 'secret' FROM generate_series(1, 3) n");
     cluster.subscribe(&receiver, "s", "tables => '{public.t}', retry_schedule => '{}'");

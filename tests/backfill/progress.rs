@@ -33,7 +33,7 @@ fn the_total_of_a_table_never_analyzed_is_estimated() {
 }
 
 #[test]
-fn the_total_of_a_table_analyzed_while_empty_is_not_its_old_one() {
+fn a_table_analyzed_while_empty_has_no_stale_total() {
     let (cluster, receiver) = stage();
     cluster.sql("ALTER TABLE t SET (autovacuum_enabled = off)");
     cluster.sql("INSERT INTO t SELECT -n FROM generate_series(1, 100) n; ANALYZE t");

@@ -20,7 +20,7 @@ fn ids(keys: &[Value]) -> Vec<i64> {
 }
 
 #[test]
-fn a_filter_of_the_backfill_and_one_of_the_subscription_both_hold() {
+fn filters_of_backfill_and_subscription_both_hold() {
     let (cluster, receiver) = stage();
     cluster.sql("ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t SELECT n, CASE WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END FROM generate_series(1, 1000) n");
     cluster.subscribe(
@@ -111,7 +111,7 @@ fn large_values_are_whole() {
 }
 
 #[test]
-fn a_pattern_reads_all_its_tables_and_partitions_that_come_meanwhile() {
+fn a_pattern_reads_partitions_created_meanwhile_too() {
     let (cluster, receiver) = stage();
     cluster.sql(
         "CREATE SCHEMA sales; CREATE TABLE sales.a (id int PRIMARY KEY); CREATE TABLE sales.b (id int PRIMARY KEY);
@@ -281,7 +281,7 @@ fn rows_of_a_deferrable_key_are_in_order_with_changes() {
 }
 
 #[test]
-fn who_subscribes_from_the_beginning_gets_the_rows_and_then_the_changes() {
+fn subscribe_from_the_beginning_sends_rows_then_changes() {
     let (cluster, receiver) = stage();
     cluster.sql("INSERT INTO t SELECT n, 'before' FROM generate_series(1, 300) n");
     cluster.subscribe(&receiver, "s", "tables => '{public.t}', backfill => true");

@@ -53,7 +53,7 @@ fn a_batch_is_an_array_of_at_most_batch_size_in_commit_order() {
 }
 
 #[test]
-fn a_single_event_of_a_batching_subscription_is_an_array_too_and_waits_for_nobody() {
+fn a_batch_of_one_is_an_array_and_waits_for_no_other() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "batch_size => 100");
     cluster.sql("INSERT INTO t VALUES (1)");
@@ -85,7 +85,7 @@ fn batch_wait_lingers_for_more_but_not_when_it_is_full() {
 }
 
 #[test]
-fn a_batch_is_tried_again_with_the_same_members_under_the_same_id() {
+fn a_retried_batch_has_the_same_members_and_the_same_id() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "batch_size => 20, max_in_flight => 1, retry_schedule => '{1s,1s,1s}'");
     receiver.behave(Script::new(Which::First(1), Reply::status(500)));
@@ -153,7 +153,7 @@ fn poisoned(receiver: &Receiver, status: u16) {
 }
 
 #[test]
-fn a_batch_refused_for_its_content_is_halved_until_the_poison_stands_alone() {
+fn a_batch_refused_for_its_content_is_halved_down_to_one() {
     let (cluster, receiver) = stage();
     poisoned(&receiver, 422);
     // The others cannot wait for the second attempt of anything.
@@ -183,7 +183,7 @@ fn a_batch_refused_for_its_content_is_halved_until_the_poison_stands_alone() {
 }
 
 #[test]
-fn a_batch_that_fails_twice_is_halved_too_and_the_poison_dies_alone() {
+fn a_batch_that_fails_twice_is_halved_and_one_event_dies() {
     let (cluster, receiver) = stage();
     poisoned(&receiver, 500);
     cluster.subscribe(

@@ -34,7 +34,7 @@ fn subscribe(cluster: &Cluster, numbers: &[u32], port: u16, rest: &str) {
 }
 
 #[test]
-fn the_healthy_of_many_endpoints_get_everything_while_others_hang_and_refuse() {
+fn healthy_endpoints_get_everything_beside_failing_ones() {
     let limit = 128 << 20;
     let cluster = Setup::new().start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY, filling text)");
@@ -127,17 +127,17 @@ fn hanging_beside_a_healthy_one(count: u32, host: impl Fn(u32) -> String) {
 }
 
 #[test]
-fn many_endpoints_on_one_host_that_hang_do_not_keep_the_others_waiting() {
+fn hanging_endpoints_on_one_host_delay_no_others() {
     hanging_beside_a_healthy_one(40, |_| "127.0.0.2".to_owned());
 }
 
 #[test]
-fn more_hosts_that_hang_than_there_may_be_connections_do_not_keep_the_others_waiting() {
+fn hanging_hosts_beyond_the_connection_limit_delay_no_others() {
     hanging_beside_a_healthy_one(200, host);
 }
 
 #[test]
-fn a_lowered_file_limit_does_not_keep_the_server_from_opening_its_files() {
+fn a_low_file_limit_leaves_the_server_its_files() {
     let cluster = Setup::new().set("max_files_per_process = 64").limit_files(300).start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = everywhere();
@@ -163,7 +163,7 @@ fn a_lowered_file_limit_does_not_keep_the_server_from_opening_its_files() {
 }
 
 #[test]
-fn what_is_committed_is_journaled_while_hundreds_wait_for_a_connection() {
+fn commits_are_journaled_while_hundreds_await_a_connection() {
     let cluster = Setup::new().set("pgwh.max_connections = 16").start();
     cluster.each(&[
         "CREATE EXTENSION pgstream_hooks",

@@ -70,7 +70,7 @@ fn most_memory(cluster: &Cluster, most: &mut [u64; 2]) {
 }
 
 #[test]
-fn a_huge_transaction_passes_while_one_of_two_endpoints_is_down() {
+fn a_huge_transaction_passes_while_an_endpoint_is_down() {
     let rows: u64 = std::env::var("PGWH_ROWS").ok().and_then(|text| text.parse().ok()).unwrap_or(300_000);
     let cluster = Setup::new()
         .set("shared_buffers = 128MB")

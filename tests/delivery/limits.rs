@@ -16,7 +16,7 @@ fn stage(setup: Setup) -> (Cluster, Receiver) {
 }
 
 #[test]
-fn no_more_requests_a_second_are_made_than_a_subscription_or_its_host_may_get() {
+fn rate_limits_of_subscription_and_host_both_hold() {
     let cluster = Cluster::with_extension();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = Receiver::start().unwrap();
@@ -59,7 +59,7 @@ fn no_more_requests_a_second_are_made_than_a_subscription_or_its_host_may_get() 
 }
 
 #[test]
-fn an_event_too_large_comes_without_its_largest_columns_and_names_them() {
+fn an_event_too_large_omits_its_largest_columns() {
     let (cluster, receiver) = stage(Setup::new().set("pgwh.max_event_size = '64kB'"));
     cluster.subscribe(&receiver, "s", "");
     cluster.each(&[
@@ -125,7 +125,7 @@ fn of_a_response_no_more_is_kept_than_allowed() {
 }
 
 #[test]
-fn no_more_requests_are_under_way_than_there_may_be_connections() {
+fn requests_in_flight_are_bounded_by_connections() {
     let (cluster, receiver) = stage(Setup::new().set("pgwh.max_connections = 8"));
     let round = Duration::from_millis(50);
     receiver.behave(move |_: &Request| Reply::default().after(round));

@@ -48,7 +48,7 @@ fn a_message_comes_with_its_transaction_in_order_with_its_rows() {
 }
 
 #[test]
-fn a_message_of_another_application_keeps_to_the_size_of_events() {
+fn a_foreign_message_is_bounded_by_the_size_of_events() {
     let stage = stage_on(Setup::new().set("pgwh.max_event_size = '16kB'").start());
     stage.sql("UPDATE pgwh.subscriptions SET event_types = '{message:audit}' WHERE name = 'all'");
     for (content, repeated) in [("short", 100), ("long", 20_000)] {
@@ -178,7 +178,7 @@ fn a_role_that_was_given_the_functions_needs_nothing_else() {
 }
 
 #[test]
-fn messages_of_other_applications_reach_only_those_who_ask_for_their_prefix() {
+fn foreign_messages_reach_subscriptions_to_their_prefix() {
     let stage = stage();
     stage.subscribe(&stage.receiver, "app", "event_types => '{message:app, message:App.Two}'");
     for (prefix, content) in [

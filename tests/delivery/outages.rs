@@ -73,17 +73,17 @@ fn comes_back_in_order(disturb: impl Fn(&Cluster)) {
 }
 
 #[test]
-fn what_an_endpoint_missed_comes_in_order_when_it_is_back() {
+fn a_backlog_comes_in_order_when_the_endpoint_is_back() {
     comes_back_in_order(|_| {});
 }
 
 #[test]
-fn what_an_endpoint_missed_comes_in_order_after_the_dispatcher_was_killed_too() {
+fn a_backlog_comes_in_order_after_a_kill_of_the_dispatcher() {
     comes_back_in_order(|cluster| cluster.kill9(DISPATCHER));
 }
 
 #[test]
-fn what_an_endpoint_missed_comes_in_order_after_a_restart_of_the_server_too() {
+fn a_backlog_comes_in_order_after_a_restart_of_the_server() {
     comes_back_in_order(|cluster| cluster.restart(Stop::Fast));
 }
 
@@ -334,7 +334,7 @@ fn an_edit_keeps_what_is_pending_and_its_order() {
 }
 
 #[test]
-fn unsubscribing_drops_a_large_backlog_in_no_time_and_says_how_large() {
+fn unsubscribe_drops_a_large_backlog_at_once_and_counts_it() {
     let (cluster, receiver) = stage();
     let rows: u64 = std::env::var("PGWH_BACKLOG").ok().and_then(|text| text.parse().ok()).unwrap_or(300_000);
     let names = ["s1", "s2", "s3"];
@@ -379,7 +379,7 @@ fn status_takes_no_longer_when_much_is_pending() {
 }
 
 #[test]
-fn a_backlog_beyond_its_limit_disables_its_subscription_and_leaves_a_gap_on_record() {
+fn a_backlog_beyond_its_limit_disables_and_leaves_a_gap() {
     let (cluster, receiver) = stage_with(Setup::new().set("pgwh.max_pending_bytes = '1MB'"));
     cluster.sql("ALTER TABLE t ADD filling text NOT NULL DEFAULT repeat('x', 1000)");
     cluster.sql("SELECT pgwh.subscribe('http://127.0.0.1:1/', name => 'down')");

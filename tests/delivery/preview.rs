@@ -71,7 +71,7 @@ fn a_preview_is_the_request_that_then_comes() {
 }
 
 #[test]
-fn a_preview_shows_what_transform_route_batch_and_gzip_make_of_it() {
+fn a_preview_shows_transform_route_batch_and_gzip() {
     let (cluster, receiver) = stage();
     cluster.sql(
         "CREATE FUNCTION shape(event jsonb) RETURNS jsonb LANGUAGE sql
@@ -210,7 +210,7 @@ fn a_test_sends_a_signed_ping_and_tells_what_came_of_it() {
 }
 
 #[test]
-fn a_test_of_what_is_paused_disabled_down_or_forbidden_tells_that_endpoint_s_state() {
+fn a_ping_says_whether_it_is_paused_disabled_or_down() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "timeout => '5 s'");
     let class = "SELECT coalesce(status::text, error_class) FROM pgwh.test('s')";

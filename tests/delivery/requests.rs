@@ -339,7 +339,7 @@ fn a_truncate_stays_between_what_came_before_and_after_it() {
 }
 
 #[test]
-fn one_hanging_endpoint_delays_no_other_subscription_and_no_commit() {
+fn a_hanging_endpoint_delays_no_other_and_no_commit() {
     let (cluster, receiver) = stage();
     let hanging = Receiver::start().unwrap();
     hanging.behave(Script::always(Answer::Hang));
@@ -368,7 +368,7 @@ fn confirmed(cluster: &Cluster) -> String {
 }
 
 #[test]
-fn the_slot_passes_what_is_journaled_and_a_crash_loses_nothing_of_it() {
+fn the_slot_passes_journaled_events_and_a_crash_keeps_them() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
     receiver.behave(Script::always(Reply::status(503)));
@@ -382,7 +382,7 @@ fn the_slot_passes_what_is_journaled_and_a_crash_loses_nothing_of_it() {
 }
 
 #[test]
-fn a_server_stopped_in_any_way_before_delivery_delivers_afterwards() {
+fn a_stop_of_any_kind_before_delivery_loses_nothing() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "");
     let mut first = 1;
@@ -433,7 +433,7 @@ fn an_event_larger_than_the_queue_arrives_whole() {
 }
 
 #[test]
-fn a_transaction_larger_than_memory_passes_through_a_bounded_queue() {
+fn a_transaction_larger_than_memory_passes_a_bounded_queue() {
     let (cluster, receiver) = stage();
     cluster.sql("ALTER SYSTEM SET logical_decoding_work_mem = '1MB'");
     cluster.reload();

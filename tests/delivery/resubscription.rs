@@ -132,7 +132,7 @@ fn a_prepared_transaction_that_holds_up_subscribe_is_named() {
 }
 
 #[test]
-fn subscribe_fails_soon_when_no_process_is_left_for_the_launcher() {
+fn subscribe_fails_soon_when_the_launcher_has_no_process() {
     let cluster = Setup::new().set("max_worker_processes = 0").set("max_parallel_workers = 0").start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = Receiver::start().unwrap();

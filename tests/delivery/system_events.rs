@@ -47,7 +47,7 @@ fn a_dead_letter_is_told_with_its_delivery() {
 }
 
 #[test]
-fn who_is_disabled_is_told_of_with_the_reason_and_so_is_the_gap_that_begins() {
+fn a_disable_and_its_gap_are_sent_with_the_reason() {
     let stage = stage();
     stage.subscribe(&stage.receiver, "orders", "tables => '{public.t}'");
     stage.receiver.behave_at("/orders", Script::always(Reply::status(410)));
@@ -60,7 +60,7 @@ fn who_is_disabled_is_told_of_with_the_reason_and_so_is_the_gap_that_begins() {
 }
 
 #[test]
-fn an_endpoint_that_fails_is_told_of_and_again_when_it_has_recovered() {
+fn a_failing_endpoint_and_its_recovery_are_sent() {
     let stage = stage();
     stage.subscribe(
         &stage.receiver,
@@ -206,7 +206,7 @@ fn a_notify_that_waits_for_another_commit_delays_nothing() {
 }
 
 #[test]
-fn a_role_hears_of_its_own_subscriptions_alone_and_who_monitors_of_all() {
+fn system_events_go_to_the_owner_and_to_monitors() {
     let stage = stage();
     for role in ["ann", "ben", "eve"] {
         stage.sql(&format!(
@@ -267,7 +267,7 @@ fn a_message_that_says_it_is_a_system_event_is_none() {
 }
 
 #[test]
-fn a_subscription_that_goes_to_error_is_told_and_that_it_is_back() {
+fn an_error_of_a_subscription_and_its_end_are_sent() {
     let stage = stage();
     stage.subscribe(&stage.receiver, "orders", "tables => '{public.t}'");
     let mut listener = stage.cluster.listen("pgwh");

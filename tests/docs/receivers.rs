@@ -38,7 +38,7 @@ const LANGUAGES: [Language; 5] = [
 ];
 
 #[test]
-fn receivers_keep_a_copy_take_nothing_twice_and_refuse_what_is_forged() {
+fn receivers_keep_a_copy_and_refuse_repeats_and_forgeries() {
     let cluster = Cluster::with_extension();
     let directory = cluster.make_directory("receivers");
     let (here, missing): (Vec<_>, Vec<_>) = LANGUAGES.into_iter().partition(|(_, program, _)| has(program));

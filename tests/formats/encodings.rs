@@ -37,7 +37,7 @@ fn letters(letters: &str) -> String {
 }
 
 #[test]
-fn values_of_every_type_are_the_same_in_databases_of_every_encoding() {
+fn values_of_every_type_are_equal_in_every_encoding() {
     let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
     let types = harness::types();
     for (encoding, beyond_ascii) in
@@ -92,7 +92,7 @@ fn bytes_that_are_no_text_are_sent_as_replacement_characters() {
 }
 
 #[test]
-fn what_does_not_fit_into_a_database_is_shown_as_far_as_it_does() {
+fn text_outside_of_the_encoding_is_shown_as_far_as_it_fits() {
     let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
     let body = "désolé 🐢".as_bytes().to_vec();
     receiver.behave(Script::always(Answer::Respond { status: 400, headers: Vec::new(), body }));
@@ -160,7 +160,7 @@ fn names_and_values_in_any_letters_arrive_as_they_are() {
 
 /// Whatever a function is told, and whatever it tells, is in the letters of its caller.
 #[test]
-fn functions_and_workers_take_and_give_text_in_databases_of_every_encoding() {
+fn functions_and_workers_convert_text_of_every_encoding() {
     let (cluster, receiver) = (Cluster::start(), Receiver::start().expect("a receiver"));
     for (encoding, word) in [("LATIN1", "café"), ("EUC_JP", "日本語"), ("SQL_ASCII", "żółw")] {
         let lower = encoding.to_lowercase();

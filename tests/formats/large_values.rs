@@ -4,7 +4,7 @@ use harness::{DECODER, Event, PATIENCE, Stage, eventually, in_key_order, what, w
 use serde_json::json;
 
 #[test]
-fn large_values_are_whole_when_they_change_and_named_when_they_do_not() {
+fn large_values_are_whole_if_changed_and_named_if_not() {
     let stage = Stage::set();
     // Text that does not compress, so that it is stored out of line.
     let large = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 500) n)";
@@ -77,7 +77,7 @@ fn a_change_that_is_too_large_goes_without_its_largest_columns() {
 }
 
 #[test]
-fn a_row_of_600_mb_is_passed_in_bounded_memory_and_what_follows_arrives() {
+fn a_row_of_600_mb_passes_in_bounded_memory() {
     let stage = Stage::set();
     stage.sql(
         "CREATE TABLE blobs (id int PRIMARY KEY, name text, content bytea);

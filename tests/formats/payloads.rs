@@ -87,7 +87,7 @@ fn pgstream_receivers_get_what_pgstream_sends() {
 
 /// Receivers tell repetitions by it: pgstream has the position of the change, not of its transaction.
 #[test]
-fn each_row_of_a_transaction_has_its_own_position_and_idempotency_key() {
+fn each_row_has_its_own_position_and_idempotency_key() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'pgstream', tables => '{public.t}'");
     let before = cluster.value("SELECT pg_current_wal_lsn()");
@@ -135,7 +135,7 @@ fn ids_survive_renames_and_the_schema_id_tells_of_them() {
 /// A schema's id is that of its latest change: all of its tables have it, other schemas don't, and it is the same wherever
 /// a row is told: live, after a restart, from a backfill.
 #[test]
-fn the_schema_id_is_another_one_after_each_change_of_the_schema() {
+fn each_change_of_the_schema_changes_the_schema_id() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "format => 'pgstream', max_in_flight => 1");
     let schema_id = |statement: &str| {
@@ -251,7 +251,7 @@ fn pgstream_values_are_as_the_types_print_them() {
 }
 
 #[test]
-fn pgstream_has_base64_for_bytea_and_null_for_what_is_no_number() {
+fn pgstream_format_has_base64_bytea_and_null_for_nan() {
     let (cluster, receiver) = stage();
     cluster.sql("CREATE TABLE v (a bytea, b float8, c numeric, d real, e text)");
     cluster.subscribe(&receiver, "s", "ordering => 'strict', format => 'pgstream', tables => '{public.v}'");
@@ -436,7 +436,7 @@ fn a_changed_format_counts_for_what_is_sent_from_then_on() {
 /// A batch that has failed is split up when its subscription takes a format that knows none: what waits, and what was
 /// under way when that was changed.
 #[test]
-fn a_batch_of_a_backlog_is_split_up_for_a_format_of_single_events() {
+fn a_format_of_single_events_splits_a_pending_batch() {
     for under_way in [false, true] {
         let (cluster, receiver) = stage();
         let retries = "retry_schedule => '{1h,1h}'";
@@ -467,7 +467,7 @@ fn a_batch_of_a_backlog_is_split_up_for_a_format_of_single_events() {
 }
 
 #[test]
-fn what_a_format_does_not_know_is_refused_by_functions_and_plain_sql() {
+fn options_unknown_to_a_format_are_refused() {
     let (cluster, receiver) = stage();
     let url = receiver.url("/");
     let unknown = cluster.refused(&format!("SELECT pgwh.subscribe('{url}', format => 'debezium')"));

@@ -110,7 +110,7 @@ fn dropped_events_leave_their_batch_and_what_fails_fails_alone() {
 }
 
 #[test]
-fn an_error_is_retried_by_the_schedule_and_then_dead_and_holds_back_its_row_only() {
+fn a_render_error_is_retried_and_holds_back_its_row_only() {
     let (cluster, receiver) = stage();
     function(&cluster, "picky", "jsonb_build_object('q', 1 / (event#>>'{data,record,total}')::int)");
     cluster.subscribe(&receiver, "s", "transform => 'picky(jsonb)', retry_schedule => '{200ms,200ms}'");
@@ -258,7 +258,7 @@ fn kill_9_of_a_renderer_loses_nothing() {
 }
 
 #[test]
-fn a_function_runs_as_the_owner_and_can_neither_write_nor_become_another() {
+fn a_function_runs_as_the_owner_and_cannot_write() {
     let (cluster, receiver) = stage();
     cluster.sql(
         "CREATE ROLE alice LOGIN; CREATE TABLE rich (n int); CREATE TABLE loot (n int); INSERT INTO rich VALUES (7);
@@ -439,7 +439,7 @@ fn an_encoded_key_leads_to_its_own_resource_and_no_key_to_none() {
 }
 
 #[test]
-fn a_route_that_is_none_is_a_failed_attempt_and_cannot_leave_the_host() {
+fn an_invalid_route_is_a_failed_attempt_on_the_same_host() {
     let (cluster, receiver) = stage();
     for (number, (answer, error)) in [
         ("{\"path\": \"http://169.254.169.254/\"}", "begin with a slash"),
@@ -469,7 +469,7 @@ fn a_route_that_is_none_is_a_failed_attempt_and_cannot_leave_the_host() {
 }
 
 #[test]
-fn gzip_bodies_are_smaller_and_verify_once_they_are_decompressed() {
+fn gzip_bodies_are_smaller_and_their_signatures_verify() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "compress => 'gzip', batch_size => 10");
     cluster.sql("INSERT INTO t VALUES (1, repeat('long ', 1000))");
@@ -485,7 +485,7 @@ fn gzip_bodies_are_smaller_and_verify_once_they_are_decompressed() {
 }
 
 #[test]
-fn what_is_no_transform_route_or_compression_is_refused_when_subscribing() {
+fn subscribe_refuses_invalid_transform_route_compression() {
     let (cluster, _) = stage();
     cluster.sql(
         "CREATE FUNCTION shape(event jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT event';

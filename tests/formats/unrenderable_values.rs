@@ -11,7 +11,7 @@ const BROKEN: &str = "
     CREATE TYPE broken (INPUT = broken_in, OUTPUT = broken_out, LIKE = name)";
 
 #[test]
-fn a_value_that_cannot_be_rendered_is_a_dead_letter_and_stops_nothing() {
+fn an_unrenderable_value_is_a_dead_letter_and_stops_nothing() {
     let stage = Stage::set();
     stage.each(&[
         BROKEN,
@@ -83,7 +83,7 @@ fn a_value_that_cannot_be_rendered_is_a_dead_letter_and_stops_nothing() {
 }
 
 #[test]
-fn a_key_that_cannot_be_rendered_holds_back_its_table_and_no_other() {
+fn an_unrenderable_key_holds_back_its_table_only() {
     let stage = Stage::set();
     stage.each(&[
         BROKEN,

@@ -10,105 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::database::PORT;
-use crate::{Database, Machine, Process, Server, eventually};
-
-/// What every cluster is configured with: what the extension wants, and what makes a small server start fast.
-const SETTINGS: &[&str] = &[
-    "listen_addresses = ''",
-    "shared_preload_libraries = 'pgstream_hooks'",
-    "max_worker_processes = 40",
-    "max_replication_slots = 20",
-    "max_wal_senders = 20",
-    "shared_buffers = 32MB",
-    "pgwh.allowed_networks = '127.0.0.0/8'",
-    "log_line_prefix = '%m [%p] %b %d: '",
-    // Nobody pulls the plug in a test; what is killed is a process, and files outlive it.
-    "fsync = off",
-];
-
-/// How a cluster is set up.
-#[derive(Default)]
-pub struct Setup {
-    server: Option<&'static Server>,
-    settings: Vec<String>,
-    files: Option<u64>,
-    clock: bool,
-    environment: Vec<(String, String)>,
-    initdb: Vec<&'static str>,
-    arguments: Vec<String>,
-}
-
-impl Setup {
-    /// As every cluster.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// With one more line of `postgresql.conf`, which wins over those before it.
-    pub fn set(mut self, line: &str) -> Self {
-        self.settings.push(line.to_owned());
-        self
-    }
-
-    /// Of another server than the one that is tested.
-    pub fn of(mut self, server: &'static Server) -> Self {
-        self.server = Some(server);
-        self
-    }
-
-    /// Without the extension preloaded.
-    pub fn not_preloaded(self) -> Self {
-        self.set("shared_preload_libraries = ''")
-    }
-
-    /// With data pages as 17 and older make them: without checksums.
-    pub fn without_checksums(mut self) -> Self {
-        let server = self.server.unwrap_or_else(Server::get);
-        if server.major() >= 18 {
-            self.initdb.push("--no-data-checksums");
-        }
-        self
-    }
-
-    /// Where each process may have so many files open, as after `ulimit -n`.
-    pub fn limit_files(mut self, count: u64) -> Self {
-        self.files = Some(count);
-        self
-    }
-
-    /// With a clock of its own, which [`Cluster::shift_clock`] moves.
-    pub fn own_clock(mut self) -> Self {
-        self.clock = true;
-        self
-    }
-
-    /// With a variable in the server's environment, until it is stopped.
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// With one more argument of each server that is started, such as `-cmax_connections=300`.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.to_owned());
-        self
-    }
-
-    /// Starts the cluster.
-    #[track_caller]
-    pub fn start(self) -> Cluster {
-        let environment = self.environment.clone();
-        let cluster = self.prepare();
-        cluster.begin_with(&environment);
-        cluster
-    }
-
-    /// Makes the cluster, which doesn't run yet.
-    #[track_caller]
-    pub fn prepare(self) -> Cluster {
-        Cluster::with(self)
-    }
-}
+use crate::setup::SETTINGS;
+use crate::template::{copy, template};
+use crate::{Database, Machine, Process, Server, Setup, eventually};
 
 /// How to stop a server.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +62,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn with(setup: Setup) -> Self {
+    pub(crate) fn with(setup: Setup) -> Self {
         let server = setup.server.unwrap_or_else(Server::get);
         let mut cluster =
             Self::made(server, setup.files, setup.clock, |data| copy(&template(server, &setup.initdb), data));
@@ -340,7 +244,7 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn begin_with(&self, environment: &[(String, String)]) {
+    pub(crate) fn begin_with(&self, environment: &[(String, String)]) {
         let mut postgres = self.installed.unprivileged("postgres");
         postgres.arg("-D").arg(self.directory.join("data")).args(&self.arguments);
         postgres.envs(environment.iter().map(|(name, value)| (name, value)));
@@ -544,38 +448,6 @@ fn sweep() {
     }
 }
 
-/// A data directory fresh from `initdb`, made once for each version and copied ever after.
-fn template(server: &Server, options: &[&str]) -> PathBuf {
-    let keep = server.keep();
-    let name: String = [server.version(), options.concat()]
-        .concat()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
-    let template = keep.join(&name);
-    if template.exists() {
-        return template;
-    }
-    let _ = fs::create_dir(&keep);
-    server.own(&keep);
-    // Several may be at it: each makes its own, and the first to finish wins.
-    let fresh = keep.join(format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
-    let initdb = server
-        .unprivileged("initdb")
-        .arg("-D")
-        .arg(&fresh)
-        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"])
-        .args(options)
-        .output()
-        .unwrap_or_else(|error| panic!("initdb: {error}"));
-    assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
-    if let Err(error) = fs::rename(&fresh, &template) {
-        assert!(template.exists(), "{}: {error}", template.display());
-        let _ = fs::remove_dir_all(&fresh);
-    }
-    template
-}
-
 /// Lets a program begin with so many open files at most.
 fn limit_files(command: &mut Command, count: u64) {
     let limit = move || {
@@ -588,12 +460,6 @@ fn limit_files(command: &mut Command, count: u64) {
     };
     // SAFETY: setrlimit(2) is all that is called between fork and exec; it takes no lock and allocates nothing.
     unsafe { command.pre_exec(limit) };
-}
-
-fn copy(from: &Path, to: &Path) {
-    let done =
-        Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).stdin(Stdio::null()).status();
-    assert!(done.as_ref().is_ok_and(std::process::ExitStatus::success), "cannot copy the template: {done:?}");
 }
 
 /// The processes that one has started. What the kernel lists as its children would lack some when others of them exit

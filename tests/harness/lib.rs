@@ -11,14 +11,16 @@ mod listener;
 mod process;
 mod records;
 mod server;
+mod setup;
 mod stage;
 mod tally;
+mod template;
 #[cfg(test)]
 mod tests;
 mod volume;
 mod wait;
 
-pub use cluster::{Cluster, Setup, Stop};
+pub use cluster::{Cluster, Stop};
 pub use database::{Database, Refusal};
 pub use disk::SmallDisk;
 pub use event::{Event, distinct, events, events_of, in_key_order, json, succeeded_in_key_order};
@@ -28,6 +30,7 @@ pub use process::{DECODER, DISPATCHER, LAUNCHER, Process, RENDERER};
 pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
 pub use records::{compare_records, types};
 pub use server::Server;
+pub use setup::Setup;
 pub use stage::{Stage, what};
 pub use tally::{Counts, Tally};
 pub use volume::{Machine, Volume};

@@ -172,7 +172,7 @@ fn the_whole_server_killed_ten_times_in_a_burst_loses_nothing() {
 }
 
 #[test]
-fn processes_ended_politely_in_a_burst_come_back_and_lose_nothing() {
+fn processes_terminated_in_a_burst_lose_nothing() {
     let kinds = [DECODER, DISPATCHER, LAUNCHER];
     survives(|cluster, n| {
         let kind = kinds[n as usize % kinds.len()];

@@ -42,12 +42,12 @@ fn nothing_is_sent_again_after(kill: impl Fn(&Cluster)) {
 }
 
 #[test]
-fn what_was_delivered_is_not_sent_again_after_the_dispatcher_was_killed() {
+fn a_kill_of_the_dispatcher_repeats_no_delivered_event() {
     nothing_is_sent_again_after(|cluster| cluster.kill9(DISPATCHER));
 }
 
 #[test]
-fn what_was_delivered_is_not_sent_again_after_the_server_was_stopped_at_once() {
+fn an_immediate_stop_repeats_no_delivered_event() {
     nothing_is_sent_again_after(|cluster| cluster.restart(Stop::Immediate));
 }
 
@@ -80,7 +80,7 @@ fn only_what_was_in_flight_is_sent_again_after_a_kill() {
 }
 
 #[test]
-fn a_kill_in_a_burst_repeats_no_more_than_had_no_time_to_be_written() {
+fn a_kill_in_a_burst_repeats_unwritten_outcomes_only() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "max_in_flight => 16");
     let (rows, kills) = (20_000, 3);
@@ -157,7 +157,7 @@ fn each_delivery_is_shown_with_its_event_and_its_attempts() {
 }
 
 #[test]
-fn a_delivery_is_pending_then_sending_then_retrying_then_delivered() {
+fn a_delivery_goes_from_pending_to_delivered() {
     let (cluster, receiver) = stage();
     receiver.behave(Script::always(Answer::Hang));
     cluster.subscribe(&receiver, "s", "timeout => '5 s', retry_schedule => '{1h}'");
@@ -182,7 +182,7 @@ fn a_delivery_is_pending_then_sending_then_retrying_then_delivered() {
 }
 
 #[test]
-fn after_its_last_attempt_an_event_is_a_dead_letter_and_its_key_goes_on() {
+fn after_its_last_attempt_an_event_is_a_dead_letter() {
     let (cluster, receiver) = stage();
     receiver.behave(|request: &Request| {
         Reply::status(if request.events()[0]["data"]["action"] == "insert" { 500 } else { 200 })
@@ -217,7 +217,7 @@ fn after_its_last_attempt_an_event_is_a_dead_letter_and_its_key_goes_on() {
 }
 
 #[test]
-fn who_listens_hears_of_what_was_disabled_and_of_what_recovered() {
+fn notify_reports_disabled_and_recovered_subscriptions() {
     let (cluster, receiver) = stage();
     let mut listener = cluster.listen("pgwh");
     receiver.behave_at("/gone", Script::always(Reply::status(410)));
@@ -299,7 +299,7 @@ fn the_journal_stays_as_large_as_its_retention_wants() {
 }
 
 #[test]
-fn an_idle_subscription_keeps_its_position_while_slices_go_round() {
+fn an_idle_subscription_keeps_its_position_over_rotations() {
     let (cluster, receiver) = stage_with(Setup::new().set("pgwh.retention = '1s'"));
     cluster.sql("CREATE TABLE other (id int PRIMARY KEY)");
     cluster.subscribe(&receiver, "idle", "tables => '{public.t}'");
@@ -360,7 +360,7 @@ fn pending_events_outlive_their_retention() {
 }
 
 #[test]
-fn an_endpoint_that_answers_in_an_hour_holds_neither_the_slot_nor_its_neighbours() {
+fn a_very_slow_endpoint_delays_neither_slot_nor_neighbours() {
     let (cluster, receiver) = stage();
     receiver.behave_at("/slow", Script::always(Answer::Hang));
     cluster.subscribe(&receiver, "slow", "timeout => '1 hour'");

@@ -95,7 +95,7 @@ fn assert_gap_and_cure(cluster: &Cluster, receiver: &Receiver, table: &str, miss
 }
 
 #[test]
-fn what_is_missed_for_lack_of_a_right_is_a_gap_that_a_backfill_closes() {
+fn a_lack_of_privileges_leaves_a_gap_that_a_backfill_closes() {
     let (cluster, receiver) = stage();
     let ann = cluster.as_role("ann");
     cluster.sql("CREATE ROLE other");
@@ -344,7 +344,7 @@ fn a_table_that_is_renamed_there_and_back_leaves_a_gap() {
 }
 
 #[test]
-fn a_renamed_table_is_followed_and_backfilled_as_the_status_says() {
+fn a_renamed_table_is_followed_by_the_backfill_of_its_hint() {
     for tables in ["{app.t, app.other}", "{app.*}"] {
         let (cluster, receiver) = stage();
         cluster.sql("CREATE SCHEMA elsewhere; CREATE TABLE app.other (id int PRIMARY KEY)");
@@ -370,7 +370,7 @@ fn a_renamed_table_is_followed_and_backfilled_as_the_status_says() {
 }
 
 #[test]
-fn what_waits_when_a_right_goes_is_a_dead_letter_that_can_be_redelivered() {
+fn pending_events_of_a_lost_privilege_are_dead_letters() {
     let (cluster, receiver) = stage();
     cluster.sql("GRANT SELECT ON app.t TO ann");
     let ann = cluster.as_role("ann");

@@ -273,7 +273,7 @@ fn databases_that_want_a_slot_of_one_name_are_told_apart() {
 }
 
 #[test]
-fn a_primary_that_was_rewound_rests_as_a_standby_and_takes_over_again() {
+fn a_rewound_primary_rests_as_standby_and_takes_over_again() {
     let (cluster, receiver) =
         stage(Setup::new().set("wal_log_hints = on").set("wal_keep_size = '256MB'").set("hot_standby = on"));
     let standby = cluster.standby();
@@ -322,7 +322,7 @@ fn a_primary_that_was_rewound_rests_as_a_standby_and_takes_over_again() {
 }
 
 #[test]
-fn the_transaction_that_keeps_the_log_is_named_and_how_to_end_it() {
+fn a_transaction_that_retains_wal_is_named_with_the_fix() {
     let (cluster, _) = stage(Setup::new().set("max_wal_size = 32MB").set("max_prepared_transactions = 2"));
     let check = |column: &str| {
         cluster.value(&format!("SELECT {column} FROM pgwh.health() WHERE check_name = 'retained WAL'"))

@@ -429,7 +429,7 @@ const AWAY: [(&str, &str, bool); 9] = [
 ];
 
 #[test]
-fn a_table_away_for_a_while_leaves_a_gap_also_within_a_transaction() {
+fn a_table_away_for_a_while_leaves_a_gap() {
     let cluster = Cluster::with_extension();
     let receiver = Receiver::start().unwrap();
     cluster.sql("CREATE SCHEMA app2");
@@ -473,7 +473,7 @@ fn a_table_away_for_a_while_leaves_a_gap_also_within_a_transaction() {
 }
 
 #[test]
-fn a_part_that_is_unlogged_while_its_parent_is_away_leaves_a_gap() {
+fn an_unlogged_partition_of_a_renamed_table_leaves_a_gap() {
     let cluster = Cluster::with_extension();
     let receiver = Receiver::start().unwrap();
     cluster.sql("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)");

@@ -109,7 +109,7 @@ fn set_tablespace_works() {
 }
 
 #[test]
-fn a_template_can_have_the_extension_and_its_copy_sends_nothing_by_surprise() {
+fn a_copy_of_a_template_with_the_extension_sends_nothing() {
     let (cluster, shop, receiver) = stage();
     cluster.sql("CREATE DATABASE copy TEMPLATE shop");
     works(&shop, &receiver);

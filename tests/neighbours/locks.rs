@@ -112,7 +112,7 @@ fn a_lock_on_a_row_stops_nothing_but_its_subscription() {
 }
 
 #[test]
-fn who_is_gone_is_left_alone_after_restarts_though_its_row_is_locked() {
+fn a_410_holds_after_restarts_though_the_row_is_locked() {
     let stage = Stage::set();
     stage.cluster.as_role("app").sql(
         "BEGIN; SELECT FROM pgwh.subscriptions WHERE name = 'app' FOR UPDATE; PREPARE TRANSACTION 'xa-7'",
@@ -138,7 +138,7 @@ fn who_is_gone_is_left_alone_after_restarts_though_its_row_is_locked() {
 }
 
 #[test]
-fn who_changes_the_url_while_it_is_locked_is_sent_what_is_pending() {
+fn a_url_changed_under_a_lock_gets_the_pending_events() {
     let stage = Stage::set();
     let mut open = stage.cluster.as_role("app").connect();
     let url = stage.receiver.url("/moved");
@@ -397,7 +397,7 @@ fn locked_rows_of_any_table_that_sessions_write_to_stop_nobody() {
 }
 
 #[test]
-fn whoever_stops_the_workers_by_a_lock_is_named_and_what_to_type() {
+fn a_lock_that_stops_the_workers_is_named_with_the_fix() {
     let stage = Stage::set();
     stage.insert(1..=1);
     stage.cluster.wait_status("app", "state = 'disabled'");

@@ -163,7 +163,7 @@ fn a_subscription_to_local_changes_gets_no_replicated_ones() {
 }
 
 #[test]
-fn a_native_subscription_s_copy_and_changes_say_where_they_came_from() {
+fn changes_by_a_native_subscription_name_their_origin() {
     let publisher = Cluster::start();
     publisher.sql("CREATE TABLE t (id int PRIMARY KEY, note text); INSERT INTO t VALUES (1, 'copied')");
     publisher.sql("CREATE PUBLICATION pub FOR TABLE t");

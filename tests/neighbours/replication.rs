@@ -407,7 +407,7 @@ fn create_extension_does_not_stop_replication_of_all_tables() {
 }
 
 #[test]
-fn a_stopped_subscriber_goes_on_by_having_the_extension_for_a_while() {
+fn a_stopped_subscriber_goes_on_with_the_extension_there() {
     let (publisher, subscriber) = (Cluster::start(), Cluster::start());
     for cluster in [&publisher, &subscriber] {
         cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");

@@ -190,7 +190,7 @@ fn a_promoted_standby_that_has_its_slot_goes_on_by_itself() {
 }
 
 #[test]
-fn a_row_that_is_locked_holds_up_no_other_on_a_promoted_standby() {
+fn a_locked_row_delays_no_other_on_a_promoted_standby() {
     let cluster = Setup::new().set("wal_keep_size = '256MB'").start();
     let standby = cluster.standby();
     standby.begin();
@@ -337,7 +337,7 @@ fn a_restored_dump_has_the_subscriptions_held_and_without_keys() {
 }
 
 #[test]
-fn a_restored_dump_has_encrypted_keys_and_headers_where_there_is_a_key_file() {
+fn a_restored_dump_has_encrypted_keys_and_headers() {
     let cluster = Setup::new().set("pgwh.encryption_key_file = 'pgwh.key'").start();
     cluster.write_private("pgwh.key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
     cluster.sql("CREATE EXTENSION pgstream_hooks");

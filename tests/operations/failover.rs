@@ -118,7 +118,7 @@ fn versions(events: &[Event]) -> BTreeMap<u64, Vec<u64>> {
 }
 
 #[test]
-fn a_synchronized_standby_takes_over_in_mid_load_and_nothing_is_lost() {
+fn a_synchronized_standby_takes_over_without_loss() {
     if !synchronizes_slots() {
         return is_a_gap_that_a_backfill_closes(&Pair::start());
     }
@@ -151,7 +151,7 @@ fn a_synchronized_standby_takes_over_in_mid_load_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_standby_that_does_not_synchronize_takes_over_with_a_gap_that_a_backfill_closes() {
+fn a_standby_without_the_slot_takes_over_with_a_gap() {
     let pair = Pair::start();
     if synchronizes_slots() {
         pair.standby.set("sync_replication_slots = off");
@@ -239,7 +239,7 @@ const LEVEL: &str =
     "SELECT coalesce(current_setting('effective_wal_level', true), current_setting('wal_level'))";
 
 #[test]
-fn a_standby_follows_logical_decoding_off_and_on_and_takes_over() {
+fn a_standby_follows_logical_decoding_and_takes_over() {
     let pair = Pair::start();
     let Pair { primary, standby, receiver } = &pair;
     let level_of_standby = |level: &str| standby.wait_true(&format!("SELECT ({LEVEL}) = '{level}'"));

@@ -12,20 +12,12 @@ const BAD_SIDES: &[(&str, &str, &str)] = &[
     ("worker running", "operations/workers", "who_captures_keeps_its_processes_and_the_next_is_refused"),
     ("slot present and valid", "journal/slots", "a_slot_that_needs_too_much_log_is_made_anew"),
     ("slot plugin", "journal/slots", "a_slot_of_our_name_that_another_program_made_is_told_of"),
-    ("retained WAL", "journal/slots", "the_transaction_that_keeps_the_log_is_named_and_how_to_end_it"),
-    ("locks", "neighbours/locks", "whoever_stops_the_workers_by_a_lock_is_named_and_what_to_type"),
-    (
-        "schema version",
-        "operations/upgrades",
-        "a_newer_library_waits_for_the_sql_to_be_updated_and_then_goes_on",
-    ),
+    ("retained WAL", "journal/slots", "a_transaction_that_retains_wal_is_named_with_the_fix"),
+    ("locks", "neighbours/locks", "a_lock_that_stops_the_workers_is_named_with_the_fix"),
+    ("schema version", "operations/upgrades", "a_newer_library_waits_for_the_update_of_its_sql"),
     ("deferred work", "neighbours/locks", "a_lock_on_a_row_stops_nothing_but_its_subscription"),
     ("standbys", "operations/failover", "nothing_is_sent_that_standbys_must_have_first_and_have_not"),
-    (
-        "gaps",
-        "operations/failover",
-        "a_standby_that_does_not_synchronize_takes_over_with_a_gap_that_a_backfill_closes",
-    ),
+    ("gaps", "operations/failover", "a_standby_without_the_slot_takes_over_with_a_gap"),
     ("free worker processes", "operations/workers", "no_process_for_a_transform_or_backfill_is_said"),
     (
         "logical subscriptions",
@@ -34,11 +26,7 @@ const BAD_SIDES: &[(&str, &str, &str)] = &[
     ),
     ("notices", "delivery/system_events", "a_system_event_that_cannot_be_written_stops_nothing"),
     ("owner", "security/access", "an_owner_who_is_no_superuser_any_more_stops_nothing"),
-    (
-        "publications",
-        "neighbours/replication",
-        "a_stopped_subscriber_goes_on_by_having_the_extension_for_a_while",
-    ),
+    ("publications", "neighbours/replication", "a_stopped_subscriber_goes_on_with_the_extension_there"),
     ("settings valid", "operations/health", "a_setting_that_is_not_in_effect_is_reported"),
     ("certificates", "operations/health", "a_certificate_that_ends_soon_is_reported"),
     ("copy detection", "operations/snapshots", "an_identity_counts_from_outside_of_the_data_directory_only"),
@@ -155,7 +143,7 @@ fn a_setting_that_is_not_in_effect_is_reported() {
 }
 
 #[test]
-fn a_file_that_a_setting_names_and_that_cannot_be_used_is_reported() {
+fn an_unusable_file_of_a_setting_is_reported() {
     let cluster = stage();
     let path = |name: &str| cluster.data().parent().unwrap().join(name).to_string_lossy().into_owned();
     let key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n";

@@ -48,7 +48,7 @@ fn an_idle_slot_keeps_up_without_work_for_itself() {
 }
 
 #[test]
-fn a_transaction_that_sits_idle_with_half_a_record_on_disk_keeps_nobody_awake() {
+fn an_idle_transaction_with_half_a_record_wakes_no_process() {
     let cluster = idle();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY, filling text)");
     let receiver = Receiver::start().unwrap();

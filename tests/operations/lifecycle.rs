@@ -43,7 +43,7 @@ fn the_documented_configuration_is_enough() {
 }
 
 #[test]
-fn a_preloaded_server_without_the_extension_has_a_launcher_and_no_slot() {
+fn without_the_extension_there_is_a_launcher_and_no_slot() {
     let cluster = Cluster::start();
     cluster.process(LAUNCHER);
     nothing_is_left(&cluster);
@@ -226,7 +226,7 @@ fn no_free_slot_warns_and_waits_and_goes_on_when_there_is_one() {
 }
 
 #[test]
-fn no_free_worker_warns_and_waits_and_goes_on_when_there_is_one() {
+fn no_free_worker_warns_and_waits_for_one() {
     // One for the launcher, one for logical replication's.
     let cluster = Setup::new().set("max_worker_processes = 2").start();
     let told = warnings(&cluster, "CREATE EXTENSION pgstream_hooks").join("\n");
@@ -307,7 +307,7 @@ fn a_slot_is_called_valid_when_it_stays() {
 }
 
 #[test]
-fn what_was_committed_is_confirmed_before_a_stop_however_often_workers_are_told_to_end() {
+fn commits_are_confirmed_before_a_stop_despite_terminations() {
     let cluster = Cluster::with_extension();
     let receiver = Receiver::start().unwrap();
     receiver.behave(Script::always(Answer::Hang));
@@ -336,7 +336,7 @@ fn what_was_committed_is_confirmed_before_a_stop_however_often_workers_are_told_
 }
 
 #[test]
-fn dropping_the_extension_leaves_nothing_and_creating_it_again_works() {
+fn a_dropped_extension_leaves_nothing_and_can_come_again() {
     let cluster = Cluster::with_extension();
     for statement in ["DROP EXTENSION pgstream_hooks", "DROP EXTENSION pgstream_hooks CASCADE"] {
         works(&cluster);
@@ -386,7 +386,7 @@ fn creating_counts_when_it_has_committed() {
 }
 
 #[test]
-fn dropping_with_undelivered_events_and_under_load_leaves_nothing() {
+fn a_drop_under_load_with_pending_events_leaves_nothing() {
     let cluster = Cluster::with_extension();
     let receiver = Receiver::start().unwrap();
     receiver.behave(harness::Script::always(harness::Answer::Hang));
@@ -401,7 +401,7 @@ fn dropping_with_undelivered_events_and_under_load_leaves_nothing() {
 }
 
 #[test]
-fn a_server_killed_right_after_creating_or_dropping_finds_its_way() {
+fn a_server_killed_after_create_or_drop_recovers() {
     let cluster = Cluster::start();
     for _ in 0..3 {
         cluster.sql("CREATE EXTENSION pgstream_hooks");

@@ -7,6 +7,7 @@ mod health;
 mod idle;
 mod image;
 mod lifecycle;
+mod logs;
 mod metrics;
 mod monitoring;
 mod shared_memory;

@@ -101,7 +101,7 @@ fn a_snapshot_in_another_container_is_held() {
 }
 
 #[test]
-fn a_snapshot_under_the_same_host_name_and_id_is_held_by_its_device() {
+fn a_snapshot_with_the_same_host_is_held_by_its_device() {
     for machine in [Machine::named("db"), Machine::named("db").with_id(ID)] {
         let Some(stage) = stage(&machine, &[]) else { return };
         stage.snapshot(machine, &[]);

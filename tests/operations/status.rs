@@ -23,7 +23,7 @@ fn stage_with(setup: Setup) -> (Cluster, Receiver) {
 }
 
 #[test]
-fn status_has_the_columns_that_are_promised_as_function_and_as_view() {
+fn status_has_its_columns_as_function_and_as_view() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "");
     let promised = "subscription_id, name, url, state, mode, reason, next_step, pending, retrying, delivered, dead, \
@@ -98,7 +98,7 @@ fn status_follows_a_subscription_through_its_days() {
 }
 
 #[test]
-fn status_asks_what_takes_time_of_those_only_that_a_condition_leaves() {
+fn status_computes_costly_columns_for_selected_rows_only() {
     // What autovacuum finds out about tables would make other plans.
     let (cluster, receiver) = stage_with(Setup::new().set("autovacuum = off"));
     cluster.sql(&format!(
@@ -206,7 +206,7 @@ fn wait_is_true_once_all_is_received_and_false_when_time_is_up() {
 }
 
 #[test]
-fn what_was_pending_at_a_restart_has_not_been_reached_until_it_is() {
+fn a_restart_does_not_count_pending_events_as_reached() {
     let (cluster, receiver) = stage();
     // However long the restarts take, no attempt falls due but the one that is asked for.
     cluster.subscribe(&receiver, "s", "retry_schedule => '{1h,1h,1h,1h}'");
@@ -276,7 +276,7 @@ fn a_webhook_never_arrives_before_its_row_can_be_read() {
 
 /// The flush precedes visibility by as long as the standby is missing.
 #[test]
-fn a_webhook_waits_for_the_synchronous_standby_as_its_commit_does() {
+fn a_webhook_waits_for_the_synchronous_standby() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "tables => '{public.t}'");
     cluster.sql("INSERT INTO t VALUES (1)");

@@ -62,7 +62,7 @@ impl Drop for UpdateScript {
 }
 
 #[test]
-fn a_newer_library_waits_for_the_sql_to_be_updated_and_then_goes_on() {
+fn a_newer_library_waits_for_the_update_of_its_sql() {
     let cluster = Cluster::start();
     let receiver = backlog(&cluster);
     let version = cluster.value("SELECT pgwh.version()");
@@ -184,7 +184,7 @@ fn sources_of_the_next_version() -> PathBuf {
 }
 
 #[test]
-fn every_release_updates_to_this_version_and_this_one_to_the_next_with_a_live_backlog() {
+fn updates_from_and_to_each_version_keep_the_backlog() {
     for version in releases() {
         assert_updates(Server::from(&sources_of(&format!("v{version}"))), Server::get());
     }

@@ -102,7 +102,7 @@ fn who_captures_keeps_its_processes_and_the_next_is_refused() {
 }
 
 #[test]
-fn all_that_ran_run_after_a_restart_and_after_the_hint_was_typed() {
+fn all_databases_run_after_a_restart_and_after_the_hint() {
     let cluster = cluster(OTHERS + 4, 20);
     let receiver = Receiver::start().unwrap();
     let late = cluster.create_database("late");

@@ -102,7 +102,7 @@ fn a_dispatcher_about_to_end_does_not_miss_the_extension() {
 }
 
 #[test]
-fn an_extension_dropped_in_two_phases_leaves_neither_slot_nor_process() {
+fn a_drop_in_two_phases_leaves_neither_slot_nor_process() {
     for restarts in [false, true] {
         let cluster = two_phases().start();
         cluster.sql("CREATE EXTENSION pgstream_hooks");
@@ -179,7 +179,7 @@ fn a_redelivery_asked_for_in_two_phases_is_made() {
 }
 
 #[test]
-fn who_commits_in_two_phases_without_asking_wakes_no_dispatcher() {
+fn an_unrelated_two_phase_commit_wakes_no_dispatcher() {
     let (cluster, _) = stage();
     cluster.sql("CREATE TABLE other (id int); SELECT pgwh.unsubscribe('s')");
     let mut client = cluster.connect();
@@ -230,7 +230,7 @@ impl Drop for Unflushed {
 }
 
 #[test]
-fn what_is_committed_without_waiting_for_the_disk_comes_at_once() {
+fn an_asynchronous_commit_is_sent_at_once() {
     let stage = Unflushed::set("synchronous_commit = off");
     for n in 1..=50 {
         stage.cluster.sql(&format!("INSERT INTO t VALUES ({n})"));
@@ -249,7 +249,7 @@ fn a_session_that_does_not_wait_for_the_disk_is_heard_at_once() {
 }
 
 #[test]
-fn among_commits_for_nobody_one_without_waiting_for_the_disk_comes() {
+fn an_asynchronous_commit_among_unrelated_ones_is_sent() {
     let stage = Unflushed::set("synchronous_commit = off");
     let mut client = stage.cluster.connect();
     for n in 1..=300 {

@@ -31,7 +31,7 @@ fn taken(cluster: &Cluster, receiver: &Receiver) -> Vec<String> {
 }
 
 #[test]
-fn a_row_that_was_read_is_in_order_with_its_changes_by_columns_of_its_own() {
+fn a_read_row_is_in_order_with_its_changes_by_key_columns() {
     for columns in ["customer", "id"] {
         let (cluster, receiver) = stage();
         cluster.sql("ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 7, 1)");

@@ -115,7 +115,7 @@ fn files_with(directory: &Path, bytes: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn why_a_row_could_not_be_encoded_is_forgotten_with_its_table_s_rows() {
+fn forget_removes_encoding_errors_of_the_tables_rows() {
     let (cluster, receiver) = stage();
     cluster.each(&[
         "CREATE TYPE broken",

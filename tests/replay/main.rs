@@ -226,7 +226,7 @@ fn a_replay_goes_on_after_a_crash() {
 }
 
 #[test]
-fn a_replay_cancelled_while_nothing_runs_holds_nothing_back_afterwards() {
+fn a_replay_cancelled_during_a_stop_holds_nothing_back() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "max_in_flight => 1");
     let since = now(&cluster);
@@ -249,7 +249,7 @@ fn a_replay_cancelled_while_nothing_runs_holds_nothing_back_afterwards() {
 }
 
 #[test]
-fn a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be() {
+fn a_replay_beyond_retention_is_refused_with_the_earliest() {
     let cluster = Setup::new().set("pgwh.retention = '1s'").start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = Receiver::start().unwrap();
@@ -307,7 +307,7 @@ fn stage_with_one_event(retention: &str) -> (Cluster, Receiver, String, String) 
 }
 
 #[test]
-fn a_replay_may_begin_in_a_quiet_time_longer_than_the_retention() {
+fn a_replay_may_begin_in_a_quiet_time_beyond_retention() {
     let (cluster, receiver, gone, quiet) = stage_with_one_event("1d");
     cluster.wait_true(&format!("SELECT clock_timestamp() > '{quiet}'::timestamptz + interval '5 s'"));
     // The retention ends within the quiet time, however long the test takes.

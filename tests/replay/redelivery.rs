@@ -57,7 +57,7 @@ fn a_dead_letter_can_be_delivered_after_all() {
 }
 
 #[test]
-fn dead_letters_are_none_any_more_once_a_batch_has_brought_them() {
+fn dead_letters_delivered_in_a_batch_are_dead_no_more() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "batch_size => 10, max_in_flight => 1, retry_schedule => '{50ms}'");
     let since = now(&cluster);
@@ -140,7 +140,7 @@ fn why_tells_what_became_of_a_rows_changes() {
 }
 
 #[test]
-fn why_tells_of_what_was_delivered_again_and_of_what_was_missed() {
+fn why_reports_redeliveries_and_misses() {
     let (cluster, receiver) = stage();
     cluster.subscribe(&receiver, "s", "tables => '{public.t}', retry_schedule => '{}'");
     cluster.subscribe(&receiver, "other", "tables => '{public.t}'");

@@ -91,7 +91,7 @@ fn a_replay_keeps_the_order_of_each_row() {
 }
 
 #[test]
-fn a_replay_of_what_is_still_pending_overtakes_nothing_that_waits_before_it() {
+fn a_replay_of_pending_events_overtakes_nothing() {
     for only in ["all", "undelivered"] {
         let (cluster, receiver) = stage();
         cluster.subscribe(&receiver, "s", "");
@@ -159,7 +159,7 @@ fn stays_in_order(trouble: &str, disturb: impl Fn(&Cluster)) {
 }
 
 #[test]
-fn what_changes_under_replay_comes_in_order_whatever_the_endpoint_does() {
+fn changes_during_a_replay_stay_in_order_through_failures() {
     for trouble in ["gone", "slow", "hangs", "moody"] {
         stays_in_order(trouble, |_| {});
     }
@@ -173,7 +173,7 @@ fn what_changes_under_replay_comes_in_order_whoever_is_killed() {
 }
 
 #[test]
-fn what_changes_under_replay_comes_in_order_after_a_pause_or_an_edit() {
+fn changes_during_a_replay_stay_in_order_after_an_edit() {
     for trouble in ["gone", "slow", "hangs", "moody"] {
         stays_in_order(trouble, |cluster| {
             cluster.each(&[

@@ -125,3 +125,14 @@ fn no_library_is_there_twice_without_a_reason() {
     let known: Vec<&str> = TWICE.iter().map(|(name, _)| *name).collect();
     assert_eq!(twice, known, "{versions:?}");
 }
+
+#[test]
+fn every_dependency_is_pinned_to_contents_of_the_registry() {
+    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
+    let packages: Vec<&str> = lock.split("[[package]]").skip(1).collect();
+    let own: Vec<&&str> = packages.iter().filter(|package| !package.contains("source = ")).collect();
+    assert_eq!(own.len(), 4, "besides the packages of this repository: {own:?}");
+    for package in packages.iter().filter(|package| package.contains("source = ")) {
+        assert!(package.contains("source = \"registry+") && package.contains("checksum = "), "{package}");
+    }
+}

@@ -34,7 +34,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "events of that time are not kept any more",
         "replay/main.rs",
-        "a_replay_beyond_retention_is_refused_and_says_from_when_it_could_be",
+        "a_replay_beyond_retention_is_refused_with_the_earliest",
     ),
     // The server has its own message for a setting, and ours as DETAIL.
     ("invalid host in", "security/https/proxies.rs", "a_bad_proxy_is_refused_and_its_hint_is_right"),
@@ -43,7 +43,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
         "library and SQL of pgstream_hooks are of different versions",
         "operations/upgrades.rs",
-        "a_newer_library_waits_for_the_sql_to_be_updated_and_then_goes_on",
+        "a_newer_library_waits_for_the_update_of_its_sql",
     ),
     (
         "this server is a standby, which captures nothing",

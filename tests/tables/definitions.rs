@@ -4,7 +4,7 @@ use harness::Stage;
 use serde_json::json;
 
 #[test]
-fn dropped_added_renamed_and_retyped_columns_are_as_of_the_change() {
+fn columns_are_as_they_were_when_the_row_changed() {
     let stage = Stage::set();
     let events = stage.events_of(&[
         "CREATE TABLE t (gone int, id int PRIMARY KEY, a text)",

@@ -81,7 +81,7 @@ fn a_partition_goes_by_the_name_that_the_table_above_has_now() {
 }
 
 #[test]
-fn partitions_whose_columns_stand_in_another_order_send_the_same_rows() {
+fn partitions_with_another_column_order_send_the_same_rows() {
     let stage = Stage::set();
     stage.each(&[
         "CREATE TABLE t (a int, b text, part int, note text, PRIMARY KEY (a, b, part)) PARTITION BY LIST (part)",
@@ -118,7 +118,7 @@ fn partitions_whose_columns_stand_in_another_order_send_the_same_rows() {
 }
 
 #[test]
-fn a_row_that_moves_between_partitions_stays_in_order_whatever_their_columns_order() {
+fn a_row_that_moves_between_partitions_stays_in_order() {
     let stage = Stage::set();
     // Partitions by what is no key, so that a row keeps its key when it moves.
     stage.each(&[

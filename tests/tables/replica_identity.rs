@@ -237,7 +237,7 @@ fn an_update_that_changes_the_key_is_in_order_under_both() {
 }
 
 #[test]
-fn rows_without_a_key_are_in_order_as_far_as_they_are_told_apart() {
+fn rows_without_a_key_are_in_order_where_they_differ() {
     let stage = Stage::set();
     stage.each(&[
         "UPDATE pgwh.subscriptions SET retry_schedule = array_fill('10 ms'::interval, '{20}')",

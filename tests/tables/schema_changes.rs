@@ -212,7 +212,7 @@ fn columns_that_go_with_their_type_are_told_of() {
 }
 
 #[test]
-fn schema_changes_reach_only_subscriptions_whose_patterns_match() {
+fn schema_changes_reach_matching_subscriptions_only() {
     let stage = stage();
     stage.sql("CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE other (id int); CREATE SCHEMA sales");
     for (name, tables) in [("orders", "{public.orders}"), ("sales", "{sales.*}"), ("public", "{public.*}")] {
@@ -278,7 +278,7 @@ fn what_concerns_nobody_or_is_rolled_back_is_not_told() {
 }
 
 #[test]
-fn an_ordinary_role_changes_its_schema_and_its_changes_are_told() {
+fn schema_changes_of_an_ordinary_role_are_sent() {
     let stage = stage();
     stage.sql("CREATE ROLE dev LOGIN; GRANT CREATE ON SCHEMA public TO dev");
     stage.as_role("dev").each(&[
@@ -497,7 +497,7 @@ fn a_replicated_note_is_no_schema_change() {
 }
 
 #[test]
-fn a_prepared_transaction_tells_of_its_schema_changes_when_it_commits() {
+fn a_prepared_transaction_sends_schema_changes_at_commit() {
     let stage = stage_on(Setup::new().set("max_prepared_transactions = 5").start());
     stage.sql("BEGIN; CREATE TABLE t (id int); INSERT INTO t VALUES (1); PREPARE TRANSACTION 'a'");
     assert_eq!(stage.got("all").len(), 0);

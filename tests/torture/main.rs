@@ -50,7 +50,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_every_committed_change_arrives_in_order_and_nothing_else_does() {
+fn every_committed_change_arrives_in_order_and_nothing_else() {
     let seed = number("PGWH_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let seconds = number("PGWH_TORTURE_SECONDS").unwrap_or(60);
     println!("PGWH_SEED={seed} PGWH_TORTURE_SECONDS={seconds}");

@@ -37,7 +37,7 @@ enum Identity {
 type Rows = HashMap<u64, Map<String, Json>>;
 
 #[test]
-fn whatever_a_table_is_made_of_its_events_say_what_its_rows_are() {
+fn random_tables_have_events_equal_to_their_rows() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed = number("PGWH_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let tables = number("PGWH_TABLES").unwrap_or(TABLES);

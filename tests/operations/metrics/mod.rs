@@ -25,7 +25,7 @@ fn of(subscription: &str) -> String {
 
 /// Each subscription gets its own table, and a fault of its own.
 #[test]
-fn requests_and_deliveries_are_counted_by_outcome_and_error_class() {
+fn requests_are_counted_by_outcome_and_error_class() {
     let (cluster, receiver) = stage();
     let port = receiver.address().port();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -104,7 +104,7 @@ fn what_is_never_sent_is_counted_as_well() {
 }
 
 #[test]
-fn what_is_delivered_is_counted_with_its_retries_batches_and_times() {
+fn deliveries_are_counted_with_retries_batches_and_times() {
     let (cluster, receiver) = stage();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
     cluster.subscribe(&receiver, "single", "");
@@ -301,7 +301,7 @@ fn workers_that_end_show_and_their_restart_is_counted() {
 }
 
 #[test]
-fn subscriptions_beyond_the_limit_are_counted_together_and_nothing_falls_when_they_come_and_go() {
+fn counters_of_subscriptions_beyond_the_limit_never_fall() {
     let cluster = Setup::new().set("pgwh.metrics_max_subscriptions = 2").start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let receiver = Receiver::start().unwrap();
@@ -390,7 +390,7 @@ fn members_of_pg_monitor_may_scrape_and_others_may_not() {
 
 /// A scrape must be cheap however many subscriptions there are: what it shows is bounded.
 #[test]
-fn a_scrape_of_many_subscriptions_is_as_large_as_the_limit_allows() {
+fn a_scrape_is_no_larger_than_its_limit() {
     let cluster = Cluster::start();
     cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE TABLE t (id int PRIMARY KEY)");
     let count: usize =

@@ -265,7 +265,7 @@ fn the_files_that_the_guide_installs_are_there() {
 }
 
 #[test]
-fn exporters_tell_what_metrics_tells_and_dashboard_and_rules_work_with_it() {
+fn exporters_dashboard_and_rules_agree_with_the_metrics() {
     install();
     let (cluster, receiver) = stage();
     let directory = cluster.make_directory("monitoring");

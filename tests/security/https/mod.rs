@@ -19,7 +19,7 @@ fn trust(cluster: &Cluster, authority: &Authority) {
 }
 
 #[test]
-fn what_is_sent_by_https_arrives_once_the_authority_is_trusted_and_waits_until_then() {
+fn https_deliveries_wait_until_the_authority_is_trusted() {
     let (cluster, receiver, authority) = stage();
     let url = format!("https://{}/t", authority.guard(&receiver, false));
     cluster.sql(&format!("SELECT pgwh.subscribe('{url}', name => 't')"));
@@ -36,7 +36,7 @@ fn what_is_sent_by_https_arrives_once_the_authority_is_trusted_and_waits_until_t
 }
 
 #[test]
-fn an_endpoint_that_asks_who_is_calling_takes_what_comes_with_the_certificate_of_its_subscription() {
+fn a_client_certificate_of_its_subscription_is_presented() {
     let (cluster, receiver, authority) = stage();
     trust(&cluster, &authority);
     let url = format!("https://{}", authority.guard(&receiver, true));

@@ -114,7 +114,7 @@ fn requests_go_through_a_real_proxy_by_http_and_https() {
 }
 
 #[test]
-fn a_wrong_password_or_a_proxy_that_is_down_delays_and_loses_nothing() {
+fn a_proxy_that_refuses_or_is_down_loses_nothing() {
     let (cluster, receiver, authority) = stage();
     let proxy = TinyProxy::start(&cluster);
     let guarded = authority.guard(&receiver, false);
