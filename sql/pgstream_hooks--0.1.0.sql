@@ -231,7 +231,7 @@ COMMENT ON COLUMN pgwh.gaps.since IS 'when it was noted';
 COMMENT ON COLUMN pgwh.gaps.until IS 'when it ended: the commit that ended it, or when that was noted';
 COMMENT ON COLUMN pgwh.gaps.lost IS 'true: lost with the write-ahead log';
 COMMENT ON COLUMN pgwh.gaps.reason IS 'how it came about';
-COMMENT ON COLUMN pgwh.gaps.told IS 'whether subscriptions to system events have been told';
+COMMENT ON COLUMN pgwh.gaps.told IS 'whether subscriptions to system events have been told; also true of what a disabled subscription will miss when it is enabled';
 COMMENT ON COLUMN pgwh.gaps.acknowledged_at IS 'when pgwh.acknowledge_gap() closed it; null when it did not';
 COMMENT ON COLUMN pgwh.gaps.acknowledged_by IS 'the role that closed it by pgwh.acknowledge_gap()';
 
@@ -1111,13 +1111,14 @@ CREATE VIEW pgwh.open_gaps WITH (security_barrier) AS
                 WHERE l.backfill_id = ANY (r.ids) AND l.left_out IS NOT NULL AND NOT EXISTS (SELECT FROM pgwh_internal.backfill_tables d
                     WHERE d.backfill_id = ANY (r.ids) AND d.relation = l.relation AND d.left_out IS NULL)) END AS left_out) b
     WHERE g.acknowledged_at IS NULL AND CASE WHEN g.relation IS NULL THEN g.lost AND (NOT b.covered OR b.left_out IS NOT NULL)
-        ELSE g.to_lsn IS NULL OR NOT EXISTS (
+        -- A disabled subscription misses nothing yet.
+        ELSE CASE WHEN g.to_lsn IS NULL THEN s.enabled ELSE NOT EXISTS (
             SELECT FROM pgwh_internal.backfill_requests q
             WHERE q.id = ANY (r.ids)
                 AND (g.table_name = ANY (q.tables) OR s.tables <@ q.tables
                     OR EXISTS (SELECT FROM pgwh_internal.backfill_tables t WHERE t.backfill_id = q.id AND t.relation = g.relation))
                 AND NOT EXISTS (SELECT FROM pgwh_internal.backfill_tables t
-                    WHERE t.backfill_id = q.id AND t.relation = g.relation AND t.left_out IS NOT NULL))
+                    WHERE t.backfill_id = q.id AND t.relation = g.relation AND t.left_out IS NOT NULL)) END
         END;
 COMMENT ON VIEW pgwh.open_gaps IS 'what subscriptions miss though they are enabled, no backfill has sent since and nobody has acknowledged';
 COMMENT ON COLUMN pgwh.open_gaps.id IS 'identity of the gap';

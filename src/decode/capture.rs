@@ -7,7 +7,7 @@ mod messages;
 mod schema_changes;
 mod table_gaps;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -548,7 +548,9 @@ impl Capture {
         if self.begun {
             write_commit(&mut self.buffer, end_lsn);
         }
+        let mut were_enabled = BTreeMap::new();
         for (id, spec) in &edits {
+            were_enabled.entry(*id).or_insert(self.router.is_enabled(*id));
             self.router.apply(*id, spec.as_ref());
             let text = spec.as_ref().and_then(|spec| serde_json::to_string(spec).ok());
             if let Err(too_long) = write_subscription(&mut self.buffer, *id, end_lsn, text.as_deref()) {
@@ -562,7 +564,9 @@ impl Capture {
                 known.retain(|_, relation| edits.iter().all(|(id, _)| relation.reroute(*id, &self.router)));
             }
         }
-        self.end_catalog_changes(end_lsn, !edits.is_empty());
+        let is_switched = |(id, was_enabled): &(i64, bool)| *was_enabled != self.router.is_enabled(*id);
+        let switched = were_enabled.into_iter().filter(is_switched).map(|(id, _)| id).collect();
+        self.end_catalog_changes(end_lsn, !edits.is_empty(), &switched);
         self.flush_when_full();
     }
 }

@@ -203,7 +203,7 @@ impl Definition {
             let levels = lineage::of(table);
             // A partition is read by way of the tables above it, and has their columns.
             let wild = router
-                .interests(&levels)
+                .declared_interests(&levels)
                 .filter(|(interest, _)| !interest.is_named && interest.is_of_rows() && interest.level == 0);
             let wild: Vec<_> = wild.collect();
             let (mut readers, mut fitting, mut columns) = (Vec::new(), Vec::new(), Vec::new());

@@ -161,6 +161,7 @@ struct Subscription {
     actions: Actions,
     condition: Option<Box<Condition>>,
     is_local: bool,
+    is_enabled: bool,
     grantee: Arc<Grantee>,
 }
 
@@ -179,7 +180,7 @@ struct Group {
     members: BTreeSet<i64>,
 }
 
-/// All subscriptions that may get something.
+/// All subscriptions of this installation; those that are disabled get nothing.
 pub struct Router {
     installed: String,
     subscriptions: HashMap<i64, Subscription>,
@@ -222,18 +223,20 @@ impl Router {
     /// Takes note of what a subscription asks for from here on, or that it is gone.
     pub fn apply(&mut self, subscription: i64, spec: Option<&Spec>) {
         self.remove(subscription);
-        let Some(spec) = spec.filter(|spec| spec.enabled && self.is_ours(&spec.home)) else { return };
+        let Some(spec) = spec.filter(|spec| self.is_ours(&spec.home)) else { return };
         let tables = self.join_group(subscription, &spec.tables);
         let condition =
             Condition { filter: spec.filter.as_deref().map(Arc::from), changed: spec.changed.clone() };
         let has_condition = condition.filter.is_some() || condition.changed.is_some();
         let actions = Actions::of(&spec.event_types);
         let condition = has_condition.then(|| Box::new(condition));
-        self.listeners.add(subscription, &spec.tables, &spec.event_types);
+        if spec.enabled {
+            self.listeners.add(subscription, &spec.tables, &spec.event_types);
+        }
         let grantee = self.grantee(&spec.grantee);
-        let is_local = spec.origin.as_deref() == Some(LOCAL);
+        let (is_local, is_enabled) = (spec.origin.as_deref() == Some(LOCAL), spec.enabled);
         self.subscriptions
-            .insert(subscription, Subscription { tables, actions, condition, is_local, grantee });
+            .insert(subscription, Subscription { tables, actions, condition, is_local, is_enabled, grantee });
     }
 
     fn grantee(&mut self, wanted: &Grantee) -> Arc<Grantee> {
@@ -295,7 +298,7 @@ impl Router {
         self.groups.remove(&tables);
     }
 
-    /// Those who may get something.
+    /// All of them.
     pub fn ids(&self) -> impl Iterator<Item = i64> {
         self.subscriptions.keys().copied()
     }
@@ -320,6 +323,11 @@ impl Router {
         self.subscriptions.get(&id).map(|subscription| subscription.grantee.owner.as_str())
     }
 
+    /// Whether a subscription gets anything.
+    pub fn is_enabled(&self, id: i64) -> bool {
+        self.subscriptions.get(&id).is_some_and(|subscription| subscription.is_enabled)
+    }
+
     /// Whether a subscription wants only what was committed here first.
     pub fn is_local(&self, id: i64) -> bool {
         self.subscriptions.get(&id).is_some_and(|subscription| subscription.is_local)
@@ -333,6 +341,11 @@ impl Router {
     /// Who is interested in a relation of these levels (its own first, then those of the tables above it), and on which
     /// terms.
     pub fn interests(&self, levels: &[Level]) -> impl Iterator<Item = (Interest, Terms<'_>)> {
+        self.declared_interests(levels).filter(|(interest, _)| self.is_enabled(interest.subscription))
+    }
+
+    /// The same, with subscriptions that are disabled.
+    pub fn declared_interests(&self, levels: &[Level]) -> impl Iterator<Item = (Interest, Terms<'_>)> {
         let named = levels.iter().filter_map(|level| self.by_table.get(&level.name)).flatten();
         let tables: BTreeSet<_> = named.chain(&self.with_wildcards).collect();
         let groups = tables.into_iter().filter_map(|tables| self.groups.get(tables));
@@ -347,6 +360,11 @@ impl Router {
 
     /// What one subscription wants of such a relation.
     pub fn interest(&self, id: i64, levels: &[Level]) -> Option<(Interest, Terms<'_>)> {
+        self.declared_interest(id, levels).filter(|_| self.is_enabled(id))
+    }
+
+    /// What one subscription wants of such a relation, or would if it were enabled.
+    pub fn declared_interest(&self, id: i64, levels: &[Level]) -> Option<(Interest, Terms<'_>)> {
         let subscription = self.subscriptions.get(&id)?;
         let place = matched(&self.groups.get(&subscription.tables)?.patterns, levels)?;
         Some((place.interest(id, subscription), subscription.terms()))

@@ -137,11 +137,14 @@ const MAX_CHUNKS_READ: u32 = 10_000;
 pub fn known_gaps(start: Lsn) -> KnownGaps {
     let known = Spi::connect(|client| {
         let mut known = KnownGaps::default();
-        let open = "SELECT subscription_id, relation::bigint, table_name FROM pgwh.gaps
+        let open = "SELECT subscription_id, relation::bigint, table_name, reason FROM pgwh.gaps
                     WHERE to_lsn IS NULL AND relation IS NOT NULL";
         for row in client.select(open, None, &[])? {
             let (id, table) = (row.get::<i64>(1)?, row.get::<i64>(2)?.and_then(oid));
-            known.open.extend(id.zip(table).zip(row.text(3)?).map(|((id, table), name)| (id, table, name)));
+            let words = row.text(3)?.zip(row.text(4)?);
+            known.open.extend(
+                id.zip(table).zip(words).map(|((id, table), (name, reason))| (id, table, name, reason)),
+            );
         }
         // The journal is read only where log was lost, and a table may have left the log in it.
         let logged = "SELECT DISTINCT e.relation::bigint FROM pgwh_internal.event_chunks c, LATERAL pgwh_internal.unpack_events(c.first_id, c.body) e
@@ -176,7 +179,8 @@ fn oid(number: i64) -> Option<u32> {
     u32::try_from(number).ok()
 }
 
-/// Stores what begins and what ends, in order. What is decoded again lies in a gap that is there. Returns what has begun.
+/// Stores what begins and what ends, in order. What is decoded again lies in a gap that is there. Returns what has begun for
+/// subscriptions that are enabled.
 pub(super) fn store_table_gaps(changes: &[TableGapChange]) -> Result<Vec<Gap>> {
     let mut begun = Vec::new();
     let is_begin = |change: &TableGapChange| matches!(change, TableGapChange::Begin(_));
@@ -203,21 +207,26 @@ fn begin_table_gaps(gaps: &[&TableGap]) -> Result<Vec<Gap>> {
     let tables: Vec<i64> = gaps.iter().map(|gap| gap.table.into()).collect();
     let names: Vec<Text> = gaps.iter().map(|gap| gap.name.clone().into()).collect();
     let from: Vec<String> = gaps.iter().map(|gap| gap.from.to_string()).collect();
+    let enabled: Vec<bool> = gaps.iter().map(|gap| gap.is_enabled).collect();
     let reasons: Vec<Text> = gaps.iter().map(|gap| gap.reason.clone().into()).collect();
     Spi::connect_mut(|client| {
         let rows = client.update(
-            "INSERT INTO pgwh.gaps (subscription_id, relation, table_name, from_lsn, reason)
-             SELECT b.subscription_id, b.relation::oid, b.table_name, b.from_lsn::pg_lsn, b.reason
-             FROM unnest($1, $2, $3, $4, $5) b (subscription_id, relation, table_name, from_lsn, reason)
+            "INSERT INTO pgwh.gaps (subscription_id, relation, table_name, from_lsn, reason, told)
+             SELECT b.subscription_id, b.relation::oid, b.table_name, b.from_lsn::pg_lsn, b.reason, NOT b.is_enabled
+             FROM unnest($1, $2, $3, $4, $5, $6) b (subscription_id, relation, table_name, from_lsn, reason, is_enabled)
              WHERE NOT EXISTS (SELECT FROM pgwh.gaps g
                  WHERE g.subscription_id = b.subscription_id AND g.relation = b.relation::oid
                      AND g.from_lsn <= b.from_lsn::pg_lsn AND (g.to_lsn IS NULL OR g.to_lsn > b.from_lsn::pg_lsn))
-             ON CONFLICT DO NOTHING RETURNING subscription_id, reason, table_name",
+             ON CONFLICT DO NOTHING RETURNING subscription_id, reason, table_name, told",
             None,
-            &[ids.into(), tables.into(), names.into(), from.into(), reasons.into()],
+            &[ids.into(), tables.into(), names.into(), from.into(), reasons.into(), enabled.into()],
         )?;
         let mut begun = Vec::new();
         for row in rows {
+            // A disabled subscription misses nothing yet.
+            if row.get(4)? == Some(true) {
+                continue;
+            }
             begun.push(Gap {
                 subscription: row.get(1)?.unwrap_or_default(),
                 reason: row.text(2)?.unwrap_or_default(),

@@ -4,6 +4,7 @@ mod crashes;
 mod decoder_errors;
 mod entries;
 mod gaps;
+mod gaps_while_disabled;
 mod keyless_gaps;
 mod slots;
 mod table_gaps;

@@ -2,6 +2,9 @@
 //! it has another name for a while, or the condition of a subscription does not fit it to which a wildcard gave it. The
 //! dispatcher records a gap, from the first commit that is missed to the first that is captured again; it hears of each once.
 //!
+//! What a disabled subscription would miss is recorded in the same way, so that it is known when the subscription is enabled: the
+//! gap begins at that commit, in place of the one that was open while the subscription was disabled.
+//!
 //! A right that is missing for a named table is noticed at the first change that is missed. What a transaction takes away
 //! otherwise is noticed at its commit, when the definitions from before it are compared, and after each of its commands that
 //! changes a table: a later one may undo it, but not for what was written in between.
@@ -51,6 +54,8 @@ pub struct TableGaps {
 struct Open {
     /// The table's name as the subscription knows it.
     name: String,
+    /// What the subscription misses its changes for.
+    reason: String,
     /// The subscription's condition when it began.
     condition: Option<Condition>,
 }
@@ -58,8 +63,8 @@ struct Open {
 /// What the journal knows when a decoder begins.
 #[derive(Default)]
 pub struct KnownGaps {
-    /// Gaps of tables that are open: subscription, table, and its name.
-    pub open: Vec<(i64, u32, String)>,
+    /// Gaps of tables that are open: subscription, table, its name, and the reason.
+    pub open: Vec<(i64, u32, String, String)>,
     /// UNLOGGED tables of which it has events, if the slot was lost since.
     pub logged_before: Vec<u32>,
     /// Tables of which it has events of a subscription, with their names then, if the slot was lost since.
@@ -69,9 +74,9 @@ pub struct KnownGaps {
 impl TableGaps {
     /// Begins with what the journal knows.
     pub fn new(known: KnownGaps, router: &Router) -> TableGaps {
-        let open = known.open.into_iter().map(|(id, table, name)| {
+        let open = known.open.into_iter().map(|(id, table, name, reason)| {
             let condition = router.condition(id).cloned();
-            ((table, id), Open { name, condition })
+            ((table, id), Open { name, reason, condition })
         });
         TableGaps {
             open: open.collect(),
@@ -110,12 +115,44 @@ impl Capture {
     }
 
     /// The transaction is complete, and routing knows what it did to subscriptions.
-    pub(super) fn end_catalog_changes(&mut self, end_lsn: Lsn, has_edits: bool) {
+    ///
+    /// `switched`: the subscriptions that it enabled or disabled.
+    pub(super) fn end_catalog_changes(&mut self, end_lsn: Lsn, has_edits: bool, switched: &BTreeSet<i64>) {
         let before = std::mem::take(&mut self.table_gaps.before);
         self.table_gaps.passing.clear();
+        self.renew_table_gaps(end_lsn, switched);
         self.report_losses(before, self.transaction.commit_lsn);
         self.note_unlogged();
         self.judge_table_gaps(end_lsn, has_edits);
+    }
+
+    /// Has the gaps of subscriptions that were enabled or disabled end at that commit, and begin again there where the reason
+    /// lasts. A gap that was open while the subscription was disabled was none.
+    fn renew_table_gaps(&mut self, at: Lsn, switched: &BTreeSet<i64>) {
+        if switched.is_empty() {
+            return;
+        }
+        let of_switched = |key: &(u32, i64), _: &mut Open| switched.contains(&key.1);
+        let ended: Vec<_> = self.table_gaps.open.extract_if(.., of_switched).collect();
+        for (key, open) in ended {
+            let (table, subscription) = key;
+            let is_enabled = self.router.is_enabled(subscription);
+            let is_empty = self.table_gaps.unchanged.remove(&key) || is_enabled;
+            self.end_table_gap(key, at, is_empty);
+            let router = &self.router;
+            // SAFETY: the commit callback runs in a transaction with the historic snapshot.
+            let lasts = in_subtransaction(self.memory, || unsafe {
+                is_missed(Oid::from(table), subscription, &open, router)
+            });
+            if lasts.unwrap_or(true) {
+                let (name, reason) = (open.name.clone(), open.reason.clone());
+                let gap = TableGap { subscription, table, name, from: at, reason, is_enabled };
+                write_table_gap(&mut self.buffer, &gap);
+                self.table_gaps.open.insert(key, open);
+                self.table_gaps.unchanged.insert(key);
+                self.forget_relations();
+            }
+        }
     }
 
     /// What is about to change, as it is now. In a transaction with the historic snapshot.
@@ -241,13 +278,17 @@ impl Capture {
         self.table_gaps.is_stale = true;
     }
 
-    /// A change of a table, and so of those above it.
+    /// A change of a table, and so of those above it. Disabled subscriptions do not miss it.
     fn note_missed_change(&mut self, table: Oid) {
         let above = in_subtransaction(self.memory, || lineage::ancestors(table));
         for table in above.unwrap_or_default().into_iter().chain([table]).map(Oid::to_u32) {
-            let unchanged = &mut self.table_gaps.unchanged;
-            unchanged.extract_if((table, i64::MIN)..=(table, i64::MAX), |_| true).for_each(drop);
-            let passing = self.table_gaps.passing.extract_if(.., |loss| loss.table.to_u32() == table);
+            let (router, unchanged) = (&self.router, &mut self.table_gaps.unchanged);
+            let is_enabled = |(_, subscription): &(u32, i64)| router.is_enabled(*subscription);
+            unchanged.extract_if((table, i64::MIN)..=(table, i64::MAX), is_enabled).for_each(drop);
+            let passing = self
+                .table_gaps
+                .passing
+                .extract_if(.., |loss| loss.table.to_u32() == table && router.is_enabled(loss.subscription));
             for loss in passing.collect::<Vec<_>>() {
                 // Relations were forgotten when it was found, and this one is being used.
                 let loss = Loss { is_changed: true, is_misfit: false, ..loss };
@@ -258,21 +299,26 @@ impl Capture {
 
     fn begin_table_gap(&mut self, loss: Loss, from: Lsn) {
         let (table, subscription) = (loss.table.to_u32(), loss.subscription);
+        let is_enabled = self.router.is_enabled(subscription);
+        let is_changed = loss.is_changed && is_enabled;
         if self.table_gaps.open.contains_key(&(table, subscription)) {
-            if loss.is_changed {
+            if is_changed {
                 self.table_gaps.unchanged.remove(&(table, subscription));
             }
             return;
         }
-        let name = TablePattern::exactly(&loss.name).to_string();
-        let gap = TableGap { subscription, table, name: name.clone(), from, reason: loss.reason };
-        write_table_gap(&mut self.buffer, &gap);
-        let condition = self.router.condition(subscription).cloned();
-        self.table_gaps.open.insert((table, subscription), Open { name, condition });
+        let (name, reason) = (TablePattern::exactly(&loss.name).to_string(), loss.reason);
+        let open = Open {
+            name: name.clone(),
+            reason: reason.clone(),
+            condition: self.router.condition(subscription).cloned(),
+        };
+        write_table_gap(&mut self.buffer, &TableGap { subscription, table, name, from, reason, is_enabled });
+        self.table_gaps.open.insert((table, subscription), open);
         if loss.is_misfit {
             self.forget_relations();
         }
-        if !loss.is_changed {
+        if !is_changed {
             self.table_gaps.unchanged.insert((table, subscription));
         }
     }
@@ -301,15 +347,20 @@ impl Capture {
             });
             over.map(|(key, _)| *key).collect::<Vec<_>>()
         });
-        for (table, subscription) in over.unwrap_or_default() {
-            self.table_gaps.open.remove(&(table, subscription));
-            let is_empty = self.table_gaps.unchanged.remove(&(table, subscription));
-            let at = self.transaction.committed_at;
-            write_table_gap_end(&mut self.buffer, &TableGapEnd { subscription, table, to, at, is_empty });
+        for key in over.unwrap_or_default() {
+            self.table_gaps.open.remove(&key);
+            let subscription = key.1;
+            let is_empty = self.table_gaps.unchanged.remove(&key) || !self.router.is_enabled(subscription);
+            self.end_table_gap(key, to, is_empty);
             for known in [&mut self.relations, &mut self.stale] {
                 known.values_mut().for_each(|relation| relation.report_again(subscription));
             }
         }
+    }
+
+    fn end_table_gap(&mut self, (table, subscription): (u32, i64), to: Lsn, is_empty: bool) {
+        let at = self.transaction.committed_at;
+        write_table_gap_end(&mut self.buffer, &TableGapEnd { subscription, table, to, at, is_empty });
     }
 }
 
@@ -417,7 +468,7 @@ unsafe fn lost_with_log(captured: Vec<(i64, u32, TableName)>, router: &Router) -
             continue;
         }
         let levels = lineage::of(table);
-        let Some((interest, terms)) = router.interest(subscription, &levels) else {
+        let Some((interest, terms)) = router.declared_interest(subscription, &levels) else {
             let before = [Level { name, ..levels[0].clone() }];
             let of_it = |interest: &Interest| interest.subscription == subscription;
             renamed(table, &before, &levels, router, of_it, &mut losses);
@@ -443,9 +494,9 @@ fn renamed(
     if old == new || definitions::table_of(old) != pg_sys::InvalidOid {
         return;
     }
-    for (interest, _) in router.interests(&before[..1]).filter(|(interest, _)| is_meant(interest)) {
+    for (interest, _) in router.declared_interests(&before[..1]).filter(|(interest, _)| is_meant(interest)) {
         let id = interest.subscription;
-        if interest.is_of_rows() && router.interest(id, levels).is_none() {
+        if interest.is_of_rows() && router.declared_interest(id, levels).is_none() {
             let [from, to] = [old, new].map(|name| TablePattern::exactly(name).to_string());
             losses.push(Loss {
                 table,
@@ -468,7 +519,7 @@ unsafe fn no_longer_readable(before: &Definition, levels: &[Level], router: &Rou
     // SAFETY: as the caller promises.
     let reader = unsafe { Reader::of(before.table) };
     for id in &before.readers {
-        let Some((interest, terms)) = router.interest(*id, levels) else { continue };
+        let Some((interest, terms)) = router.declared_interest(*id, levels) else { continue };
         if let Some(reason) = reader.why_not(&terms) {
             losses.push(denial(&interest, levels, reason, false));
         }
@@ -496,7 +547,7 @@ unsafe fn no_longer_fitting(
     }
     let mut fits = Fits::new(has_enums);
     for (id, condition) in &before.fitting {
-        let Some((interest, terms)) = router.interest(*id, levels) else { continue };
+        let Some((interest, terms)) = router.declared_interest(*id, levels) else { continue };
         if interest.is_named || interest.level > 0 || terms.condition != Some(condition) {
             continue;
         }
@@ -515,9 +566,10 @@ fn unlogged(
     router: &Router,
     losses: &mut Vec<Loss>,
 ) {
-    for (interest, _) in router.interests(levels) {
+    for (interest, _) in router.declared_interests(levels) {
         let id = interest.subscription;
-        let is_news = was_logged || before.is_none_or(|before| router.interest(id, &before.levels).is_none());
+        let is_news =
+            was_logged || before.is_none_or(|before| router.declared_interest(id, &before.levels).is_none());
         if interest.is_of_rows() && is_news && (was_logged || interest.is_named) {
             losses.push(Loss {
                 table,
@@ -545,7 +597,7 @@ unsafe fn is_missed(table: Oid, subscription: i64, open: &Open, router: &Router)
             return false;
         }
         let levels = lineage::of(table);
-        if let Some((interest, terms)) = router.interest(subscription, &levels) {
+        if let Some((interest, terms)) = router.declared_interest(subscription, &levels) {
             if !interest.is_of_rows() || !definitions::is_logged(table) {
                 return interest.is_of_rows();
             }
@@ -561,6 +613,6 @@ unsafe fn is_missed(table: Oid, subscription: i64, open: &Open, router: &Router)
         let Some((schema, name)) = known.as_ref().and_then(TablePattern::literal) else { return false };
         let name = TableName { schema: schema.to_owned(), table: name.to_owned() };
         definitions::table_of(&name) == pg_sys::InvalidOid
-            && router.interest(subscription, &[Level { name, ..levels[0].clone() }]).is_some()
+            && router.declared_interest(subscription, &[Level { name, ..levels[0].clone() }]).is_some()
     }
 }

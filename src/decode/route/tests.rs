@@ -33,6 +33,7 @@ fn who_asked_for_a_table_is_found_whether_by_name_or_wildcard() {
     router.apply(4, Some(&Spec { home: "elsewhere/1".to_owned(), ..spec(&["*.*"], None) }));
     router.apply(5, Some(&Spec { enabled: false, ..spec(&["*.*"], None) }));
     assert_eq!(ids(&router, &[name("public", "orders")]), [1, 2, 3]);
+    assert_eq!(router.declared_interests(&[name("public", "orders")]).count(), 4);
     assert!(ids(&router, &[name("sales", "orders")]).is_empty());
     router.apply(3, Some(&spec(&["sales.orders"], None)));
     router.apply(1, None);

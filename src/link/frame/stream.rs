@@ -116,7 +116,7 @@ impl Failure {
     }
 }
 
-/// A subscription, though enabled, misses the changes of a table.
+/// A subscription misses the changes of a table, or will when it is enabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableGap {
     /// The subscription.
@@ -129,6 +129,8 @@ pub struct TableGap {
     pub from: Lsn,
     /// Why.
     pub reason: String,
+    /// Whether the subscription is enabled.
+    pub is_enabled: bool,
 }
 
 /// The end of such a gap.
@@ -343,6 +345,7 @@ impl Session {
                 name: members.text()?,
                 from: Lsn(members.u64()?),
                 reason: members.text()?,
+                is_enabled: members.bool()?,
             })),
             tag::TABLE_GAP_END => Item::TableGapEnd(TableGapEnd {
                 subscription: members.i64()?,

@@ -218,9 +218,10 @@ fn any_stretch() -> impl Strategy<Value = Vec<Item>> {
         any_lsn().prop_map(|lsn| vec![Item::ImageEnd { lsn }]),
         (any::<i64>(), any_lsn(), prop::option::of(any_text(40)))
             .prop_map(|(id, lsn, spec)| vec![Item::Subscription { id, lsn, spec }]),
-        (any::<i64>(), any::<u32>(), any_text(20), any_lsn(), any_text(40)).prop_map(
-            |(subscription, table, name, from, reason)| {
-                vec![Item::TableGap(Box::new(TableGap { subscription, table, name, from, reason }))]
+        (any::<i64>(), any::<u32>(), any_text(20), any_lsn(), any_text(40), any::<bool>()).prop_map(
+            |(subscription, table, name, from, reason, is_enabled)| {
+                let gap = TableGap { subscription, table, name, from, reason, is_enabled };
+                vec![Item::TableGap(Box::new(gap))]
             }
         ),
         (any::<i64>(), any::<u32>(), any_lsn(), any::<i64>(), any::<bool>()).prop_map(

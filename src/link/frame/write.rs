@@ -274,6 +274,7 @@ pub fn write_table_gap(out: &mut Vec<u8>, gap: &TableGap) {
     put_text(out, cut(&gap.name));
     put_u64(out, gap.from.0);
     put_text(out, cut(&gap.reason));
+    out.push(gap.is_enabled.into());
     finish_fixed(out, start);
 }
 
