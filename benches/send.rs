@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         proxy: None,
         guard: Arc::new(Guard::parse("127.0.0.0/8 10.0.0.0/8 192.168.0.0/16")?),
     })?);
-    let sender = Sender::start(SenderSettings { max_requests: in_flight })?;
+    let sender = Sender::start(SenderSettings { max_requests: in_flight, max_connections: 2 * in_flight })?;
     let window = in_flight as u64 + ahead;
     let (mut submitted, mut done, mut failed) = (0, 0, 0);
     let mut latencies = Vec::with_capacity(requests as usize);

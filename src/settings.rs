@@ -226,7 +226,7 @@ pub fn init() {
             c"Each takes a connection. The limit on open files may allow fewer.",
             &MAX_CONNECTIONS,
             1,
-            4096,
+            32_768,
             GucFlags::default(),
         ),
         (
@@ -235,7 +235,7 @@ pub fn init() {
             c"In each database. 0 means no limit but each subscription's own.",
             &HOST_MAX_IN_FLIGHT,
             0,
-            4096,
+            32_768,
             GucFlags::default(),
         ),
         (

@@ -9,7 +9,7 @@ mod connect;
 mod proxied;
 mod transfer;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use super::lines::Lines;
 use super::outcome::{ErrorClass, Failure, Outcome};
 use super::request::{Request, bug};
 use super::resolver::{self, Resolver};
-use super::sender::{Network, Post};
+use super::sender::{Network, Post, SenderSettings};
 use super::threads::{ThreadSettings, Threads};
 use super::tls::{Roots, RootsWanted, TlsConfigs};
 
@@ -58,8 +58,10 @@ const POLL_BACKOFF: Duration = Duration::from_millis(10);
 pub(super) enum Input {
     /// A request to make.
     Job(Job),
-    /// How many requests may be under way.
-    MaxRequests(usize),
+    /// How much may be under way.
+    Limits(SenderSettings),
+    /// Subscriptions that are gone.
+    Abandon(HashSet<i64>),
     /// Whom to trust besides the system's roots.
     TrustFile(Option<PathBuf>),
     /// A body is made.
@@ -122,7 +124,7 @@ pub(super) struct EventLoop {
     lines: Lines,
     /// Subscriptions whose next request may begin.
     freed: Vec<i64>,
-    max_requests: usize,
+    limits: SenderSettings,
     /// Jobs that wait for room.
     queue: VecDeque<Job>,
     exchanges: Slab<Exchange>,
@@ -160,7 +162,7 @@ impl EventLoop {
         inbox: Receiver<Input>,
         report: Channel<Outcome>,
         network: Network,
-        max_requests: usize,
+        limits: SenderSettings,
     ) -> EventLoop {
         let done = post.clone();
         let resolver = || {
@@ -181,7 +183,7 @@ impl EventLoop {
             untold_since: None,
             lines: Lines::default(),
             freed: Vec::new(),
-            max_requests,
+            limits,
             queue: VecDeque::new(),
             exchanges: Slab::new(),
             serial: 0,
@@ -211,7 +213,7 @@ impl EventLoop {
     pub fn run(mut self) {
         while !self.post.shared.is_closed() {
             #[cfg(test)]
-            assert_ne!(self.max_requests, super::sender::PANIC, "for a test");
+            assert_ne!(self.limits.max_requests, super::sender::PANIC, "for a test");
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 self.recover(&bug(&*panic));
             }
@@ -281,7 +283,8 @@ impl EventLoop {
                 }
             }
             Input::Job(job) => self.admit(job),
-            Input::MaxRequests(most) => self.max_requests = most,
+            Input::Limits(limits) => self.limits = limits,
+            Input::Abandon(subscriptions) => self.abandon(&subscriptions),
             Input::TrustFile(ca_file) => {
                 let wanted = self.tls.trust_file(ca_file);
                 // Without a thread, what was trusted before stays.
@@ -329,7 +332,7 @@ impl EventLoop {
     }
 
     fn has_room(&self) -> bool {
-        self.exchanges.len() < self.max_requests
+        self.exchanges.len() < self.limits.max_requests
     }
 
     fn is_at(&self, handle: Handle, stage: Stage) -> bool {

@@ -82,8 +82,9 @@ impl IdleConnections {
         self.count
     }
 
-    /// Lets go of the older half, so that making room is rare.
-    fn make_room(&mut self, now: Instant, limit: usize) -> Vec<usize> {
+    /// Lets go of those that are too old and, if as many as `limit` are left, of the older half, so that making room is
+    /// rare.
+    pub fn make_room(&mut self, now: Instant, limit: usize) -> Vec<usize> {
         let mut closed = self.expired(now);
         let mut since: Vec<_> = self.by_server.values().flatten().map(|idle| idle.since).collect();
         if !since.is_empty() && since.len() >= limit {

@@ -1,5 +1,6 @@
 //! The dispatcher's end of sending: jobs go to the event loop, outcomes come back.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -25,8 +26,17 @@ pub(super) const PANIC: usize = usize::MAX;
 /// How sending is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct SenderSettings {
-    /// The most requests under way at once, and the most idle connections beside theirs.
+    /// The most requests under way at once, and the most idle connections.
     pub max_requests: usize,
+    /// The most connections that are open at once, idle ones and those that are being opened included.
+    pub max_connections: usize,
+}
+
+impl SenderSettings {
+    fn at_least_one(self) -> SenderSettings {
+        let max_requests = self.max_requests.max(1);
+        SenderSettings { max_requests, max_connections: self.max_connections.max(max_requests) }
+    }
 }
 
 /// Sends requests by an event loop in a thread of its own. Calls never wait for a request; dropping this abandons those
@@ -89,8 +99,7 @@ impl Sender {
             idle: Default::default(),
         });
         let post = Post { inputs: inputs.clone(), shared: shared.clone() };
-        let max_requests = settings.max_requests.max(1);
-        let event_loop = EventLoop::new(poll, post, inbox, report, network, max_requests);
+        let event_loop = EventLoop::new(poll, post, inbox, report, network, settings.at_least_one());
         let end = End(shared.clone());
         spawn_without_signals("pgwh-sender", move || {
             let _end = end;
@@ -100,8 +109,13 @@ impl Sender {
     }
 
     /// Allows more or fewer requests under way at once, from now on; those under way come to their end.
-    pub fn set_max_requests(&self, most: usize) {
-        self.tell(Input::MaxRequests(most.max(1)));
+    pub fn set_limits(&self, settings: SenderSettings) {
+        self.tell(Input::Limits(settings.at_least_one()));
+    }
+
+    /// Ends the requests of subscriptions that are gone, and closes their connections. Their outcomes come in any case.
+    pub fn abandon(&self, subscriptions: HashSet<i64>) {
+        self.tell(Input::Abandon(subscriptions));
     }
 
     /// Trusts what the system trusts now and, besides, certificates that one of this file signed.

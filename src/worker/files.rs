@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pgrx::pg_sys;
 
+use crate::send::SenderSettings;
 use crate::settings;
 
 /// More files than any setting of ours needs.
@@ -16,21 +17,30 @@ const USUAL: (u64, u64) = (1024, 1024);
 
 static LIMIT_REQUESTS: AtomicBool = AtomicBool::new(false);
 
-/// How many requests may be under way at once: what the setting says, as far as this process may open files.
+/// How many requests may be under way at once, and connections open: what the setting says, as far as this process may
+/// open files.
 ///
 /// The server opens its own files beside the sockets and cannot do without them: a process that cannot open the next WAL
-/// file takes the whole server down. Each request may have an idle connection beside the one in use.
-pub fn max_requests() -> usize {
+/// file takes the whole server down. A third of the sockets are for idle connections, and for those to the further
+/// addresses of a name.
+pub fn sender_settings() -> SenderSettings {
     let limit = raise_limit();
     // SAFETY: reads a setting.
     let server = u64::try_from(unsafe { pg_sys::max_files_per_process }).unwrap_or_default();
     let sockets = limit.saturating_sub(server + SPARE).max(limit / 4);
-    let (wanted, possible) = (settings::max_connections(), (sockets / 2).max(1) as usize);
-    LIMIT_REQUESTS.store(possible < wanted, Ordering::Relaxed);
-    wanted.min(possible)
+    let (wanted, possible) = (settings::max_connections(), (sockets / 3 * 2).max(1) as usize);
+    let is_limited = possible < wanted;
+    if is_limited && !LIMIT_REQUESTS.swap(is_limited, Ordering::Relaxed) {
+        pgrx::warning!(
+            "pgstream_hooks: of {wanted} requests at once (pgwh.max_connections), the limit on open files ({limit}) \
+             allows {possible}"
+        );
+    }
+    LIMIT_REQUESTS.store(is_limited, Ordering::Relaxed);
+    SenderSettings { max_requests: wanted.min(possible), max_connections: sockets as usize }
 }
 
-/// Whether [`max_requests`] is less than the setting, since the process may open no more files.
+/// Whether [`sender_settings`] allow fewer requests than the setting, since the process may open no more files.
 pub fn limit_requests() -> bool {
     LIMIT_REQUESTS.load(Ordering::Relaxed)
 }

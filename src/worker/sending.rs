@@ -37,7 +37,7 @@ use crate::journal::wishes::Wanted;
 use crate::journal::{self, CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
 use crate::link::frame::{self, LaneKeys};
 use crate::prefetch::prefetch;
-use crate::send::{Endpoint, ErrorClass, FailureKind, Job, Outcome, Sender, SenderSettings};
+use crate::send::{Endpoint, ErrorClass, FailureKind, Job, Outcome, Sender};
 use crate::settings;
 use shaping::Destination;
 
@@ -89,7 +89,7 @@ pub struct Sending {
 impl Sending {
     /// Nobody is subscribed yet.
     pub fn new(database: &'static Database, source: Source, loaded: Loaded) -> Sending {
-        let settings = SenderSettings { max_requests: files::max_requests() };
+        let settings = files::sender_settings();
         let sender = match Sender::start(settings) {
             Ok(sender) => sender,
             Err(error) => pgrx::error!("pgstream_hooks: the sender thread cannot be started: {error}"),
@@ -118,10 +118,10 @@ impl Sending {
 
     /// Begins anew with the settings and subscriptions of now; deliveries stay. Who is new begins behind `last`.
     pub fn reload(&mut self, rows: Vec<SubscriptionRow>, last: DeliveryId) {
-        let max_requests = files::max_requests();
-        self.engine.set_limits(max_requests, event_memory());
+        let limits = files::sender_settings();
+        self.engine.set_limits(limits.max_requests, event_memory());
         self.engine.set_host_limits(settings::host_limits());
-        self.sender.set_max_requests(max_requests);
+        self.sender.set_limits(limits);
         self.sender.trust_file(settings::ca_file());
         let known: Vec<i64> = self.engine.subscriptions().map(|id| id.0).collect();
         self.edit(&known, rows, last);
@@ -130,8 +130,10 @@ impl Sending {
     /// Of the subscriptions `ids`, and those in `rows`, just those in `rows` may send, and as these say.
     pub fn edit(&mut self, ids: &[i64], mut rows: Vec<SubscriptionRow>, last: DeliveryId) {
         let staying: HashSet<i64> = rows.iter().map(|row| row.id).collect();
-        for id in ids.iter().filter(|id| !staying.contains(id)) {
-            self.remove(*id);
+        let gone: HashSet<i64> = ids.iter().copied().filter(|id| !staying.contains(id)).collect();
+        gone.iter().for_each(|id| self.remove(*id));
+        if !gone.is_empty() {
+            self.sender.abandon(gone);
         }
         // The same ones have metrics of their own after each start.
         rows.sort_unstable_by_key(|row| row.id);

@@ -1,10 +1,13 @@
 //! Requests that begin when others have ended, or are handed back.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
+use super::super::answer::Fault;
+use super::super::exchange::Exchange;
 use super::super::job::Job;
 use super::super::lines::Turn;
-use super::super::outcome::Outcome;
+use super::super::outcome::{ErrorClass, Outcome};
 use super::EventLoop;
 
 /// With so many requests in line the dispatcher need not hurry to hand over more.
@@ -29,6 +32,27 @@ impl EventLoop {
                     Turn::HandedBack(job) => self.hand_back(job.ticket),
                 }
             }
+        }
+    }
+
+    /// Ends the requests of subscriptions that are gone. An answer that comes later is nobody's.
+    pub(super) fn abandon(&mut self, subscriptions: &HashSet<i64>) {
+        // Who tries an endpoint waits for what it says.
+        let is_gone = |job: &Job| job.is_in_line() && subscriptions.contains(&job.endpoint.subscription_id);
+        let (gone, waiting): (VecDeque<Job>, _) =
+            std::mem::take(&mut self.queue).into_iter().partition(is_gone);
+        self.queue = waiting;
+        for job in gone {
+            self.hand_back(job.ticket);
+            self.leave_line(job.endpoint.subscription_id, false);
+        }
+        let is_gone = |exchange: &Exchange| {
+            exchange.is_in_line && subscriptions.contains(&exchange.endpoint.subscription_id)
+        };
+        let gone: Vec<usize> =
+            self.exchanges.iter().filter(|(_, it)| is_gone(it)).map(|(number, _)| number).collect();
+        for number in gone {
+            self.fail(number, Fault::new(ErrorClass::HandedBack, "the subscription is gone"));
         }
     }
 

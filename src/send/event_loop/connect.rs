@@ -122,9 +122,14 @@ impl EventLoop {
     /// Dials the next address, beside those that have not answered yet.
     pub(super) fn dial(&mut self, number: usize) {
         loop {
+            let may_open = self.make_room();
             let Some(exchange) = self.exchanges.get_mut(number) else { return };
+            if !may_open && exchange.racing.is_empty() {
+                let message = "no more connections may be open: the limit on open files is reached";
+                return self.fail(number, Fault::new(ErrorClass::Connect, message));
+            }
             let server = exchange.endpoint.server().clone();
-            let Some(address) = exchange.addresses.pop_front() else {
+            let Some(address) = exchange.addresses.pop_front().filter(|_| may_open) else {
                 if !exchange.racing.is_empty() {
                     exchange.next_address_at = None;
                     return self.deadlines.set(number, exchange.deadline);
@@ -150,6 +155,15 @@ impl EventLoop {
                 Err(error) => self.refused(number, peer, error),
             }
         }
+    }
+
+    /// Closes idle connections if no more may be open. Whether one more may be.
+    fn make_room(&mut self) -> bool {
+        if self.connections.len() >= self.limits.max_connections {
+            let closed = self.idle.make_room(Instant::now(), 1);
+            closed.into_iter().for_each(|connection| self.close(connection));
+        }
+        self.connections.len() < self.limits.max_connections
     }
 
     /// Begins to connect, for an exchange.

@@ -251,7 +251,7 @@ impl EventLoop {
                     link.connection.set_keep_alive();
                 }
                 let server = link.server.clone();
-                let closed = self.idle.keep(&server, connection, Instant::now(), self.max_requests);
+                let closed = self.idle.keep(&server, connection, Instant::now(), self.limits.max_requests);
                 closed.into_iter().for_each(|connection| self.close(connection));
             }
             _ => self.close(connection),

@@ -1,6 +1,7 @@
 //! Requests that are handed over ahead of their turn.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Barrier;
 
 use super::server::Server;
 use super::*;
@@ -32,18 +33,78 @@ fn deliver_all(sender: &Sender, endpoint: &Arc<Endpoint>, count: u64) {
 
 #[test]
 fn no_more_are_under_way_than_a_subscription_allows() {
-    static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
-    static MOST: AtomicUsize = AtomicUsize::new(0);
-    let server = Server::start(|_, stream| {
-        MOST.fetch_max(UNDER_WAY.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        std::thread::yield_now();
-        UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+    let (release, released) = crossbeam_channel::bounded::<()>(0);
+    let server = Server::start(move |_, stream| {
+        let _ = released.recv();
         stream.write_all(OK).map(|()| true)
     });
-    let sender = sender(100);
-    deliver_all(&sender, &limited(&server.url(), 3), 500);
-    assert!((1..=3).contains(&MOST.load(Ordering::SeqCst)));
-    assert_eq!(server.requests().len(), 500);
+    let (sender, endpoint) = (sender(100), limited(&server.url(), 3));
+    // None is answered before all have been handed over.
+    (1000..1100).for_each(|ticket| sender.submit(job(ticket, &endpoint)));
+    let mut requests: Vec<_> = (0..3).map(|_| server.request()).collect();
+    drop(release);
+    outcomes(&sender, 100);
+    deliver_all(&sender, &endpoint, 500);
+    requests.extend(server.requests());
+    assert!(requests.len() >= 503);
+    // A connection is made when all others are in use, and all are kept.
+    let connections: BTreeSet<usize> = requests.iter().map(|request| request.connection).collect();
+    assert_eq!(connections, BTreeSet::from([0, 1, 2]));
+}
+
+#[test]
+fn requests_of_a_subscription_that_is_gone_free_their_room() {
+    let (release, released) = crossbeam_channel::bounded::<()>(0);
+    let hanging = Server::start(move |_, stream| {
+        let _ = released.recv();
+        stream.write_all(OK).map(|()| true)
+    });
+    let well = Server::answering(OK);
+    let sender = sender(4);
+    let gone = limited(&hanging.url(), u32::MAX);
+    let stays =
+        Arc::new(Endpoint::new(EndpointSettings { subscription_id: 43, ..settings(&well.url()) }).unwrap());
+    // Four are under way, and four wait for room.
+    (1..=8).for_each(|ticket| sender.submit(job(ticket, &gone)));
+    (0..4).for_each(|_| drop(hanging.request()));
+    sender.submit(job(9, &stays));
+    sender.abandon(HashSet::from([42]));
+    let outcomes = outcomes(&sender, 9);
+    let (gone, stays) = outcomes.split_at(8);
+    assert!(stays[0].result.is_ok(), "{:?}", stays[0].result);
+    for outcome in gone {
+        assert_eq!(outcome.result.as_ref().unwrap_err().class, ErrorClass::HandedBack);
+    }
+    drop(release);
+    assert!(hanging.requests().is_empty(), "one was sent that had not begun");
+}
+
+#[test]
+fn idle_connections_make_room_for_others() {
+    let (release, released) = crossbeam_channel::bounded::<()>(0);
+    let hanging = Server::start(move |_, stream| {
+        let _ = released.recv();
+        stream.write_all(OK).map(|()| true)
+    });
+    let together = Arc::new(Barrier::new(4));
+    let well = Server::start(move |_, stream| {
+        together.wait();
+        stream.write_all(OK).map(|()| true)
+    });
+    let sender = Sender::start(SenderSettings { max_requests: 4, max_connections: 6 }).unwrap();
+    let (hanging_endpoint, well_endpoint) = (endpoint(&hanging.url()), endpoint(&well.url()));
+    (1..=4).for_each(|ticket| sender.submit(job(ticket, &well_endpoint)));
+    assert!(outcomes(&sender, 4).iter().all(|outcome| outcome.result.is_ok()));
+    assert_eq!(sender.idle_connections(), 4);
+    (1..=4).for_each(|ticket| sender.submit(job(ticket, &hanging_endpoint)));
+    (0..4).for_each(|_| drop(hanging.request()));
+    let end = Instant::now() + Duration::from_secs(60);
+    while sender.idle_connections() > 2 {
+        assert!(Instant::now() < end, "more than six connections are open");
+        std::thread::yield_now();
+    }
+    drop(release);
+    assert!(outcomes(&sender, 4).iter().all(|outcome| outcome.result.is_ok()));
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn hundreds_that_hang_take_no_more_sockets_than_are_allowed() {
     (0..300).for_each(|ticket| sender.submit(job(ticket, &endpoint)));
     await_hanging(8);
     // More may be allowed meanwhile.
-    sender.set_max_requests(12);
+    sender.set_limits(limits(12));
     (300..310).for_each(|ticket| sender.submit(job(ticket, &endpoint)));
     await_hanging(12);
     drop(release);

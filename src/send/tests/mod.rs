@@ -87,12 +87,16 @@ fn job(ticket: u64, endpoint: &Arc<Endpoint>) -> Job {
     Job { ticket, endpoint, events, attempt: 1, replay: None, prepared: None }
 }
 
+fn limits(max_requests: usize) -> SenderSettings {
+    SenderSettings { max_requests, max_connections: 2 * max_requests }
+}
+
 fn sender(max_requests: usize) -> Sender {
-    Sender::start(SenderSettings { max_requests }).unwrap()
+    Sender::start(limits(max_requests)).unwrap()
 }
 
 fn sender_with(network: Network) -> Sender {
-    Sender::with_network(SenderSettings { max_requests: 4 }, network).unwrap()
+    Sender::with_network(limits(4), network).unwrap()
 }
 
 /// A sender that trusts these certificates instead of the system's.
