@@ -167,7 +167,7 @@ impl<P: Clone> Engine<P> {
         self.turns.withdraw(slot);
         self.timers.set(slot, None);
         let mut subscription = self.subscriptions.remove(slot as usize);
-        self.turns.forget(subscription.pace, subscription.under_way());
+        self.turns.forget(slot, subscription.pace, subscription.under_way());
         let replay = subscription.replay.take();
         let replay =
             replay.map_or(0, |replay| replay.filter_memory + replay.deferred.len() * Replay::DEFERRED_BYTES);
@@ -238,16 +238,22 @@ impl<P: Clone> Engine<P> {
             }
         }
         self.look_for_slow(now);
+        while let Some(slot) = self.turns.take_held() {
+            self.look_after(slot);
+        }
         while let Some(slot) = self.turns.next() {
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
+            let (candidate, host) = (subscription.candidate(), subscription.settings.host);
+            if !self.turns.admit(slot, host, candidate) {
+                continue;
+            }
             let started = subscription.next(&mut self.shared, now);
-            let (pace, host) = (subscription.pace, subscription.settings.host);
             if started.is_some() && !std::mem::replace(&mut subscription.looked_after, true) {
                 self.perhaps_slow.push_back((now + LOOK_FOR_SLOW_AFTER, slot));
             }
             self.look_after(slot);
             if let Some((request, serial)) = started {
-                self.turns.started(pace, host, now);
+                self.turns.started(slot, host, candidate, now);
                 return self.request(Ticket { subscription: slot, request, serial, host });
             }
         }
@@ -296,7 +302,7 @@ impl<P: Clone> Engine<P> {
             return self.turns.ended(None, ticket.host);
         }
         let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
-        self.turns.ended(Some(subscription.pace), ticket.host);
+        self.turns.ended(Some((ticket.subscription, subscription.pace)), ticket.host);
         subscription.handed_back(&mut self.shared, ticket.request, now);
         self.look_after(ticket.subscription);
     }
@@ -323,8 +329,8 @@ impl<P: Clone> Engine<P> {
         self.shared.now = Some(now);
         let left = subscription.sift(&mut self.shared, (request, serial), sifted, duration, now, jitter);
         if left.is_empty() {
-            self.turns.ended(Some(subscription.pace), ticket.host);
-            subscription.keep_pace(&mut self.turns, duration, now);
+            self.turns.ended(Some((ticket.subscription, subscription.pace)), ticket.host);
+            subscription.keep_pace(&mut self.turns, ticket.subscription, duration, now);
         }
         self.look_after(ticket.subscription);
         left
@@ -340,8 +346,8 @@ impl<P: Clone> Engine<P> {
         self.shared.now = Some(now);
         let Some(sent_at) = self.take_ended(ticket) else { return self.turns.ended(None, ticket.host) };
         let Some(subscription) = self.subscriptions.get_mut(ticket.subscription as usize) else { return };
-        self.turns.ended(Some(subscription.pace), ticket.host);
-        subscription.keep_pace(&mut self.turns, duration, now);
+        self.turns.ended(Some((ticket.subscription, subscription.pace)), ticket.host);
+        subscription.keep_pace(&mut self.turns, ticket.subscription, duration, now);
         end(subscription, &mut self.shared, sent_at);
         self.look_after(ticket.subscription);
     }
@@ -399,7 +405,9 @@ impl<P: Clone> Engine<P> {
     /// When to call [`Engine::next_to_send`] again though nothing arrived and no request ended. Later than the
     /// time it was last called with.
     pub fn next_wakeup(&mut self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.turns.next_wakeup()).min()
+        let is_slow = self.turns.awaits_trials().then(|| self.perhaps_slow.front()).flatten();
+        let look_for_slow = is_slow.map(|(due, _)| *due);
+        self.timers.next().into_iter().chain(self.turns.next_wakeup()).chain(look_for_slow).min()
     }
 
     /// Bytes charged for all that is in memory.
@@ -478,7 +486,7 @@ impl<P: Clone> Engine<P> {
             self.perhaps_slow.pop_front();
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
             if subscription.pace != Pace::Slow && subscription.has_slow(now) {
-                self.turns.changed(subscription.pace, Pace::Slow, subscription.under_way());
+                self.turns.changed(slot, subscription.pace, Pace::Slow, subscription.under_way());
                 subscription.pace = Pace::Slow;
                 if subscription.may_send() {
                     self.turns.offer(slot, subscription.settings.host, Pace::Slow);

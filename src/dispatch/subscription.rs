@@ -22,7 +22,7 @@ use super::replay::Replay;
 use super::requests::Requests;
 pub(super) use super::requests::State;
 use super::retry::Schedule;
-use super::turns::{Pace, Turns};
+use super::turns::{Candidate, Pace, Turns};
 use super::window::Window;
 use crate::event::{Lsn, Timestamp};
 
@@ -402,6 +402,12 @@ impl<P: Clone> Subscription<P> {
         self.work.as_ref().map_or(0, |work| work.requests.under_way())
     }
 
+    /// What decides whether there is room for its next request.
+    pub fn candidate(&self) -> Candidate {
+        let (pace, under_way) = (self.pace, self.under_way());
+        Candidate { pace, under_way, last_success_at: self.last_success_at }
+    }
+
     /// How many requests may be handed over at once: those that may be under way, and some ahead while all goes well.
     pub fn room(&self) -> usize {
         let max = self.settings.max_in_flight;
@@ -420,10 +426,10 @@ impl<P: Clone> Subscription<P> {
     }
 
     /// A request has ended that took so long.
-    pub fn keep_pace(&mut self, turns: &mut Turns, duration: Duration, now: Instant) {
+    pub fn keep_pace(&mut self, turns: &mut Turns, who: u32, duration: Duration, now: Instant) {
         let is_slow = duration > SLOW || self.has_slow(now);
         let pace = if is_slow { Pace::Slow } else { Pace::Swift };
-        turns.changed(self.pace, pace, self.under_way());
+        turns.changed(who, self.pace, pace, self.under_way());
         self.pace = pace;
     }
 }

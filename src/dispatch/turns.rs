@@ -19,11 +19,25 @@ pub(super) enum Pace {
     Slow,
 }
 
-/// The rings of those that may send, and how many requests there is room for. The slow have a ring of their own,
-/// which gets half of the room at most; with the new ones they get three quarters, so that there is always room for
-/// those that don't keep it. Idle subscriptions cost nothing but their seat.
+/// What decides whether a subscription may send one request more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub pace: Pace,
+    /// Its requests under way.
+    pub under_way: usize,
+    pub last_success_at: Option<Instant>,
+}
+
+/// The rings of those that may send, and how many requests there is room for. Idle subscriptions cost nothing but their
+/// seat.
+///
+/// Requests that hang never take all of the room. The slow have a ring of their own, which gets half of it at most. Any
+/// endpoint may hang from now on, however quick it was, so the last quarter is for those that have answered since it was
+/// reached. Each of the others gets a single request there, on trial, and few are on trial at once: the less room is
+/// left, the fewer. The last sixteenth is for single requests to those that have answered.
 pub(super) struct Turns {
-    rings: [Ring; 3],
+    /// By pace, and then those that wait for a trial.
+    rings: [Ring; 5],
     hosts: Hosts,
     seats: Vec<Seat>,
     in_flight: usize,
@@ -34,7 +48,18 @@ pub(super) struct Turns {
     limit: usize,
     /// The ring that comes next.
     next: usize,
+    /// Since when three quarters of the room have been taken, until it is half.
+    crowded_since: Option<Instant>,
+    /// How many are on trial.
+    trials: usize,
+    /// Those that may send no second request before the first is answered, or there is more room.
+    held: Vec<u32>,
 }
+
+/// The rings of those that wait for a trial stand behind the others.
+const TRIAL: usize = 3;
+/// The part of the free room that may be on trial at once.
+const TRIAL_SHARE: usize = 16;
 
 #[derive(Default)]
 struct Ring {
@@ -49,8 +74,11 @@ struct Ring {
 struct Seat {
     offered: bool,
     /// The ring and host where it stands, and which of its entries there counts.
-    place: Option<(Pace, u64)>,
+    place: Option<(usize, u64)>,
     number: u32,
+    /// Its request under way has to show that it is answered.
+    is_on_trial: bool,
+    is_held: bool,
 }
 
 impl Turns {
@@ -65,6 +93,9 @@ impl Turns {
             by_pace: [0; 3],
             limit,
             next: 0,
+            crowded_since: None,
+            trials: 0,
+            held: Vec::new(),
         }
     }
 
@@ -84,7 +115,7 @@ impl Turns {
     /// Lets hosts have their turns again whose time has come.
     pub fn wake(&mut self, now: Instant) {
         while let Some(host) = self.hosts.due(now) {
-            self.admit(host);
+            self.admit_host(host);
         }
     }
 
@@ -93,7 +124,7 @@ impl Turns {
         self.hosts.next_due()
     }
 
-    fn admit(&mut self, host: u64) {
+    fn admit_host(&mut self, host: u64) {
         for ring in &mut self.rings {
             if ring.waiting.remove(&host) {
                 ring.hosts.push_back(host);
@@ -101,15 +132,21 @@ impl Turns {
         }
     }
 
-    /// This one has something to send to this host and may; it waits its turn behind the others.
+    /// This one has something to send to this host and may; it waits its turn after the others.
     pub fn offer(&mut self, who: u32, host: u64, pace: Pace) {
+        let trial = TRIAL + pace as usize;
+        let waits_for_trial = self.seat(who).place == Some((trial, host));
+        self.offer_at(who, host, if waits_for_trial { trial } else { pace as usize });
+    }
+
+    fn offer_at(&mut self, who: u32, host: u64, ring: usize) {
         let seat = self.seat(who);
         let is_new = !std::mem::replace(&mut seat.offered, true);
-        if seat.place != Some((pace, host)) {
-            seat.place = Some((pace, host));
+        if seat.place != Some((ring, host)) {
+            seat.place = Some((ring, host));
             seat.number = seat.number.wrapping_add(1);
             let entry = (who, seat.number);
-            let ring = &mut self.rings[pace as usize];
+            let ring = &mut self.rings[ring];
             let queue = ring.queues.entry(host).or_default();
             if queue.is_empty() {
                 ring.hosts.push_back(host);
@@ -135,8 +172,8 @@ impl Turns {
         if self.in_flight >= self.limit {
             return None;
         }
-        for ring in 0..3 {
-            let ring = (self.next + ring) % 3;
+        for ring in 0..self.rings.len() {
+            let ring = (self.next + ring) % self.rings.len();
             if !self.has_room(ring) {
                 continue;
             }
@@ -145,7 +182,7 @@ impl Turns {
                 if seat.number == number {
                     seat.place = None;
                     if std::mem::take(&mut seat.offered) {
-                        self.next = (ring + 1) % 3;
+                        self.next = (ring + 1) % self.rings.len();
                         self.offered -= 1;
                         return Some(who);
                     }
@@ -155,9 +192,61 @@ impl Turns {
         None
     }
 
-    /// Whether there is room for a request at this pace.
-    pub fn has_room_for(&self, pace: Pace) -> bool {
-        self.in_flight < self.limit && self.has_room(pace as usize)
+    /// Whether the one whose turn it is may send; else it waits for a trial, or to be taken by [`Turns::take_held`].
+    pub fn admit(&mut self, who: u32, host: u64, candidate: Candidate) -> bool {
+        if self.has_room_for(candidate) {
+            return true;
+        }
+        if candidate.under_way == 0 {
+            let is_slow = candidate.pace == Pace::Slow;
+            self.offer_at(who, host, candidate.pace as usize + if is_slow { 0 } else { TRIAL });
+        } else if !std::mem::replace(&mut self.seat(who).is_held, true) {
+            self.held.push(who);
+        }
+        false
+    }
+
+    /// Takes one that [`Turns::admit`] held back, when there is room again.
+    pub fn take_held(&mut self) -> Option<u32> {
+        if !self.is_roomy() {
+            return None;
+        }
+        let who = self.held.pop()?;
+        self.seat(who).is_held = false;
+        Some(who)
+    }
+
+    /// Whether there is room for a request of this one.
+    pub fn has_room_for(&self, candidate: Candidate) -> bool {
+        let has_room = self.in_flight < self.limit && self.has_room(candidate.pace as usize);
+        has_room && (self.has_proven_room(candidate) || candidate.under_way == 0 && self.may_try())
+    }
+
+    /// Whether some wait until those on trial are answered, or known to be slow.
+    pub fn awaits_trials(&self) -> bool {
+        self.trials > 0 && self.rings[TRIAL..].iter().any(|ring| !ring.hosts.is_empty())
+    }
+
+    /// Whether more than a quarter of the room is left.
+    fn is_roomy(&self) -> bool {
+        self.in_flight < self.limit - self.limit / 4
+    }
+
+    /// Whether there is room without a trial.
+    fn has_proven_room(&self, candidate: Candidate) -> bool {
+        let is_proven = self.crowded_since.is_some_and(|since| candidate.last_success_at >= Some(since));
+        self.is_roomy() || is_proven && (candidate.under_way == 0 || !self.is_last_room())
+    }
+
+    /// Whether one more may be on trial.
+    fn may_try(&self) -> bool {
+        let free = self.limit.saturating_sub(self.in_flight);
+        !self.is_last_room() && self.trials < (free / TRIAL_SHARE).max(1)
+    }
+
+    /// Whether no more than a sixteenth of the room is left.
+    fn is_last_room(&self) -> bool {
+        self.limit.saturating_sub(self.in_flight) <= (self.limit / 16).max(1)
     }
 
     /// Whether requests may be handed over ahead without taking the room of others: there are no limits for hosts, and few
@@ -172,41 +261,51 @@ impl Turns {
     }
 
     fn has_room(&self, ring: usize) -> bool {
-        let [_, new, slow] = self.by_pace;
+        let [.., slow] = self.by_pace;
         match ring {
-            0 => true,
-            1 => new + slow < (self.limit - self.limit / 4).max(1),
-            _ => slow < (self.limit / 2).max(1),
+            2 => self.is_roomy() && slow < (self.limit / 2).max(1),
+            TRIAL.. => self.is_roomy() || self.may_try(),
+            _ => true,
         }
     }
 
-    /// A request to this host has started.
-    pub fn started(&mut self, pace: Pace, host: u64, now: Instant) {
+    /// A request of this one to this host has started.
+    pub fn started(&mut self, who: u32, host: u64, candidate: Candidate, now: Instant) {
+        if !self.has_proven_room(candidate) && !std::mem::replace(&mut self.seat(who).is_on_trial, true) {
+            self.trials += 1;
+        }
         self.hosts.started(host, now);
         self.in_flight += 1;
-        self.by_pace[pace as usize] += 1;
+        self.by_pace[candidate.pace as usize] += 1;
+        if !self.is_roomy() {
+            self.crowded_since.get_or_insert(now);
+        }
     }
 
-    /// A request to this host has ended, however it did; no pace if its subscription has gone before it.
-    pub fn ended(&mut self, pace: Option<Pace>, host: u64) {
+    /// A request to this host has ended, however it did; of nobody if its subscription has gone before it.
+    pub fn ended(&mut self, whose: Option<(u32, Pace)>, host: u64) {
         self.hosts.ended(host);
-        self.admit(host);
+        self.admit_host(host);
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(pace) = pace {
-            self.forget(pace, 1);
+        if 2 * self.in_flight <= self.limit {
+            self.crowded_since = None;
+        }
+        if let Some((who, pace)) = whose {
+            self.forget(who, pace, 1);
         }
     }
 
     /// This many requests under way go at another pace.
-    pub fn changed(&mut self, from: Pace, to: Pace, requests: usize) {
-        self.forget(from, requests);
+    pub fn changed(&mut self, who: u32, from: Pace, to: Pace, requests: usize) {
+        self.forget(who, from, requests);
         self.by_pace[to as usize] += requests;
     }
 
     /// This many requests under way are nobody's any more.
-    pub fn forget(&mut self, pace: Pace, requests: usize) {
+    pub fn forget(&mut self, who: u32, pace: Pace, requests: usize) {
         let by_pace = &mut self.by_pace[pace as usize];
         *by_pace = by_pace.saturating_sub(requests);
+        self.trials -= usize::from(std::mem::take(&mut self.seat(who).is_on_trial));
     }
 
     /// How many requests are under way.
@@ -249,126 +348,4 @@ impl Ring {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn turn(turns: &mut Turns, host: u64) -> Option<u32> {
-        let who = turns.next()?;
-        turns.offer(who, host, Pace::Swift);
-        Some(who)
-    }
-
-    #[test]
-    fn each_gets_its_turn_however_much_the_others_have() {
-        let mut turns = Turns::new(100);
-        (0..3).for_each(|who| turns.offer(who, 1, Pace::Swift));
-        let order: Vec<_> = (0..7).filter_map(|_| turn(&mut turns, 1)).collect();
-        assert_eq!(order, [0, 1, 2, 0, 1, 2, 0]);
-    }
-
-    #[test]
-    fn hosts_take_turns_however_many_subscriptions_they_have() {
-        let mut turns = Turns::new(100);
-        (0..3).for_each(|who| turns.offer(who, 1, Pace::Swift));
-        turns.offer(3, 2, Pace::Swift);
-        let order: Vec<_> = (0..6)
-            .filter_map(|_| {
-                let who = turns.next()?;
-                turns.offer(who, if who == 3 { 2 } else { 1 }, Pace::Swift);
-                Some(who)
-            })
-            .collect();
-        assert_eq!(order, [0, 3, 1, 3, 2, 3]);
-    }
-
-    #[test]
-    fn the_slow_get_half_of_the_room_and_three_quarters_with_the_new() {
-        let mut turns = Turns::new(8);
-        (0..9).for_each(|who| turns.offer(who, who.into(), Pace::Slow));
-        let sent = |turns: &mut Turns, pace| {
-            let count = std::iter::from_fn(|| {
-                turns.next().map(|who| turns.started(pace, who.into(), Instant::now()))
-            })
-            .count();
-            assert!(turns.in_flight() <= 8);
-            count
-        };
-        assert_eq!(sent(&mut turns, Pace::Slow), 4);
-        (10..19).for_each(|who| turns.offer(who, who.into(), Pace::New));
-        assert_eq!(sent(&mut turns, Pace::New), 2);
-        (20..29).for_each(|who| turns.offer(who, who.into(), Pace::Swift));
-        assert_eq!(sent(&mut turns, Pace::Swift), 2);
-        turns.ended(Some(Pace::Slow), 0);
-        assert!(turns.next().is_some());
-    }
-
-    #[test]
-    fn offering_twice_gives_one_turn() {
-        let mut turns = Turns::new(100);
-        [7, 7, 2].into_iter().for_each(|who| turns.offer(who, 1, Pace::Swift));
-        assert_eq!(turns.waiting(), 2);
-        assert_eq!([turns.next(), turns.next(), turns.next()], [Some(7), Some(2), None]);
-        assert_eq!(turns.waiting(), 0);
-    }
-
-    #[test]
-    fn one_that_withdrew_or_moved_is_passed_over_and_keeps_a_single_place() {
-        let mut turns = Turns::new(100);
-        turns.offer(1, 1, Pace::Swift);
-        turns.withdraw(1);
-        turns.withdraw(1);
-        assert_eq!((turns.waiting(), turns.next()), (0, None));
-        turns.offer(1, 1, Pace::Swift);
-        turns.withdraw(1);
-        turns.offer(1, 1, Pace::Slow);
-        turns.offer(1, 1, Pace::Swift);
-        assert_eq!(turns.waiting(), 1);
-        assert_eq!([turns.next(), turns.next()], [Some(1), None]);
-    }
-
-    #[test]
-    fn a_full_pool_gives_no_turn_until_a_request_ends() {
-        let mut turns = Turns::new(1);
-        turns.offer(1, 1, Pace::Swift);
-        turns.started(Pace::Swift, 1, Instant::now());
-        assert_eq!(turns.next(), None);
-        turns.ended(Some(Pace::Swift), 1);
-        assert_eq!(turns.next(), Some(1));
-    }
-
-    #[test]
-    fn a_host_that_is_sent_enough_waits_and_others_do_not() {
-        let (mut turns, now) = (Turns::new(100), Instant::now());
-        turns.set_host_limits(HostLimits { max_in_flight: Some(2), rate_limit: None });
-        let start = |turns: &mut Turns| {
-            let who = turns.next()?;
-            turns.started(Pace::Swift, u64::from(who) / 10, now);
-            Some(who)
-        };
-        [10, 11, 12, 13, 20].into_iter().for_each(|who| turns.offer(who, u64::from(who) / 10, Pace::Swift));
-        let order: Vec<_> = std::iter::from_fn(|| start(&mut turns)).collect();
-        assert_eq!(order, [10, 20, 11]);
-        turns.ended(Some(Pace::Swift), 1);
-        assert_eq!([start(&mut turns), start(&mut turns)], [Some(12), None]);
-        turns.set_host_limits(HostLimits::default());
-        assert_eq!(start(&mut turns), Some(13));
-    }
-
-    #[test]
-    fn a_host_is_sent_no_more_a_second_than_it_may_be() {
-        let (mut turns, start) = (Turns::new(100), Instant::now());
-        turns.set_host_limits(HostLimits { max_in_flight: None, rate_limit: std::num::NonZeroU32::new(10) });
-        let (mut now, mut count) = (start, 0);
-        while now < start + std::time::Duration::from_secs(3) {
-            (1..=5).for_each(|who| turns.offer(who, 7, Pace::Swift));
-            turns.wake(now);
-            while turns.next().is_some() {
-                count += 1;
-                turns.started(Pace::Swift, 7, now);
-                turns.ended(Some(Pace::Swift), 7);
-            }
-            now = turns.next_wakeup().unwrap();
-        }
-        assert_eq!(count, 31);
-    }
-}
+mod tests;

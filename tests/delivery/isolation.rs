@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Answer, Cluster, DISPATCHER, Receiver, Script, Setup, Tally, within};
+use harness::{Answer, Cluster, DISPATCHER, Receiver, Script, Setup, Tally, eventually, within};
 
 /// How long many subscriptions may take on a busy machine.
 const LONG: Duration = Duration::from_secs(180);
@@ -134,6 +134,112 @@ fn hanging_endpoints_on_one_host_delay_no_others() {
 #[test]
 fn hanging_hosts_beyond_the_connection_limit_delay_no_others() {
     hanging_beside_a_healthy_one(200, host);
+}
+
+/// Subscribes so many to a receiver of many addresses, and has each of them answer for long enough that it is sent
+/// sixteen requests at once.
+fn subscribe_and_warm_up(cluster: &Cluster, receiver: &Receiver, count: u32) {
+    subscribe(cluster, &(0..count).collect::<Vec<_>>(), receiver.address().port(), "timeout => '10 min'");
+    cluster.sql("INSERT INTO t SELECT -n FROM generate_series(1, 100) n");
+    cluster.wait_true(&format!("SELECT sum(delivered) = 100 * {count} FROM pgwh.status"));
+}
+
+#[test]
+fn endpoints_that_begin_to_hang_leave_connections_to_new_ones() {
+    let cluster = Setup::new().set("pgwh.max_connections = 64").start();
+    cluster.each(&[
+        "CREATE EXTENSION pgstream_hooks",
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE TABLE u (id int PRIMARY KEY)",
+    ]);
+    let receiver = everywhere();
+    subscribe_and_warm_up(&cluster, &receiver, 20);
+    receiver.behave(Script::always(Answer::Hang));
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 100) n");
+    cluster.wait_true("SELECT sum(in_flight) >= 48 FROM pgwh.status");
+    // Neither one that has never been sent to nor one after it waits for a request that hangs.
+    let healthy = [Receiver::start().unwrap(), Receiver::start().unwrap()];
+    for (receiver, name) in healthy.iter().zip(["first", "second"]) {
+        cluster.subscribe(receiver, name, "tables => '{public.u}'");
+        cluster.sql("DELETE FROM u; INSERT INTO u SELECT n FROM generate_series(1, 200) n");
+        cluster.delivered(receiver, name);
+    }
+    cluster.wait_true("SELECT sum(in_flight) BETWEEN 48 AND 64 FROM pgwh.status");
+    assert_eq!(cluster.value("SELECT count(*) FROM pgwh.attempts"), "0", "none has been given up");
+}
+
+/// How many files this process may open.
+fn file_limit() -> u32 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    line.split_whitespace().nth(3).unwrap().parse().unwrap_or(u32::MAX)
+}
+
+#[test]
+fn a_healthy_endpoint_is_served_beside_8000_requests_that_hang() {
+    // 500 endpoints, where the receiver and the dispatcher may each open 20,000 files.
+    let count = (file_limit().saturating_sub(2000) / 36).min(500);
+    let cluster = Setup::new().set(&format!("pgwh.max_connections = {}", 24 * count.max(1))).start();
+    cluster.each(&[
+        "CREATE EXTENSION pgstream_hooks",
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE TABLE u (id int PRIMARY KEY)",
+    ]);
+    let (receiver, healthy) = (everywhere(), Receiver::start().unwrap());
+    subscribe_and_warm_up(&cluster, &receiver, count);
+    let mut sent = 0;
+    let mut latency = |cluster: &Cluster| {
+        let mut times: Vec<Duration> = (0..100)
+            .map(|_| {
+                sent += 1;
+                cluster.sql(&format!("INSERT INTO u VALUES ({sent})"));
+                let committed = Instant::now();
+                healthy.wait_for(sent, LONG).unwrap();
+                committed.elapsed()
+            })
+            .collect();
+        times.sort();
+        (times[50], times[98])
+    };
+    cluster.subscribe(&healthy, "well", "tables => '{public.u}'");
+    latency(&cluster);
+    let alone = latency(&cluster);
+    receiver.behave(Script::always(Answer::Hang));
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 20) n");
+    within(LONG, "all hang", || {
+        let hanging = "SELECT sum(in_flight) FROM pgwh.status";
+        (cluster.value(hanging) == (16 * count).to_string()).then_some(())
+    });
+    let beside = latency(&cluster);
+    let memory = cluster.process(DISPATCHER).memory();
+    println!("{} hang: p50 and p99 {beside:?}, {alone:?} alone; {memory} bytes", 16 * count);
+    assert!(memory < 128 << 20, "{memory} bytes");
+    for trouble in ["PANIC", "Too many open files", "out of file descriptors", "limit on open files"] {
+        assert!(!cluster.log().contains(trouble), "{trouble} in the log");
+    }
+}
+
+#[test]
+fn unsubscribing_frees_the_connections_of_requests_that_hang() {
+    let cluster = Setup::new().set("pgwh.max_connections = 8").start();
+    cluster.each(&["CREATE EXTENSION pgstream_hooks", "CREATE TABLE t (id int PRIMARY KEY)"]);
+    let receiver = everywhere();
+    subscribe_and_warm_up(&cluster, &receiver, 8);
+    receiver.behave(Script::always(Answer::Hang));
+    cluster.sql("INSERT INTO t SELECT n FROM generate_series(1, 100) n");
+    cluster.wait_true("SELECT sum(in_flight) >= 6 FROM pgwh.status");
+    let open = || {
+        cluster.value("SELECT value FROM pgwh.metric_samples('pgwh_database_in_flight') WHERE metric = 'pgwh_database_in_flight'")
+    };
+    assert_ne!(open(), "0");
+    cluster.sql("SELECT pgwh.unsubscribe(name) FROM pgwh.subscriptions");
+    eventually("no request is under way", || (open() == "0").then_some(()));
+    receiver.behave(Script::default());
+    let healthy = Receiver::start().unwrap();
+    cluster.subscribe(&healthy, "well", "");
+    cluster.sql("INSERT INTO t SELECT 1000 + n FROM generate_series(1, 50) n");
+    assert_eq!(cluster.delivered(&healthy, "well").len(), 50);
+    assert_eq!(cluster.value("SELECT count(*) FROM pgwh.attempts"), "0");
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl<P: Clone> Engine<P> {
         let Some(work) = &subscription.work else { return nothing_here };
         let window = subscription.window.size(subscription.settings.max_in_flight);
         if subscription.may_send() {
-            return if !self.turns.has_room_for(subscription.pace) {
+            return if !self.turns.has_room_for(subscription.candidate()) {
                 Bottleneck::Connections
             } else if !self.turns.may_send_to(subscription.settings.host) {
                 Bottleneck::Host
