@@ -55,7 +55,7 @@ end-to-end:
 
 # A few hundred cases of each are part of `make test`; SEED=… tries others.
 CASES ?= 1000000
-FUZZ ?= event:: link:: journal::chunk journal::outcome journal::position journal::pack send::tests::answers
+FUZZ ?= event:: ipc:: journal::packed:: http::tests::answers
 fuzz:
 	PROPTEST_CASES=$(CASES) $(if $(SEED),PROPTEST_RNG_SEED=$(SEED)) \
 	  cargo test --release --target-dir $(TARGET) --package pgstream_hooks --lib -- $(FUZZ)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgstream_hooks::dispatch::{
+use pgstream_hooks::delivery::{
     At, DeliveryId, Engine, Keyed, Keys, Order, Position, Settings, SubscriptionId, Success,
 };
 

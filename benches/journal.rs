@@ -6,13 +6,13 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgstream_hooks::dispatch::DeliveryId;
+use pgstream_hooks::delivery::DeliveryId;
 use pgstream_hooks::event::{
     Action, Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
-use pgstream_hooks::journal::chunk::{self, ChunkPacker};
-use pgstream_hooks::journal::outcome::{self, End, Outcome, OutcomePacker};
-use pgstream_hooks::link::frame::{Item, LaneKeys, Target};
+use pgstream_hooks::ipc::frame::{Item, LaneKeys, Target};
+use pgstream_hooks::journal::packed::event_chunk::{self, ChunkPacker};
+use pgstream_hooks::journal::packed::outcome_chunk::{self, End, Outcome, OutcomePacker};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // `cargo bench` adds an option of its own.
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let started = Instant::now();
         let mut found = 0;
         for chunk in &chunks {
-            found += chunk::unpack(chunk.first, &chunk.body)?.len() as u64;
+            found += event_chunk::unpack(chunk.first, &chunk.body)?.len() as u64;
         }
         tell("unpacking events", found, started.elapsed());
     }
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut found = 0;
     for row in &rows {
-        found += outcome::unpack(&row.body)?.len() as u64;
+        found += outcome_chunk::unpack(&row.body)?.len() as u64;
     }
     tell("unpacking outcomes", found, started.elapsed());
     Ok(())

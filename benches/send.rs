@@ -15,7 +15,7 @@ use pgstream_hooks::event::format::{Format, Shown, Source};
 use pgstream_hooks::event::{
     Action, Cell, Column, Event, Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction,
 };
-use pgstream_hooks::send::{Endpoint, EndpointSettings, Guard, Job, Sender, SenderSettings, signature};
+use pgstream_hooks::http::{Endpoint, EndpointSettings, Guard, Job, Sender, SenderSettings, signature};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // `cargo bench` adds an option of its own.

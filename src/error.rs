@@ -6,15 +6,15 @@ use std::fmt;
 use pgrx::PgSqlErrorCode as SqlState;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use crate::api::event_types::UnknownEventType;
-use crate::decode::pattern::{ParsedPattern, array_literal};
-use crate::decode::slot;
-use crate::decode::text::in_error;
+use crate::decode::routing::table_pattern::{ParsedPattern, array_literal};
+use crate::decode::wal::slot;
+use crate::event::event_type::UnknownEventType;
 use crate::event::format::Format;
-use crate::send::Problem;
-use crate::settings;
-use crate::version::{self, LIBRARY};
-use crate::worker::process;
+use crate::http::Problem;
+use crate::pg::process::bgworker;
+use crate::pg::values::encoding::in_error;
+use crate::version::LIBRARY;
+use crate::{gucs, version};
 
 /// A table whose changes are in no log.
 pub const UNLOGGED: &str = "an unlogged table";
@@ -283,7 +283,7 @@ impl Error {
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "pgstream_hooks must be loaded when the server starts".into(),
                 "shared_preload_libraries does not name it, or the server has not been restarted since.".into(),
-                settings::hint_to_preload(),
+                gucs::hint_to_preload(),
             ),
             Error::MissingPrivileges { purpose, role, missing } => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -675,9 +675,9 @@ impl Error {
                 "there are too few free worker processes to capture changes of this database".into(),
                 format!(
                     "Each database with the extension takes two of max_worker_processes, which is {}.",
-                    process::max_workers()
+                    bgworker::max_workers()
                 ),
-                process::hint_for_more_workers(),
+                bgworker::hint_for_more_workers(),
             ),
             Error::TooFewSlots => (
                 ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

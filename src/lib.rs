@@ -4,32 +4,37 @@
 //! subscribed to it. `docs/architecture.md` tells how the rooms below work together.
 
 pub mod api;
+#[cfg(feature = "server")]
+mod bgworkers;
 pub mod decode;
 #[forbid(unsafe_code)]
-pub mod dispatch;
-#[forbid(unsafe_code)]
-pub mod event;
-pub mod journal;
-pub mod link;
-#[forbid(unsafe_code)]
-pub mod metrics;
-mod prefetch;
-#[forbid(unsafe_code)]
-pub mod secret;
-#[forbid(unsafe_code)]
-pub mod send;
-
-#[cfg(test)]
-mod fuzz;
-
+pub mod delivery;
+#[cfg(feature = "server")]
+pub mod dispatcher;
 #[cfg(feature = "server")]
 mod error;
+#[forbid(unsafe_code)]
+pub mod event;
 #[cfg(feature = "server")]
-mod settings;
+mod gucs;
+#[cfg(feature = "server")]
+pub mod hooks;
+#[forbid(unsafe_code)]
+pub mod http;
+pub mod ipc;
+pub mod journal;
+#[forbid(unsafe_code)]
+pub mod metrics;
+pub mod pg;
+mod prefetch;
+#[cfg(test)]
+mod proptest_config;
+#[forbid(unsafe_code)]
+pub mod secret;
+#[cfg(feature = "server")]
+pub mod shmem;
 #[cfg(any(feature = "server", test))]
 mod version;
-#[cfg(feature = "server")]
-mod worker;
 
 #[cfg(feature = "server")]
 pgrx::pg_module_magic!();
@@ -39,9 +44,9 @@ pgrx::pg_module_magic!();
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     without_backtraces();
-    settings::init();
-    if settings::preloaded() {
-        worker::init();
+    gucs::init();
+    if gucs::preloaded() {
+        bgworkers::init();
     }
 }
 

@@ -13,7 +13,7 @@ use pgstream_hooks::event::value::{self, numeric, time};
 use pgstream_hooks::event::{
     Action, Column, Event, Fingerprint, Kind, Lsn, Relation, RowBuilder, TableName, Timestamp, Transaction,
 };
-use pgstream_hooks::link::frame::{
+use pgstream_hooks::ipc::frame::{
     ChangeHead, Image, Item, LaneKeys, Stream, Target, begin_change, write_begin, write_relation,
 };
 

@@ -4,16 +4,16 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 
-use super::acting::as_owner;
-use super::again::tell;
-use crate::decode::text::Text;
+use super::authorization::as_owner;
+use super::control::delivery_control::tell;
 use crate::error::Error;
+use crate::gucs;
+use crate::http::Identity;
+use crate::http::signature::SigningKey;
 use crate::journal::CommandKind;
-use crate::journal::heap::{StoredRow, Table};
-use crate::secret::{Keys, stored};
-use crate::send::Identity;
-use crate::send::signature::SigningKey;
-use crate::settings;
+use crate::journal::write::heap::{StoredRow, Table};
+use crate::pg::values::encoding::Text;
+use crate::secret::{Keys, stored_secret};
 
 const TABLE: &str = "secrets";
 
@@ -56,7 +56,7 @@ impl SecretRow {
 
     /// Checked and sealed, as it is to be stored.
     fn sealed(self, id: i64) -> Result<SecretRow, Error> {
-        let keys = settings::encryption_keys().map_err(Error::Sealed)?;
+        let keys = gucs::encryption_keys().map_err(Error::Sealed)?;
         let seal =
             |column, text: Option<String>| text.map(|text| sealed(&keys, id, column, text)).transpose();
         Ok(SecretRow {
@@ -72,13 +72,13 @@ impl SecretRow {
 /// What a column is to hold: refuses what cannot sign, and seals.
 pub fn sealed(keys: &Option<Keys>, id: i64, column: &str, text: String) -> Result<String, Error> {
     // What comes sealed from a dump stays so until there is a key that opens it.
-    let Ok(text) = stored::open(keys.as_ref(), id, column, &text) else { return Ok(text) };
+    let Ok(text) = stored_secret::open(keys.as_ref(), id, column, &text) else { return Ok(text) };
     match column {
         "headers" => {}
         "client_certificate" => drop(Identity::parse(&text)?),
         _ => drop(SigningKey::parse(&text)?),
     }
-    stored::seal(keys.as_ref(), id, column, text).map_err(Error::Sealed)
+    stored_secret::seal(keys.as_ref(), id, column, text).map_err(Error::Sealed)
 }
 
 /// What is stored of a subscription; nothing when there is no row. The caller has judged who asks.

@@ -9,21 +9,21 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::acting::{Visible, as_owner, owns};
-use super::again::tell;
-use super::gate;
-use super::headers;
-use super::jsonb::Jsonb;
-use super::moment::Moment;
-use super::notice::Notice;
-use super::secret_rows;
-use super::subscribe::id_of;
-use crate::decode::text::{Text, Texts};
+use super::authorization::{Visible, as_owner, owns};
+use super::control::delivery_control::tell;
+use super::subscriptions::headers;
+use super::subscriptions::subscribe::id_of;
+use super::{preconditions, secret_rows};
 use crate::error::Error;
+use crate::gucs;
+use crate::http::signature;
+use crate::http::signature::{Scheme, SigningKey};
 use crate::journal::CommandKind;
-use crate::secret::{Hidden, Keys, is_sealed, reveal, stored};
-use crate::send::signature::{self, Scheme, SigningKey};
-use crate::settings;
+use crate::pg::command::command_cache::Moment;
+use crate::pg::command::notice::Notice;
+use crate::pg::values::encoding::{Text, Texts};
+use crate::pg::values::jsonb::Jsonb;
+use crate::secret::{Hidden, Keys, is_sealed, reveal, stored_secret};
 
 type Tuple<'a> = PgHeapTuple<'a, AllocatedByRust>;
 
@@ -54,7 +54,7 @@ fn public_key(name: Option<Text>) -> Result<Option<String>, ErrorReport> {
 /// Gives a subscription a new key; the present one signs, too, for some time.
 #[pg_extern(sql = false)]
 fn rotate_secret(name: Option<Text>, overlap: Option<Interval>) -> Result<String, ErrorReport> {
-    gate::changes()?;
+    preconditions::changes()?;
     let overlap = overlap.ok_or(Error::Missing("overlap"))?;
     if !(0..=LONGEST_OVERLAP).contains(&overlap.as_micros()) {
         return Err(Error::OutOfRange {
@@ -93,7 +93,7 @@ fn from_now(time: Interval) -> Option<i64> {
 /// Seals all secrets by the first key; returns how many subscriptions have some.
 #[pg_extern(sql = false)]
 fn seal_secrets() -> Result<i64, ErrorReport> {
-    gate::changes()?;
+    preconditions::changes()?;
     // The lock of the rows is for the caller's rights: who may not update must not get here.
     let ids = Spi::connect_mut(|client| {
         let rows =
@@ -261,7 +261,7 @@ pub fn owned(name: Option<Text>) -> Result<i64, Error> {
 }
 
 fn keys() -> Result<Option<Keys>, Error> {
-    settings::encryption_keys().map_err(Error::Sealed)
+    gucs::encryption_keys().map_err(Error::Sealed)
 }
 
 /// What a subscription keeps to itself, in the clear.
@@ -307,7 +307,9 @@ impl Opened {
         certificate: Option<String>,
     ) -> Result<Opened, Error> {
         let open = |column, text: Option<String>| {
-            text.map(|text| stored::open(keys.as_ref(), id, column, &text)).transpose().map_err(Error::Sealed)
+            text.map(|text| stored_secret::open(keys.as_ref(), id, column, &text))
+                .transpose()
+                .map_err(Error::Sealed)
         };
         open("client_certificate", certificate)?;
         let headers = open("headers", headers)?;

@@ -3,8 +3,8 @@
 //! A change is matched, encoded once and put on the queue. While the queue is full that waits, as a walsender waits on
 //! its socket, so a transaction of any size passes through bounded memory.
 
-mod messages;
-mod schema_changes;
+mod ddl;
+mod logical_messages;
 mod table_gaps;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,29 +14,31 @@ use std::time::Duration;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-use super::change::write_change;
-use super::column::Scratch;
-use super::commits;
-use super::edits::{self, Edit};
-use super::invalidation::{self, Stale};
-use super::raw;
-use super::relation::CapturedRelation;
-use super::route::{Interest, Router};
-use super::routes::{Change, Refused};
-use super::sealed::Sealer;
-use super::subtransaction::{Raised, in_subtransaction, sqlstate};
-use super::versions::SchemaVersions;
+pub use self::table_gaps::KnownGaps;
+use self::table_gaps::TableGaps;
+use super::encode::change::write_change;
+use super::encode::column::Scratch;
+use super::encode::relation::CapturedRelation;
+use super::relcache_invalidation::Stale;
+use super::routing::relation_matcher::{Change, Refused};
+use super::routing::router::{Interest, Router};
+use super::schema_versions::SchemaVersions;
+use super::subscription_changes::Edit;
+use super::wal::commit_records;
+use super::{relcache_invalidation, subscription_changes};
+use crate::bgworkers::decoder::Installation;
 use crate::event::{Action, Fingerprint, Lsn, Origin, Timestamp, Transaction};
-use crate::link::frame::{
+use crate::ipc::frame::{
     ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_annotations, write_begin, write_commit,
     write_failed, write_progress, write_refusal, write_relation, write_subscription,
 };
-use crate::link::mq::Sender;
-use crate::worker::decoder::Installation;
-use crate::worker::shmem::Database;
-use crate::worker::{counts, process};
-pub use table_gaps::KnownGaps;
-use table_gaps::TableGaps;
+use crate::pg::compat;
+use crate::pg::message_auth::Sealer;
+use crate::pg::process::bgworker;
+use crate::pg::shm_mq::Sender;
+use crate::pg::subtransaction::{Raised, in_subtransaction, sqlstate};
+use crate::shmem::registry::Database;
+use crate::shmem::worker_counters;
 
 /// How much is gathered before it is put on the queue, while there is more to decode.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -48,7 +50,7 @@ const KEPT_BYTES: usize = 256 * 1024;
 /// What the commit record of a replicated transaction says of its original.
 pub struct Replicated {
     /// The replication origin.
-    pub origin: raw::Origin,
+    pub origin: compat::Origin,
     /// Where it committed there, if that was said.
     pub lsn: Option<Lsn>,
     /// When it committed there, if that was said.
@@ -82,7 +84,7 @@ pub struct Capture {
     memory: pg_sys::MemoryContext,
     transaction: Transaction,
     /// The origin of a replicated transaction, until its name is looked up.
-    unnamed_origin: Option<raw::Origin>,
+    unnamed_origin: Option<compat::Origin>,
     /// Whether the dispatcher knows of the transaction being decoded.
     begun: bool,
     /// Whether there was anything for anybody since that was last asked.
@@ -118,7 +120,7 @@ impl Capture {
         known_gaps: KnownGaps,
         installation: &Installation,
     ) -> Capture {
-        invalidation::register();
+        relcache_invalidation::register();
         // SAFETY: the context is made once and lives as long as the process.
         let (memory, system_identifier) = unsafe {
             let memory = pg_sys::AllocSetContextCreateExtended(
@@ -189,7 +191,7 @@ impl Capture {
         if self.buffer.is_empty() {
             return;
         }
-        counts::add(&self.database.decoded.queued, self.buffer.len() as u64);
+        worker_counters::add(&self.database.decoded.queued, self.buffer.len() as u64);
         if self.queue.send(&self.buffer).is_err() {
             pgrx::error!("the dispatcher has gone away");
         }
@@ -202,8 +204,8 @@ impl Capture {
     /// Shows how many changes there were. Not with each: the numbers are shared.
     fn count(&mut self) {
         let (changes, matched) = std::mem::take(&mut self.counted);
-        counts::add(&self.database.decoded.changes, changes);
-        counts::add(&self.database.decoded.matched, matched);
+        worker_counters::add(&self.database.decoded.changes, changes);
+        worker_counters::add(&self.database.decoded.matched, matched);
     }
 
     fn flush_when_full(&mut self) {
@@ -240,7 +242,7 @@ impl Capture {
         if !self.begun {
             self.wait_until_visible();
             if let (Some(id), Some(origin)) = (self.unnamed_origin.take(), &mut self.transaction.origin) {
-                Arc::make_mut(origin).name = commits::origin_name(id);
+                Arc::make_mut(origin).name = commit_records::origin_name(id);
             }
             write_begin(&mut self.buffer, &self.transaction);
             self.begun = true;
@@ -273,7 +275,7 @@ impl Capture {
             self.database.decoder_sleeps.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);
             if running() {
-                process::pause(pause);
+                bgworker::pause(pause);
                 pause = (pause * 2).min(Duration::from_millis(100));
             }
             self.database.decoder_sleeps.store(false, Ordering::SeqCst);
@@ -287,7 +289,7 @@ impl Capture {
     pub unsafe fn change(&mut self, relation: pg_sys::Relation, change: *mut pg_sys::ReorderBufferChange) {
         let ordinal = self.next_ordinal();
         // SAFETY: as the caller promises.
-        let (old, new) = unsafe { raw::tuples_of(change) };
+        let (old, new) = unsafe { compat::tuples_of(change) };
         // SAFETY: as the caller promises.
         self.lsn = Lsn(unsafe { (*change).lsn });
         // SAFETY: as the caller promises.
@@ -303,7 +305,13 @@ impl Capture {
                 // The table has REPLICA IDENTITY FULL, so both rows are whole.
                 self.look_up(relation);
                 if let Some(table) = self.relations.get_mut(&self.subscriptions) {
-                    self.edits.extend(edits::read(table, &mut self.scratch, (*relation).rd_att, old, new));
+                    self.edits.extend(subscription_changes::read(
+                        table,
+                        &mut self.scratch,
+                        (*relation).rd_att,
+                        old,
+                        new,
+                    ));
                 }
                 return;
             }
@@ -370,7 +378,7 @@ impl Capture {
     }
 
     fn forget_stale(&mut self) {
-        match invalidation::take() {
+        match relcache_invalidation::take() {
             Stale::Some(mut oids) => {
                 self.table_gaps.is_stale |= !oids.is_empty();
                 let below: Vec<_> = oids.iter().filter_map(|oid| self.below.remove(oid)).flatten().collect();
@@ -557,7 +565,7 @@ impl Capture {
                 pgrx::warning!("pgstream_hooks: subscription {id} is too long to be told: {too_long}");
             }
         }
-        counts::add(&self.database.decoded.transactions, 1);
+        worker_counters::add(&self.database.decoded.transactions, 1);
         self.count();
         if !edits.is_empty() {
             for known in [&mut self.relations, &mut self.stale] {

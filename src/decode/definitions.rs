@@ -5,12 +5,12 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::fit::{self, Fits};
-use super::lineage;
-use super::permits;
-use super::route::{Condition, Interest, Level, Router, Terms};
-use super::text;
+use super::filter::fit;
+use super::filter::fit::Fits;
+use super::routing::router::{Condition, Interest, Level, Router, Terms};
+use super::routing::{lineage, privileges};
 use crate::event::TableName;
+use crate::pg::values::encoding;
 
 /// What a transaction changes in the catalogs, by its invalidation messages.
 #[derive(Default)]
@@ -163,7 +163,8 @@ impl Definitions {
         unsafe {
             for (schema, name) in &self.schemas {
                 let now = pg_sys::get_namespace_name(*schema);
-                if now.is_null() || text::utf8(std::ffi::CStr::from_ptr(now).to_bytes()) == name.as_str() {
+                if now.is_null() || encoding::utf8(std::ffi::CStr::from_ptr(now).to_bytes()) == name.as_str()
+                {
                     continue;
                 }
                 for table in all_tables(|form| form.relnamespace == *schema) {
@@ -245,7 +246,7 @@ impl Reader {
         }
         // SAFETY: the relation is open, which takes a transaction.
         unsafe {
-            permits::missing(self.0, terms).map(|missing| missing.words((*self.0).rd_id, terms.grantee))
+            privileges::missing(self.0, terms).map(|missing| missing.words((*self.0).rd_id, terms.grantee))
         }
     }
 
@@ -285,7 +286,8 @@ pub fn is_logged(table: Oid) -> bool {
 
 /// The table of that name, or the invalid oid. In a transaction.
 pub fn table_of(name: &TableName) -> Oid {
-    let (schema, table) = (text::in_server_encoding(&name.schema), text::in_server_encoding(&name.table));
+    let (schema, table) =
+        (encoding::in_server_encoding(&name.schema), encoding::in_server_encoding(&name.table));
     // SAFETY: syscache look-ups by C strings.
     unsafe {
         match pg_sys::get_namespace_oid(schema.as_ptr(), true) {
@@ -333,7 +335,7 @@ unsafe fn all_schemas() -> Vec<(Oid, String)> {
     unsafe {
         scan(pg_sys::NamespaceRelationId, |tuple| {
             let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_namespace>();
-            schemas.push((form.oid, text::name(&form.nspname)));
+            schemas.push((form.oid, encoding::name(&form.nspname)));
         });
     }
     schemas

@@ -12,9 +12,9 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::spi::{self, OwnedPreparedStatement, Spi};
 use serde_json::Value;
 
-use super::raw;
 use super::row_key::{Identity, has_deferrable_key, identity_of, is_identity_lost, remedy, told_key};
-use super::text;
+use crate::pg::compat;
+use crate::pg::values::encoding;
 
 /// Takes a table, the constraint's index, and for each column its number, base type, operator and collation. The first
 /// element stands for the constraint: a key that was dropped and added again is another one, since rows could get other keys in
@@ -184,8 +184,8 @@ impl ReadOrder {
 /// A value's text as JSON: a string, or its bytes where they are no text (SQL_ASCII).
 fn written(value: &CStr) -> Value {
     let bytes = value.to_bytes();
-    if text::must_be_converted() || std::str::from_utf8(bytes).is_ok() {
-        Value::from(text::utf8(bytes))
+    if encoding::must_be_converted() || std::str::from_utf8(bytes).is_ok() {
+        Value::from(encoding::utf8(bytes))
     } else {
         Value::from(bytes.to_vec())
     }
@@ -193,7 +193,7 @@ fn written(value: &CStr) -> Value {
 
 fn read(value: &Value) -> CString {
     match value {
-        Value::String(text) => text::in_server_encoding(text),
+        Value::String(text) => encoding::in_server_encoding(text),
         Value::Array(bytes) => {
             let bytes: Vec<u8> = bytes
                 .iter()
@@ -268,8 +268,8 @@ unsafe fn order_by_column(relation: pg_sys::Relation, wanted: &str) -> Result<Or
     unsafe {
         let desc = (*relation).rd_att;
         let found = (0..(*desc).natts as usize)
-            .map(|place| raw::attribute(desc, place))
-            .find(|attribute| !attribute.attisdropped && text::name(&attribute.attname) == wanted);
+            .map(|place| compat::attribute(desc, place))
+            .find(|attribute| !attribute.attisdropped && encoding::name(&attribute.attname) == wanted);
         match found {
             Some(found) => Ok(column(relation, found.attnum, None, None)),
             None => {
@@ -286,11 +286,11 @@ unsafe fn order_by_column(relation: pg_sys::Relation, wanted: &str) -> Result<Or
 unsafe fn require_not_null(relation: pg_sys::Relation, number: i16) -> Result<(), Unreadable> {
     // SAFETY: as the caller promises.
     unsafe {
-        let attribute = raw::attribute((*relation).rd_att, number as usize - 1);
+        let attribute = compat::attribute((*relation).rd_att, number as usize - 1);
         if attribute.attnotnull {
             return Ok(());
         }
-        let column = text::name(&attribute.attname);
+        let column = encoding::name(&attribute.attname);
         let quoted = pgrx::spi::quote_identifier(&column);
         let remedy = format!("ALTER TABLE {} ALTER COLUMN {quoted} SET NOT NULL;", names(relation).1);
         let reason =
@@ -309,7 +309,7 @@ unsafe fn column(
 ) -> OrderColumn {
     // SAFETY: as the caller promises.
     unsafe {
-        let attribute = raw::attribute((*relation).rd_att, number as usize - 1);
+        let attribute = compat::attribute((*relation).rd_att, number as usize - 1);
         let own = attribute.attcollation;
         let collation = collation.filter(|collation| *collation != Oid::INVALID);
         OrderColumn {
@@ -333,7 +333,7 @@ unsafe fn names(relation: pg_sys::Relation) -> (String, String) {
         let form = &*(*relation).rd_rel;
         let schema = pg_sys::get_namespace_name(form.relnamespace);
         let quoted = pg_sys::quote_qualified_identifier(schema, form.relname.data.as_ptr());
-        (text::name(&form.relname), text::utf8(CStr::from_ptr(quoted).to_bytes()).into_owned())
+        (encoding::name(&form.relname), encoding::utf8(CStr::from_ptr(quoted).to_bytes()).into_owned())
     }
 }
 
@@ -348,7 +348,8 @@ fn operator_schema(columns: &mut [OrderColumn]) -> Result<Option<CString>, Unrea
             let entry = pg_sys::lookup_type_cache(column.type_oid, wanted as i32);
             column.operator = (*entry).gt_opr;
             let type_name = || {
-                text::utf8(CStr::from_ptr(pg_sys::format_type_be(column.type_oid)).to_bytes()).into_owned()
+                encoding::utf8(CStr::from_ptr(pg_sys::format_type_be(column.type_oid)).to_bytes())
+                    .into_owned()
             };
             if column.operator == Oid::INVALID {
                 return Err(Unreadable::new(format!("values of type {} have no order", type_name()), None));
@@ -387,7 +388,7 @@ pub fn unreadable(table: Oid, order_by: Option<&str>, start: Option<&str>) -> Op
         }
         let problem = ReadOrder::of(relation, order_by, start).map(|order| {
             if let (Some(first), Some(start)) = (order.columns.first(), start) {
-                input(first.type_oid, &text::in_server_encoding(start));
+                input(first.type_oid, &encoding::in_server_encoding(start));
             }
         });
         pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);

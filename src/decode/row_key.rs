@@ -4,9 +4,9 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::raw;
-use super::text;
 use crate::event::KeyKind;
+use crate::pg::compat;
+use crate::pg::values::encoding;
 
 /// What write-ahead log has of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub unsafe fn remedy(relation: pg_sys::Relation, table: &str) -> String {
         let is_full = identity_of(relation).0 == Identity::Full;
         let is_default =
             is_full || (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_DEFAULT;
-        if raw::primary_key_index(relation) != Oid::INVALID {
+        if compat::primary_key_index(relation) != Oid::INVALID {
             return format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT;");
         }
         let indexes = indexes(relation);
@@ -111,8 +111,8 @@ pub unsafe fn remedy(relation: pg_sys::Relation, table: &str) -> String {
         // Without columns that tell rows apart, one of the usual name may do, or is added.
         let desc = (*relation).rd_att;
         let has_id = (0..(*desc).natts as usize)
-            .map(|place| raw::attribute(desc, place))
-            .any(|attribute| !attribute.attisdropped && text::name(&attribute.attname) == "id");
+            .map(|place| compat::attribute(desc, place))
+            .any(|attribute| !attribute.attisdropped && encoding::name(&attribute.attname) == "id");
         let mut column = String::new();
         let key = match columns.or(has_id.then(|| "id".to_owned())) {
             Some(columns) => format!("ADD PRIMARY KEY ({columns})"),
@@ -143,7 +143,7 @@ unsafe fn topmost(relation: pg_sys::Relation) -> Option<String> {
         let form = &*(*relation).rd_rel;
         let mut top = (*relation).rd_id;
         // Partitions, too, have one parent or none, and parents form no circle.
-        while let Some(parent) = raw::parents(top).first() {
+        while let Some(parent) = compat::parents(top).first() {
             top = *parent;
         }
         if top == (*relation).rd_id && !form.relhassubclass {
@@ -155,7 +155,7 @@ unsafe fn topmost(relation: pg_sys::Relation) -> Option<String> {
             return None;
         }
         let name = pg_sys::quote_qualified_identifier(schema, name);
-        Some(text::utf8(CStr::from_ptr(name).to_bytes()).into_owned())
+        Some(encoding::utf8(CStr::from_ptr(name).to_bytes()).into_owned())
     }
 }
 
@@ -188,7 +188,7 @@ unsafe fn logged_key(relation: pg_sys::Relation) -> Oid {
     // SAFETY: as the caller promises.
     unsafe {
         let by_index = (*(*relation).rd_rel).relreplident as u8 == pg_sys::REPLICA_IDENTITY_INDEX;
-        if by_index { pg_sys::RelationGetReplicaIndex(relation) } else { raw::primary_key_index(relation) }
+        if by_index { pg_sys::RelationGetReplicaIndex(relation) } else { compat::primary_key_index(relation) }
     }
 }
 
@@ -219,7 +219,7 @@ unsafe fn columns_of(index: Oid) -> Vec<i16> {
 /// `relation` is open, and a transaction is in progress.
 unsafe fn indexes(relation: pg_sys::Relation) -> Vec<Index> {
     // SAFETY: as the caller promises.
-    unsafe { raw::index_list(relation).into_iter().filter_map(|oid| index_of(oid)).collect() }
+    unsafe { compat::index_list(relation).into_iter().filter_map(|oid| index_of(oid)).collect() }
 }
 
 /// An index, if it is valid and holds all rows.
@@ -242,7 +242,7 @@ unsafe fn index_of(oid: Oid) -> Option<Index> {
         );
         let index = Index {
             oid,
-            name: text::name(&(*(*relation).rd_rel).relname),
+            name: encoding::name(&(*(*relation).rd_rel).relname),
             columns: form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec(),
             is_primary: form.indisprimary,
             is_unique: form.indisunique,
@@ -259,7 +259,7 @@ unsafe fn index_of(oid: Oid) -> Option<Index> {
 unsafe fn are_not_null(relation: pg_sys::Relation, columns: &[i16]) -> bool {
     columns.iter().all(|number| {
         // SAFETY: as the caller promises.
-        *number > 0 && unsafe { raw::attribute((*relation).rd_att, *number as usize - 1).attnotnull }
+        *number > 0 && unsafe { compat::attribute((*relation).rd_att, *number as usize - 1).attnotnull }
     })
 }
 
@@ -270,7 +270,9 @@ unsafe fn are_not_null(relation: pg_sys::Relation, columns: &[i16]) -> bool {
 unsafe fn names(relation: pg_sys::Relation, columns: &[i16]) -> Vec<String> {
     let name = |number: &i16| {
         // SAFETY: as the caller promises.
-        quoted(&text::name(unsafe { &raw::attribute((*relation).rd_att, *number as usize - 1).attname }))
+        quoted(&encoding::name(unsafe {
+            &compat::attribute((*relation).rd_att, *number as usize - 1).attname
+        }))
     };
     columns.iter().map(name).collect()
 }

@@ -135,7 +135,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::fuzz::config(256))]
+        #![proptest_config(crate::proptest_config::config(256))]
 
         #[test]
         fn any_bytes_are_taken(json in prop::collection::vec(prop::sample::select(&b"\\u\"dD8c0e1-.,[ n"[..]), 0..40)) {

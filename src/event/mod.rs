@@ -3,6 +3,7 @@
 //! This is the canonical form that everything after decoding works with. It holds enough to render every
 //! payload format later, and nothing that depends on who subscribed. Nothing in here knows Postgres.
 
+pub mod event_type;
 pub mod format;
 mod id;
 pub mod jsonb;
@@ -19,12 +20,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHasher;
 
-pub use id::{EventId, Fingerprint, InvalidEventId};
-pub use kind::Kind;
-pub use lsn::InvalidLsn;
-pub use row::{Cell, Cells, Row, RowBuilder, RowError};
-pub use segment::path_segment;
-pub use statement::{Message, SchemaChange};
+pub use self::id::{EventId, Fingerprint, InvalidEventId};
+pub use self::kind::Kind;
+pub use self::lsn::InvalidLsn;
+pub use self::row::{Cell, Cells, Row, RowBuilder, RowError};
+pub use self::segment::path_segment;
+pub use self::statement::{Message, SchemaChange};
 
 /// A position in write-ahead log, in bytes since its beginning (`XLogRecPtr`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

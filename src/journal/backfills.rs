@@ -5,15 +5,17 @@
 use pgrx::spi::{Result, SpiClient};
 use pgrx::{Spi, pg_sys};
 
-use super::parts::flawed_parts;
-use super::tables::{SUBSCRIPTION_GONE, check};
-use super::writer::{self, Journal};
-use crate::decode::pattern::TablePattern;
-use crate::decode::route::Grantee;
-use crate::decode::text::{Texts, argument};
-use crate::decode::{definitions, lineage};
+use super::descendants::flawed_parts;
+use super::transaction::{SUBSCRIPTION_GONE, check};
+use super::write::writer;
+use super::write::writer::Journal;
+use crate::decode::definitions;
+use crate::decode::routing::lineage;
+use crate::decode::routing::router::Grantee;
+use crate::decode::routing::table_pattern::TablePattern;
 use crate::event::TableName;
-use crate::link::frame::ChunkEnd;
+use crate::ipc::frame::ChunkEnd;
+use crate::pg::values::encoding::{Texts, argument};
 
 /// What a row takes in a page besides its values: its header and its line pointer.
 const ROW_OVERHEAD_BYTES: i32 = 28;
@@ -96,14 +98,14 @@ pub struct BackfillTask {
 
 /// What is to be noted of a table, in the commit that journals the events it is about.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct BackfillStep {
+pub(crate) struct BackfillStep {
     pub backfill: i64,
     pub table: u32,
     pub kind: StepKind,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum StepKind {
+pub(crate) enum StepKind {
     /// So many rows have been read and sent, up to there in an order of that definition; none: to its end.
     Read { position: Option<String>, definition: Vec<i64>, read: u64, sent: u64, seconds: f64 },
     /// It is not, or no longer, one of the tables that are read.

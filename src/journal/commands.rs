@@ -6,10 +6,10 @@
 use pgrx::Spi;
 use pgrx::spi::Result;
 
-use super::reader::Cache;
-use super::tables::check;
-use super::writer::Journal;
-use crate::dispatch::DeliveryId;
+use super::read::reader::Cache;
+use super::transaction::check;
+use super::write::writer::Journal;
+use crate::delivery::DeliveryId;
 
 /// Something that a session asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

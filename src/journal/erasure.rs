@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use pgrx::spi::Result;
 use pgrx::{Spi, pg_sys};
 
-use super::chunk::{self, Entry};
-use super::heap::{self, StoredRow, Table};
-use super::load::{id, intact, parameter, unpack_members};
-use super::outcome::{self, End};
-use crate::decode::text;
-use crate::dispatch::DeliveryId;
+use super::packed::event_chunk::Entry;
+use super::packed::outcome_chunk::End;
+use super::packed::{event_chunk, outcome_chunk};
+use super::recovery::load::{id, intact, parameter, unpack_members};
+use super::write::heap;
+use super::write::heap::{StoredRow, Table};
+use crate::delivery::DeliveryId;
+use crate::pg::values::encoding;
 
 /// What stands in place of a text or a change that is erased.
 pub const FORGOTTEN: &str = "forgotten";
@@ -21,20 +23,20 @@ pub const FORGOTTEN: &str = "forgotten";
 const ROWS: i64 = 64;
 
 /// Columns of `pgwh_internal.event_chunks`.
-mod event_chunk {
+mod event_columns {
     pub const FIRST_ID: i16 = 2;
     pub const LAST_ID: i16 = 3;
     pub const BODY: i16 = 12;
 }
 
 /// Columns of `pgwh_internal.outcome_chunks`.
-mod outcome_chunk {
+mod outcome_columns {
     pub const SEQ: i16 = 2;
     pub const BODY: i16 = 11;
 }
 
 /// Columns of `pgwh_internal.attempt_rows`.
-mod attempt_row {
+mod attempt_columns {
     pub const SEQ: i16 = 2;
     pub const ERROR: i16 = 10;
     pub const RESPONSE: i16 = 11;
@@ -74,16 +76,16 @@ pub fn rewrite(holding: DeliveryId, mut change: impl FnMut(&mut Entry) -> bool) 
     })?;
     let (Some(slice), Some(last)) = found else { return Ok(0) };
     let mut changed = 0;
-    rewrite_row("event_chunks", slice, (event_chunk::LAST_ID, last), |row| {
-        let first = id(row.get::<i64>(event_chunk::FIRST_ID));
-        let body = row.get::<Vec<u8>>(event_chunk::BODY).unwrap_or_default();
-        let mut entries = intact(chunk::unpack(first, &body));
+    rewrite_row("event_chunks", slice, (event_columns::LAST_ID, last), |row| {
+        let first = id(row.get::<i64>(event_columns::FIRST_ID));
+        let body = row.get::<Vec<u8>>(event_columns::BODY).unwrap_or_default();
+        let mut entries = intact(event_chunk::unpack(first, &body));
         changed = entries.iter_mut().map(|entry| u64::from(change(entry))).sum();
         if changed > 0 {
-            let body = chunk::pack(&entries).unwrap_or_else(|error| {
+            let body = event_chunk::pack(&entries).unwrap_or_else(|error| {
                 pgrx::error!("pgstream_hooks: a chunk of events cannot be packed again: {error}")
             });
-            row.set(event_chunk::BODY, body);
+            row.set(event_columns::BODY, body);
         }
         changed > 0
     });
@@ -114,7 +116,7 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
             }
             for (slice, seq, body) in &chunks {
                 since = *seq;
-                let mut outcomes = intact(outcome::unpack(body));
+                let mut outcomes = intact(outcome_chunk::unpack(body));
                 let mut changed = false;
                 for outcome in &mut outcomes {
                     let is_one = outcome.members().any(|id| deliveries.contains(&id));
@@ -127,8 +129,8 @@ pub fn erase_reasons(deliveries: &BTreeSet<DeliveryId>) -> Result<BTreeSet<i64>>
                     }
                 }
                 if changed {
-                    rewrite_row("outcome_chunks", *slice, (outcome_chunk::SEQ, *seq), |row| {
-                        row.set(outcome_chunk::BODY, outcome::pack(&outcomes));
+                    rewrite_row("outcome_chunks", *slice, (outcome_columns::SEQ, *seq), |row| {
+                        row.set(outcome_columns::BODY, outcome_chunk::pack(&outcomes));
                         true
                     });
                 }
@@ -162,9 +164,9 @@ pub fn erase_attempts(deliveries: &BTreeSet<DeliveryId>) -> Result<(u64, BTreeSe
         Ok::<_, pgrx::spi::Error>(())
     })?;
     for (slice, seq) in &found {
-        rewrite_row("attempt_rows", *slice, (attempt_row::SEQ, *seq), |row| {
-            row.set(attempt_row::ERROR, FORGOTTEN);
-            row.set(attempt_row::RESPONSE, None::<&str>);
+        rewrite_row("attempt_rows", *slice, (attempt_columns::SEQ, *seq), |row| {
+            row.set(attempt_columns::ERROR, FORGOTTEN);
+            row.set(attempt_columns::RESPONSE, None::<&str>);
             true
         });
     }
@@ -223,5 +225,5 @@ pub fn erase_backfills(table: pg_sys::Oid, key: &[String]) -> Result<()> {
     );
     Spi::run_with_args(&reasons, &[table.into(), FORGOTTEN.into()])?;
     Spi::run_with_args(&conditions, &[table.into(), FORGOTTEN.into()])?;
-    Spi::run_with_args(&positions, &[table.into(), text::array(key)])
+    Spi::run_with_args(&positions, &[table.into(), encoding::array(key)])
 }

@@ -6,10 +6,10 @@ use pgrx::Spi;
 use pgrx::pg_sys;
 use pgrx::spi::Result;
 
-use super::tables::{Locked, SESSION_TABLES, check, unless_locked};
-use crate::decode::subtransaction::Raised;
-use crate::decode::text::Texts;
-use crate::worker::process;
+use super::transaction::{Locked, SESSION_TABLES, check, unless_locked};
+use crate::pg::process::bgworker;
+use crate::pg::subtransaction::Raised;
+use crate::pg::values::encoding::Texts;
 
 /// What has changed among the subscriptions that were looked at.
 #[derive(Default)]
@@ -53,7 +53,7 @@ pub fn look_for_errors(
     after: i64,
     most: i64,
 ) -> std::result::Result<Option<ErrorStates>, Raised> {
-    let looked = process::attempt(lock_timeout, || {
+    let looked = bgworker::attempt(lock_timeout, || {
         unless_locked(pg_sys::AccessShareLock, &SESSION_TABLES, |_| {
             check("states of subscriptions cannot be read", look(after, most))
         })

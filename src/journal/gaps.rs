@@ -6,13 +6,13 @@ use std::collections::{HashMap, HashSet};
 use pgrx::Spi;
 use pgrx::spi::Result;
 
-use super::image::Version;
-use super::tables::check;
+use super::routing_versions::Version;
+use super::transaction::check;
 use crate::decode::capture::KnownGaps;
-use crate::decode::route::Spec;
-use crate::decode::text::{Text, Texts};
+use crate::decode::routing::router::Spec;
 use crate::event::{Lsn, TableName};
-use crate::link::frame::{TableGap, TableGapEnd};
+use crate::ipc::frame::{TableGap, TableGapEnd};
+use crate::pg::values::encoding::{Text, Texts};
 
 /// Notes the gaps that these versions begin and end; the versions themselves are stored already. Decoding again tells
 /// the same versions again, so that what lies in a gap begins none. Whether any may have begun.

@@ -2,9 +2,9 @@
 
 use pgrx::Spi;
 
-use super::tables::check;
-use crate::decode::text::Text;
-use crate::worker::process;
+use super::transaction::check;
+use crate::pg::process::bgworker;
+use crate::pg::values::encoding::Text;
 
 /// One notification.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Notification {
 pub fn empty_notify_queue() {
     let empty =
         || check("the queue of NOTIFY cannot be read", Spi::run("SELECT pg_notification_queue_usage()"));
-    process::in_transaction(empty);
+    bgworker::in_transaction(empty);
 }
 
 /// Sends each as a JSON object, without what makes it longer than Postgres takes. Inside a transaction, whose commit raises

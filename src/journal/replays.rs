@@ -8,17 +8,17 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::Result;
 use pgrx::{Spi, pg_sys};
 
-use super::inspect;
-use super::load::{id, lsn, parameter};
-use super::outcome::End;
-use super::reader::{Found, What};
-use super::selection::{Bound, Only, Range, Selection, Sieve, Standing};
-use super::tables::{Locked, SUBSCRIPTION_GONE, check, unless_locked};
-use super::writer::Journal;
-use crate::decode::pattern::TablePattern;
-use crate::decode::text::{Texts, optional};
-use crate::dispatch::DeliveryId;
+use super::packed::outcome_chunk::End;
+use super::read::lookup;
+use super::read::reader::{Found, What};
+use super::recovery::load::{id, lsn, parameter};
+use super::replay_selection::{Bound, Only, Range, Selection, Sieve, Standing};
+use super::transaction::{Locked, SUBSCRIPTION_GONE, check, unless_locked};
+use super::write::writer::Journal;
+use crate::decode::routing::table_pattern::TablePattern;
+use crate::delivery::DeliveryId;
 use crate::event::{EventId, Timestamp};
+use crate::pg::values::encoding::{Texts, optional};
 
 /// Deliveries that are looked for at once, where not all are wanted.
 const LISTED_AT_ONCE: usize = 100_000;
@@ -219,8 +219,8 @@ fn first_of(selection: &Selection) -> Result<Option<DeliveryId>> {
     match selection.since {
         Bound::None => Ok(Some(DeliveryId(1))),
         // Commits that come close together may have their times the other way round.
-        Bound::Time(time) => inspect::first_since_time(Timestamp(time.0.saturating_sub(SLACK))),
-        Bound::Lsn(lsn) => inspect::first_since_lsn(lsn),
+        Bound::Time(time) => lookup::first_since_time(Timestamp(time.0.saturating_sub(SLACK))),
+        Bound::Lsn(lsn) => lookup::first_since_lsn(lsn),
     }
 }
 
@@ -228,8 +228,8 @@ fn first_of(selection: &Selection) -> Result<Option<DeliveryId>> {
 fn last_of(selection: &Selection) -> Result<Option<DeliveryId>> {
     match selection.until {
         Bound::None => Ok(None),
-        Bound::Time(time) => inspect::last_until_time(Timestamp(time.0.saturating_add(SLACK))),
-        Bound::Lsn(lsn) => inspect::last_until_lsn(lsn),
+        Bound::Time(time) => lookup::last_until_time(Timestamp(time.0.saturating_add(SLACK))),
+        Bound::Lsn(lsn) => lookup::last_until_lsn(lsn),
     }
 }
 
@@ -389,7 +389,7 @@ fn dead(subscription: i64, mut range: Range) -> Result<BTreeSet<DeliveryId>> {
 /// The first deliveries of the range that were given up, with their events: a batch is taken apart before.
 fn given_up(subscription: i64, range: Range) -> Result<BTreeMap<DeliveryId, EventId>> {
     let mut found = BTreeMap::new();
-    inspect::each_outcome(&of("dead", subscription), |outcome| {
+    lookup::each_outcome(&of("dead", subscription), |outcome| {
         let is_dead = matches!(outcome.end, End::Dead { .. }) && outcome.replay.is_none();
         if is_dead && outcome.subscription == subscription && range.contains(outcome.id) {
             found.insert(outcome.id, outcome.event);
@@ -410,7 +410,7 @@ fn undecided(subscription: i64, range: Range) -> Result<HashSet<DeliveryId>> {
         range.first.0,
         range.last.0
     );
-    inspect::each_outcome(&among, |outcome| {
+    lookup::each_outcome(&among, |outcome| {
         if outcome.is_undecided() && outcome.subscription == subscription {
             found.insert(outcome.id);
         }
@@ -426,7 +426,7 @@ fn not_replayed(
     let mut left: HashMap<EventId, DeliveryId> =
         given_up.into_iter().map(|(id, event)| (event, id)).collect();
     if !left.is_empty() {
-        inspect::each_outcome(&of("replayed", subscription), |outcome| {
+        lookup::each_outcome(&of("replayed", subscription), |outcome| {
             let is_brought = matches!(outcome.end, End::Delivered { .. }) && outcome.replay.is_some();
             if is_brought && outcome.subscription == subscription {
                 for event in outcome.events() {

@@ -3,10 +3,10 @@
 use pgrx::Spi;
 use pgrx::spi::Result;
 
-use super::tables::check;
-use crate::decode::text::{Texts, argument};
-use crate::decode::versions::SchemaVersions;
+use super::transaction::check;
+use crate::decode::schema_versions::SchemaVersions;
 use crate::event::Lsn;
+use crate::pg::values::encoding::{Texts, argument};
 
 /// The latest change of each schema that was noted at or before $1.
 const LATEST: &str = "

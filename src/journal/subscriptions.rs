@@ -6,10 +6,10 @@ use pgrx::spi::{Result, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum, Spi, pg_sys};
 
 use super::own_tables;
-use super::tables::check;
-use crate::decode::text::{Text, argument, strings};
-use crate::dispatch::PerSecond;
+use super::transaction::check;
+use crate::delivery::PerSecond;
 use crate::event::format::Format;
+use crate::pg::values::encoding::{Text, argument, strings};
 
 /// What sending needs of a subscription's row and secrets.
 pub struct SubscriptionRow {

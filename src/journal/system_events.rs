@@ -5,10 +5,10 @@
 use pgrx::Spi;
 use pgrx::spi::{Error, Result};
 
-use super::tables::check;
-use crate::api::messages;
-use crate::decode::sealed::Kind;
-use crate::decode::text::Text;
+use super::transaction::check;
+use crate::api::control::messages;
+use crate::pg::message_auth::Kind;
+use crate::pg::values::encoding::Text;
 
 /// Something that happened to a subscription.
 pub struct SystemEvent {

@@ -1,7 +1,7 @@
 //! The metrics there are: name, kind, meaning and where its value is from.
 
-use super::figures::{DatabaseFigures, SubscriptionFigures, WorkerFigures};
-use super::tally::Totals;
+use super::counters::Totals;
+use super::snapshot::{DatabaseFigures, SubscriptionFigures, WorkerFigures};
 
 /// What kind of metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

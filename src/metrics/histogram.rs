@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::tally::add;
+use super::counters::add;
 
 /// Durations counted in buckets, one writer and any readers. All zero is empty.
 #[repr(C)]

@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{self, Oid};
 
 use super::Capture;
-use crate::decode::access;
-use crate::decode::definitions::{self, Definition, Definitions, Invalidated, Reader};
-use crate::decode::fit::Fits;
-use crate::decode::lineage;
-use crate::decode::pattern::TablePattern;
-use crate::decode::raw;
-use crate::decode::route::{Condition, Interest, Level, Router};
-use crate::decode::subtransaction::in_subtransaction;
+use crate::decode::definitions;
+use crate::decode::definitions::{Definition, Definitions, Invalidated, Reader};
+use crate::decode::filter::fit::Fits;
+use crate::decode::routing::lineage;
+use crate::decode::routing::router::{Condition, Interest, Level, Router};
+use crate::decode::routing::table_pattern::TablePattern;
 use crate::event::{Action, Lsn, TableName};
-use crate::link::frame::{TableGap, TableGapEnd, write_table_gap, write_table_gap_end};
+use crate::ipc::frame::{TableGap, TableGapEnd, write_table_gap, write_table_gap_end};
+use crate::pg::subtransaction::in_subtransaction;
+use crate::pg::{acl, compat};
 
 /// How often gaps are judged without a sign that the catalogs have changed: a transaction that began before a GRANT may be
 /// decoded after it, with the catalogs of its beginning.
@@ -212,9 +212,9 @@ impl Capture {
         // Callbacks run in a transaction with the historic snapshot.
         let unlogged = in_subtransaction(self.memory, || {
             // SAFETY: as said; of a table that is gone there are no parts.
-            let parts = |table| unsafe { raw::partition_tree(table) };
+            let parts = |table| unsafe { compat::partition_tree(table) };
             let is_unlogged = |table: Oid| {
-                access::exists(table) && parts(table).into_iter().any(|part| !definitions::is_logged(part))
+                acl::exists(table) && parts(table).into_iter().any(|part| !definitions::is_logged(part))
             };
             away.into_iter().map(Oid::from).filter(|table| is_unlogged(*table)).collect::<Vec<_>>()
         });
@@ -405,16 +405,17 @@ unsafe fn losses_of(objects: &[Oid], before: &Definitions, router: &Router) -> V
             true => before.moved(),
             false => Vec::new(),
         };
-        let tables = objects.iter().filter(|object| access::exists(**object));
-        let changed = tables.flat_map(|table| raw::partition_tree(*table)).filter_map(|table| {
-            match before.table(table) {
-                None if before.new.contains(&table) => Some((table, None)),
-                definition => definition.map(|definition| (table, Some(definition))),
-            }
-        });
+        let tables = objects.iter().filter(|object| acl::exists(**object));
+        let changed =
+            tables.flat_map(|table| compat::partition_tree(*table)).filter_map(|table| {
+                match before.table(table) {
+                    None if before.new.contains(&table) => Some((table, None)),
+                    definition => definition.map(|definition| (table, Some(definition))),
+                }
+            });
         // Those that a wildcard gives somebody are among the definitions, whether their schema or they are changed.
         let in_schema = before.tables.iter().filter(|known| {
-            access::exists(known.table) && objects.contains(&pg_sys::get_rel_namespace(known.table))
+            acl::exists(known.table) && objects.contains(&pg_sys::get_rel_namespace(known.table))
         });
         let moved = in_schema.chain(&moved).map(|definition| (definition.table, Some(definition)));
         for (table, definition) in changed.chain(moved) {
@@ -437,7 +438,7 @@ unsafe fn lost(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        if !access::exists(table) {
+        if !acl::exists(table) {
             return;
         }
         let levels = lineage::of(table);
@@ -464,7 +465,7 @@ unsafe fn lost_with_log(captured: Vec<(i64, u32, TableName)>, router: &Router) -
     let mut losses = Vec::new();
     for (subscription, table, name) in captured {
         let table = Oid::from(table);
-        if !access::exists(table) {
+        if !acl::exists(table) {
             continue;
         }
         let levels = lineage::of(table);
@@ -593,7 +594,7 @@ fn unlogged(
 unsafe fn is_missed(table: Oid, subscription: i64, open: &Open, router: &Router) -> bool {
     // SAFETY: as the caller promises.
     unsafe {
-        if !access::exists(table) {
+        if !acl::exists(table) {
             return false;
         }
         let levels = lineage::of(table);

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(crate::fuzz::config(256))]
+        #![proptest_config(crate::proptest_config::config(256))]
 
         #[test]
         fn any_text_becomes_a_string(text in prop_oneof![".*", "[\"\\\\/\\x00-\\x1f\\x7f é]*"]) {

@@ -3,7 +3,7 @@
 //! Bodies are made when they are sent, from the canonical event and the subscription's present settings.
 
 mod cloudevents;
-mod heads;
+mod column_prefix;
 pub mod ids;
 mod json;
 mod pgstream;
@@ -12,9 +12,11 @@ mod ping;
 mod rows;
 mod sequin;
 mod supabase;
+#[cfg(test)]
+mod tests;
 
-pub use heads::Heads;
-pub use ping::render_ping;
+pub use self::column_prefix::Heads;
+pub use self::ping::render_ping;
 
 use super::{Column, Event};
 
@@ -172,6 +174,3 @@ impl Format {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

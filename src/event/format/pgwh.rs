@@ -1,8 +1,8 @@
 //! The default format: a Standard Webhooks body with the event as its `data`.
 
-use super::json::{self, List};
+use super::json::List;
 use super::rows::{Sides, Value, json_of, object};
-use super::{RenderContext, Shown};
+use super::{RenderContext, Shown, json};
 use crate::event::{Action, Cell, Column, Event, Origin, SchemaChange};
 
 /// Appends the body. For all changes of rows it has the same members, in the same order.

@@ -1,7 +1,6 @@
 //! The body of a ping: a webhook in our own format that tells of no change.
 
-use super::RenderContext;
-use super::json;
+use super::{RenderContext, json};
 use crate::event::Timestamp;
 
 /// Appends the body of a ping of that id. It has every member that an event has, so that a receiver finds nothing missing.
@@ -22,8 +21,8 @@ pub fn render_ping(out: &mut Vec<u8>, id: &str, at: Timestamp, context: &RenderC
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Shown, Source};
     use super::*;
+    use crate::event::format::{Shown, Source};
 
     #[test]
     fn a_ping_has_the_members_of_an_event() {

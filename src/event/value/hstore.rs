@@ -65,7 +65,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::fuzz::config(256))]
+        #![proptest_config(crate::proptest_config::config(256))]
 
         #[test]
         fn any_bytes_are_read_or_refused(

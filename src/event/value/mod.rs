@@ -154,7 +154,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::fuzz::config(256))]
+        #![proptest_config(crate::proptest_config::config(256))]
 
         #[test]
         fn any_text_is_the_string_that_others_make_of_it(text in prop_oneof![".{0,60}", "[\"\\\\\\x00-\\x20\\x7fé🐢]{0,60}"]) {

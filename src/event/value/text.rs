@@ -197,7 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::link::frame::tests::any_kind;
+    use crate::ipc::frame::tests::any_kind;
 
     fn text_of(kind: &Kind, json: &str) -> String {
         let mut out = Vec::new();

@@ -185,7 +185,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::fuzz::config(256))]
+        #![proptest_config(crate::proptest_config::config(256))]
 
         #[test]
         fn any_stored_time_is_a_string(days: i32, microseconds in prop_oneof![any::<i64>(), -DAY..2 * DAY]) {

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use super::super::{Format, Source};
 use super::*;
+use crate::event::format::{Format, Source};
 use crate::event::{Fingerprint, Kind, Lsn, Relation, Row, TableName, Timestamp, Transaction};
 
 const SHOP: &Source = &Source { database: String::new(), host: String::new(), installation: 0 };

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::event::value::text::text;
-use crate::link::frame::tests::any_kind;
+use crate::ipc::frame::tests::any_kind;
 
 /// JSON as the decoder makes it of a value of that kind.
 fn any_json(kind: &Kind) -> BoxedStrategy<String> {

@@ -1,0 +1,5 @@
+//! Writing of the journal.
+
+pub(crate) mod heap;
+pub(crate) mod statements;
+pub(crate) mod writer;

@@ -1,7 +1,0 @@
-//! The links between our processes: from decoder to dispatcher, and between dispatcher and renderers.
-
-#[forbid(unsafe_code)]
-pub mod frame;
-#[cfg(feature = "server")]
-pub(crate) mod mq;
-pub mod shape;
