@@ -25,8 +25,11 @@ pub mod ipc;
 pub mod journal;
 #[forbid(unsafe_code)]
 pub mod metrics;
-pub mod pg;
+#[cfg(feature = "server")]
+pub(crate) mod pg;
 mod prefetch;
+#[cfg(feature = "server")]
+mod preload;
 #[cfg(test)]
 mod proptest_config;
 #[forbid(unsafe_code)]
@@ -46,7 +49,7 @@ pub extern "C-unwind" fn _PG_init() {
     without_backtraces();
     gucs::init();
     if gucs::preloaded() {
-        bgworkers::init();
+        preload::init();
     }
 }
 

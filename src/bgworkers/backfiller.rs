@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::decoder::Installation;
+use crate::decode::installation::Installation;
 use crate::decode::routing::router::{Router, Spec};
 use crate::decode::schema_versions::SchemaVersions;
 use crate::decode::table_scan;
@@ -50,7 +50,7 @@ pub extern "C-unwind" fn pgwh_backfiller_main(argument: pg_sys::Datum) {
     journal::write_as_our_own();
     database.backfiller.set_me();
     database.backfiller_pid.store(std::process::id() as i32, Ordering::SeqCst);
-    super::at_exit(leave);
+    bgworker::at_exit(leave);
     yield_to_others();
 
     bgworker::on_failure(|message| database.problem.set(message), || serve(database));

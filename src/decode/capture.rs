@@ -26,14 +26,14 @@ use super::schema_versions::SchemaVersions;
 use super::subscription_changes::Edit;
 use super::wal::commit_records;
 use super::{relcache_invalidation, subscription_changes};
-use crate::bgworkers::decoder::Installation;
+use crate::decode::installation::Installation;
+use crate::event::message_auth::Sealer;
 use crate::event::{Action, Fingerprint, Lsn, Origin, Timestamp, Transaction};
 use crate::ipc::frame::{
     ChangeHead, FailureHead, LaneKeys, Target, begin_change, write_annotations, write_begin, write_commit,
     write_failed, write_progress, write_refusal, write_relation, write_subscription,
 };
 use crate::pg::compat;
-use crate::pg::message_auth::Sealer;
 use crate::pg::process::bgworker;
 use crate::pg::shm_mq::Sender;
 use crate::pg::subtransaction::{Raised, in_subtransaction, sqlstate};

@@ -12,6 +12,8 @@ pub(crate) mod definitions;
 pub mod encode;
 pub mod filter;
 #[cfg(feature = "server")]
+pub(crate) mod installation;
+#[cfg(feature = "server")]
 pub(crate) mod read_order;
 #[cfg(feature = "server")]
 mod relcache_invalidation;

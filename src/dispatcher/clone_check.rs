@@ -4,9 +4,9 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, Spi};
 
-use crate::api::subscriptions::triggers::unchecked;
 use crate::decode::wal::slot;
 use crate::journal;
+use crate::journal::unchecked;
 use crate::pg::process::cluster_fingerprint;
 
 /// Sees to it, before anything is read of subscriptions; whether some are left that [`arm`] can arm when no session holds a lock

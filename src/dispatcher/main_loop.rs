@@ -25,9 +25,9 @@ use crate::pg::process::bgworker::WorkerHandle;
 use crate::pg::process::wait_event_set::WaitSet;
 use crate::pg::process::{bgworker, shutdown};
 use crate::pg::shm_mq::Receiver;
-use crate::shmem::registry::{Database, Demand, Phase, Shared};
+use crate::shmem::registry::{self, Database, Demand, Phase, Shared};
 use crate::shmem::subscription_stats::Publisher;
-use crate::shmem::{registry, worker_counters};
+use crate::shmem::worker_counters;
 use crate::{gucs, journal};
 
 /// How often versions of subscriptions are dropped that no restart needs any more.
@@ -51,7 +51,7 @@ pub extern "C-unwind" fn pgwh_dispatcher_main(argument: pg_sys::Datum) {
     journal::write_as_our_own();
     database.dispatcher.set_me();
     database.dispatcher_pid.store(std::process::id() as i32, Ordering::SeqCst);
-    crate::bgworkers::at_exit(leave);
+    bgworker::at_exit(leave);
     bgworker::report_busy(c"starting");
 
     bgworker::on_failure(|message| database.note_failure(message), || serve(database));
@@ -95,7 +95,7 @@ fn serve(database: &'static Database) {
 /// Ends the decoder with us, and tells that we are gone.
 fn leave() {
     if let (Some(shared), Some(database)) = (registry::shared(), registry::my_database()) {
-        crate::hooks::utility::ask_to_stop(database);
+        registry::ask_to_stop(database);
         database.figures.store(0, Ordering::SeqCst);
         database.under_way.store(0, Ordering::SeqCst);
         database.tallies.store(0, Ordering::SeqCst);
@@ -430,7 +430,7 @@ impl Dispatcher {
 
     /// Waits for the decoder to end, so that its slot is free.
     fn end_decoder(&self) {
-        crate::hooks::utility::ask_to_stop(self.database);
+        registry::ask_to_stop(self.database);
         bgworker::report_busy(c"waiting for the decoder to end");
         let gentle = Instant::now() + Duration::from_secs(2);
         while !self.decoder.has_ended() {

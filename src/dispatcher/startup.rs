@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use crate::bgworkers::decoder::Installation;
+use crate::decode::installation::Installation;
 use crate::decode::wal::slot;
 use crate::error::Error;
 use crate::pg::compat;

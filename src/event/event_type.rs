@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::pg::message_auth;
+use super::message_auth;
 
 /// The words as they are stored, in the order in which they are stored. The first are those of changes of rows.
 const WORDS: [&str; 8] = ["insert", "update", "delete", "truncate", "ddl", "message", "read", "system"];

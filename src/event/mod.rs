@@ -9,6 +9,7 @@ mod id;
 pub mod jsonb;
 mod kind;
 mod lsn;
+pub mod message_auth;
 mod row;
 mod segment;
 mod statement;

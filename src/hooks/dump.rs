@@ -7,6 +7,7 @@ use std::ptr;
 use pgrx::{Spi, pg_sys};
 
 use crate::journal::own_tables;
+use crate::pg::command::parse_tree::items;
 use crate::pg::compat;
 
 /// The tables whose rows a dump has.
@@ -216,17 +217,6 @@ unsafe fn first_from(query: *mut pg_sys::Node) -> *mut pg_sys::RangeVar {
         let table = from.filter(|node| (*node.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_RangeVar);
         table.map_or(ptr::null_mut(), <*mut std::ffi::c_void>::cast)
     }
-}
-
-/// The members of a list of pointers.
-///
-/// # Safety
-/// `list` is null, or a list of pointers that outlives the iterator.
-pub unsafe fn items(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
-    // SAFETY: null, or a list of pointers that outlives the iterator.
-    let length = if list.is_null() { 0 } else { unsafe { (*list).length } };
-    // SAFETY: as above, within its length.
-    (0..length as usize).map(move |n| unsafe { (*(*list).elements.add(n)).ptr_value })
 }
 
 fn is_installed() -> bool {

@@ -4,9 +4,9 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::dump;
 use crate::api::authorization;
 use crate::error::Error;
+use crate::pg::command::parse_tree::items;
 
 /// Whether a utility statement locks tables in a mode that keeps others from reading or writing them.
 ///
@@ -31,7 +31,7 @@ pub unsafe fn check(node: *mut pg_sys::Node) {
         if pg_sys::superuser() || crate::journal::extension().is_none() || authorization::is_owner() {
             return;
         }
-        for relation in dump::items(command.relations) {
+        for relation in items(command.relations) {
             let flags = pg_sys::RVROption::RVR_MISSING_OK;
             let lock = pg_sys::NoLock as _;
             let relation =

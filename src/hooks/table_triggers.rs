@@ -6,9 +6,9 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::dump;
 use crate::journal::own_tables;
 use crate::pg::command::notice::Notice;
+use crate::pg::command::parse_tree::items;
 use crate::pg::values::encoding;
 
 /// Whether a utility statement does nothing but enable or disable triggers of a table that it does not name.
@@ -24,7 +24,7 @@ pub unsafe fn may_switch(node: *mut pg_sys::Node) -> bool {
         if (*node).type_ != pg_sys::NodeTag::T_AlterTableStmt {
             return false;
         }
-        let mut commands = dump::items((*node.cast::<pg_sys::AlterTableStmt>()).cmds).peekable();
+        let mut commands = items((*node.cast::<pg_sys::AlterTableStmt>()).cmds).peekable();
         commands.peek().is_some()
             && commands.all(|command| {
                 let subtype = (*command.cast::<pg_sys::AlterTableCmd>()).subtype;

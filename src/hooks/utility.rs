@@ -339,7 +339,7 @@ fn stand_back(name: &CStr, drain: bool) {
     }
     database.quiesced.fetch_add(1, Ordering::SeqCst);
     STANDING_BACK.with_borrow_mut(|list| list.push(oid));
-    ask_to_stop(database);
+    registry::ask_to_stop(database);
     let deadline = Instant::now() + PATIENCE;
     while database.dispatcher_pid.load(Ordering::SeqCst) != 0
         || database.decoder_pid.load(Ordering::SeqCst) != 0
@@ -370,14 +370,6 @@ fn drain(database: &Database) {
         database.ask_for_progress();
         bgworker::pause(Duration::from_millis(5));
     }
-}
-
-/// Asks the workers of a database to end.
-pub fn ask_to_stop(database: &Database) {
-    database.stop.store(true, Ordering::SeqCst);
-    database.dispatcher.wake();
-    database.decoder.wake();
-    database.backfiller.wake();
 }
 
 fn may_affect(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {

@@ -136,7 +136,7 @@ fn read(client: &SpiClient<'_>) -> Result<Vec<Part>> {
             Some("unlogged") => Flaw::Unlogged,
             _ => Flaw::Identity(format!("ALTER TABLE {name} REPLICA IDENTITY {identity};")),
         };
-        let above = lineage::ancestors(oid).into_iter().map(lineage::level).collect();
+        let above = crate::pg::lineage::ancestors(oid).into_iter().map(lineage::level).collect();
         parts.push(Part { name, above, flaw });
     }
     Ok(parts)

@@ -16,6 +16,8 @@ mod error_states;
 #[cfg(feature = "server")]
 mod gaps;
 #[cfg(feature = "server")]
+pub mod logical_messages;
+#[cfg(feature = "server")]
 mod notifications;
 #[cfg(feature = "server")]
 pub mod own_tables;
@@ -75,8 +77,8 @@ pub use self::routing_versions::Version;
 pub use self::schema_changes::{newest_schema_change, schema_versions};
 #[cfg(feature = "server")]
 pub use self::subscriptions::{
-    RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, are_all_copies, disable,
-    keep_subscriptions_as_they_are, note_disabled, subscriptions, write_disables,
+    RowOrdering, StoredSecrets, SubscriptionRow, all_subscriptions, are_all_copies, disable, is_unchecked,
+    keep_subscriptions_as_they_are, note_disabled, subscriptions, unchecked, write_disables,
 };
 #[cfg(feature = "server")]
 pub use self::system_events::{SystemEvent, tell_of, tell_of_gaps};

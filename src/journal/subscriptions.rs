@@ -1,5 +1,6 @@
 //! Subscriptions as they are now: how to send.
 
+use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgrx::spi::{Result, SpiHeapTupleData};
@@ -283,4 +284,22 @@ fn texts(row: &SpiHeapTupleData<'_>, column: &str) -> Result<Option<Vec<String>>
 
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+thread_local! {
+    /// Whether what is changed was checked when it was stored, and goes on as it is.
+    static UNCHECKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs the action, whose changes of subscriptions are not checked. An ERROR inside ends the process.
+pub fn unchecked<T>(action: impl FnOnce() -> T) -> T {
+    UNCHECKED.set(true);
+    let done = action();
+    UNCHECKED.set(false);
+    done
+}
+
+/// Whether changes of subscriptions are to be stored as they are.
+pub fn is_unchecked() -> bool {
+    UNCHECKED.get()
 }

@@ -5,9 +5,9 @@
 use pgrx::Spi;
 use pgrx::spi::{Error, Result};
 
+use super::logical_messages;
 use super::transaction::check;
-use crate::api::control::messages;
-use crate::pg::message_auth::Kind;
+use crate::event::message_auth::Kind;
 use crate::pg::values::encoding::Text;
 
 /// Something that happened to a subscription.
@@ -63,7 +63,7 @@ fn write(query: &str, arguments: &[pgrx::datum::DatumWithOid<'_>]) -> Result<()>
     })?;
     for content in messages {
         // Workers run on no standby, and there is a key as long as there are our tables.
-        messages::write(Kind::System, &content).map_err(|_| Error::NoTupleTable)?;
+        logical_messages::write(Kind::System, &content).map_err(|_| Error::NoTupleTable)?;
     }
     Ok(())
 }

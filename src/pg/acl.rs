@@ -7,7 +7,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use super::compat;
 use super::values::encoding;
-use crate::decode::routing::lineage;
+use crate::pg::lineage;
 
 /// What a role may read of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]

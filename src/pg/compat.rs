@@ -860,3 +860,6 @@ pub unsafe fn allocate_for_guc(size: usize) -> *mut c_void {
         return pg_sys::guc_malloc(pg_sys::LOG as c_int, size);
     }
 }
+
+/// `DoNotReplicateId` (`replication/origin.h`): the origin of what must not be sent on.
+pub const DO_NOT_REPLICATE: Origin = u16::MAX;

@@ -6,16 +6,16 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, fence};
 
 use pgrx::pg_sys;
 
 use super::registry::Database;
 use super::{registry, subscription_stats};
-use crate::decode::wal::plugin::DO_NOT_REPLICATE;
-use crate::hooks::{prepared_transactions, utility};
 use crate::pg::command::{current_statement, dropped_index, former_names};
 use crate::pg::compat;
+use crate::pg::compat::DO_NOT_REPLICATE;
 
 thread_local! {
     // A backend has one thread, so these are its globals, without `static mut`.
@@ -59,8 +59,12 @@ pub fn tell_dispatcher_at_commit() {
     AT_COMMIT.set(AtCommit { commands: true, ..AT_COMMIT.get() });
 }
 
+/// What hooks do when a transaction that asked for something is prepared, and when one has ended either way. Both raise nothing.
+static HOOKS: OnceLock<(fn(), fn())> = OnceLock::new();
+
 /// Registers the callbacks, once, while the server preloads.
-pub fn init() {
+pub fn init(on_prepare: fn(), on_end: fn()) {
+    let _ = HOOKS.set((on_prepare, on_end));
     // SAFETY: the functions live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(after_commit), ptr::null_mut());
@@ -75,7 +79,9 @@ unsafe extern "C-unwind" fn after_commit(event: pg_sys::XactEvent::Type, _: *mut
         pg_sys::XactEvent::XACT_EVENT_COMMIT if is_news => wake_decoder(),
         // Nobody can see yet what was asked for.
         pg_sys::XactEvent::XACT_EVENT_PREPARE if AT_COMMIT.replace(AtCommit::NOTHING).is_any() => {
-            prepared_transactions::note()
+            if let Some((on_prepare, _)) = HOOKS.get() {
+                on_prepare();
+            }
         }
         _ => {}
     }
@@ -96,7 +102,9 @@ unsafe extern "C-unwind" fn after_release(
     if !is_top_level || phase != pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS {
         return;
     }
-    utility::let_back();
+    if let Some((_, on_end)) = HOOKS.get() {
+        on_end();
+    }
     dropped_index::forget();
     former_names::transaction_ended();
     subscription_stats::let_go();

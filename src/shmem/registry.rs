@@ -557,3 +557,11 @@ pub fn my_database() -> Option<&'static Database> {
     let oid = unsafe { pg_sys::MyDatabaseId };
     shared()?.find(oid)
 }
+
+/// Asks the workers of a database to end.
+pub fn ask_to_stop(database: &Database) {
+    database.stop.store(true, Ordering::SeqCst);
+    database.dispatcher.wake();
+    database.decoder.wake();
+    database.backfiller.wake();
+}

@@ -2,7 +2,6 @@
 //!
 //! SQL declares both SECURITY DEFINER, so that whoever may call them needs no right to read the key that seals them.
 
-use std::cell::RefCell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys::panic::ErrorReport;
@@ -12,10 +11,9 @@ use pgrx::{AnyElement, direct_function_call};
 use crate::api::authorization::as_owner;
 use crate::api::preconditions;
 use crate::error::Error;
+use crate::event::message_auth::Kind;
 use crate::gucs;
-use crate::journal::own_tables;
-use crate::pg::compat;
-use crate::pg::message_auth::{Kind, Sealer};
+use crate::journal::logical_messages::{with_sealer, write};
 use crate::pg::values::encoding::utf8;
 
 /// The longest type of a message, in bytes.
@@ -79,44 +77,9 @@ fn check_length(what: &'static str, length: usize, limit: usize, hint: &'static 
     if length <= limit { Ok(()) } else { Err(Error::MessageTooLong { what, length, limit, hint }) }
 }
 
-/// Writes a message of ours, in the encoding of the database, into write-ahead log.
-pub fn write(kind: Kind, content: &[u8]) -> Result<(), Error> {
-    // SAFETY: reads shared memory; the transaction in progress is given an xid if it has none.
-    let xid = unsafe {
-        if pg_sys::RecoveryInProgress() {
-            return Err(Error::OnStandby);
-        }
-        pg_sys::GetTopTransactionId()
-    };
-    let message = with_sealer(|sealer| sealer.seal(kind, xid.into_inner(), content))?;
-    compat::log_message(kind.prefix(), &message);
-    Ok(())
-}
-
 /// A digest of texts that only this installation can compute.
 pub fn name_digest(parts: &[&str]) -> Result<[u8; 32], Error> {
     as_owner(|| with_sealer(|sealer| sealer.name_digest(parts)))
-}
-
-/// Calls with what seals messages of this database, which stays the same as long as its table does.
-fn with_sealer<T>(action: impl FnOnce(&Sealer) -> T) -> Result<T, Error> {
-    thread_local! {
-        static KNOWN: RefCell<Option<(pg_sys::Oid, Sealer)>> = const { RefCell::new(None) };
-    }
-    let table = own_tables::oid_of(c"message_key");
-    if KNOWN.with_borrow(|known| known.as_ref().is_none_or(|(of, _)| *of != table)) {
-        let key = Spi::connect(|client| {
-            client
-                .select("SELECT key FROM pgwh_internal.message_key", Some(1), &[])?
-                .first()
-                .get_one::<String>()
-        })?
-        .ok_or_else(|| Error::Internal("pgwh_internal.message_key has no row".to_owned()))?;
-        KNOWN.set(Some((table, Sealer::new(key.as_bytes()))));
-    }
-    KNOWN
-        .with_borrow(|known| known.as_ref().map(|(_, sealer)| action(sealer)))
-        .ok_or_else(|| Error::Internal("no message can be sealed".to_owned()))
 }
 
 /// A text, in the encoding of the database.

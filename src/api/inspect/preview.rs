@@ -85,7 +85,7 @@ fn action_of(word: Option<Text>) -> Result<Action, Error> {
 
 fn values(what: &str, jsonb: Option<AnyElement>) -> Result<Option<Values>, Error> {
     let Some(jsonb) = jsonb else { return Ok(None) };
-    let text = text_of(&jsonb)?;
+    let text = text_of(&jsonb).unwrap_or_default();
     serde_json::from_str(&text).map(Some).map_err(|_| {
         refused(
             "a row must be an object of its columns' values",

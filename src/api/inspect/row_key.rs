@@ -55,7 +55,7 @@ impl AskedRow {
         let key = key.ok_or(Error::Missing("key"))?;
         let (table, oid) = find(&table_name.0)?;
         let columns = oid.map_or(Ok(Vec::new()), columns_of)?;
-        let values = read(&table.to_string(), &columns, &text_of(&key)?)?;
+        let values = read(&table.to_string(), &columns, &text_of(&key).unwrap_or_default())?;
         Ok(AskedRow { table, oid, values })
     }
 

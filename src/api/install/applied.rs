@@ -5,9 +5,9 @@ use pgrx::AllocatedByRust;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use crate::decode::wal::plugin::DO_NOT_REPLICATE;
 use crate::error::Error;
 use crate::pg::compat;
+use crate::pg::compat::DO_NOT_REPLICATE;
 
 type Tuple<'a> = PgHeapTuple<'a, AllocatedByRust>;
 

@@ -2,9 +2,9 @@
 
 use pgrx::prelude::*;
 
-use crate::decode::routing::lineage;
 use crate::pg::command::{current_statement, dropped_index, former_names};
 use crate::pg::compat;
+use crate::pg::lineage;
 use crate::pg::values::encoding::Text;
 
 /// The text of the command that runs, in the encoding of the database.

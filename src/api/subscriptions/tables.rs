@@ -10,12 +10,12 @@ use pgrx::prelude::*;
 use super::suggest::near;
 use crate::api::authorization::as_owner;
 use crate::decode::citus;
-use crate::decode::routing::lineage;
 use crate::decode::routing::table_pattern::{NamePattern, ParsedPattern, TablePattern, array_literal};
 use crate::error::{Error, UNLOGGED};
 use crate::event::TableName;
 use crate::pg::command::command_cache::Found;
 use crate::pg::compat;
+use crate::pg::lineage;
 use crate::pg::values::encoding;
 
 /// Schemas to whose tables no wildcard leads.

@@ -1,7 +1,5 @@
 //! The triggers that make plain SQL on our tables as good as the functions.
 
-use std::cell::Cell;
-
 use pgrx::AllocatedByRust;
 use pgrx::datum::Interval;
 use pgrx::datum::datetime_support::transaction_timestamp;
@@ -17,6 +15,7 @@ use crate::api::authorization::{as_owner, may_act_as, owns};
 use crate::api::install::applied::is_applied;
 use crate::api::preconditions;
 use crate::error::Error;
+use crate::journal;
 use crate::pg::values::encoding;
 use crate::pg::values::encoding::{Text, Texts as _};
 use crate::pg::values::jsonb::Jsonb;
@@ -41,22 +40,9 @@ fn check_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Tuple<'a>
     Ok(Some(checked.unwrap_or_report()))
 }
 
-thread_local! {
-    /// Whether what is changed was checked when it was stored, and goes on as it is.
-    static UNCHECKED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs the action, whose changes of subscriptions are not checked. An ERROR inside ends the process.
-pub fn unchecked<T>(action: impl FnOnce() -> T) -> T {
-    UNCHECKED.set(true);
-    let done = action();
-    UNCHECKED.set(false);
-    done
-}
-
 fn checked_subscription<'a>(trigger: &'a PgTrigger<'a>) -> Result<Tuple<'a>, Error> {
     preconditions::fitting()?;
-    if UNCHECKED.get()
+    if journal::is_unchecked()
         && let Some(row) = trigger.new()
     {
         return Ok(row.into_owned());

@@ -9,11 +9,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Capture;
 use crate::decode::routing::message_router::Writer;
+use crate::event::message_auth::Kind;
 use crate::event::{Action, Lsn, Message};
 use crate::gucs;
 use crate::ipc::frame::{ChangeHead, Image, LaneKeys, Target, begin_change, write_relation};
 use crate::pg::acl;
-use crate::pg::message_auth::Kind;
 use crate::pg::subtransaction::{Raised, in_subtransaction};
 use crate::pg::values::encoding::utf8;
 

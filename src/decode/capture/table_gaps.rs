@@ -280,7 +280,7 @@ impl Capture {
 
     /// A change of a table, and so of those above it. Disabled subscriptions do not miss it.
     fn note_missed_change(&mut self, table: Oid) {
-        let above = in_subtransaction(self.memory, || lineage::ancestors(table));
+        let above = in_subtransaction(self.memory, || crate::pg::lineage::ancestors(table));
         for table in above.unwrap_or_default().into_iter().chain([table]).map(Oid::to_u32) {
             let (router, unchanged) = (&self.router, &mut self.table_gaps.unchanged);
             let is_enabled = |(_, subscription): &(u32, i64)| router.is_enabled(*subscription);

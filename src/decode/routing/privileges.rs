@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::lineage;
 use super::router::{Condition, Grantee, Terms};
 use super::table_pattern::TablePattern;
 use crate::decode::filter::analyze;
 use crate::decode::filter::analyze::Bare;
 use crate::decode::row_key::event_key;
 use crate::pg::acl::{Access, Lack};
+use crate::pg::lineage;
 use crate::pg::memory_context::Memory;
 use crate::pg::subtransaction::in_subtransaction;
 use crate::pg::values::encoding;

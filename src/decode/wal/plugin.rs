@@ -88,7 +88,8 @@ unsafe extern "C-unwind" fn begin(
         let lsn = Some(Lsn((*txn).origin_lsn)).filter(|lsn| lsn.0 != 0);
         // Whoever says when also says where. Without, the server takes the time of an earlier commit of that session.
         let origin = Replicated { origin: (*txn).origin_id, lsn, committed_at: lsn.map(|_| time) };
-        let origin = Some(origin).filter(|it| it.origin != NO_ORIGIN && it.origin != DO_NOT_REPLICATE);
+        let origin =
+            Some(origin).filter(|it| it.origin != NO_ORIGIN && it.origin != compat::DO_NOT_REPLICATE);
         capture(ctx).begin((*txn).xid.into_inner(), Lsn((*txn).final_lsn), committed_at, origin);
         capture(ctx).begin_catalog_changes(&Invalidated::by(txn));
     }
@@ -155,10 +156,8 @@ unsafe extern "C-unwind" fn filter_by_origin(
     _ctx: *mut pg_sys::LogicalDecodingContext,
     origin: compat::Origin,
 ) -> bool {
-    origin == DO_NOT_REPLICATE
+    origin == compat::DO_NOT_REPLICATE
 }
 
 /// `InvalidRepOriginId` (`replication/origin.h`): of what was committed here first.
 const NO_ORIGIN: compat::Origin = 0;
-/// `DoNotReplicateId` (`replication/origin.h`): the origin of what must not be sent on.
-pub const DO_NOT_REPLICATE: compat::Origin = u16::MAX;

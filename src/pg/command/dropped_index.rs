@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use pgrx::{pg_guard, pg_sys};
 
-use crate::decode::routing::lineage;
+use crate::pg::lineage;
 
 thread_local! {
     /// Indexes that the present transaction has dropped, each with its table.

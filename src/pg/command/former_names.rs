@@ -6,9 +6,9 @@ use std::ffi::CStr;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Oid};
 
-use crate::decode::routing::lineage;
-use crate::hooks::dump::items;
+use crate::pg::command::parse_tree::items;
 use crate::pg::compat;
+use crate::pg::lineage;
 use crate::pg::values::encoding;
 
 /// A schema, or a relation in one.

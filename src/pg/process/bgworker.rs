@@ -432,3 +432,21 @@ pub fn processor_time(pid: i32) -> Option<ProcessorTime> {
     let (ran, waited) = (Duration::from_nanos(ran), Duration::from_nanos(waited));
     Some(ProcessorTime { ran, waited, times: times as u32 })
 }
+
+thread_local! {
+    static ON_EXIT: std::cell::Cell<Option<fn()>> = const { std::cell::Cell::new(None) };
+}
+
+/// Has the action run when this process ends, however it ends, while shared memory is still attached.
+pub fn at_exit(action: fn()) {
+    ON_EXIT.set(Some(action));
+    // SAFETY: the callback is a function of this library; it runs before the process leaves shared memory.
+    unsafe { pg_sys::before_shmem_exit(Some(run_at_exit), pg_sys::Datum::null()) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn run_at_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    if let Some(action) = ON_EXIT.take() {
+        action();
+    }
+}

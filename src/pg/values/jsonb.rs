@@ -11,7 +11,6 @@ use pgrx::{AnyElement, fcinfo};
 use serde_json::Value;
 
 use super::encoding::{must_be_converted, utf8};
-use crate::error::Error;
 
 /// A value of type `jsonb` in a database of any encoding, parsed: of long numbers some digits are lost.
 pub struct Jsonb(pub Value);
@@ -76,13 +75,12 @@ unsafe impl SqlTranslatable for Jsonb {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
 }
 
-/// A jsonb as text: digits of a number are kept, however many they are.
-pub fn text_of(jsonb: &AnyElement) -> Result<String, Error> {
+/// A jsonb as text; null has none: digits of a number are kept, however many they are.
+pub fn text_of(jsonb: &AnyElement) -> Option<String> {
     // SAFETY: SQL declares the argument as jsonb, and the output function takes that.
     let text =
         unsafe { fcinfo::direct_function_call::<&std::ffi::CStr>(pg_sys::jsonb_out, &[Some(jsonb.datum())]) };
-    let text = text.ok_or_else(|| Error::Internal("a jsonb has no text".to_owned()))?;
-    Ok(utf8(text.to_bytes()).into_owned())
+    text.map(|text| utf8(text.to_bytes()).into_owned())
 }
 
 /// JSON text that a database of any encoding can hold: what is not ASCII is escaped, unless the encoding is UTF-8 or none.
