@@ -6,15 +6,14 @@ use pgrx::spi::{Result, SpiClient};
 use pgrx::{Spi, pg_sys};
 
 use super::descendants::flawed_parts;
+use super::parameters;
 use super::transaction::{SUBSCRIPTION_GONE, check};
-use super::write::writer;
-use super::write::writer::Journal;
+use super::write::rows::{BackfillStep, StepKind};
 use crate::decode::definitions;
 use crate::decode::routing::lineage;
 use crate::decode::routing::router::Grantee;
 use crate::decode::routing::table_pattern::TablePattern;
 use crate::event::TableName;
-use crate::ipc::frame::ChunkEnd;
 use crate::pg::values::encoding::{Texts, argument};
 
 /// What a row takes in a page besides its values: its header and its line pointer.
@@ -96,24 +95,6 @@ pub struct BackfillTask {
     pub chunk_size: Option<i32>,
 }
 
-/// What is to be noted of a table, in the commit that journals the events it is about.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct BackfillStep {
-    pub backfill: i64,
-    pub table: u32,
-    pub kind: StepKind,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum StepKind {
-    /// So many rows have been read and sent, up to there in an order of that definition; none: to its end.
-    Read { position: Option<String>, definition: Vec<i64>, read: u64, sent: u64, seconds: f64 },
-    /// It is not, or no longer, one of the tables that are read.
-    Absent,
-    /// It has to be read again.
-    Again,
-}
-
 /// The backfills that are not over. Those of subscriptions that are gone are ended. Inside a transaction.
 pub fn open_backfills() -> Vec<OpenBackfill> {
     check("backfills cannot be read", end_orphans().and_then(|()| read_open()))
@@ -183,7 +164,7 @@ pub fn set_backfill_state(id: i64, state: BackfillState, reason: Option<&str>) -
              WHERE id IN (SELECT id FROM pgwh_internal.backfill_requests WHERE id = $1 AND state NOT IN ('done', 'cancelled')
                  FOR UPDATE SKIP LOCKED) RETURNING subscription_id",
             None,
-            &[id.into(), state.word().into(), writer::text(reason)],
+            &[id.into(), state.word().into(), parameters::text(reason)],
         )?;
         if let Some(subscription) = if rows.is_empty() { None } else { rows.first().get_one::<i64>()? } {
             return Ok(StateNoted::Of(subscription));
@@ -461,24 +442,6 @@ pub fn tables_of(
         }
     }
     Ok(tables)
-}
-
-impl Journal {
-    /// Takes how far a table has been read, after the rows that have been taken of it: the chunk has where its next one
-    /// begins. `sent`: how many rows became events. `seconds`: how long that took.
-    pub fn backfilled(&mut self, chunk: ChunkEnd, sent: u64, seconds: f64) {
-        let ChunkEnd { backfill, table, position, definition, read, is_absent, .. } = chunk;
-        let kind = match is_absent {
-            true => StepKind::Absent,
-            false => StepKind::Read { position, definition, read, sent, seconds },
-        };
-        self.take_step(BackfillStep { backfill, table, kind });
-    }
-
-    /// Takes that a table has to be read again when it has been read to its end, or at once if that is so already.
-    pub fn backfill_again(&mut self, backfill: i64, table: u32) {
-        self.take_step(BackfillStep { backfill, table, kind: StepKind::Again });
-    }
 }
 
 /// Writes what is to be noted of a table.

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use pgrx::spi::Result;
 use pgrx::{Spi, pg_sys};
 
+use super::columns::{id, intact, parameter, unpack_members};
 use super::packed::event_chunk::Entry;
 use super::packed::outcome_chunk::End;
 use super::packed::{event_chunk, outcome_chunk};
-use super::recovery::load::{id, intact, parameter, unpack_members};
 use super::write::heap;
 use super::write::heap::{StoredRow, Table};
 use crate::delivery::DeliveryId;

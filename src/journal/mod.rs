@@ -6,6 +6,8 @@
 #[cfg(feature = "server")]
 mod backfills;
 #[cfg(feature = "server")]
+mod columns;
+#[cfg(feature = "server")]
 mod commands;
 #[cfg(feature = "server")]
 mod descendants;
@@ -22,12 +24,16 @@ mod notifications;
 #[cfg(feature = "server")]
 pub mod own_tables;
 pub mod packed;
+#[cfg(feature = "server")]
+mod parameters;
 pub mod partitions;
 pub mod read;
 pub mod recovery;
 pub mod replay_selection;
 #[cfg(feature = "server")]
 mod replays;
+#[cfg(feature = "server")]
+mod routing_changes;
 #[cfg(feature = "server")]
 mod routing_versions;
 #[cfg(feature = "server")]
@@ -72,6 +78,8 @@ pub use self::replays::{
     Replay, ReplayEnd, ReplayPage, ReplayReader, open_replays, replay_ended, replay_progress,
 };
 #[cfg(feature = "server")]
+pub use self::routing_changes::*;
+#[cfg(feature = "server")]
 pub use self::routing_versions::Version;
 #[cfg(feature = "server")]
 pub use self::schema_changes::{newest_schema_change, schema_versions};
@@ -85,4 +93,6 @@ pub use self::system_events::{SystemEvent, tell_of, tell_of_gaps};
 #[cfg(feature = "server")]
 pub use self::transaction::*;
 #[cfg(feature = "server")]
-pub use self::write::writer::{Attempt, BY_INDEX, Journal};
+pub use self::write::rows::Attempt;
+#[cfg(feature = "server")]
+pub use self::write::writer::{BY_INDEX, Journal};

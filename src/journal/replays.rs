@@ -8,10 +8,10 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::spi::Result;
 use pgrx::{Spi, pg_sys};
 
+use super::columns::{id, lsn, parameter};
 use super::packed::outcome_chunk::End;
 use super::read::lookup;
 use super::read::reader::{Found, What};
-use super::recovery::load::{id, lsn, parameter};
 use super::replay_selection::{Bound, Only, Range, Selection, Sieve, Standing};
 use super::transaction::{Locked, SUBSCRIPTION_GONE, check, unless_locked};
 use super::write::writer::Journal;

@@ -3,3 +3,5 @@
 #[cfg(feature = "server")]
 pub(crate) mod partition;
 pub mod ring;
+#[cfg(feature = "server")]
+pub(crate) mod stored;

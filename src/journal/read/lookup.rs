@@ -11,11 +11,11 @@ use pgrx::spi::Result;
 use crate::delivery::DeliveryId;
 use crate::event::{EventId, Lsn, Timestamp};
 use crate::ipc::frame::Target;
+use crate::journal::columns::{id, intact, lsn, parameter};
 use crate::journal::packed::event_chunk::Entry;
 use crate::journal::packed::outcome_chunk::Outcome;
 use crate::journal::packed::{event_chunk, outcome_chunk};
-use crate::journal::recovery::load::{id, intact, lsn, parameter};
-use crate::journal::write::writer;
+use crate::journal::parameters;
 use crate::pg::values::encoding::Texts;
 
 /// The chunks read in one query.
@@ -51,7 +51,7 @@ pub fn first_delivery(event: &EventId, subscription: i64) -> Result<Option<Deliv
             "SELECT first_id, body FROM pgwh_internal.event_chunks WHERE (last_lsn, last_ordinal) >= ($1, $2)
              ORDER BY last_lsn, last_ordinal LIMIT 1",
             Some(1),
-            &[writer::lsn(event.commit_lsn), (event.ordinal as i64).into()],
+            &[parameters::lsn(event.commit_lsn), (event.ordinal as i64).into()],
         )?;
         let mut entries = Vec::new();
         for row in rows {
@@ -108,7 +108,7 @@ pub fn last_before_time(before: Timestamp) -> Result<Option<Commit>> {
         "last_lsn",
         "last_at",
         "pgwh_internal.event_chunks WHERE last_at < $1 ORDER BY last_at DESC, last_id DESC",
-        &[writer::time(before)],
+        &[parameters::time(before)],
     )
 }
 
@@ -141,23 +141,23 @@ fn commit(lsn: &str, at: &str, from: &str, values: &[DatumWithOid<'_>]) -> Resul
 /// A delivery before which nothing was committed then or later, as far as commits come in the order of their times.
 /// None when nothing was.
 pub fn first_since_time(since: Timestamp) -> Result<Option<DeliveryId>> {
-    edge("first_id", "last_at >= $1 ORDER BY last_at", writer::time(since))
+    edge("first_id", "last_at >= $1 ORDER BY last_at", parameters::time(since))
 }
 
 /// A delivery before which nothing was committed at that position or behind it. None when nothing was.
 pub fn first_since_lsn(since: Lsn) -> Result<Option<DeliveryId>> {
-    edge("first_id", "last_lsn >= $1 ORDER BY last_lsn, last_ordinal", writer::lsn(since))
+    edge("first_id", "last_lsn >= $1 ORDER BY last_lsn, last_ordinal", parameters::lsn(since))
 }
 
 /// A delivery behind which nothing was committed then or before, as far as commits come in the order of their times. None
 /// when that is not known, since nothing was committed later.
 pub fn last_until_time(until: Timestamp) -> Result<Option<DeliveryId>> {
-    edge("last_id", "last_at > $1 ORDER BY last_at", writer::time(until))
+    edge("last_id", "last_at > $1 ORDER BY last_at", parameters::time(until))
 }
 
 /// A delivery behind which nothing was committed at that position or before it. None when nothing was committed later.
 pub fn last_until_lsn(until: Lsn) -> Result<Option<DeliveryId>> {
-    edge("last_id", "last_lsn > $1 ORDER BY last_lsn, last_ordinal", writer::lsn(until))
+    edge("last_id", "last_lsn > $1 ORDER BY last_lsn, last_ordinal", parameters::lsn(until))
 }
 
 fn edge(column: &str, condition: &str, bound: DatumWithOid<'_>) -> Result<Option<DeliveryId>> {

@@ -8,10 +8,11 @@ use pgrx::spi::Result;
 
 use crate::delivery::{DeliveryId, Position};
 use crate::event::{EventId, Timestamp};
+use crate::journal::columns::{id, intact, now};
 use crate::journal::packed::event_chunk;
 use crate::journal::packed::event_chunk::Entry;
-use crate::journal::recovery::load::{id, intact, load, now};
-use crate::journal::write::writer::number;
+use crate::journal::parameters::number;
+use crate::journal::recovery::load::load;
 
 /// The chunks read at once.
 const CHUNKS: i64 = 8;

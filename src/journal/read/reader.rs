@@ -11,9 +11,9 @@ use crate::delivery::DeliveryId;
 use crate::event::Event;
 use crate::ipc::frame;
 use crate::ipc::frame::{Item, LaneKeys, Target};
+use crate::journal::columns::{charge, id, intact, parameter};
 use crate::journal::packed::event_chunk;
 use crate::journal::packed::event_chunk::Entry;
-use crate::journal::recovery::load::{charge, id, intact, parameter};
 use crate::journal::transaction::check;
 use crate::journal::write::writer::Journal;
 

@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use pgrx::Spi;
 use pgrx::spi::{Result, SpiHeapTupleData};
-use pgrx::{Spi, pg_sys};
 
 use super::positions::{Restart, remaining};
 use crate::delivery::{DeliveryId, Pending, Position};
-use crate::event::{Lsn, Timestamp};
+use crate::event::Timestamp;
+use crate::journal::columns::{charge, id, intact, lsn, now, unpack_members};
 use crate::journal::packed::event_chunk::Place;
-use crate::journal::packed::numbers::{PackError, Unpacker, unseal};
 use crate::journal::packed::{event_chunk, outcome_chunk, position_chunk};
-use crate::journal::partitions::partition;
 use crate::journal::partitions::ring::Slices;
-use crate::journal::write::writer::{Checkpoints, number};
+use crate::journal::partitions::stored;
+use crate::journal::write::rows::Checkpoints;
 
 /// Rows that are read at once: packed, they fit into half a megabyte.
 const ROWS: i64 = 64;
@@ -49,7 +49,7 @@ struct Checkpoint {
 /// When the tables cannot be read. What they hold is checked: a row that is damaged ends in an ERROR, since with it
 /// the state of deliveries would be lost.
 pub fn load() -> Result<Loaded> {
-    let slices = partition::read()?;
+    let slices = stored::read()?;
     let (last, high) = last_event()?.unwrap_or_else(|| slices.begin());
     let checkpoint = last_checkpoint()?;
     let now = now();
@@ -62,12 +62,6 @@ pub fn load() -> Result<Loaded> {
     apply_outcomes(&mut restart, checkpoint.sequence)?;
     let sequence = last_in_sequence()?;
     Ok(Loaded { last, high, positions: restart.positions(last), sequence, checkpoints, slices })
-}
-
-/// The time of day.
-pub(crate) fn now() -> Timestamp {
-    // SAFETY: reads the clock.
-    Timestamp(unsafe { pg_sys::GetCurrentTimestamp() })
 }
 
 /// The last number given, and where the last event stands.
@@ -158,14 +152,6 @@ fn apply_arrivals(restart: &mut Restart, since: DeliveryId) -> Result<()> {
     })
 }
 
-/// What a delivery of the event is charged.
-pub(crate) fn charge(entry: &event_chunk::Entry) -> usize {
-    match &entry.item {
-        crate::ipc::frame::Item::Change { event, .. } => event.memory(),
-        _ => 0,
-    }
-}
-
 fn apply_attempts(restart: &mut Restart, since: i64, now: Timestamp) -> Result<()> {
     const QUERY: &str = "SELECT seq, subscription_id, delivery_id, members, attempt,
         (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000 + duration_ms::numeric * 1000)::bigint,
@@ -186,21 +172,6 @@ fn apply_attempts(restart: &mut Restart, since: i64, now: Timestamp) -> Result<(
         restart.attempted(row.get(2)?.unwrap_or_default(), members, attempt, due);
         Ok(())
     })
-}
-
-/// The members of a batch behind its first.
-pub(crate) fn unpack_members(
-    first: DeliveryId,
-    column: &[u8],
-) -> std::result::Result<Vec<DeliveryId>, PackError> {
-    let raw = unseal(column)?;
-    let mut steps = Unpacker::of(&raw);
-    let (mut members, mut from) = (Vec::new(), first);
-    while !steps.is_empty() {
-        from = DeliveryId(steps.step(from.0)?);
-        members.push(from);
-    }
-    Ok(members)
 }
 
 fn apply_outcomes(restart: &mut Restart, since: i64) -> Result<()> {
@@ -230,26 +201,4 @@ fn paged(query: &str, since: i64, mut take: impl FnMut(&SpiHeapTupleData<'_>) ->
             return Ok(());
         }
     }
-}
-
-/// What a packed column holds; an ERROR when it is damaged.
-pub(crate) fn intact<T>(unpacked: std::result::Result<T, PackError>) -> T {
-    match unpacked {
-        Ok(value) => value,
-        Err(error) => pgrx::error!("pgstream_hooks: the journal is damaged: {error}"),
-    }
-}
-
-/// A bigint of a table as a number of ours.
-pub(crate) fn id(column: Option<i64>) -> DeliveryId {
-    DeliveryId(column.unwrap_or_default() as u64)
-}
-
-pub(crate) fn lsn(text: Option<String>) -> Lsn {
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
-}
-
-/// The parameter for a delivery's number.
-pub(crate) fn parameter<'a>(id: DeliveryId) -> pgrx::datum::DatumWithOid<'a> {
-    number(id.0)
 }

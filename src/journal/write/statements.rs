@@ -4,14 +4,14 @@ use pgrx::IntoDatum;
 use pgrx::pg_sys::Datum;
 
 use super::heap::{Table, Value};
-use super::writer::{Attempt, PositionRow};
+use super::rows::{Attempt, PositionRow};
 use crate::delivery::DeliveryId;
 use crate::event::{Lsn, Timestamp};
+use crate::journal::columns;
 use crate::journal::packed::event_chunk::Chunk;
 use crate::journal::packed::numbers::Packer;
 use crate::journal::packed::outcome_chunk::OutcomeChunk;
-use crate::journal::partitions::partition::TABLES;
-use crate::journal::recovery::load;
+use crate::journal::partitions::stored::TABLES;
 use crate::pg::values::encoding::encoded;
 
 /// The partitions of a slice, each opened for its first row.
@@ -105,7 +105,7 @@ impl SliceTables {
             [
                 slice,
                 row.sequence.into_datum(),
-                time(load::now()),
+                time(columns::now()),
                 number(row.last.0),
                 row.all_from.into_datum(),
                 (row.chunk.positions as i32).into_datum(),

@@ -1,19 +1,18 @@
 //! What the dispatcher tells its journal: buffered, then written in one transaction.
 
 use std::ffi::CStr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pgrx::Spi;
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
+use super::rows::{Attempt, BackfillStep, Checkpoints, PositionRow, StepKind};
 use super::statements::SliceTables;
 use crate::delivery::key_columns::OwnKeys;
 use crate::delivery::{DeliveryId, Position};
-use crate::event::{Lsn, Timestamp};
-use crate::ipc::frame::Item;
+use crate::event::Lsn;
+use crate::ipc::frame::{ChunkEnd, Item};
 use crate::journal::backfills;
-use crate::journal::backfills::BackfillStep;
 use crate::journal::packed::event_chunk::{Chunk, ChunkPacker, Place};
 use crate::journal::packed::outcome_chunk::{Outcome, OutcomeChunk, OutcomePacker};
 use crate::journal::packed::position_chunk::{PositionChunk, PositionPacker};
@@ -23,34 +22,6 @@ use crate::journal::recovery::load;
 use crate::journal::recovery::load::Loaded;
 use crate::journal::transaction::{check, with_tables};
 use crate::pg::process::bgworker;
-use crate::pg::values::encoding::encoded;
-
-/// A request that was answered by no success, or by one that was not the first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
-    /// Whose.
-    pub subscription: i64,
-    /// The deliveries it brought, never none; it goes by the first.
-    pub members: Vec<DeliveryId>,
-    /// Which one, counted from 1.
-    pub attempt: u32,
-    /// When it was sent.
-    pub started_at: Timestamp,
-    /// How long it took.
-    pub duration: Duration,
-    /// The HTTP status of the response, if there was one.
-    pub status: Option<u16>,
-    /// The word for the kind of error; none if it succeeded all the same.
-    pub class: Option<String>,
-    /// What went wrong.
-    pub error: String,
-    /// The beginning of the response.
-    pub response: Option<String>,
-    /// How long after its end the next one is due; none if it was the last.
-    pub next_in: Option<Duration>,
-    /// The replay that it belongs to.
-    pub replay: Option<i64>,
-}
 
 /// Plans are kept for life, also those made while a table was empty and reading all of it would have been cheapest.
 pub const BY_INDEX: &[(&CStr, &CStr)] = &[
@@ -94,33 +65,6 @@ struct Buffer {
     /// The bytes of rows that are complete.
     bytes: usize,
     since: Option<Instant>,
-}
-
-pub(super) struct PositionRow {
-    pub sequence: i64,
-    /// The last number given before it.
-    pub last: DeliveryId,
-    /// Where the rows begin that have the positions of all.
-    pub all_from: i64,
-    pub chunk: PositionChunk,
-}
-
-/// Which rows of positions a restart has to read.
-#[derive(Debug, Default)]
-pub(crate) struct Checkpoints {
-    /// The first row of the last checkpoint that had all positions.
-    pub all_from: i64,
-    /// How many positions that had.
-    pub all: usize,
-    /// How many have been written since.
-    pub since: usize,
-}
-
-impl Checkpoints {
-    /// So many positions, few against what they replace, that a restart had better read them all from one place again.
-    fn are_many(&self) -> bool {
-        self.since > 4 * self.all + 10_000
-    }
 }
 
 impl Journal {
@@ -358,26 +302,20 @@ impl Buffer {
     }
 }
 
-/// A text that came from outside, as a value of type `text`.
-pub(crate) fn text<'a>(text: Option<&str>) -> DatumWithOid<'a> {
-    match text {
-        // SAFETY: a text is laid out as a bytea is, and holds what the database's encoding has.
-        Some(text) => unsafe { DatumWithOid::new(encoded(text), pg_sys::TEXTOID) },
-        None => DatumWithOid::null_oid(pg_sys::TEXTOID),
+impl Journal {
+    /// Takes how far a table has been read, after the rows that have been taken of it: the chunk has where its next one
+    /// begins. `sent`: how many rows became events. `seconds`: how long that took.
+    pub fn backfilled(&mut self, chunk: ChunkEnd, sent: u64, seconds: f64) {
+        let ChunkEnd { backfill, table, position, definition, read, is_absent, .. } = chunk;
+        let kind = match is_absent {
+            true => StepKind::Absent,
+            false => StepKind::Read { position, definition, read, sent, seconds },
+        };
+        self.take_step(BackfillStep { backfill, table, kind });
     }
-}
 
-/// SQL counts on the other side of 0 what is beyond 2^63, which nothing reaches.
-pub(crate) fn number<'a>(number: u64) -> DatumWithOid<'a> {
-    (number as i64).into()
-}
-
-pub(crate) fn lsn<'a>(lsn: Lsn) -> DatumWithOid<'a> {
-    // SAFETY: a pg_lsn is a 64 bit number, passed by value as a bigint is.
-    unsafe { DatumWithOid::new(lsn.0 as i64, pg_sys::PG_LSNOID) }
-}
-
-pub(crate) fn time<'a>(time: Timestamp) -> DatumWithOid<'a> {
-    // SAFETY: a timestamptz is a 64 bit number, passed by value as a bigint is.
-    unsafe { DatumWithOid::new(time.0, pg_sys::TIMESTAMPTZOID) }
+    /// Takes that a table has to be read again when it has been read to its end, or at once if that is so already.
+    pub fn backfill_again(&mut self, backfill: i64, table: u32) {
+        self.take_step(BackfillStep { backfill, table, kind: StepKind::Again });
+    }
 }
