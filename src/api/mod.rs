@@ -18,4 +18,6 @@ mod secret_rows;
 #[cfg(feature = "server")]
 mod secrets;
 #[cfg(feature = "server")]
+mod session;
+#[cfg(feature = "server")]
 pub mod subscriptions;

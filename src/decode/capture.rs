@@ -4,6 +4,7 @@
 //! its socket, so a transaction of any size passes through bounded memory.
 
 mod ddl;
+mod gap_state;
 mod logical_messages;
 mod table_gaps;
 
@@ -14,8 +15,8 @@ use std::time::Duration;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-pub use self::table_gaps::KnownGaps;
-use self::table_gaps::TableGaps;
+pub use self::gap_state::KnownGaps;
+use self::gap_state::TableGaps;
 use super::encode::change::write_change;
 use super::encode::column::Scratch;
 use super::encode::relation::CapturedRelation;

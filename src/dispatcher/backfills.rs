@@ -423,7 +423,7 @@ impl Backfilling {
             None => {
                 receiver.close();
                 if !self.database.lacks_backfiller.swap(true, Ordering::SeqCst) {
-                    bgworker::warn_of_no_worker("to read backfills");
+                    crate::shmem::registry::warn_of_no_worker("to read backfills");
                 }
                 self.not_before = Instant::now() + PAUSE;
             }

@@ -259,7 +259,7 @@ impl Rendering {
     fn set_lack(&self, lacks: bool) {
         let lacked = self.database.lacks_renderer.swap(lacks, Ordering::SeqCst);
         if lacks && !lacked {
-            bgworker::warn_of_no_worker("to run transforms and routes");
+            crate::shmem::registry::warn_of_no_worker("to run transforms and routes");
         }
     }
 }

@@ -59,8 +59,11 @@ pub fn tell_dispatcher_at_commit() {
     AT_COMMIT.set(AtCommit { commands: true, ..AT_COMMIT.get() });
 }
 
+/// What is done at PREPARE, and at the end of each transaction.
+type AtEnd = (fn(), fn());
+
 /// What hooks do when a transaction that asked for something is prepared, and when one has ended either way. Both raise nothing.
-static HOOKS: OnceLock<(fn(), fn())> = OnceLock::new();
+static HOOKS: OnceLock<AtEnd> = OnceLock::new();
 
 /// Registers the callbacks, once, while the server preloads.
 pub fn init(on_prepare: fn(), on_end: fn()) {

@@ -5,6 +5,5 @@ pub(crate) mod delivery_counters;
 pub(crate) mod dynamic;
 pub(crate) mod in_flight;
 pub(crate) mod registry;
-pub(crate) mod session;
 pub(crate) mod subscription_stats;
 pub(crate) mod worker_counters;

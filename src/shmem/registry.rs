@@ -8,10 +8,12 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::worker_counters::{Decoded, Dispatched};
 use crate::pg::compat;
+use crate::pg::process::bgworker;
 use crate::pg::process::clock::monotonic;
 
 /// How many databases of a cluster can have the extension at work at once. Each takes two worker processes, so
@@ -564,4 +566,19 @@ pub fn ask_to_stop(database: &Database) {
     database.dispatcher.wake();
     database.decoder.wake();
     database.backfiller.wake();
+}
+
+/// Logs that there is none for something besides capture, and has the launcher look for one.
+pub fn warn_of_no_worker(purpose: &str) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!("pgstream_hooks: there is no free worker process {purpose}"),
+        "pgstream_hooks",
+    )
+    .set_detail(format!("All of max_worker_processes, which is {}, are in use.", bgworker::max_workers()))
+    .set_hint(bgworker::hint_for_more_workers())
+    .report(PgLogLevel::WARNING);
+    if let Some(shared) = shared() {
+        shared.launcher.wake();
+    }
 }

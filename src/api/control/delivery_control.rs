@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 use crate::api::authorization::{as_owner, owns, sees_everything};
 use crate::api::preconditions;
 use crate::api::secrets::owned;
+use crate::api::session;
 use crate::delivery::{DeliveryId, Position};
 use crate::error::Error;
 use crate::event::Timestamp;
@@ -17,7 +18,7 @@ use crate::http::Problem;
 use crate::journal;
 use crate::journal::CommandKind;
 use crate::pg::values::encoding::Text;
-use crate::shmem::{commit_signal, session};
+use crate::shmem::commit_signal;
 
 /// Keeps a subscription's changes instead of sending them; false if it did so already.
 #[pg_extern(sql = false)]

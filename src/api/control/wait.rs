@@ -9,12 +9,12 @@ use pgrx::prelude::*;
 use super::delivery_control::refused;
 use crate::api::authorization::as_owner;
 use crate::api::preconditions;
+use crate::api::session;
 use crate::api::subscriptions::subscribe::id_of;
 use crate::error::Error;
 use crate::pg::command::notice::Notice;
 use crate::pg::process::bgworker;
 use crate::pg::values::encoding::{Text, Texts};
-use crate::shmem::session;
 
 /// The first and the longest pause between two looks at the figures of the dispatcher.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);

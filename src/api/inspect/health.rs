@@ -2,11 +2,11 @@
 
 use pgrx::prelude::*;
 
+use crate::api::session;
 use crate::decode::wal::slot;
 use crate::gucs;
 use crate::pg::process::bgworker;
 use crate::pg::values::encoding::Text;
-use crate::shmem::session;
 
 /// Version of this library.
 #[pg_extern(sql = false)]

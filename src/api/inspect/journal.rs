@@ -5,6 +5,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::api::authorization::{Visible, as_owner};
+use crate::api::session;
 use crate::delivery::DeliveryId;
 use crate::error::Error;
 use crate::event::format::{Format, RenderContext, Shown, Source};
@@ -17,7 +18,6 @@ use crate::journal::packed::outcome_chunk::{DROPPED, End, Outcome};
 use crate::journal::packed::{event_chunk, outcome_chunk};
 use crate::journal::{PendingDeliveries, PendingDelivery};
 use crate::pg::values::encoding::{encoded, fits};
-use crate::shmem::session;
 
 /// The events of a chunk.
 #[pg_extern(sql = false)]

@@ -7,6 +7,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::api::authorization::{Visible, as_owner};
+use crate::api::session;
+use crate::api::session::Figures;
 use crate::error::Error;
 use crate::event::{Lsn, Timestamp};
 use crate::gucs;
@@ -16,8 +18,6 @@ use crate::metrics::{
 };
 use crate::pg::values::encoding;
 use crate::pg::values::encoding::{Text as SqlText, Texts};
-use crate::shmem::session;
-use crate::shmem::session::Figures;
 
 /// All metrics of this database as OpenMetrics text.
 #[pg_extern(sql = false)]

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::api::authorization::{as_owner, with_plain_names};
 use crate::api::control::delivery_control::refused;
 use crate::api::secrets::owned;
+use crate::api::session;
 use crate::api::subscriptions::suggest::near;
 use crate::api::subscriptions::tables;
 use crate::bgworkers::renderer;
@@ -29,7 +30,6 @@ use crate::pg::process::clock;
 use crate::pg::values::encoding;
 use crate::pg::values::encoding::{Text, Texts};
 use crate::pg::values::jsonb::{storable, text_of};
-use crate::shmem::session;
 use crate::{gucs, journal};
 
 /// The values of a row by their columns, as JSON text.

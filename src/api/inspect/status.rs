@@ -4,11 +4,11 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::api::authorization::is_visible;
+use crate::api::session;
+use crate::api::session::Figures;
 use crate::error::Error;
 use crate::pg::values::composite::Row;
 use crate::pg::values::encoding::Text;
-use crate::shmem::session;
-use crate::shmem::session::Figures;
 
 /// The statistics of a subscription of this database.
 #[pg_extern(sql = false)]

@@ -12,6 +12,8 @@ use super::subscription::{Known, Subscription, Texts, Wish};
 use super::suggest::near;
 use super::{headers, name_wait, own_changes, required_grants, tables};
 use crate::api::authorization::{as_owner, owns, sees_everything};
+use crate::api::session;
+use crate::api::session::{Lack, NotReady};
 use crate::api::{preconditions, secrets};
 use crate::decode::routing::table_pattern::NamePattern;
 use crate::error::Error;
@@ -22,8 +24,6 @@ use crate::pg::command::notice::Notice;
 use crate::pg::values::encoding;
 use crate::pg::values::encoding::{Text, Texts as _};
 use crate::pg::values::jsonb::Jsonb;
-use crate::shmem::session;
-use crate::shmem::session::{Lack, NotReady};
 
 /// How long to wait for capture to begin.
 const PATIENCE: Duration = Duration::from_secs(30);

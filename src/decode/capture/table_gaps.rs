@@ -9,17 +9,18 @@
 //! otherwise is noticed at its commit, when the definitions from before it are compared, and after each of its commands that
 //! changes a table: a later one may undo it, but not for what was written in between.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
 use super::Capture;
+use super::gap_state::{Loss, Open};
 use crate::decode::definitions;
 use crate::decode::definitions::{Definition, Definitions, Invalidated, Reader};
 use crate::decode::filter::fit::Fits;
 use crate::decode::routing::lineage;
-use crate::decode::routing::router::{Condition, Interest, Level, Router};
+use crate::decode::routing::router::{Interest, Level, Router};
 use crate::decode::routing::table_pattern::TablePattern;
 use crate::event::{Action, Lsn, TableName};
 use crate::ipc::frame::{TableGap, TableGapEnd, write_table_gap, write_table_gap_end};
@@ -29,77 +30,6 @@ use crate::pg::{acl, compat};
 /// How often gaps are judged without a sign that the catalogs have changed: a transaction that began before a GRANT may be
 /// decoded after it, with the catalogs of its beginning.
 const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The gaps that are open, and what is needed to see them begin and end.
-pub struct TableGaps {
-    /// By table and subscription.
-    open: BTreeMap<(u32, i64), Open>,
-    /// Those that began before any change was missed; if none is, there was no gap.
-    unchanged: BTreeSet<(u32, i64)>,
-    /// Definitions before the transaction that is being decoded.
-    before: Definitions,
-    /// What commands of that transaction took away, and later ones may give back; a gap if a change is missed meanwhile.
-    passing: Vec<Loss>,
-    /// Tables that were in the log before this process began, as far as the journal says, if what happened since is not all
-    /// in the log; none once they were looked at.
-    logged_before: Option<HashSet<u32>>,
-    /// What was captured before that, by subscription, table and name.
-    captured_before: Vec<(i64, u32, TableName)>,
-    /// Whether the catalogs may have changed since the gaps were judged.
-    pub is_stale: bool,
-    judged_at: Instant,
-}
-
-/// A gap that is open.
-struct Open {
-    /// The table's name as the subscription knows it.
-    name: String,
-    /// What the subscription misses its changes for.
-    reason: String,
-    /// The subscription's condition when it began.
-    condition: Option<Condition>,
-}
-
-/// What the journal knows when a decoder begins.
-#[derive(Default)]
-pub struct KnownGaps {
-    /// Gaps of tables that are open: subscription, table, its name, and the reason.
-    pub open: Vec<(i64, u32, String, String)>,
-    /// UNLOGGED tables of which it has events, if the slot was lost since.
-    pub logged_before: Vec<u32>,
-    /// Tables of which it has events of a subscription, with their names then, if the slot was lost since.
-    pub captured_before: Vec<(i64, u32, TableName)>,
-}
-
-impl TableGaps {
-    /// Begins with what the journal knows.
-    pub fn new(known: KnownGaps, router: &Router) -> TableGaps {
-        let open = known.open.into_iter().map(|(id, table, name, reason)| {
-            let condition = router.condition(id).cloned();
-            ((table, id), Open { name, reason, condition })
-        });
-        TableGaps {
-            open: open.collect(),
-            unchanged: BTreeSet::new(),
-            before: Definitions::default(),
-            passing: Vec::new(),
-            logged_before: Some(known.logged_before.into_iter().collect()),
-            captured_before: known.captured_before,
-            is_stale: true,
-            judged_at: Instant::now(),
-        }
-    }
-}
-
-/// A gap that begins.
-struct Loss {
-    table: Oid,
-    subscription: i64,
-    name: TableName,
-    reason: String,
-    is_changed: bool,
-    is_misfit: bool,
-}
 
 impl Capture {
     /// A transaction is handed over that changes this in the catalogs, which are still as before it.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::wal_reader::{Poll, readable};
-use super::{commit_records, slot, wal_reader};
+use super::{commit_records, plugin, slot, wal_reader};
 use crate::decode::capture::Capture;
 use crate::decode::definitions::Invalidated;
 use crate::event::Lsn;
@@ -68,6 +68,7 @@ impl Session {
             allow_own_plugin();
             let owner = pg_sys::ResourceOwnerCreate(std::ptr::null_mut(), c"pgwh decoder".as_ptr());
             pg_sys::CurrentResourceOwner = owner;
+            wal_reader::before_wait(plugin::flush);
             let mut routine = wal_reader::routine();
             let ctx = PgMemoryContexts::TopMemoryContext.switch_to(|_| {
                 pg_sys::CreateDecodingContext(0, std::ptr::null_mut(), false, &mut routine, None, None, None)

@@ -1,9 +1,11 @@
 //! Our own output plugin: the callbacks in which the reorder buffer hands over each committed transaction.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
 
-use super::{commit_records, slot};
+use super::commit_records;
 use crate::decode::capture::{Capture, Replicated};
 use crate::decode::definitions::Invalidated;
 use crate::event::{Lsn, Timestamp};
@@ -33,7 +35,7 @@ unsafe extern "C-unwind" fn startup(
     options: *mut pg_sys::OutputPluginOptions,
     is_init: bool,
 ) {
-    if is_init && !slot::may_be_created() {
+    if is_init && !may_be_created() {
         // What was committed before would be missing, on no record.
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -161,3 +163,17 @@ unsafe extern "C-unwind" fn filter_by_origin(
 
 /// `InvalidRepOriginId` (`replication/origin.h`): of what was committed here first.
 const NO_ORIGIN: compat::Origin = 0;
+
+/// Whether this process makes a slot by `slot::create`; an ERROR in there ends it.
+static IS_CREATING: AtomicBool = AtomicBool::new(false);
+
+/// Whether a slot of our plugin may be made now: by its decoder, which notes what a new slot misses, and by pg_upgrade.
+fn may_be_created() -> bool {
+    // SAFETY: a flag of this process.
+    IS_CREATING.load(Ordering::Relaxed) || unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// Whether slots of our plugin may be made by this process from now on.
+pub fn allow_creation(is_allowed: bool) {
+    IS_CREATING.store(is_allowed, Ordering::Relaxed);
+}

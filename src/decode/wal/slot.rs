@@ -1,11 +1,10 @@
 //! The database's replication slot: made once, with the image of subscriptions at its consistent point, then held.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{PgSqlErrorCode, pg_sys, spi};
 
-use super::{commit_records, wal_reader};
+use super::{commit_records, plugin, wal_reader};
 use crate::decode::routing::router::Spec;
 use crate::event::Lsn;
 use crate::pg::compat;
@@ -174,15 +173,6 @@ pub fn confirm(lsn: Lsn) {
     }
 }
 
-/// Whether this process makes a slot by [`create`]; an ERROR in there ends it.
-static IS_CREATING: AtomicBool = AtomicBool::new(false);
-
-/// Whether a slot of our plugin may be made now: by its decoder, which notes what a new slot misses, and by pg_upgrade.
-pub fn may_be_created() -> bool {
-    // SAFETY: a flag of this process.
-    IS_CREATING.load(Ordering::Relaxed) || unsafe { pg_sys::IsBinaryUpgrade }
-}
-
 /// How often a slot is made anew beside whose making catalogs were changed.
 const TRIES: u32 = 10;
 
@@ -196,7 +186,7 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
     // SAFETY: outside any transaction and without a slot. The transaction sees the database as of the slot's
     // consistent point (as `tablesync.c` does), writes nothing, and ends before the slot is let go.
     unsafe {
-        IS_CREATING.store(true, Ordering::Relaxed);
+        plugin::allow_creation(true);
         for tries in 1.. {
             pg_sys::StartTransactionCommand();
             pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as _;
@@ -225,7 +215,7 @@ pub fn create(name: &CStr, keep: impl FnOnce(Lsn, Vec<(i64, Spec)>)) {
             pg_sys::ReplicationSlotPersist();
             break;
         }
-        IS_CREATING.store(false, Ordering::Relaxed);
+        plugin::allow_creation(false);
     }
     // Until it is let go, the slot holds back vacuum in every table, for a snapshot that has served its purpose.
     release();

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::plugin;
 use crate::event::Lsn;
 use crate::pg::compat;
 use crate::pg::process::bgworker;
@@ -28,6 +27,18 @@ pub fn routine() -> pg_sys::XLogReaderRoutine {
 pub fn flushed() -> u64 {
     // SAFETY: reads shared memory.
     unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
+}
+
+/// What is done with a decoding context before its reader waits for more of the log.
+pub type BeforeWait = unsafe fn(*mut pg_sys::LogicalDecodingContext);
+
+thread_local! {
+    static BEFORE_WAIT: Cell<Option<BeforeWait>> = const { Cell::new(None) };
+}
+
+/// Has the readers of this process do that before they wait.
+pub fn before_wait(action: BeforeWait) {
+    BEFORE_WAIT.set(Some(action));
 }
 
 thread_local! {
@@ -132,8 +143,10 @@ unsafe extern "C-unwind" fn read_page(
 ) -> c_int {
     let end = page + length as u64;
     if readable() < end {
-        // SAFETY: a decoding context's reader has that context as its private data (`logical.c`).
-        unsafe { plugin::flush((*state).private_data.cast()) };
+        if let Some(before_wait) = BEFORE_WAIT.get() {
+            // SAFETY: a decoding context's reader has that context as its private data (`logical.c`).
+            unsafe { before_wait((*state).private_data.cast()) };
+        }
         if !wait_until_readable(end) {
             return -1;
         }

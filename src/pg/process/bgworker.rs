@@ -4,15 +4,14 @@ use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, RefUnwindSafe};
 use std::time::Duration;
 
-use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
-use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_sys};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgTryBuilder, pg_sys};
 
 use crate::delivery::ProcessorTime;
 use crate::gucs;
 use crate::pg::compat;
 use crate::pg::subtransaction::{Raised, raised};
 use crate::pg::values::encoding;
-use crate::shmem::registry;
 
 /// Settings every worker pins for itself, since it would inherit `ALTER DATABASE … SET` and `ALTER ROLE … SET`.
 /// No time limit may end a worker that waits. Values and filters must mean the same everywhere, which
@@ -237,21 +236,6 @@ pub fn database_name(database: pg_sys::Oid) -> String {
             format!("\"{}\"", encoding::in_error(name.to_string_lossy().into_owned()))
         }
     })
-}
-
-/// Logs that there is none for something besides capture, and has the launcher look for one.
-pub fn warn_of_no_worker(purpose: &str) {
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        format!("pgstream_hooks: there is no free worker process {purpose}"),
-        "pgstream_hooks",
-    )
-    .set_detail(format!("All of max_worker_processes, which is {}, are in use.", max_workers()))
-    .set_hint(hint_for_more_workers())
-    .report(PgLogLevel::WARNING);
-    if let Some(shared) = registry::shared() {
-        shared.launcher.wake();
-    }
 }
 
 /// What to type when there are too few.

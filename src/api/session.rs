@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use super::registry::{Database, Shared};
-use super::{delivery_counters, in_flight, registry, subscription_stats};
 use crate::decode::wal::slot;
 use crate::delivery::DeliveryId;
 use crate::journal;
 use crate::metrics::Totals;
 use crate::pg::process::bgworker;
+use crate::shmem::registry::{Database, Shared};
+use crate::shmem::{delivery_counters, in_flight, registry, subscription_stats};
 
-pub use super::registry::Phase;
-pub use super::subscription_stats::Figures;
 pub use crate::pg::compat::wal_insert_end;
+pub use crate::shmem::registry::Phase;
+pub use crate::shmem::subscription_stats::Figures;
 
 /// Why changes of this database are not captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
