@@ -7,12 +7,14 @@ use harness::Client;
 use crate::processor::ProcessorTime;
 use crate::{decoding, wrk};
 
+/// Requests under way at once, as a subscription has it that does not say; `wrk` gets as many connections.
+const DEFAULT_IN_FLIGHT: u32 = 16;
 /// Rows of one transaction.
 const TRANSACTION: u64 = 10_000;
 
 pub(crate) fn run(rows: u64) {
     // Warm: connections, threads, caches.
-    let (cluster, receiver) = crate::stage(0);
+    let (cluster, receiver) = crate::stage_with(0, &format!("max_in_flight => {DEFAULT_IN_FLIGHT}"));
     cluster.sql("INSERT INTO orders SELECT -n, 'open', 42.10 FROM generate_series(1, 20000) n");
     receiver.wait_for(20_000, Duration::from_secs(120)).expect("the warm-up arrives");
     receiver.clear();
@@ -35,8 +37,8 @@ pub(crate) fn run(rows: u64) {
     println!("    {}", processor_time.per_event(rows));
     println!("    {}", crate::journal_size(&cluster, rows));
     drop((cluster, receiver));
-    if let Some(posts) = wrk::rate(crate::IN_FLIGHT) {
-        println!("    {} of what wrk makes ({posts:.0} POSTs/s)", crate::ratio(rate, posts));
+    if let Some(posts) = wrk::rate(DEFAULT_IN_FLIGHT) {
+        println!("    {} of wrk -t1 -c{DEFAULT_IN_FLIGHT} ({posts:.0} POSTs/s)", crate::ratio(rate, posts));
     }
     let decoded = decoding::rate(rows);
     println!(

@@ -7,6 +7,7 @@ mod decoding;
 mod drain;
 mod encode;
 mod formats;
+mod https;
 mod in_flight;
 mod isolation;
 mod latency;
@@ -29,6 +30,7 @@ const USAGE: &str = "\
     drain [rows]            a backlog against the same rows sent live                                (1000000)
     encode [rows]           decoding a row of 12 columns and writing it as JSON, against wal2json       (500000)
     formats [rows]          decoding the same rows, and the body of one in each format               (200000)
+    https [rows]            requests a second by https and http, and new TLS connections           (100000)
     in_flight [rows]        requests a second by max_in_flight, against wrk with as many connections  (200000)
     latency [commits]       from commit to receipt on an idle system, and at 5,000 events a second   (2000)
     memory [rows]           of each process while one transaction of so many rows passes             (5000000)
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         "formats" => formats::run(size.unwrap_or(200_000)),
         "soak" => soak::run(size.unwrap_or(120)),
         "latency" => latency::run(size.unwrap_or(2_000)),
+        "https" => https::run(size.unwrap_or(100_000)),
         "in_flight" => in_flight::run(size.unwrap_or(200_000)),
         "isolation" => isolation::run(size.unwrap_or(300)),
         "memory" => memory::run(size.unwrap_or(5_000_000)),
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
             batches::run(2_000_000);
             drain::run(1_000_000);
             in_flight::run(200_000);
+            https::run(100_000);
             backfill::run(1_000_000);
             encode::run(500_000);
             formats::run(200_000);
@@ -101,7 +105,7 @@ fn setup() -> Setup {
         .set("fsync = on")
 }
 
-/// As many requests at once, where a benchmark does not say otherwise; `wrk` gets as many connections.
+/// As many requests at once, where a benchmark does not say otherwise.
 const IN_FLIGHT: u32 = 64;
 
 const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric, placed timestamptz DEFAULT now())";
