@@ -10,6 +10,7 @@ use crate::journal::own_tables;
 use crate::pg::acl;
 use crate::pg::acl::Access;
 use crate::pg::command::command_cache::Moment;
+use crate::pg::values::encoding;
 use crate::pg::values::encoding::{Text, in_server_encoding, list};
 
 /// Whether the present role can act as the one of that name.
@@ -203,5 +204,18 @@ pub fn with_plain_names<T>(action: impl FnOnce() -> Result<T, Error>) -> Result<
         let done = action();
         pg_sys::AtEOXact_GUC(true, level);
         done
+    }
+}
+
+/// The name of the present role.
+pub fn own_name() -> String {
+    // SAFETY: a syscache look-up in a transaction; the name is a copy, or null.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
+        if name.is_null() {
+            String::new()
+        } else {
+            encoding::utf8(std::ffi::CStr::from_ptr(name).to_bytes()).into_owned()
+        }
     }
 }

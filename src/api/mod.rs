@@ -6,11 +6,15 @@
 #[cfg(feature = "server")]
 pub(crate) mod authorization;
 #[cfg(feature = "server")]
+mod command_queue;
+#[cfg(feature = "server")]
 pub mod control;
 #[cfg(feature = "server")]
 pub mod inspect;
 #[cfg(feature = "server")]
 pub mod install;
+#[cfg(feature = "server")]
+mod lookup;
 #[cfg(feature = "server")]
 mod preconditions;
 #[cfg(feature = "server")]

@@ -5,7 +5,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 
 use super::authorization::as_owner;
-use super::control::delivery_control::tell;
+use crate::api::command_queue::tell;
 use crate::error::Error;
 use crate::gucs;
 use crate::http::Identity;

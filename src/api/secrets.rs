@@ -9,11 +9,11 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 
-use super::authorization::{Visible, as_owner, owns};
-use super::control::delivery_control::tell;
+use super::authorization::{Visible, as_owner};
 use super::subscriptions::headers;
-use super::subscriptions::subscribe::id_of;
 use super::{preconditions, secret_rows};
+use crate::api::command_queue::tell;
+use crate::api::lookup::owned;
 use crate::error::Error;
 use crate::gucs;
 use crate::http::signature;
@@ -239,25 +239,6 @@ pub fn set_client_certificate(id: i64, pem: &str) -> Result<(), Error> {
 
 fn generate(scheme: Scheme) -> Result<String, Error> {
     signature::generate_secret(scheme).map_err(|error| Error::Internal(error.to_string()))
-}
-
-/// The subscription of that name, if the caller may act as its owner.
-pub fn owned(name: Option<Text>) -> Result<i64, Error> {
-    let id = id_of(name)?;
-    let owner = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT owner, name FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[id.into()],
-        )?;
-        rows.first().get_two::<Text, Text>()
-    })?;
-    match owner {
-        (Some(owner), _) if owns(&owner.0) => Ok(id),
-        (owner, name) => {
-            Err(Error::NotOwner(name.unwrap_or_default().into(), owner.unwrap_or_default().into()))
-        }
-    }
 }
 
 fn keys() -> Result<Option<Keys>, Error> {

@@ -7,7 +7,9 @@
 //! waits for is held by the same request.
 
 mod batch;
+mod choice;
 mod evict;
+mod item;
 mod key_definition;
 
 use std::cmp::Reverse;
@@ -19,39 +21,10 @@ use smallvec::SmallVec;
 
 pub(super) use self::batch::Members;
 use self::batch::Selection;
+pub(super) use self::item::Slot;
+use self::item::{Item, NOBODY};
 use self::key_definition::Keying;
-use super::ordering::{Keyed, Keys, Order};
-
-/// Names an item while it is in the lanes.
-pub(super) type Slot = u32;
-
-const NOBODY: Slot = Slot::MAX;
-
-struct Item<T> {
-    value: T,
-    seq: u64,
-    keys: Keys,
-    table: u32,
-    /// Another table that it is a barrier of; 0: none.
-    table_before: u32,
-    keyed: Keyed,
-    /// The next item in the lane of each key.
-    behind: [Slot; 2],
-    /// The neighbours in order of number.
-    older: Slot,
-    newer: Slot,
-    /// How many older items must be done first: one for each lane it isn't first of, one for a barrier of each table.
-    waits_for: u8,
-    barrier: bool,
-    held: bool,
-}
-
-impl<T> Item<T> {
-    /// The tables whose barriers concern it.
-    fn tables(&self) -> impl Iterator<Item = u32> + use<T> {
-        std::iter::once(self.table).chain((self.table_before != 0).then_some(self.table_before))
-    }
-}
+use super::ordering::{Keys, Order};
 
 /// What barriers need to know of a table, while something of it is outstanding.
 #[derive(Default)]
@@ -451,6 +424,7 @@ impl<T> Lanes<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::Keyed;
 
     #[test]
     fn the_memory_of_a_burst_is_given_back_though_one_item_stays_behind() {

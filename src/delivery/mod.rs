@@ -16,6 +16,7 @@ pub mod limits;
 mod model_tests;
 mod ordering;
 mod outcome;
+mod payload;
 mod position;
 mod replay;
 mod spilled;
@@ -32,6 +33,7 @@ pub use self::ordering::{Keyed, Keys, Order, Ordering};
 pub use self::outcome::{
     Disabled, Effect, End, Failure, FailureClass, Members, Record, Sifted, Skipped, SubscriptionId, Success,
 };
+pub use self::payload::Payload;
 pub use self::position::{Counts, DeliveryId, Mode, Pending, Position};
 pub use self::replay::{KeyFilter, ReplayProgress};
 pub use self::subscription::{At, Settings};

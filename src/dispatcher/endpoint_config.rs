@@ -143,3 +143,20 @@ pub fn functions_of(row: &SubscriptionRow) -> Option<Arc<Functions>> {
     let any = transform.is_some() || route.is_some();
     any.then(|| Arc::new(Functions { owner, transform, route }))
 }
+
+/// Where a subscription's events go, and what they go through before.
+pub(crate) struct Destination {
+    pub endpoint: Arc<Endpoint>,
+    pub functions: Option<Arc<Functions>>,
+    /// Who must be allowed to read them; none when that is for ever.
+    pub grantee: Option<Arc<Grantee>>,
+}
+
+impl Destination {
+    /// Whether requests are made in the same way, so that what failed there would fail here.
+    pub fn asks_the_same(&self, other: &Destination) -> bool {
+        self.endpoint.asks_the_same(&other.endpoint)
+            && self.functions == other.functions
+            && self.grantee == other.grantee
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sender::Payload;
+use crate::delivery::Payload;
 use crate::delivery::{DeliveryId, Position, Record};
 use crate::event::{Event, EventId, Lsn, Transaction};
 use crate::ipc::frame::{ChunkEnd, Failure, Item};

@@ -10,6 +10,7 @@ pub(crate) mod ingest;
 pub(crate) mod journal_writer;
 pub(crate) mod main_loop;
 pub(crate) mod notices;
+pub(crate) mod payload;
 pub(crate) mod pings;
 pub(crate) mod privileges;
 pub(crate) mod render_requests;

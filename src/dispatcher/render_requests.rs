@@ -4,30 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::renderers::{Functions, Rendered, Unrendered};
-use super::sender::{Members, Sending, jitter};
+use super::payload::{Members, jitter};
+use super::renderers::{Rendered, Unrendered};
+use super::sender::Sending;
 use crate::decode::routing::router::Grantee;
 use crate::delivery::{DeliveryId, Failure, Sifted};
-use crate::http::{Endpoint, Job, Prepared};
+use crate::http::{Job, Prepared};
 use crate::ipc::render::{By, Shaped};
 use crate::shmem::registry::Database;
-
-/// Where a subscription's events go, and what they go through before.
-pub(crate) struct Destination {
-    pub endpoint: Arc<Endpoint>,
-    pub functions: Option<Arc<Functions>>,
-    /// Who must be allowed to read them; none when that is for ever.
-    pub grantee: Option<Arc<Grantee>>,
-}
-
-impl Destination {
-    /// Whether requests are made in the same way, so that what failed there would fail here.
-    pub fn asks_the_same(&self, other: &Destination) -> bool {
-        self.endpoint.asks_the_same(&other.endpoint)
-            && self.functions == other.functions
-            && self.grantee == other.grantee
-    }
-}
 
 impl Sending {
     /// Sends the pings that sessions wait for.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::sender::Payload;
 use crate::bgworkers::renderer;
 use crate::delivery::DeliveryId;
+use crate::delivery::Payload;
 use crate::gucs;
 use crate::http::Endpoint;
 use crate::ipc::frame::FrameReader;

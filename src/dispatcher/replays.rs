@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use super::sender::{Payload, item_of, order_of};
+use super::payload::{item_of, order_of};
+use crate::delivery::Payload;
 use crate::delivery::{DeliveryId, Engine, KeyFilter, Page, SubscriptionId};
 use crate::journal;
 use crate::journal::{Journal, Locked, Replay, ReplayEnd, ReplayReader, Standing, What};

@@ -5,33 +5,33 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::endpoint_config;
+use super::endpoint_config::Destination;
 use super::endpoint_config::Surroundings;
 use super::journal_writer::Recording;
+use super::payload::{Members, at_of, item_of, jitter, order_of};
 use super::pings::Testing;
 use super::privileges::Permission;
-use super::render_requests::Destination;
 use super::renderers::{Rendering, Unrendered};
 use super::replays::Replaying;
 use super::stats_publisher::Showing;
+use crate::delivery::Payload;
 use crate::delivery::{
-    At, DeliveryId, Effect, Engine, Failure, FailureClass, Item, Keyed, Keys, Load, Order, Page, Position,
-    Read, ReadWhat, Settings, SubscriptionId, Success, Ticket,
+    DeliveryId, Effect, Engine, Failure, FailureClass, Keys, Load, Order, Page, Position, Read, ReadWhat,
+    Settings, SubscriptionId, Success, Ticket,
 };
+use crate::event::Lsn;
 use crate::event::format::Source;
-use crate::event::{Event, Lsn};
 use crate::http::{Endpoint, ErrorClass, FailureKind, Job, Outcome, Sender};
 use crate::ipc::frame;
-use crate::ipc::frame::LaneKeys;
 use crate::journal::packed::outcome_chunk::FILTER;
 use crate::journal::read::shared_scan::Wanted;
-use crate::journal::{CommandKind, Found, Journal, Loaded, Replay, SubscriptionRow, What, Wishes};
+use crate::journal::{CommandKind, Journal, Loaded, Replay, SubscriptionRow, Wishes};
 use crate::pg::process::{clock, rlimit};
 use crate::prefetch::prefetch;
 use crate::shmem::delivery_counters::Tallies;
@@ -52,12 +52,6 @@ const LARGEST_PASS: usize = 2 << 20;
 const LEAST_PASS: usize = 16 << 10;
 /// How long it waits for room when memory is full.
 const SQUEEZE_AFTER: Duration = Duration::from_millis(50);
-
-/// What a delivery brings: the event, and which of its table's names that subscription knows it by.
-pub type Payload = (Arc<Event>, u8);
-
-/// What a request brings.
-pub(crate) type Members = SmallVec<[(DeliveryId, Payload); 1]>;
 
 /// Events on their way to endpoints.
 pub struct Sending {
@@ -583,24 +577,6 @@ impl Sending {
     }
 }
 
-/// A delivery read back; none if it cannot be made, which is on record already.
-pub fn item_of(found: Found) -> Option<Item<Payload>> {
-    let What::Event { event, keys, barrier } = found.what else { return None };
-    let order = order_of(keys, &event, barrier);
-    Some(Item { id: found.id, order, at: at_of(&event), payload: (event, found.level), charge: found.charge })
-}
-
-/// How an event is ordered.
-pub fn order_of(keys: LaneKeys, event: &Event, barrier: bool) -> Order {
-    let relation = &event.relation;
-    let keyed = Keyed { relation: relation.oid, way: relation.keying() };
-    Order { keys: Keys::of(keys.key, keys.old), table: relation.root_oid, barrier, keyed }
-}
-
-fn at_of(event: &Event) -> At {
-    At { commit_lsn: event.transaction.commit_lsn, committed_at: event.transaction.committed_at }
-}
-
 fn failure_of(failure: crate::http::Failure) -> Failure {
     Failure {
         class: match failure.kind() {
@@ -621,10 +597,4 @@ fn failure_of(failure: crate::http::Failure) -> Failure {
 /// How much memory events may take, in bytes.
 fn event_memory() -> usize {
     (gucs::max_memory() as f64 * EVENTS_SHARE) as usize
-}
-
-/// A number that differs from retry to retry.
-pub(crate) fn jitter(ticket: u64) -> u32 {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-    xxhash_rust::xxh3::xxh3_64(&(ticket ^ (u64::from(nanos) << 32)).to_le_bytes()) as u32
 }

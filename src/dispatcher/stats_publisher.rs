@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
 
-use super::sender::Payload;
+use crate::delivery::Payload;
 use crate::delivery::{Bottleneck, Engine, Mode, SubscriptionId};
 use crate::event::Lsn;
 use crate::pg::process::clock::Clock;

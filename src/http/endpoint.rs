@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use smallvec::SmallVec;
 use ureq_proto::http::{HeaderName, HeaderValue, Uri};
-use url::{Host, Url};
+use url::Url;
 
-use super::proxy::{Proxy, ProxyServer};
+use super::proxy::Proxy;
+use super::server::Server;
 use super::signature::SigningKey;
 use super::ssrf_guard::Guard;
 use super::tls::client_certificate::Identity;
@@ -202,36 +203,6 @@ impl Endpoint {
     }
 }
 
-/// What a connection leads to; connections are kept and shared by it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Server {
-    /// Whether by https.
-    pub secure: bool,
-    /// The host, normalised.
-    pub host: Host<String>,
-    /// The port.
-    pub port: u16,
-    /// Who we are there, for mutual TLS.
-    pub(super) identity: Option<[u8; 32]>,
-    /// The proxy on the way.
-    pub(super) proxy: Option<Arc<ProxyServer>>,
-}
-
-impl Server {
-    /// The host and port that connections are made to.
-    pub(super) fn dialled(&self) -> (&Host<String>, u16) {
-        match &self.proxy {
-            Some(proxy) => (&proxy.host, proxy.port),
-            None => (&self.host, self.port),
-        }
-    }
-
-    /// The proxy that sees and passes on the requests themselves, as those by http.
-    pub(super) fn plain_proxy(&self) -> Option<&ProxyServer> {
-        self.proxy.as_deref().filter(|_| !self.secure)
-    }
-}
-
 /// A URL that requests can be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -344,6 +315,8 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
 
 #[cfg(test)]
 mod tests {
+    use url::Host;
+
     use super::*;
 
     #[test]

@@ -15,9 +15,8 @@ pub mod request_context;
 pub mod request_queue;
 mod transfer;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,16 +32,15 @@ use self::connection_pool::IdleConnections;
 use self::deadlines::Deadlines;
 use self::request_context::{Exchange, Stage};
 use self::request_queue::Lines;
+use super::channel::{Handle, Input, Network, Post, SenderSettings};
 use super::dns::address_order::SilentAddresses;
-use super::dns::resolver;
 use super::dns::resolver::Resolver;
 use super::dns::thread_pool::{ThreadSettings, Threads};
-use super::endpoint::Server;
 use super::job::Job;
 use super::outcome::{ErrorClass, Failure, Outcome};
 use super::request::{Request, bug};
-use super::sender::{Network, Post, SenderSettings};
-use super::tls::{Roots, RootsWanted, TlsConfigs};
+use super::server::Server;
+use super::tls::{RootsWanted, TlsConfigs};
 
 /// Events taken at once.
 const MAX_EVENTS: usize = 256;
@@ -60,31 +58,6 @@ const READ_BYTES: usize = 64 * 1024;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long to wait when the system gives no events, which it always does.
 const POLL_BACKOFF: Duration = Duration::from_millis(10);
-
-/// What the event loop takes from other threads.
-pub(super) enum Input {
-    /// A request to make.
-    Job(Job),
-    /// How much may be under way.
-    Limits(SenderSettings),
-    /// Subscriptions that are gone.
-    Abandon(HashSet<i64>),
-    /// Whom to trust besides the system's roots.
-    TrustFile(Option<PathBuf>),
-    /// A body is made.
-    Composed(Handle, Result<Box<Request>, Failure>),
-    /// A name is resolved.
-    Resolved(String, resolver::Answer),
-    /// The trusted certificates are read.
-    Roots(Roots),
-}
-
-/// Names an exchange to other threads.
-#[derive(Clone, Copy)]
-pub(super) struct Handle {
-    number: usize,
-    serial: u64,
-}
 
 /// What would hold up the loop.
 enum Task {
@@ -220,7 +193,7 @@ impl EventLoop {
     pub fn run(mut self) {
         while !self.post.shared.is_closed() {
             #[cfg(test)]
-            assert_ne!(self.limits.max_requests, super::sender::PANIC, "for a test");
+            assert_ne!(self.limits.max_requests, super::channel::PANIC, "for a test");
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 self.recover(&bug(&*panic));
             }

@@ -12,32 +12,11 @@ use crossbeam_channel::{Receiver, Sender as Channel, unbounded};
 use mio::Waker;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::dns::resolver::{Lookup, system_lookup};
+use super::channel::{Input, Network, Post, SenderSettings, Shared};
 use super::dns::thread_pool::spawn_without_signals;
-use super::event_loop::{EventLoop, Input};
+use super::event_loop::EventLoop;
 use super::job::Job;
 use super::outcome::Outcome;
-use super::tls::TlsConfigs;
-
-/// The limit by which a test has the event loop end.
-#[cfg(test)]
-pub(super) const PANIC: usize = usize::MAX;
-
-/// How sending is set up.
-#[derive(Clone, Copy, Debug)]
-pub struct SenderSettings {
-    /// The most requests under way at once, and the most idle connections.
-    pub max_requests: usize,
-    /// The most connections that are open at once, idle ones and those that are being opened included.
-    pub max_connections: usize,
-}
-
-impl SenderSettings {
-    fn at_least_one(self) -> SenderSettings {
-        let max_requests = self.max_requests.max(1);
-        SenderSettings { max_requests, max_connections: self.max_connections.max(max_requests) }
-    }
-}
 
 /// Sends requests by an event loop in a thread of its own. Calls never wait for a request; dropping this abandons those
 /// under way.
@@ -45,33 +24,6 @@ pub struct Sender {
     inputs: Channel<Input>,
     outcomes: Receiver<Outcome>,
     shared: Arc<Shared>,
-}
-
-/// What wakes whom.
-pub(super) struct Shared {
-    waker: Waker,
-    /// Whether the event loop sleeps, or is about to.
-    is_asleep: AtomicBool,
-    is_closed: AtomicBool,
-    /// Whether the event loop's thread has ended.
-    is_ended: AtomicBool,
-    bell: EventFd,
-    /// Whether the dispatcher wants to be woken.
-    is_armed: AtomicBool,
-    #[cfg(test)]
-    pub idle: std::sync::atomic::AtomicUsize,
-}
-
-/// Where requests may go, in place of the system's own.
-pub(super) struct Network {
-    pub lookup: Lookup,
-    pub tls: TlsConfigs,
-}
-
-impl Default for Network {
-    fn default() -> Network {
-        Network { lookup: system_lookup(), tls: TlsConfigs::default() }
-    }
 }
 
 impl Sender {
@@ -190,55 +142,5 @@ impl Drop for End {
     fn drop(&mut self) {
         self.0.is_ended.store(true, SeqCst);
         let _ = self.0.bell.write(1);
-    }
-}
-
-/// The way of other threads to the event loop.
-#[derive(Clone)]
-pub(super) struct Post {
-    inputs: Channel<Input>,
-    pub shared: Arc<Shared>,
-}
-
-impl Post {
-    /// Has the event loop take this.
-    pub fn send(&self, input: Input) {
-        let _ = self.inputs.send(input);
-        self.shared.wake();
-    }
-}
-
-impl Shared {
-    /// Whether nobody wants outcomes any more.
-    pub fn is_closed(&self) -> bool {
-        self.is_closed.load(Relaxed)
-    }
-
-    /// Wakes the event loop if it sleeps: each waking is a system call, and a busy one looks on its own.
-    fn wake(&self) {
-        fence(SeqCst);
-        if self.is_asleep.load(Relaxed) && self.is_asleep.swap(false, SeqCst) {
-            // It can only fail when it has been woken four billion times four billion times.
-            let _ = self.waker.wake();
-        }
-    }
-
-    /// The event loop is about to sleep, and wants to be woken. It has to look for inputs once more.
-    pub fn fall_asleep(&self) {
-        self.is_asleep.store(true, SeqCst);
-        fence(SeqCst);
-    }
-
-    /// The event loop looks for inputs on its own.
-    pub fn stay_awake(&self) {
-        self.is_asleep.store(false, Relaxed);
-    }
-
-    /// Wakes the dispatcher if it asked for that, after outcomes were sent.
-    pub fn ring(&self) {
-        fence(SeqCst);
-        if self.is_armed.load(Relaxed) && self.is_armed.swap(false, SeqCst) {
-            let _ = self.bell.write(1);
-        }
     }
 }

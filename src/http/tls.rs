@@ -202,12 +202,3 @@ fn client_config(trusted: &Trusted, identity: Option<&Identity>) -> Result<Arc<C
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
-
-/// Checks whether a certificate and its key belong together.
-pub(super) fn check_identity(identity: &Identity) -> Result<(), rustls::Error> {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(RootCertStore::empty())
-        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-        .map(drop)
-}

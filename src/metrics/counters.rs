@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::histogram::{Buckets, Histogram};
+use super::histogram::{Buckets, Histogram, add};
 use crate::event::Timestamp;
 
 /// The values of `error_class`; what is none of them counts as the last.
@@ -165,11 +165,6 @@ impl Tally {
         self.request_time.clear();
         self.delivery_time.clear();
     }
-}
-
-/// Adds to a counter that nobody else writes.
-pub(super) fn add(counter: &AtomicU64, more: u64) {
-    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
 fn index_of(class: &str) -> usize {

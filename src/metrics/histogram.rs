@@ -3,8 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::counters::add;
-
 /// Durations counted in buckets, one writer and any readers. All zero is empty.
 #[repr(C)]
 pub struct Histogram<const N: usize> {
@@ -77,6 +75,11 @@ impl<const N: usize> Buckets<N> {
     pub fn sum(&self) -> f64 {
         self.micros as f64 / 1e6
     }
+}
+
+/// Adds to a counter that nobody else writes.
+pub(super) fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
 #[cfg(test)]

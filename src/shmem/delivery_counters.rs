@@ -11,8 +11,8 @@ use pgrx::pg_sys;
 use rustc_hash::FxHashMap;
 
 use super::registry::Database;
+use crate::delivery::Payload;
 use crate::delivery::{End, Record};
-use crate::dispatcher::sender::Payload;
 use crate::event::Timestamp;
 use crate::metrics::{Tally, Totals};
 use crate::pg::process::clock;

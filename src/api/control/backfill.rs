@@ -3,14 +3,17 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::delivery_control::{is_own, refused, state_of_own, tell};
+use crate::api::authorization::own_name;
 use crate::api::authorization::{as_owner, with_plain_names};
+use crate::api::command_queue::refused;
+use crate::api::command_queue::tell;
 use crate::api::inspect::unmatched;
+use crate::api::lookup::is_own;
+use crate::api::lookup::owned;
+use crate::api::lookup::state_of_own;
 use crate::api::preconditions;
-use crate::api::secrets::owned;
 use crate::api::subscriptions::filter_check::{Conditions, FilterSource, columns_of_table};
 use crate::api::subscriptions::privileges::Claim;
-use crate::api::subscriptions::subscribe::own_name;
 use crate::api::subscriptions::suggest::near;
 use crate::api::subscriptions::tables;
 use crate::decode::read_order::Unreadable;

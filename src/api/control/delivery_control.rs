@@ -7,18 +7,20 @@ use std::collections::HashMap;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::api::authorization::{as_owner, owns, sees_everything};
+use crate::api::authorization::as_owner;
+use crate::api::command_queue::refused;
+use crate::api::command_queue::tell;
+use crate::api::lookup::is_own;
+use crate::api::lookup::owned;
+use crate::api::lookup::state_of_own;
 use crate::api::preconditions;
-use crate::api::secrets::owned;
 use crate::api::session;
 use crate::delivery::{DeliveryId, Position};
 use crate::error::Error;
 use crate::event::Timestamp;
-use crate::http::Problem;
 use crate::journal;
 use crate::journal::CommandKind;
 use crate::pg::values::encoding::Text;
-use crate::shmem::commit_signal;
 
 /// Keeps a subscription's changes instead of sending them; false if it did so already.
 #[pg_extern(sql = false)]
@@ -107,71 +109,12 @@ fn cancel_replay(id: Option<i64>) -> Result<(), ErrorReport> {
     }
 }
 
-/// Writes down what the dispatcher is to do when this transaction has committed.
-pub fn tell(what: CommandKind) -> Result<(), Error> {
-    let (command, subscription, delivery, other) = match what {
-        CommandKind::Reload { subscription } => ("reload", Some(subscription), None, None),
-        CommandKind::Retry { subscription } => ("retry", Some(subscription), None, None),
-        CommandKind::Skip { subscription, delivery } => {
-            ("skip", Some(subscription), Some(delivery.0 as i64), None)
-        }
-        CommandKind::Replay { replay } => ("replay", None, None, Some(replay)),
-        CommandKind::CancelReplay { replay } => ("cancel_replay", None, None, Some(replay)),
-        CommandKind::Backfill { backfill } => ("backfill", None, None, Some(backfill)),
-        CommandKind::PauseBackfill { backfill } => ("pause_backfill", None, None, Some(backfill)),
-        CommandKind::ResumeBackfill { backfill } => ("resume_backfill", None, None, Some(backfill)),
-        CommandKind::CancelBackfill { backfill } => ("cancel_backfill", None, None, Some(backfill)),
-        CommandKind::Forget { subscription } => ("forget", subscription, None, None),
-        CommandKind::Discard { subscription, .. } => ("discard", Some(subscription), None, None),
-    };
-    let (replay, backfill) = if command.contains("backfill") { (None, other) } else { (other, None) };
-    // The caller has been judged, and may not write there.
-    as_owner(|| {
-        Ok(Spi::run_with_args(
-            "INSERT INTO pgwh_internal.commands (command, subscription_id, delivery_id, replay_id, backfill_id)
-             VALUES ($1, $2, $3, $4, $5)",
-            &[command.into(), subscription.into(), delivery.into(), replay.into(), backfill.into()],
-        )?)
-    })?;
-    commit_signal::tell_dispatcher_at_commit();
-    Ok(())
-}
-
 pub(crate) fn delivery_of(delivery_id: Option<i64>) -> Result<DeliveryId, Error> {
     let number = delivery_id.ok_or(Error::Missing("delivery_id"))?;
     match u64::try_from(number) {
         Ok(number) if number > 0 => Ok(DeliveryId(number)),
         _ => Err(unknown(number)),
     }
-}
-
-/// The state of a replay or a backfill, by the table that has it, when there is one and it is of a subscription of the
-/// present role's.
-pub(super) fn state_of_own(table: &str, id: i64) -> Result<Option<String>, Error> {
-    let known = as_owner(|| {
-        Ok(Spi::connect(|client| {
-            let query = format!("SELECT state, subscription_id FROM {table} WHERE id = $1");
-            let rows = client.select(&query, Some(1), &[id.into()])?;
-            if rows.is_empty() { Ok(None) } else { rows.first().get_two::<String, i64>().map(Some) }
-        })?)
-    })?;
-    match known {
-        Some((state, Some(subscription))) if is_own(subscription)? => Ok(state),
-        _ => Ok(None),
-    }
-}
-
-/// Whether what is sent for a subscription is the caller's affair. One that is gone is nobody's but who sees everything.
-pub(super) fn is_own(subscription: i64) -> Result<bool, Error> {
-    let owner = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT owner FROM pgwh.subscriptions WHERE id OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[subscription.into()],
-        )?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<Text>() }
-    });
-    Ok(owner?.map_or_else(sees_everything, |owner| owns(&owner.0)))
 }
 
 pub(crate) fn unknown(number: i64) -> Error {
@@ -192,15 +135,6 @@ pub(crate) fn positions() -> Result<HashMap<i64, Position>, Error> {
 pub(crate) fn is_pending(position: &Position, id: DeliveryId) -> bool {
     let is_listed = position.pending.binary_search_by_key(&id, |pending| pending.id).is_ok();
     is_listed || (id > position.reach && position.done_ahead.binary_search(&id).is_err())
-}
-
-/// 22023 in words for the user.
-pub(crate) fn refused(
-    message: impl Into<String>,
-    detail: impl Into<String>,
-    hint: impl Into<String>,
-) -> Error {
-    Error::Refused(Problem { message: message.into(), detail: detail.into(), hint: hint.into() })
 }
 
 /// A time as SQL has it.

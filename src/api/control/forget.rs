@@ -8,8 +8,9 @@ use pgrx::AnyElement;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::delivery_control::{is_pending, positions, tell};
+use super::delivery_control::{is_pending, positions};
 use crate::api::authorization::with_plain_names;
+use crate::api::command_queue::tell;
 use crate::api::inspect::row_key::AskedRow;
 use crate::api::preconditions;
 use crate::delivery::{DeliveryId, Position};

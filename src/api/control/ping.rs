@@ -4,9 +4,9 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::delivery_control::refused;
+use crate::api::command_queue::refused;
+use crate::api::lookup::owned;
 use crate::api::preconditions;
-use crate::api::secrets::owned;
 use crate::dispatcher::pings;
 use crate::error::Error;
 use crate::pg::values::encoding::Text;

@@ -5,10 +5,13 @@ use std::fmt::Display;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::delivery_control::{delivery_of, is_own, is_pending, positions, refused, tell, time, unknown};
+use super::delivery_control::{delivery_of, is_pending, positions, time, unknown};
 use crate::api::authorization::as_owner;
+use crate::api::command_queue::refused;
+use crate::api::command_queue::tell;
+use crate::api::lookup::is_own;
+use crate::api::lookup::owned;
 use crate::api::preconditions;
-use crate::api::secrets::owned;
 use crate::api::subscriptions::suggest::near;
 use crate::api::subscriptions::tables;
 use crate::delivery::DeliveryId;

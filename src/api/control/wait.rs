@@ -6,11 +6,11 @@ use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::delivery_control::refused;
 use crate::api::authorization::as_owner;
+use crate::api::command_queue::refused;
+use crate::api::lookup::id_of;
 use crate::api::preconditions;
 use crate::api::session;
-use crate::api::subscriptions::subscribe::id_of;
 use crate::error::Error;
 use crate::pg::command::notice::Notice;
 use crate::pg::process::bgworker;

@@ -10,8 +10,8 @@ use pgrx::{AnyElement, JsonB};
 use serde_json::value::RawValue;
 
 use crate::api::authorization::{as_owner, with_plain_names};
-use crate::api::control::delivery_control::refused;
-use crate::api::secrets::owned;
+use crate::api::command_queue::refused;
+use crate::api::lookup::owned;
 use crate::api::session;
 use crate::api::subscriptions::suggest::near;
 use crate::api::subscriptions::tables;

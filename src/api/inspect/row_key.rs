@@ -8,9 +8,9 @@ use pgrx::spi::quote_identifier;
 use serde_json::value::RawValue;
 
 use super::json_eq;
+use crate::api::authorization::own_name;
 use crate::api::authorization::{sees_everything, with_plain_names};
-use crate::api::control::delivery_control::refused;
-use crate::api::subscriptions::subscribe::own_name;
+use crate::api::command_queue::refused;
 use crate::api::subscriptions::suggest::near;
 use crate::api::subscriptions::tables;
 use crate::decode::routing::lineage;

@@ -4,7 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::api::authorization::{as_owner, sees_everything, with_plain_names};
-use crate::api::control::delivery_control::tell;
+use crate::api::command_queue::tell;
 use crate::api::preconditions;
 use crate::api::subscriptions::subscribe::require_capture;
 use crate::error::Error;

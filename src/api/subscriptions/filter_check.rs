@@ -13,7 +13,7 @@ use super::tables::tables_of;
 use crate::decode::filter::analyze::{Bare, Uses};
 use crate::decode::filter::compile::Kinds;
 use crate::decode::filter::normalize::{Literal, LiteralValue, Shape};
-use crate::decode::filter::{analyze, compile};
+use crate::decode::filter::{analyze, node};
 use crate::decode::row_key::{Identity, identity_of};
 use crate::error::{Error, Unfit};
 use crate::pg::command::command_cache::Found;
@@ -445,7 +445,7 @@ unsafe fn compile(
         let there = resolve()?;
         // What is constant is computed now, so that what fails in it fails here.
         // SAFETY: resolved just now.
-        unsafe { compile::prepare(there.node) };
+        unsafe { node::prepare(there.node) };
         Ok::<_, Raised>(there)
     })?;
     // SAFETY: both are trees of nodes.

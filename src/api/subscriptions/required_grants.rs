@@ -3,7 +3,7 @@
 
 use pgrx::prelude::*;
 
-use super::subscribe::own_name;
+use crate::api::authorization::own_name;
 use crate::api::authorization::with_plain_names;
 use crate::error::Error;
 use crate::pg::values::encoding::Texts as _;

@@ -1,6 +1,5 @@
 //! `pgwh.subscribe` and `pgwh.unsubscribe`.
 
-use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::datum::{DatumWithOid, Interval};
@@ -9,9 +8,11 @@ use pgrx::prelude::*;
 
 use super::resubscribe::Before;
 use super::subscription::{Known, Subscription, Texts, Wish};
-use super::suggest::near;
 use super::{headers, name_wait, own_changes, required_grants, tables};
-use crate::api::authorization::{as_owner, owns, sees_everything};
+use crate::api::authorization::own_name;
+use crate::api::authorization::{as_owner, sees_everything};
+use crate::api::lookup::id_of;
+use crate::api::lookup::is_anothers;
 use crate::api::session;
 use crate::api::session::{Lack, NotReady};
 use crate::api::{preconditions, secrets};
@@ -243,25 +244,6 @@ fn name_of_the_same(wanted: &Subscription) -> Result<Option<String>, Error> {
     })?)
 }
 
-/// Whether a subscription of that name is there that the caller may not touch, and perhaps not see.
-pub fn is_anothers(name: &str) -> Result<bool, Error> {
-    // Whom nothing is hidden from meets the other checks.
-    if sees_everything() {
-        return Ok(false);
-    }
-    let owner = as_owner(|| {
-        Ok(Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT owner FROM pgwh.subscriptions WHERE name = $1",
-                Some(1),
-                &[encoding::argument(name)],
-            )?;
-            if rows.is_empty() { Ok(None) } else { rows.first().get_one::<Text>() }
-        })?)
-    })?;
-    Ok(owner.is_some_and(|owner| !owns(&owner.0)))
-}
-
 fn owner_of(id: i64) -> Result<String, Error> {
     let owner = Spi::connect(|client| {
         let rows = client.select(
@@ -291,19 +273,6 @@ pub fn notice_other_owner(name: &str, owner: &str) {
             name.replace('\'', "''")
         ))
         .report();
-}
-
-/// The name of the present role.
-pub fn own_name() -> String {
-    // SAFETY: a syscache look-up in a transaction; the name is a copy, or null.
-    unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
-        if name.is_null() {
-            String::new()
-        } else {
-            encoding::utf8(CStr::from_ptr(name).to_bytes()).into_owned()
-        }
-    }
 }
 
 fn store(wanted: Subscription, enabled: bool) -> Result<i64, Error> {
@@ -382,38 +351,4 @@ fn pending_in_journal(id: i64) -> Result<i64, Error> {
         Ok(Spi::connect(|client| client.select(query, Some(1), &[id.into()])?.first().get_one::<i64>())?)
     })?;
     Ok(count.unwrap_or_default())
-}
-
-/// The id of the subscription of that name.
-pub(crate) fn id_of(name: Option<Text>) -> Result<i64, Error> {
-    let name = String::from(name.ok_or(Error::Missing("name"))?);
-    required_grants::require_to_read()?;
-    let found = find(&name)?;
-    // The one and the other are told apart by name only, which whoever wants the name for itself finds out, too.
-    if found.is_err() && is_anothers(&name)? {
-        return Err(Error::NotYours(name));
-    }
-    found
-}
-
-/// The id of a subscription that the caller is shown, or that there is none.
-fn find(name: &str) -> Result<Result<i64, Error>, Error> {
-    Ok(Spi::connect(|client| {
-        let found = client.select(
-            "SELECT id FROM pgwh.subscriptions WHERE name OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[encoding::argument(name)],
-        )?;
-        if !found.is_empty()
-            && let Some(id) = found.first().get_one::<i64>()?
-        {
-            return Ok(Ok(id));
-        }
-        let mut names = Vec::new();
-        for row in client.select("SELECT name FROM pgwh.subscriptions", None, &[])? {
-            names.extend(row.text(1)?);
-        }
-        let near = near(name, names).into_iter().map(|name| format!("\"{name}\"")).collect();
-        Ok::<_, pgrx::spi::Error>(Err(Error::NoSuchSubscription(name.to_owned(), near)))
-    })?)
 }

@@ -12,6 +12,7 @@ use pgrx::pg_sys::{self, NodeTag, Oid};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
 use super::function_call::Called;
+use crate::pg::command::parse_tree::nodes;
 use crate::pg::subtransaction::Raised;
 
 /// What a column means that is named without NEW or OLD.
@@ -164,17 +165,6 @@ fn is_bare(select: &pg_sys::SelectStmt) -> bool {
         && select.limitOffset.is_null()
         && select.limitCount.is_null()
         && select.lockingClause.is_null()
-}
-
-/// The nodes of a list.
-///
-/// # Safety
-/// `list` is null or a list of nodes, which outlives the iterator.
-pub unsafe fn nodes(list: *mut pg_sys::List) -> impl Iterator<Item = *mut pg_sys::Node> {
-    // SAFETY: as the caller promises.
-    let count = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
-    // SAFETY: as above.
-    (0..count).map(move |n| unsafe { (*(*list).elements.add(n)).ptr_value.cast() })
 }
 
 /// What is found on a walk through a condition.

@@ -5,9 +5,10 @@
 
 use pgrx::pg_sys::{self, Datum, FmgrInfo, NodeTag, Oid};
 
-use super::analyze::{Uses, nodes};
-use super::compile::{evaluate, prepare, uses_of};
+use super::analyze::Uses;
+use super::node::{evaluate, prepare, uses_of};
 use super::tuple_slots::Rows;
+use crate::pg::command::parse_tree::nodes;
 
 /// What rows must be equal to, for the filter to be true.
 pub struct Equality {

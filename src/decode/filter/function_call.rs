@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
-use super::analyze::nodes;
+use crate::pg::command::parse_tree::nodes;
 
 /// What a node calls, as its author wrote it: who writes a cast or an operator knows nothing of the function behind it.
 pub enum Called {

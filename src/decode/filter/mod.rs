@@ -10,6 +10,8 @@ pub(crate) mod equality_index;
 pub(crate) mod fit;
 #[cfg(feature = "server")]
 pub(crate) mod function_call;
+#[cfg(feature = "server")]
+pub(crate) mod node;
 pub mod normalize;
 #[cfg(feature = "server")]
 pub(crate) mod tuple_slots;

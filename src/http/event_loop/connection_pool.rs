@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use crate::http::endpoint::Server;
+use crate::http::server::Server;
 
 /// How long a connection is kept without use. Common servers close theirs after 60 to 75 seconds.
 const MAX_IDLE: Duration = Duration::from_secs(50);

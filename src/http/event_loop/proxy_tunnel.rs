@@ -10,8 +10,9 @@ use super::request_context::Stage;
 use super::transfer::READS_A_TURN;
 use super::{EventLoop, Readiness};
 use crate::http::outcome::ErrorClass;
-use crate::http::proxy::{ProxyServer, Tunnel};
+use crate::http::proxy::ProxyServer;
 use crate::http::ssrf_guard::is_localhost;
+use crate::http::tunnel::Tunnel;
 
 /// How long an endpoint's name may take to be resolved here. The proxy resolves it in any case, and where only it can, the
 /// guard knows nothing of its addresses.

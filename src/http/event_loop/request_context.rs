@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 use super::answer::{Answer, Fault};
 use crate::http::endpoint::Endpoint;
 use crate::http::outcome::{ErrorClass, Failure, Outcome, Success};
-use crate::http::proxy::Tunnel;
 use crate::http::request::Request;
 use crate::http::tls::errors::describe;
+use crate::http::tunnel::Tunnel;
 
 /// How long the body of a success may take: the head has decided.
 pub(super) const SUCCESS_BODY_TIME: Duration = Duration::from_secs(1);

@@ -23,7 +23,7 @@ fn failure_of(answer: &[u8]) -> Failure {
 fn an_event_loop_that_ends_wakes_the_dispatcher() {
     let sender = sender(1);
     assert!(!sender.has_ended());
-    sender.set_limits(SenderSettings { max_requests: crate::http::sender::PANIC, max_connections: 0 });
+    sender.set_limits(SenderSettings { max_requests: crate::http::channel::PANIC, max_connections: 0 });
     assert!(is_ringing(&sender, 60_000));
     assert!(sender.has_ended());
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::sender::Network;
+use super::channel::Network;
 use super::tls::TlsConfigs;
 use super::*;
 use crate::event::format::{Format, Shown, Source};

@@ -1,12 +1,14 @@
 //! Who we are to an endpoint that asks: a certificate and its private key, for mutual TLS.
 
 use std::fmt;
+use std::sync::Arc;
 
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 
-use super::check_identity;
 use crate::http::user_error::Problem;
 
 /// A certificate chain and the private key of its first certificate. Never printed.
@@ -48,4 +50,13 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Identity")
     }
+}
+
+/// Checks whether a certificate and its key belong together.
+fn check_identity(identity: &Identity) -> Result<(), rustls::Error> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+        .map(drop)
 }

@@ -1,4 +1,4 @@
-//! Parse trees.
+//! Lists in parse trees.
 
 use pgrx::pg_sys;
 
@@ -11,4 +11,15 @@ pub unsafe fn items(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::f
     let length = if list.is_null() { 0 } else { unsafe { (*list).length } };
     // SAFETY: as above, within its length.
     (0..length as usize).map(move |n| unsafe { (*(*list).elements.add(n)).ptr_value })
+}
+
+/// The nodes of a list.
+///
+/// # Safety
+/// `list` is null or a list of nodes, which outlives the iterator.
+pub unsafe fn nodes(list: *mut pg_sys::List) -> impl Iterator<Item = *mut pg_sys::Node> {
+    // SAFETY: as the caller promises.
+    let count = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    // SAFETY: as above.
+    (0..count).map(move |n| unsafe { (*(*list).elements.add(n)).ptr_value.cast() })
 }
