@@ -111,6 +111,8 @@ fn imports(module: &str, text: &str) -> Vec<(String, bool)> {
         match rest[0] {
             "crate" => Some(rest[1..].join("::")),
             "self" => Some([&parents[..], &rest[1..]].concat().join("::")),
+            // Modules inside of a file import all of it, files do not.
+            "*" => None,
             _ if up > 0 => Some([&parents[..parents.len() - up], &rest[..]].concat().join("::")),
             _ => None,
         }
