@@ -53,12 +53,12 @@ fn survives(kill: impl Fn(&Cluster)) {
 }
 
 #[test]
-fn the_backfiller_killed_again_and_again_loses_and_repeats_nothing() {
+fn a_killed_backfiller_loses_and_repeats_nothing() {
     survives(|cluster| cluster.kill9(BACKFILLER));
 }
 
 #[test]
-fn the_dispatcher_killed_again_and_again_loses_and_repeats_nothing() {
+fn a_killed_dispatcher_loses_and_repeats_no_read_row() {
     survives(|cluster| cluster.kill9(DISPATCHER));
 }
 
@@ -68,7 +68,7 @@ fn a_server_that_crashes_again_and_again_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_pause_reads_no_more_until_it_is_resumed_also_over_a_restart() {
+fn a_paused_backfill_reads_nothing_until_it_is_resumed() {
     let (cluster, receiver) = stage();
     rows(&cluster, 20_000);
     cluster.subscribe(&receiver, "s", "tables => '{public.t}', batch_size => 20, max_in_flight => 4");
@@ -112,7 +112,7 @@ fn a_cancelled_backfill_is_over_and_says_so() {
 }
 
 #[test]
-fn a_dead_endpoint_stops_its_own_backfill_only_and_the_end_is_told() {
+fn a_dead_endpoint_stops_its_own_backfill_only() {
     let (cluster, receiver) = stage();
     rows(&cluster, 30_000);
     let dead = Receiver::start().unwrap();
@@ -191,7 +191,7 @@ fn a_backfill_is_not_done_because_its_subscription_is_gone() {
 }
 
 #[test]
-fn a_row_that_moves_to_where_has_been_read_comes_whole_though_others_moved_before_anything_was_read() {
+fn a_row_that_moves_to_where_was_read_comes_whole() {
     let (cluster, receiver) = stage();
     cluster.sql(
         "ALTER TABLE t ALTER v SET STORAGE EXTERNAL;
