@@ -1,12 +1,11 @@
 //! A cluster and a receiver that the blocks of one document run on.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, PATIENCE, Receiver, Reply, Request, Server, Stop, json};
+use harness::{Cluster, PATIENCE, Receiver, Reply, Request, Server, Stop, json, run_with_input};
 use receiver::Options;
 use serde_json::Value;
 
@@ -114,17 +113,9 @@ impl Stage {
     /// Runs a script, and keeps what it prints.
     fn psql(&mut self, script: &str) -> Result<(), String> {
         let script = self.here(script);
-        let mut psql = Server::get()
-            .command("psql")
-            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
-            .arg(self.cluster.host())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        psql.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-        let output = psql.wait_with_output().unwrap();
+        let mut psql = Server::get().command("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"]).arg(self.cluster.host());
+        let output = run_with_input(psql, &script);
         self.printed = String::from_utf8_lossy(&output.stdout).replace(&self.receiver.url(""), EXAMPLE);
         if output.status.success() {
             Ok(())
@@ -256,12 +247,8 @@ fn sh(script: &str, etc: &str) -> Result<(), String> {
     succeeds(command, "")
 }
 
-fn succeeds(mut command: Command, input: &str) -> Result<(), String> {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Who reads no input may be gone before it is written.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
+fn succeeds(command: Command, input: &str) -> Result<(), String> {
+    let output = run_with_input(command, input);
     if output.status.success() {
         return Ok(());
     }

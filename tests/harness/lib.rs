@@ -26,7 +26,7 @@ pub use disk::SmallDisk;
 pub use event::{Event, distinct, events, events_of, in_key_order, json, succeeded_in_key_order};
 pub use listener::Listener;
 pub use postgres::Client;
-pub use process::{DECODER, DISPATCHER, LAUNCHER, Process, RENDERER};
+pub use process::{DECODER, DISPATCHER, LAUNCHER, Process, RENDERER, run_with_input};
 pub use receiver::{Answer, Receiver, Reply, Request, Script, Which};
 pub use records::{compare_records, types};
 pub use server::Server;

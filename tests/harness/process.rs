@@ -1,5 +1,7 @@
 //! The processes of a cluster, as the operating system sees them.
 
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::{Server, eventually};
@@ -116,4 +118,14 @@ impl Process {
 
 fn field(status: &str, name: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+/// Runs a program with a text as its input.
+#[track_caller]
+pub fn run_with_input(mut command: Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // One that ends early has a reason, which is in its output.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }

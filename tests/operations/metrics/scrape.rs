@@ -1,12 +1,11 @@
 //! What `pgwh.metrics()` tells, read as a collector would.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
-use harness::{Database, eventually};
+use harness::{Database, eventually, run_with_input};
 use serde_json::Value;
 
 /// The official parser.
@@ -32,15 +31,9 @@ impl Scrape {
     #[track_caller]
     fn read(text: &str) -> Scrape {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("operations/metrics/parse.py");
-        let mut parser = Command::new(python())
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        parser.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let output = parser.wait_with_output().unwrap();
+        let mut parser = Command::new(python());
+        parser.arg(script);
+        let output = run_with_input(parser, text);
         assert!(output.status.success(), "{}\nin:\n{text}", String::from_utf8_lossy(&output.stderr));
         let families: BTreeMap<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
         let samples = families.values().flat_map(|family| family["samples"].as_array().unwrap());

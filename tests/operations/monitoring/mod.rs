@@ -4,13 +4,12 @@ mod daemon;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Cluster, PATIENCE, Receiver, Script, eventually};
+use harness::{Cluster, PATIENCE, Receiver, Script, eventually, run_with_input};
 use serde_json::Value;
 
 use daemon::{Daemon, install, root};
@@ -181,15 +180,9 @@ fn queries_of_other_exporters_have_every_sample() {
 fn parse_yaml(text: &str) -> Vec<Value> {
     install();
     // Debian's own, which has the package.
-    let mut parser = Command::new("/usr/bin/python3")
-        .args(["-c", "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    parser.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = parser.wait_with_output().unwrap();
+    let mut parser = Command::new("/usr/bin/python3");
+    parser.args(["-c", "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)"]);
+    let output = run_with_input(parser, text);
     assert!(output.status.success(), "{}\nin:\n{text}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
