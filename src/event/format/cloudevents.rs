@@ -1,8 +1,9 @@
 //! CloudEvents 1.0 in the JSON format, structured mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>).
 
+use super::context::RenderContext;
 use super::rows::{Sides, json_of};
-use super::{RenderContext, json, pgwh};
+use super::{json, pgwh};
 use crate::event::{Event, TableName, path_segment};
 
 /// Appends the body.

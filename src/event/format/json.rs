@@ -1,6 +1,5 @@
 //! JSON text appended to a buffer, without a tree of values in between.
 
-use crate::event::Column;
 use crate::event::value::text::unquoted;
 pub(super) use crate::event::value::{escaped, string, string_of};
 
@@ -51,9 +50,8 @@ impl List {
         out.push(b':');
     }
 
-    /// The name of a column as that of the next member, whose value the caller writes.
-    pub(super) fn column(&mut self, out: &mut Vec<u8>, column: &Column) {
-        let head = column.member_head();
+    /// The name of a column as that of the next member, whose value the caller writes: the column's head of a member.
+    pub(super) fn column(&mut self, out: &mut Vec<u8>, head: &[u8]) {
         out.extend_from_slice(if std::mem::take(&mut self.first) {
             head.get(1..).unwrap_or_default()
         } else {

@@ -6,10 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::context::RenderContext;
 use super::ids::Xid;
+use super::json;
 use super::json::List;
 use super::rows::Sides;
-use super::{RenderContext, json};
 use crate::event::value::text::{sql_time, text, unquoted};
 use crate::event::{Action, Cell, Column, Event, Kind, SchemaChange};
 

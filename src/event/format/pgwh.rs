@@ -1,8 +1,9 @@
 //! The default format: a Standard Webhooks body with the event as its `data`.
 
+use super::context::{RenderContext, Shown};
+use super::json;
 use super::json::List;
 use super::rows::{Sides, Value, json_of, object};
-use super::{RenderContext, Shown, json};
 use crate::event::{Action, Cell, Column, Event, Origin, SchemaChange};
 
 /// Appends the body. For all changes of rows it has the same members, in the same order.
@@ -181,7 +182,7 @@ fn key<'a>(out: &mut Vec<u8>, sides: Sides<'_>, cells: impl Iterator<Item = (&'a
         }
         complete = cell.is_known();
         let Some(value) = json_of(cell) else { break };
-        object.column(out, column);
+        object.column(out, column.member_head());
         out.extend_from_slice(value);
     }
     object.end(out);

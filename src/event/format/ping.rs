@@ -1,6 +1,7 @@
 //! The body of a ping: a webhook in our own format that tells of no change.
 
-use super::{RenderContext, json};
+use super::context::RenderContext;
+use super::json;
 use crate::event::Timestamp;
 
 /// Appends the body of a ping of that id. It has every member that an event has, so that a receiver finds nothing missing.

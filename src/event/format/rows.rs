@@ -1,8 +1,20 @@
 //! The rows of an event, column by column, as far as a subscription shows them.
 
-use super::Shown;
+use super::context::Shown;
 use super::json::List;
 use crate::event::{Action, Cell, Cells, Column, Event, KeyKind, Row};
+
+impl Column {
+    /// The name as that of a member behind others: `,"name":`.
+    pub(super) fn member_head(&self) -> &[u8] {
+        &self.heads.texts(&self.name, self.number, &self.type_name).member
+    }
+
+    /// What pgstream has between the table's id and the value, from the column's number on.
+    pub(super) fn pgstream_head(&self) -> &[u8] {
+        &self.heads.texts(&self.name, self.number, &self.type_name).pgstream
+    }
+}
 
 /// The rows before and after.
 #[derive(Clone, Copy)]
@@ -129,7 +141,7 @@ pub(super) fn object<'a>(out: &mut Vec<u8>, cells: impl Iterator<Item = (&'a Col
     let mut object = List::object(out);
     for (column, cell) in cells {
         if let Some(value) = json_of(cell) {
-            object.column(out, column);
+            object.column(out, column.member_head());
             out.extend_from_slice(value);
         } else {
             is_whole = false;

@@ -5,9 +5,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::context::RenderContext;
 use super::json::List;
 use super::rows::{Sides, Value, json_of};
-use super::{RenderContext, ids, json};
+use super::{ids, json};
 use crate::event::value::text::{elements, pairs, unquoted};
 use crate::event::value::uuid;
 use crate::event::{Action, Cell, Column, Event, Kind};
@@ -106,7 +107,7 @@ fn object<'a>(out: &mut Vec<u8>, cells: impl Iterator<Item = (&'a Column, Cell<'
     let mut object = List::object(out);
     for (column, cell) in cells {
         if let Some(json) = json_of(cell) {
-            object.column(out, column);
+            object.column(out, column.member_head());
             value(out, &column.kind, json);
         }
     }

@@ -1,7 +1,8 @@
 //! As Supabase's database webhooks send it (`supabase_functions.http_request`).
 
+use super::context::RenderContext;
+use super::json;
 use super::rows::{Sides, object};
-use super::{RenderContext, json};
 use crate::event::{Action, Event};
 
 /// Appends the body.
