@@ -1,5 +1,6 @@
 //! The settings `pgwh.*`: one documented static each. All of them can be changed by a reload.
 
+mod check_hook;
 mod proxy;
 
 use std::cell::RefCell;
@@ -16,9 +17,10 @@ use std::time::Duration;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_guard, pg_sys};
 
 use crate::delivery::{HostLimits, PerSecond};
-use crate::http::{Guard, Problem, check_ca_file};
+use crate::http::{Guard, check_ca_file};
 use crate::secret::Keys;
 
+use self::check_hook::{explain, new_value, palloced};
 pub use self::proxy::proxy;
 
 /// `pgwh.enabled`: whether anything is captured and sent. Off ends the workers of all databases; their slots stay.
@@ -572,24 +574,6 @@ unsafe extern "C-unwind" fn check_networks(
     Guard::parse(&list.to_string_lossy()).map_err(explain).is_ok()
 }
 
-/// The value that a check hook judges; empty for null.
-///
-/// # Safety
-/// `value` is what the server passes to the hook, which uses the result before it changes that.
-unsafe fn new_value<'a>(value: *mut *mut c_char) -> &'a CStr {
-    // SAFETY: as the caller promises, a pointer to a terminated string or to null.
-    unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } }
-}
-
-/// Has the server say what is wrong with a value that a check hook refuses.
-fn explain(problem: Problem) {
-    // SAFETY: the server reads both after the hook returns false, and frees nothing of them; they live in its error context.
-    unsafe {
-        pg_sys::GUC_check_errdetail_string = palloced(problem.detail);
-        pg_sys::GUC_check_errhint_string = palloced(problem.hint);
-    }
-}
-
 /// Refuses what the server would not take as the name of a slot (a `GucStringCheckHook`).
 #[pg_guard]
 unsafe extern "C-unwind" fn check_slot_name(
@@ -607,11 +591,4 @@ unsafe extern "C-unwind" fn check_slot_name(
     // SAFETY: the server reads it after this returns false; it lives in its error context.
     unsafe { pg_sys::GUC_check_errdetail_string = palloced(detail.to_owned()) };
     false
-}
-
-/// Copies a text to where the server keeps what it is about to report; null when there is a NUL in it.
-fn palloced(text: String) -> *mut c_char {
-    let Ok(text) = CString::new(text) else { return std::ptr::null_mut() };
-    // SAFETY: copies a terminated string into the error context, which is reset with the error.
-    unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
 }

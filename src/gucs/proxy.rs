@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
 
-use super::{explain, new_value, palloced};
+use super::check_hook::{explain, new_value, palloced};
 use crate::http::{Exempt, Proxy, ProxyServer};
 use crate::pg::compat;
 
