@@ -10,7 +10,7 @@ use crate::decode::routing::table_pattern::{ParsedPattern, array_literal};
 use crate::decode::wal::slot;
 use crate::event::event_type::UnknownEventType;
 use crate::event::format::Format;
-use crate::http::Problem;
+use crate::http::{Problem, quoted};
 use crate::pg::process::bgworker;
 use crate::pg::values::encoding::in_error;
 use crate::version::LIBRARY;
@@ -344,8 +344,8 @@ impl Error {
             Error::MayNotListen(owner) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "permission denied for other applications' messages".into(),
-                format!("They stand in write-ahead log, which the subscription's owner {owner:?} may not read."),
-                format!("ALTER ROLE {owner:?} REPLICATION; or have them written by pgwh.emit, and give event_types => '{{message}}'"),
+                format!("They stand in write-ahead log, which the subscription's owner \"{owner}\" may not read."),
+                format!("ALTER ROLE {} REPLICATION; or have them written by pgwh.emit, and give event_types => '{{message}}'", identifier(owner)),
             ),
             Error::MayNotErase => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -356,13 +356,13 @@ impl Error {
             Error::NameTaken(name) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "this name is taken".into(),
-                format!("There is a subscription {name:?} already, and it is not yours."),
+                format!("There is a subscription \"{name}\" already, and it is not yours."),
                 "Choose another name, for example one that begins with your role's.".into(),
             ),
             Error::NotYours(name) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "only its owner may do this to a subscription".into(),
-                format!("Subscription {name:?} belongs to another role, and you are no member of that."),
+                format!("Subscription \"{name}\" belongs to another role, and you are no member of that."),
                 "SELECT name FROM pgwh.subscriptions; shows yours.".into(),
             ),
             Error::Missing(what) => (
@@ -401,20 +401,20 @@ impl Error {
             Error::Name(name) => (
                 ERRCODE_INVALID_NAME,
                 "invalid subscription name".into(),
-                format!("The name {name:?} is empty, longer than 200 bytes, or has a control character in it."),
+                format!("The name {} is empty, longer than 200 bytes, or has a control character in it.", quoted(name)),
                 "Choose another, for example: name => 'orders-to-billing'".into(),
             ),
             Error::EventType(UnknownEventType { word, no_prefix: true }) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "not a prefix of other applications' messages".into(),
-                format!("event_types has {word:?}; what pgwh.emit writes goes to those who ask for message."),
+                format!("event_types has \"{word}\"; what pgwh.emit writes goes to those who ask for message."),
                 "For example: event_types => '{message}', or '{message:my-application}'".into(),
             ),
             Error::EventType(UnknownEventType { word, no_prefix: false }) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "unknown event type".into(),
                 format!(
-                    "event_types has {word:?}; there are insert, update, delete and truncate, or I, U, D and T, and also \
+                    "event_types has \"{word}\"; there are insert, update, delete and truncate, or I, U, D and T, and also \
                      ddl, message, message:<prefix>, system and read."
                 ),
                 "For example: event_types => '{insert,update}'".into(),
@@ -422,7 +422,7 @@ impl Error {
             Error::MessageType(kind) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "invalid type of a message".into(),
-                format!("The type {kind:?} is empty, longer than 200 bytes, or has a control character in it."),
+                format!("The type {} is empty, longer than 200 bytes, or has a control character in it.", quoted(kind)),
                 "For example: SELECT pgwh.emit('order.paid', '{\"id\": 7}');".into(),
             ),
             Error::MessageTooLong { what, length, limit, hint } => (
@@ -500,7 +500,7 @@ impl Error {
             Error::Format(word) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "unknown payload format".into(),
-                format!("The format is {word:?}."),
+                format!("The format is \"{word}\"."),
                 format!("Give one of {}, for example: format => 'pgwh'", formats()),
             ),
             Error::Batches(format, batch_size) => (
@@ -539,13 +539,13 @@ impl Error {
             Error::Compress(word) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "unknown compression".into(),
-                format!("\"compress\" is {word:?}; there is gzip."),
+                format!("\"compress\" is \"{word}\"; there is gzip."),
                 "For example: compress => 'gzip'; leave it out to compress nothing.".into(),
             ),
             Error::RowsOnly(format, word) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("the format {} has changes of rows only", format.word()),
-                format!("event_types has {word:?}."),
+                format!("event_types has \"{word}\"."),
                 "Leave it out; formats with schema changes and messages are pgwh, pgstream and cloudevents.".into(),
             ),
             Error::Headers(what) => (
@@ -575,13 +575,13 @@ impl Error {
             Error::Ordering(word) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "unknown ordering".into(),
-                format!("The ordering is {word:?}; there are key, strict and none."),
+                format!("The ordering is \"{word}\"; there are key, strict and none."),
                 "For example: ordering => 'key'".into(),
             ),
             Error::NoSuchColumn(column, near) => (
                 ERRCODE_UNDEFINED_COLUMN,
                 "column does not exist".into(),
-                format!("No table of this subscription has a column {column:?}."),
+                format!("No table of this subscription has a column \"{column}\"."),
                 did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
             ),
             Error::Unfit(unfit) => {
@@ -591,13 +591,13 @@ impl Error {
             Error::NoColumnHere { argument, column, table, near } => (
                 ERRCODE_UNDEFINED_COLUMN,
                 "column does not exist".into(),
-                format!("{argument} names {column:?}, which table {table} does not have."),
+                format!("{argument} names \"{column}\", which table {table} does not have."),
                 did_you_mean(near, "Names of columns are spelled as they are, without quotes."),
             ),
             Error::EmptyFilter(filter) => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "the filter is empty".into(),
-                format!("It is {filter:?}, which is no condition."),
+                format!("It is {}, which is no condition.", quoted(filter)),
                 "Leave filter out, or give NULL, to get every change; or write a condition, for example: filter => 'total > 100'".into(),
             ),
             Error::Needed { subscription, table, why, argument, first } => {
@@ -608,7 +608,7 @@ impl Error {
                 );
                 (
                     ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-                    format!("subscription {subscription:?} needs table {table} as it is"),
+                    format!("subscription \"{subscription}\" needs table {table} as it is"),
                     format!("After this command it would no longer fit: {why}"),
                     match first {
                         Some(first) => format!("{first} makes it fit; or change {subscription_first}"),
@@ -619,13 +619,13 @@ impl Error {
             Error::OldValueUnknown { argument, event_type, column, table } => (
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("{argument} needs old values that write-ahead log does not have"),
-                format!("Of {event_type}s of {table}, the old value of column {column:?} is not in write-ahead log."),
+                format!("Of {event_type}s of {table}, the old value of column \"{column}\" is not in write-ahead log."),
                 format!("{} makes it possible, or leave {event_type} out of event_types.", have_old_values(table)),
             ),
             Error::NoKeyColumn(column, whose, near, example) => (
                 ERRCODE_UNDEFINED_COLUMN,
                 "column is not one of the key's".into(),
-                format!("{whose} has no column {column:?}."),
+                format!("{whose} has no column \"{column}\"."),
                 did_you_mean(near, &format!("For example: key => '{example}'")),
             ),
             Error::ColumnsTwice => (
@@ -637,14 +637,14 @@ impl Error {
             Error::Owner(role) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "you cannot give a subscription to this role".into(),
-                format!("The role {role:?} does not exist, or you are no member of it."),
+                format!("The role \"{role}\" does not exist, or you are no member of it."),
                 "Leave owner out to own the subscription yourself.".into(),
             ),
             Error::NotOwner(name, owner) => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "only its owner may do this to a subscription".into(),
-                format!("Subscription {name:?} belongs to role {owner:?}, and you are no member of it."),
-                format!("Ask the owner, or: SET ROLE {owner:?};"),
+                format!("Subscription \"{name}\" belongs to role \"{owner}\", and you are no member of it."),
+                format!("Ask the owner, or: SET ROLE {};", identifier(owner)),
             ),
             Error::Sealed(why) => (
                 ERRCODE_CONFIG_FILE_ERROR,
@@ -661,7 +661,7 @@ impl Error {
             Error::NoSuchSubscription(name, near) => (
                 ERRCODE_UNDEFINED_OBJECT,
                 "subscription does not exist".into(),
-                format!("There is no subscription named {name:?}."),
+                format!("There is no subscription named \"{name}\"."),
                 did_you_mean(near, "SELECT name, url FROM pgwh.subscriptions; shows those that there are."),
             ),
             Error::NotReady(reason) => (
@@ -743,7 +743,7 @@ impl Error {
     /// Why conditions don't fit a table, where that is named beside it.
     pub fn in_few_words(&self) -> String {
         match self {
-            Error::NoColumnHere { column, .. } => format!("column {column:?} does not exist"),
+            Error::NoColumnHere { column, .. } => format!("column \"{column}\" does not exist"),
             other => other.words().message,
         }
     }
@@ -838,6 +838,11 @@ fn pattern_hint(pattern: &str) -> String {
 /// Has write-ahead log hold old rows of the table as a whole.
 fn have_old_values(table: &str) -> String {
     format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")
+}
+
+/// A name as an identifier in a command.
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Another value for an argument, to be filled in.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::{pg_guard, pg_sys};
 
-use super::user_function::{Call, Functions};
+use super::user_function::{self, Call};
 use crate::ipc::frame::FrameReader;
 use crate::ipc::render::{Ask, By, Shaped, write_answer};
 use crate::pg::compat;
@@ -25,12 +25,11 @@ pub extern "C-unwind" fn pgwh_renderer_main(argument: pg_sys::Datum) {
     bgworker::pin(&[(c"row_security", c"on")]);
     let Ok(mut pair) = Pair::attach(bgworker::extra(), QUEUE) else { return };
     let mut frames = FrameReader::default();
-    let mut functions = Functions::planned();
     loop {
         match frames.next_frame().map(|frame| frame.map(Ask::read)) {
             Ok(Some(Ok(ask))) => {
                 bgworker::see_to_interrupts();
-                if pair.sender().send(&answer(&ask, &mut functions)).is_err() {
+                if pair.sender().send(&answer(&ask)).is_err() {
                     return;
                 }
             }
@@ -46,10 +45,10 @@ pub extern "C-unwind" fn pgwh_renderer_main(argument: pg_sys::Datum) {
     }
 }
 
-fn answer(ask: &Ask, functions: &mut Functions) -> Vec<u8> {
+fn answer(ask: &Ask) -> Vec<u8> {
     bgworker::report_busy(c"running functions of subscriptions");
     let shaped: Vec<Shaped> =
-        ask.events.iter().map(|event| bgworker::in_transaction(|| shape(ask, event, functions))).collect();
+        ask.events.iter().map(|event| bgworker::in_transaction(|| shape(ask, event))).collect();
     // Advisory locks of the session are all that outlives a rollback.
     // SAFETY: releases what this process holds.
     unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as _) };
@@ -64,11 +63,11 @@ fn answer(ask: &Ask, functions: &mut Functions) -> Vec<u8> {
 }
 
 /// Puts an event through a subscription's functions. Inside a transaction.
-pub fn shape(ask: &Ask, event: &[u8], functions: &mut Functions) -> Shaped {
-    let mut call = |by, function: &Option<String>| match function {
+pub fn shape(ask: &Ask, event: &[u8]) -> Shaped {
+    let call = |by, function: &Option<String>| match function {
         Some(function) => {
             let call = Call { function, owner: &ask.owner, limit: ask.limit };
-            functions.call(call, event).map_err(|message| Shaped::Failed { by, message })
+            user_function::call(call, event).map_err(|message| Shaped::Failed { by, message })
         }
         None => Ok(None),
     };

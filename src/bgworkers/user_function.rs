@@ -2,13 +2,14 @@
 //!
 //! A call runs in a subtransaction that is rolled back whatever comes of it, is read-only, and is a
 //! security-restricted operation, as a maintenance command's call of an index expression is (`commands/indexcmds.c`):
-//! it cannot become another role, and leaves nothing behind.
+//! it cannot become another role, and leaves nothing behind. It is no statement, whose parameters hooks of the executor
+//! would see: only what the function itself runs is one.
 
-use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, fcinfo, pg_sys};
 
@@ -27,13 +28,6 @@ const SETTINGS: [(&CStr, &CStr); 7] = [
     (c"xmlbinary", c"base64"),
 ];
 
-/// Functions that have been called in this process.
-pub struct Functions {
-    /// Their plans, by owner and function: names are looked up with the owner's rights. None where no plan may have an event
-    /// as its parameter.
-    plans: Option<HashMap<(String, String), pg_sys::SPIPlanPtr>>,
-}
-
 /// A call: the function as a subscription has it, the role whose rights it has, and the time it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
@@ -45,158 +39,96 @@ pub struct Call<'a> {
     pub limit: Duration,
 }
 
-impl Functions {
-    /// Calls by way of plans, which are made once.
-    pub fn planned() -> Functions {
-        Functions { plans: Some(HashMap::new()) }
-    }
-
-    /// Calls without a statement, in sessions where extensions log statements and their parameters.
-    pub fn direct() -> Functions {
-        Functions { plans: None }
-    }
-
-    /// What the function makes of an event, both as JSON text; none for NULL. Inside a transaction.
-    ///
-    /// # Errors
-    ///
-    /// Why it failed, in words.
-    pub fn call(&mut self, call: Call<'_>, event: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        // SAFETY: inside a transaction; what the subtransaction changes is restored by its end, and what that changes
-        // behind our back here.
-        unsafe {
-            let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
-            pg_sys::BeginInternalSubTransaction(std::ptr::null());
-            let limit = TimeLimit::start(call.limit);
-            let result = PgTryBuilder::new(AssertUnwindSafe(|| self.run(call, event)))
-                .catch_others(|error| match &error {
-                    CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-                        Err((report.sql_error_code(), report.message().to_owned()))
-                    }
-                    _ => error.rethrow(),
-                })
-                .execute();
-            let timed_out = limit.stop();
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            pg_sys::MemoryContextSwitchTo(memory);
-            pg_sys::CurrentResourceOwner = owner;
-            result.map_err(|(code, message)| match code {
-                PgSqlErrorCode::ERRCODE_QUERY_CANCELED if timed_out => format!(
-                    "{} took longer than pgwh.transform_timeout allows, {} ms",
-                    call.function,
-                    call.limit.as_millis()
-                ),
-                _ => format!("{}: {message}", call.function),
+/// What the function makes of an event, both as JSON text; none for NULL. Inside a transaction.
+///
+/// # Errors
+///
+/// Why it failed, in words.
+pub fn call(call: Call<'_>, event: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    // SAFETY: inside a transaction; what the subtransaction changes is restored by its end, and what that changes
+    // behind our back here.
+    unsafe {
+        let (memory, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        let limit = TimeLimit::start(call.limit);
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| run(call, event)))
+            .catch_others(|error| match &error {
+                CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                    Err((report.sql_error_code(), report.message().to_owned()))
+                }
+                _ => error.rethrow(),
             })
-        }
-    }
-
-    /// # Safety
-    /// Runs in a subtransaction that is rolled back afterwards.
-    unsafe fn run(
-        &mut self,
-        call: Call<'_>,
-        event: &[u8],
-    ) -> Result<Option<Vec<u8>>, (PgSqlErrorCode, String)> {
-        let missing =
-            || (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {:?} does not exist", call.owner));
-        let name = encoding::in_server_encoding(call.owner);
-        // SAFETY: as the caller promises: the rollback takes back the settings, the role and what SPI allocates. Arguments
-        // are texts of this memory context, and the tuple read is the one that SPI has just made.
-        unsafe {
-            let role = pg_sys::get_role_oid(name.as_ptr(), true);
-            if role == pg_sys::InvalidOid {
-                return Err(missing());
-            }
-            for (setting, value) in SETTINGS {
-                pg_sys::SetConfigOption(
-                    setting.as_ptr(),
-                    value.as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                );
-            }
-            let (mut before, mut context) = (pg_sys::InvalidOid, 0);
-            pg_sys::GetUserIdAndSecContext(&mut before, &mut context);
-            pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
-            pg_sys::XactReadOnly = true;
-            let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
-            // What jsonb refuses is replaced, as where the journal is shown.
-            let event = jsonb::acceptable(event, encoding::fits);
-            let argument = CString::new(&*event).map_err(|_| {
-                (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the event has a NUL in it".to_owned())
-            })?;
-            let argument = pg_sys::pg_any_to_server(argument.as_ptr(), event.len() as i32, utf8);
-            let value = match &mut self.plans {
-                Some(plans) => execute(plans, call, argument)?,
-                None => invoke(call, argument),
-            };
-            Ok((!value.is_null())
-                .then(|| encoding::utf8(CStr::from_ptr(value).to_bytes()).into_owned().into_bytes()))
-        }
+            .execute();
+        let timed_out = limit.stop();
+        pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        pg_sys::MemoryContextSwitchTo(memory);
+        pg_sys::CurrentResourceOwner = owner;
+        result.map_err(|(code, message)| match code {
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED if timed_out => format!(
+                "{} took longer than pgwh.transform_timeout allows, {} ms",
+                call.function,
+                call.limit.as_millis()
+            ),
+            _ => format!("{}: {message}", call.function),
+        })
     }
 }
 
-/// What the function makes of a text, by a plan; null for NULL.
-///
 /// # Safety
 /// Runs in a subtransaction that is rolled back afterwards.
-unsafe fn execute(
-    plans: &mut HashMap<(String, String), pg_sys::SPIPlanPtr>,
-    call: Call<'_>,
-    argument: *const c_char,
-) -> Result<*const c_char, (PgSqlErrorCode, String)> {
-    // SAFETY: as the caller promises; the tuple read is the one that SPI has just made.
+unsafe fn run(call: Call<'_>, event: &[u8]) -> Result<Option<Vec<u8>>, (PgSqlErrorCode, String)> {
+    let missing =
+        || (PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role \"{}\" does not exist", call.owner));
+    let name = encoding::in_server_encoding(call.owner);
+    // SAFETY: as the caller promises: the rollback takes back the settings, the role and what is allocated.
     unsafe {
-        pg_sys::SPI_connect();
-        let plan = planned(plans, call)?;
-        let mut arguments = [pg_sys::Datum::from(pg_sys::cstring_to_text(argument))];
-        let done = pg_sys::SPI_execute_plan(plan, arguments.as_mut_ptr(), std::ptr::null(), true, 1);
-        if done != pg_sys::SPI_OK_SELECT as i32 || pg_sys::SPI_processed != 1 {
-            return Err((PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("SPI gave {done}")));
+        let role = pg_sys::get_role_oid(name.as_ptr(), true);
+        if role == pg_sys::InvalidOid {
+            return Err(missing());
         }
-        let rows = &*pg_sys::SPI_tuptable;
-        Ok(pg_sys::SPI_getvalue(*rows.vals, rows.tupdesc, 1))
+        for (setting, value) in SETTINGS {
+            pg_sys::SetConfigOption(
+                setting.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+        let (mut before, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut before, &mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+        pg_sys::XactReadOnly = true;
+        let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
+        // What jsonb refuses is replaced, as where the journal is shown.
+        let event = jsonb::acceptable(event, encoding::fits);
+        let argument = CString::new(&*event)
+            .map_err(|_| (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "the event has a NUL in it".to_owned()))?;
+        let argument = pg_sys::pg_any_to_server(argument.as_ptr(), event.len() as i32, utf8);
+        let value = invoke(function_of(call), argument);
+        Ok((!value.is_null())
+            .then(|| encoding::utf8(CStr::from_ptr(value).to_bytes()).into_owned().into_bytes()))
     }
 }
 
+/// The function that is to be called, looked up with the rights of the current role.
+///
 /// # Safety
-/// SPI is connected.
-unsafe fn planned(
-    plans: &mut HashMap<(String, String), pg_sys::SPIPlanPtr>,
-    call: Call<'_>,
-) -> Result<pg_sys::SPIPlanPtr, (PgSqlErrorCode, String)> {
-    let key = (call.owner.to_owned(), call.function.to_owned());
-    if let Some(plan) = plans.get(&key) {
-        return Ok(*plan);
-    }
-    // What is stored names the function and its argument's type.
-    let name = call.function.strip_suffix("(jsonb)").unwrap_or(call.function);
-    let query = format!("SELECT {name}($1::pg_catalog.jsonb)::pg_catalog.text");
-    let query = encoding::in_server_encoding(&query);
-    // SAFETY: as the caller promises; the plan is kept for the life of the process.
-    unsafe {
-        let plan = pg_sys::SPI_prepare(query.as_ptr(), 1, [pg_sys::TEXTOID].as_mut_ptr());
-        if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
-            return Err((PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "it cannot be planned".to_owned()));
-        }
-        plans.insert(key, plan);
-        Ok(plan)
-    }
+/// Inside a transaction.
+unsafe fn function_of(call: Call<'_>) -> Oid {
+    let name = encoding::in_server_encoding(call.function);
+    // SAFETY: as the caller promises.
+    Oid::from(unsafe { of_server(pg_sys::regprocedurein, &[name.as_ptr().into()]) }.value() as u32)
 }
 
 /// What the function makes of a text, called as the executor calls it (`ExecInitFunc` in execExpr.c); null for NULL.
 ///
 /// # Safety
-/// As [`execute`].
-unsafe fn invoke(call: Call<'_>, argument: *const c_char) -> *const c_char {
-    let name = encoding::in_server_encoding(call.function);
+/// Runs in a subtransaction that is rolled back afterwards.
+unsafe fn invoke(oid: Oid, argument: *const c_char) -> *const c_char {
     // SAFETY: as the caller promises; the frame of the call has room for one argument, and all lives until the rollback.
     unsafe {
-        let found = of_server(pg_sys::regprocedurein, &[name.as_ptr().into()]);
-        let oid = pg_sys::Oid::from(found.value() as u32);
         let right = pg_sys::cstring_to_text(c"EXECUTE".as_ptr());
-        if of_server(pg_sys::has_function_privilege_id, &[found, right.into()]).value() == 0 {
+        if of_server(pg_sys::has_function_privilege_id, &[oid.into(), right.into()]).value() == 0 {
             let (denied, kind) = (pg_sys::AclResult::ACLCHECK_NO_PRIV, pg_sys::ObjectType::OBJECT_FUNCTION);
             pg_sys::aclcheck_error(denied, kind, pg_sys::get_func_name(oid));
         }
@@ -210,7 +142,10 @@ unsafe fn invoke(call: Call<'_>, argument: *const c_char) -> *const c_char {
         let value = of_server(pg_sys::jsonb_in, &[argument.into()]);
         *(*frame).args.as_mut_ptr() = pg_sys::NullableDatum { value, isnull: false };
         let Some(function) = info.fn_addr else { return std::ptr::null() };
+        let mut usage = std::mem::zeroed();
+        pg_sys::pgstat_init_function_usage(frame, &mut usage);
         let result = pg_sys::ffi::pg_guard_ffi_boundary(|| function(frame));
+        pg_sys::pgstat_end_function_usage(&mut usage, true);
         if (*frame).isnull {
             return std::ptr::null();
         }
@@ -231,13 +166,4 @@ unsafe fn of_server(
     let arguments: Vec<Option<pg_sys::Datum>> = arguments.iter().copied().map(Some).collect();
     // SAFETY: as the caller promises.
     unsafe { fcinfo::direct_function_call_as_datum(function, &arguments) }.unwrap_or(pg_sys::Datum::null())
-}
-
-impl Drop for Functions {
-    fn drop(&mut self) {
-        for plan in self.plans.iter().flat_map(HashMap::values) {
-            // SAFETY: kept by `plan`, and used no more.
-            unsafe { pg_sys::SPI_freeplan(*plan) };
-        }
-    }
 }

@@ -126,7 +126,7 @@ fn judge(grantee: &Grantee, event: &Event) -> Option<Option<String>> {
         Access::Nothing(Lack::Role) => "does not exist, and may not read",
         Access::Nothing(Lack::Schema | Lack::Select) => "may not read",
     };
-    Some(Some(format!("the owner {:?} {why} {}.{}", grantee.owner, name.schema, name.table)))
+    Some(Some(format!("the owner \"{}\" {why} {}.{}", grantee.owner, name.schema, name.table)))
 }
 
 unsafe extern "C-unwind" fn relation_changed(_: pg_sys::Datum, _: Oid) {

@@ -240,7 +240,7 @@ impl Need {
         let columns = columns_of_table(table);
         if let Some(gone) = self.columns.iter().find(|column| !columns.contains(column)) {
             let argument = self.columns_argument;
-            return Err(refuse(format!("its {argument} name {gone:?}"), argument, None));
+            return Err(refuse(format!("its {argument} name \"{gone}\""), argument, None));
         }
         for part in with_rows(table) {
             self.conditions.fit(part, Lock::Brief, FilterSource::Row).map_err(|problem| {

@@ -14,7 +14,7 @@ use super::server::Server;
 use super::signature::SigningKey;
 use super::ssrf_guard::Guard;
 use super::tls::client_certificate::Identity;
-use super::user_error::Problem;
+use super::user_error::{Problem, quoted};
 use crate::event::Event;
 use crate::event::format::{Format, RenderContext, Shown, Source};
 use crate::prefetch::prefetch;
@@ -217,7 +217,7 @@ impl Target {
         };
         // The URL standard lets these pass by dropping them, so that another URL than the one typed would be kept.
         if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
-            return Err(refuse(format!("{text:?} contains a space or control character.")));
+            return Err(refuse(format!("{} contains a space or control character.", quoted(text))));
         }
         if text.len() > MAX_URL {
             return Err(refuse(format!("The URL has {} bytes; {MAX_URL} are allowed.", text.len())));
@@ -285,7 +285,7 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
         )
     };
     let parsed: HeaderName =
-        name.parse().map_err(|_| refuse(format!("{name:?} cannot be the name of a header.")))?;
+        name.parse().map_err(|_| refuse(format!("{} cannot be the name of a header.", quoted(name))))?;
     if RESERVED_HEADERS.contains(&parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
         return Err(Problem::new(
             "reserved request header",

@@ -35,4 +35,4 @@ pub use self::ssrf_guard::Guard;
 pub use self::tls::client_certificate::Identity;
 pub use self::tls::validity::not_after;
 pub use self::tls::{certificates, check_ca_file, file_certificates};
-pub use self::user_error::Problem;
+pub use self::user_error::{Problem, quoted};

@@ -5,7 +5,7 @@ use ureq_proto::http::{HeaderName, HeaderValue, Method, Uri};
 use url::Url;
 
 use super::endpoint::{Endpoint, check_header};
-use super::user_error::Problem;
+use super::user_error::{Problem, quoted};
 
 const HINT: &str = r#"Return an object such as {"method": "PUT", "path": "/orders/7", "headers": {"x-tenant": "acme"}}, or NULL."#;
 
@@ -34,7 +34,11 @@ impl Endpoint {
             _ => return Err(refuse("It is no JSON object.".to_owned())),
         };
         if let Some(unknown) = asked.keys().find(|name| !MEMBERS.contains(&name.as_str())) {
-            return Err(refuse(format!("It has {unknown:?}, which is none of {}.", MEMBERS.join(", "))));
+            return Err(refuse(format!(
+                "It has {}, which is none of {}.",
+                quoted(unknown),
+                MEMBERS.join(", ")
+            )));
         }
         // It comes of a key that is null; the endpoint's own URL would be that of all keys.
         if asked.get("path").is_some_and(Value::is_null) {
@@ -90,7 +94,7 @@ fn headers_of(value: Value) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
     };
     let checked = headers.iter().map(|(name, value)| match value.as_str() {
         Some(value) => check_header(name, value),
-        None => Err(refuse(format!("The value of its header {name:?} is no string."))),
+        None => Err(refuse(format!("The value of its header {} is no string.", quoted(name)))),
     });
     checked.collect()
 }

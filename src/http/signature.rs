@@ -45,7 +45,7 @@ impl Scheme {
             "v1a" => Ok(Scheme::V1a),
             _ => Err(Problem::new(
                 "unknown kind of signature",
-                format!("The signature is {word:?}; there are v1 (HMAC-SHA256) and v1a (Ed25519)."),
+                format!("The signature is \"{word}\"; there are v1 (HMAC-SHA256) and v1a (Ed25519)."),
                 "For example: signature => 'v1a'",
             )),
         }

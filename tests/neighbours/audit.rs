@@ -191,3 +191,38 @@ fn a_row_makes_one_line_of_audit_its_own() {
     let log = cluster.log();
     assert!(!log.contains(&cluster.value("SELECT md5('old' || 7)")));
 }
+
+#[test]
+fn a_transform_is_called_without_a_statement() {
+    let cluster = harness::Setup::new()
+        .set("shared_preload_libraries = 'pg_stat_statements, pgstream_hooks'")
+        .set("pg_stat_statements.track = 'all'")
+        .start();
+    cluster.sql("CREATE EXTENSION pgstream_hooks; CREATE EXTENSION pg_stat_statements");
+    cluster.wait_true("SELECT ok FROM pgwh.health() WHERE check_name = 'slot present and valid'");
+    let receiver = Receiver::start().unwrap();
+    cluster.each(&[
+        "CREATE TABLE t (id int PRIMARY KEY, note text)",
+        "CREATE FUNCTION body(event jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN RETURN event->'data'->'record'; END $$",
+        "CREATE FUNCTION target(event jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER SET search_path = public
+             AS $$ BEGIN RETURN jsonb_build_object('path', '/' || (event->'data'->'record'->>'id')); END $$",
+        "CREATE FUNCTION part(event jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT event->'data'->'record' $$",
+    ]);
+    cluster.subscribe(&receiver, "s", "tables => '{public.t}', transform => 'body', route => 'target'");
+    cluster.subscribe(&receiver, "sql", "tables => '{public.t}', transform => 'part'");
+    cluster.sql("INSERT INTO t SELECT n, 'x' FROM generate_series(1, 10) n");
+    for name in ["s", "sql"] {
+        assert_eq!(cluster.value(&format!("SELECT pgwh.wait('{name}', '60 s')")), "t");
+    }
+    let requests = receiver.requests();
+    for path in (1..=10).map(|id| format!("/s/{id}")) {
+        assert_eq!(requests.iter().filter(|request| request.path() == path).count(), 1, "{path}");
+    }
+    let records = requests.iter().filter(|request| request.path() == "/sql").map(|request| request.json());
+    assert_eq!(records.filter(|record| record["note"] == "x").count(), 10);
+    // What the workers themselves run is there.
+    let statements = cluster.column("SELECT query FROM pg_stat_statements");
+    assert!(statements.iter().any(|it| it.contains("pgwh_internal.event_chunks")), "{statements:#?}");
+    let calls: Vec<_> = statements.iter().filter(|it| it.contains("$1::pg_catalog.jsonb")).collect();
+    assert!(calls.is_empty(), "{calls:?}");
+}

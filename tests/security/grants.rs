@@ -197,3 +197,20 @@ fn usage_is_granted_to_roles_that_are_there() {
     cluster.sql("CREATE ROLE \"no one\"");
     cluster.sql("SELECT pgwh.grant_usage('no one')");
 }
+
+#[test]
+fn a_hint_quotes_a_role_as_sql_does() {
+    let (cluster, receiver) = super::roles::stage_with_roles(&[]);
+    cluster.sql("CREATE ROLE \"o\"\"x\\\" LOGIN; SELECT pgwh.grant_usage('o\"x\\')");
+    let role = cluster.as_role("o\"x\\");
+    let ask = format!(
+        "SELECT pgwh.subscribe('{}', name => 'm', event_types => '{{message:app}}')",
+        receiver.url("/m")
+    );
+    let refusal = role.refused(&ask);
+    assert!(refusal.detail.contains("owner \"o\"x\\\""), "{refusal:?}");
+    let command = refusal.hint.split_inclusive(';').next().unwrap();
+    assert_eq!(command, "ALTER ROLE \"o\"\"x\\\" REPLICATION;");
+    cluster.sql(command);
+    role.sql(&ask);
+}

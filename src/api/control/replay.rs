@@ -227,7 +227,7 @@ fn word(only: Option<Text>) -> Result<String, Error> {
     };
     Err(refused(
         "unknown choice of what to replay",
-        format!("\"only\" is {only:?}; there are all, dead and undelivered."),
+        format!("\"only\" is \"{only}\"; there are all, dead and undelivered."),
         hint,
     ))
 }

@@ -16,7 +16,6 @@ use crate::api::session;
 use crate::api::subscriptions::suggest::near;
 use crate::api::subscriptions::tables;
 use crate::bgworkers::renderer;
-use crate::bgworkers::user_function::Functions;
 use crate::decode::encode::value::kind_of;
 use crate::dispatcher::endpoint_config;
 use crate::dispatcher::endpoint_config::Surroundings;
@@ -77,7 +76,7 @@ fn action_of(word: Option<Text>) -> Result<Action, Error> {
         Some("truncate") => Ok(Action::Truncate),
         Some(other) => Err(refused(
             "unknown action",
-            format!("The action is {other:?}; there are insert, update, delete and truncate."),
+            format!("The action is \"{other}\"; there are insert, update, delete and truncate."),
             "For example: action => 'update'",
         )),
     }
@@ -272,7 +271,7 @@ fn request(subscription: i64, event: Event) -> Result<Option<Job>, Error> {
 }
 
 fn shaped(ask: &Ask, event: &[u8], endpoint: &Endpoint) -> Result<Option<Prepared>, Error> {
-    match renderer::shape(ask, event, &mut Functions::direct()) {
+    match renderer::shape(ask, event) {
         Shaped::Ready { body, route } => {
             let route = route.map(|route| endpoint.route(&route)).transpose()?;
             Ok(Some(Prepared { id: None, bodies: body.map(|body| vec![body]), route, is_fresh: false }))

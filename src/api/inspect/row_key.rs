@@ -165,7 +165,7 @@ fn find(name: &str) -> Result<(TablePattern, Option<u32>), Error> {
     if table.literal().is_none() {
         return Err(refused(
             "a row is in one table",
-            format!("The table_name {name:?} has a wildcard."),
+            format!("The table_name \"{name}\" has a wildcard."),
             "Name the table, for example: 'public.orders'",
         ));
     }
@@ -231,7 +231,7 @@ fn read(table: &str, columns: &[Column], key: &str) -> Result<Vec<Value>, Error>
         if let Some(missing) = names.iter().find(|name| has_key && !given.contains_key(**name)) {
             return Err(refused(
                 "a key must have all its columns",
-                format!("The key of {table} has a column {missing:?}, which is not in {key}."),
+                format!("The key of {table} has a column \"{missing}\", which is not in {key}."),
                 format!("For example: key => '{}'", example(&names)),
             ));
         }
@@ -246,6 +246,7 @@ fn read(table: &str, columns: &[Column], key: &str) -> Result<Vec<Value>, Error>
 /// An object with these members.
 fn example(names: &[&str]) -> String {
     let names = if names.is_empty() { &["id"] } else { names };
-    let members: Vec<String> = names.iter().map(|name| format!("{:?}: ...", name)).collect();
+    let members: Vec<String> =
+        names.iter().map(|name| format!("{}: ...", serde_json::Value::from(*name))).collect();
     format!("{{{}}}", members.join(", "))
 }

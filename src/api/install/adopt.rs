@@ -93,7 +93,7 @@ fn adopt(pending: Option<Text>) -> Result<i64, ErrorReport> {
         Some(other) => {
             return Err(Error::Refused(Problem {
                 message: "unknown way to treat what is pending".to_owned(),
-                detail: format!("pending is {other:?}; there are send and discard."),
+                detail: format!("pending is \"{other}\"; there are send and discard."),
                 hint: "For example: SELECT pgwh.adopt(pending => 'discard');".to_owned(),
             })
             .into());

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::event::event_type;
 use crate::event::format::Format;
 use crate::gucs;
-use crate::http::{check_header, check_url};
+use crate::http::{check_header, check_url, quoted};
 use crate::pg::values::jsonb::Jsonb;
 
 /// The longest name, in bytes.
@@ -288,8 +288,8 @@ fn check_headers(headers: &serde_json::Value) -> Result<(), Error> {
     let mut seen = HashSet::new();
     for (name, value) in headers {
         // A value may be a secret, so no error repeats it.
-        let value =
-            value.as_str().ok_or_else(|| Error::Headers(format!("The value of {name:?} is no string")))?;
+        let is_none = || Error::Headers(format!("The value of {} is no string", quoted(name)));
+        let value = value.as_str().ok_or_else(is_none)?;
         check_header(name, value)?;
         if !seen.insert(name.to_ascii_lowercase()) {
             return Err(Error::HeaderTwice(name.clone()));
