@@ -333,7 +333,8 @@ impl Database {
 
     /// Whether its workers give way to those of other databases, or may be asked to: what they have comes free.
     pub fn makes_room(&self) -> bool {
-        self.may_give_way() || self.give_way.load(Ordering::SeqCst) && self.has_processes()
+        let goes = || self.give_way.load(Ordering::SeqCst) || self.phase() == Phase::GaveWay;
+        self.may_give_way() || self.has_processes() && goes()
     }
 
     /// Whether its pair runs and lacks a slot, or a process besides the pair.
