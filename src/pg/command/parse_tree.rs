@@ -19,7 +19,5 @@ pub unsafe fn items(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::f
 /// `list` is null or a list of nodes, which outlives the iterator.
 pub unsafe fn nodes(list: *mut pg_sys::List) -> impl Iterator<Item = *mut pg_sys::Node> {
     // SAFETY: as the caller promises.
-    let count = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
-    // SAFETY: as above.
-    (0..count).map(move |n| unsafe { (*(*list).elements.add(n)).ptr_value.cast() })
+    unsafe { items(list) }.map(<*mut std::ffi::c_void>::cast)
 }
